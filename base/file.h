@@ -1,0 +1,78 @@
+// Files behind an interface, so that a test can fail them, fill the disk, or drop what was not synced.
+#ifndef LOCI_BASE_FILE_H_
+#define LOCI_BASE_FILE_H_
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace loci {
+
+// A file being written from its beginning.
+// Used by one thread: the writer.
+class WritableFile {
+ public:
+  virtual ~WritableFile() = default;
+  virtual absl::Status Append(std::string_view data) = 0;
+  // fdatasync or stronger: on OK what was appended outlives a power cut, once the folder entry is synced too.
+  virtual absl::Status Sync() = 0;
+  virtual absl::Status Close() = 0;  // Does not sync. Also done by the destructor, which ignores errors.
+};
+
+// A whole file mapped read-only. Immutable after construction.
+class MappedFile {
+ public:
+  virtual ~MappedFile() = default;
+  virtual std::string_view data() const = 0;  // Page-aligned; empty for an empty file.
+  // Reads every page once, so that the first query does not. Advisory.
+  virtual void Warm() const = 0;
+};
+
+// Thread-safe.
+class FileSystem {
+ public:
+  virtual ~FileSystem() = default;
+
+  // NOT_FOUND names a missing path; other failures carry errno's text. ENOSPC is RESOURCE_EXHAUSTED, EROFS and EACCES
+  // FAILED_PRECONDITION.
+  virtual absl::StatusOr<std::unique_ptr<WritableFile>> NewWritableFile(const std::string& path) = 0;  // Truncates.
+  virtual absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) = 0;
+  virtual absl::StatusOr<std::string> ReadFile(const std::string& path) = 0;
+  virtual absl::StatusOr<int64_t> FileSize(const std::string& path) = 0;
+  virtual bool Exists(const std::string& path) = 0;  // File or folder.
+  virtual bool IsDirectory(const std::string& path) = 0;
+  // Names (not paths) in a folder, sorted, without "." and "..".
+  virtual absl::StatusOr<std::vector<std::string>> List(const std::string& directory) = 0;
+  virtual absl::Status CreateDirectories(const std::string& directory) = 0;  // OK if it is there.
+  virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;  // Replaces `to`, atomically.
+  virtual absl::Status SyncDirectory(const std::string& directory) = 0;
+  virtual absl::Status DeleteFile(const std::string& path) = 0;
+  virtual absl::Status DeleteRecursively(const std::string& path) = 0;  // OK if nothing is there.
+
+  // Takes an exclusive lock on the file `path` (made if absent) until the handle dies. FAILED_PRECONDITION where another
+  // process, or another handle of this one, has it.
+  class Lock {
+   public:
+    virtual ~Lock() = default;
+  };
+  virtual absl::StatusOr<std::unique_ptr<Lock>> LockFile(const std::string& path) = 0;
+};
+
+// The operating system's files. Never destroyed.
+FileSystem& PosixFileSystem();
+
+// write-temp, sync, rename, sync of the folder: after a crash `path` has the old content or the new one.
+absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path, std::string_view content);
+
+// "a" + "b/c" -> "a/b/c"; one slash between the parts.
+std::string JoinPath(std::string_view a, std::string_view b);
+
+}  // namespace loci
+
+#endif  // LOCI_BASE_FILE_H_

@@ -1,0 +1,55 @@
+// Groups token sequences from many requests into packed batches.
+//
+// A request's sequences may be spread over several batches; its callback runs once, when all are encoded or one failed. Batches
+// are formed when a worker is free: earliest deadline first, then order of arrival, up to `max_batch_tokens`. A lone request
+// waits at most `max_wait_us` for company. Work that was cancelled or whose deadline passed is dropped before it is encoded.
+#ifndef LOCI_ENCODER_BATCHER_H_
+#define LOCI_ENCODER_BATCHER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/cancellation.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "encoder/encoder.h"
+
+namespace loci {
+
+struct BatcherOptions {
+  int64_t max_batch_tokens = 1024;   // A single sequence may be longer; it then makes a batch alone.
+  int64_t max_wait_us = 0;           // 0: a free worker starts at once with what there is.
+  int64_t max_queued_tokens = 1 << 22;  // Above it Submit answers RESOURCE_EXHAUSTED.
+  int worker_count = 1;
+};
+
+struct BatchedVectors {
+  std::vector<float> vectors;  // [sequence_count, dim]
+  int64_t queue_us = 0;        // From Submit to the start of the first batch that held a sequence of it.
+  int64_t encode_us = 0;       // From there to the end of the last.
+};
+
+// Thread-safe.
+class Batcher {
+ public:
+  using Done = std::function<void(absl::StatusOr<BatchedVectors>)>;
+
+  // `encoder`, `clock` and `metrics` are borrowed and outlive the batcher.
+  static std::unique_ptr<Batcher> Create(const Encoder& encoder, BatcherOptions options, Clock& clock, MetricsSink& metrics);
+
+  // Answers every request that was submitted, then ends. No Submit may run beside it or come after.
+  virtual ~Batcher() = default;
+
+  // `done` is called exactly once, without a lock held: on a worker's thread, or on the calling one where the request is refused
+  // (RESOURCE_EXHAUSTED, CANCELLED, DEADLINE_EXCEEDED, INVALID_ARGUMENT). An empty batch is answered at once with no vectors.
+  virtual void Submit(PackedBatch sequences, const RequestLimits& limits, Done done) = 0;
+
+  virtual int64_t queued_tokens() const = 0;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_ENCODER_BATCHER_H_

@@ -1,0 +1,59 @@
+// Texts to vectors: tokenizer, truncation policy, batcher and encoder as the rest of the server uses them.
+#ifndef LOCI_ENCODER_TEXT_ENCODER_H_
+#define LOCI_ENCODER_TEXT_ENCODER_H_
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/cancellation.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "encoder/batcher.h"
+#include "encoder/encoder.h"
+
+namespace loci {
+
+struct EncodeTextOptions {
+  TextRole role = TextRole::kPassage;
+  Truncation truncation = Truncation::kTruncate;
+  RequestLimits limits;
+};
+
+struct EncodedTexts {
+  std::vector<float> vectors;     // [texts, dim]
+  std::vector<TokenUsage> usage;  // One a text.
+  int64_t tokenize_us = 0;
+  int64_t queue_us = 0;
+  int64_t encode_us = 0;
+};
+
+// Owns an encoder and its batcher. Thread-safe.
+class TextEncoder {
+ public:
+  using Done = std::function<void(absl::StatusOr<EncodedTexts>)>;
+
+  TextEncoder(std::shared_ptr<const Encoder> encoder, BatcherOptions options, Clock& clock, MetricsSink& metrics);
+  ~TextEncoder();  // Answers what was submitted.
+
+  const EncoderSpec& spec() const { return encoder_->spec(); }
+  const Encoder& encoder() const { return *encoder_; }
+
+  // Tokenizes on the calling thread (so: never a gRPC thread), then queues. `done` is called exactly once, on this thread or on a
+  // batcher's. Prefixes count as input tokens. Truncation::kRefuse: INVALID_ARGUMENT naming the text's index, its tokens and the limit.
+  void Encode(const std::vector<std::string>& texts, const EncodeTextOptions& options, Done done);
+
+  // The same, waiting for the answer.
+  absl::StatusOr<EncodedTexts> EncodeAndWait(const std::vector<std::string>& texts, const EncodeTextOptions& options);
+
+ private:
+  std::shared_ptr<const Encoder> encoder_;
+  Clock& clock_;
+  std::unique_ptr<Batcher> batcher_;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_ENCODER_TEXT_ENCODER_H_
