@@ -1,0 +1,82 @@
+// Exact search: every row is scored. The truth that other indexes are measured by.
+//
+// A score is the fp32 dot product in one fixed order of summation, so that a row has the same score, bit for bit, in the body and
+// in the overlay, in any block, batch and thread, and for every instruction set:
+//   lane l (0..15) = fma over c of q[16 c + l] * z[16 c + l], in the order of c, starting from +0 (dimensions are padded with zeros);
+//   then lanes are added as (l, l + 8), (l, l + 4), (l, l + 2), (l, l + 1).
+#ifndef LOCI_INDEX_EXACT_INDEX_H_
+#define LOCI_INDEX_EXACT_INDEX_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/device.h"
+#include "base/thread_pool.h"
+#include "base/vector_type.h"
+#include "index/passage_index.h"
+#include "index/vector_file.h"
+
+namespace loci {
+
+// Rows in memory, [rows, dim] row-major in `type`. Borrowed.
+struct RowBlock {
+  const void* data = nullptr;
+  ElementType type = ElementType::kFloat32;
+  int64_t rows = 0;
+  int dim = 0;
+};
+
+// The score of one row: the definition above. `query` [dim], `row` [dim] of `type`.
+float ExactScore(const float* query, const void* row, ElementType type, int dim, CpuIsa isa = DetectCpuIsa());
+
+// Scores rows [first, first + rows) of a block against all queries: `scores` [query_count, rows] row-major.
+void ExactScores(MatrixView<const float> queries, const RowBlock& block, float* scores, CpuIsa isa = DetectCpuIsa());
+
+// Keeps, for each query, the best top_k of the rows that it is shown. Blocks may come in any order; the result is that of the total
+// order (score descending, row ascending). Used by one thread; Merge joins what several threads kept.
+class TopKCollector {
+ public:
+  TopKCollector(int64_t query_count, int top_k);
+  // `scores` [query_count, rows]; row r of the block has number first_row + r; hidden rows are passed over.
+  void AddBlock(const float* scores, int64_t first_row, int64_t rows, const RowMask& hidden);
+  void Add(int64_t query, int64_t row, float score);
+  void Merge(const TopKCollector& other);
+  // Fills hits [query_count, top_k], best first, missing ones with row -1.
+  void Finish(RowHit* hits);
+
+ private:
+  struct PerQuery {
+    std::vector<RowHit> survivors;  // At most 2 * top_k + a block; cut back to top_k by nth_element.
+    float threshold;
+  };
+  void Shrink(PerQuery& query);
+  int top_k_;
+  std::vector<PerQuery> queries_;
+};
+
+// Blocked scan with the top-k fused in; the mask costs a compare a block. Thread-safe.
+class ExactIndex : public PassageIndex {
+ public:
+  // `vectors` is shared; `pool` (borrowed, may be null) takes part in scans of many rows.
+  ExactIndex(std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, CpuIsa isa = DetectCpuIsa());
+
+  int64_t row_count() const override { return vectors_->rows(); }
+  int dim() const override { return vectors_->dim(); }
+  std::string name() const override { return "exact"; }
+  int64_t memory_bytes() const override { return 0; }
+  bool IsExact(const IndexSearchOptions&) const override { return true; }
+  absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                      RowHit* hits) const override;
+
+ private:
+  std::shared_ptr<const VectorFile> vectors_;
+  ThreadPool* pool_;
+  CpuIsa isa_;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_EXACT_INDEX_H_

@@ -1,0 +1,34 @@
+// FAISS indexes behind PassageIndex: the one place that calls FAISS, and where its exceptions end.
+#ifndef LOCI_INDEX_FAISS_INDEX_H_
+#define LOCI_INDEX_FAISS_INDEX_H_
+
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/file.h"
+#include "base/thread_pool.h"
+#include "index/exact_index.h"
+#include "index/passage_index.h"
+
+namespace loci {
+
+// Checks a factory string before any vector is read: INVALID_ARGUMENT naming what is wrong with it. Forms served: Flat, IVF<n>,
+// HNSW<m>, PQ<m>, SQ and their combinations that FAISS 1.7.3 searches with per-request parameters; fast-scan, refine and
+// pre-transformed indexes are refused. `row_count` bounds the number of lists and of training points.
+absl::Status ValidateFaissFactory(const std::string& factory, int dim, int64_t row_count);
+
+// Trains and fills an index over the rows of `vectors` with inner products and writes it to `path` (synced).
+// Deterministic for the same input. Blocks for long; `limits` cancels between steps.
+absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const VectorFile& vectors, const std::string& path,
+                             const RequestLimits& limits);
+
+// Opens an index that BuildFaissIndex wrote and whose checksum was verified. Candidates are rescored from `vectors` in ExactIndex's
+// order of summation; where masked rows leave fewer than top_k, the search widens and in the end goes exact.
+absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, const std::string& path, const std::string& factory,
+                                                             std::shared_ptr<const VectorFile> vectors, ThreadPool* pool);
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_FAISS_INDEX_H_

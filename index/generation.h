@@ -1,0 +1,107 @@
+// One build of a store: passages, vectors and index, described by a manifest. Immutable on disk and in memory.
+//
+//   <store>/<generation>/MANIFEST         storage.Manifest + its XXH3 as 16 hex digits; written last
+//   <store>/<generation>/passages/        PassageFile
+//   <store>/<generation>/vectors.bin      VectorFile
+//   <store>/<generation>/index.faiss      where the index is not exact
+#ifndef LOCI_INDEX_GENERATION_H_
+#define LOCI_INDEX_GENERATION_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/cancellation.h"
+#include "base/file.h"
+#include "base/thread_pool.h"
+#include "index/passage_file.h"
+#include "index/passage_index.h"
+#include "index/vector_file.h"
+#include "proto/loci/storage/storage.pb.h"
+
+namespace loci {
+
+// Reads and checks a manifest: DATA_LOSS where its checksum or its fields are wrong (paths with "..", negative counts, ...),
+// FAILED_PRECONDITION for a newer format. Parses hostile bytes safely.
+absl::StatusOr<storage::Manifest> ParseManifest(std::string_view content);
+std::string SerializeManifest(const storage::Manifest& manifest);
+absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string& generation_directory);
+
+// Immutable after construction.
+class Generation {
+ public:
+  struct OpenOptions {
+    bool verify_checksums = true;  // Reads every byte once. DATA_LOSS names the file.
+    bool run_probes = true;        // Searches the manifest's probes.
+    ThreadPool* search_pool = nullptr;  // Borrowed.
+  };
+  // FAILED_PRECONDITION where the manifest is missing (an unfinished build); DATA_LOSS for what is damaged.
+  static absl::StatusOr<std::shared_ptr<const Generation>> Open(FileSystem& fs, const std::string& directory,
+                                                                const OpenOptions& options);
+  // Reads every byte of every file that the manifest lists and compares sizes and checksums. DATA_LOSS names the file.
+  static absl::Status Verify(FileSystem& fs, const std::string& directory);
+
+  const storage::Manifest& manifest() const { return manifest_; }
+  const std::string& id() const { return manifest_.generation(); }
+  int dim() const { return vectors_->dim(); }
+  int64_t row_count() const { return vectors_->rows(); }
+  const PassageIndex& index() const { return *index_; }        // As the manifest names it.
+  const PassageIndex& exact_index() const { return *exact_; }  // Always there.
+  const PassageFile& passages() const { return *passages_; }
+  const VectorFile& vectors() const { return *vectors_; }
+  int64_t memory_bytes() const;
+  void Warm() const;  // Touches the pages.
+
+ private:
+  Generation() = default;
+  storage::Manifest manifest_;
+  std::shared_ptr<const VectorFile> vectors_;
+  std::unique_ptr<PassageFile> passages_;
+  std::unique_ptr<PassageIndex> exact_;
+  std::unique_ptr<PassageIndex> approximate_;  // Null where the index is exact.
+  const PassageIndex* index_ = nullptr;
+};
+
+// What a build is told.
+struct BuildOptions {
+  std::string index = "exact";  // Or a FAISS factory string.
+  ElementType element_type = ElementType::kFloat32;
+  int dim = 0;
+  std::string query_fingerprint;
+  std::string passage_fingerprint;
+  int64_t base_revision = 0;
+  // Gives queries that are not passages, to measure recall with: up to `count` vectors [n, dim] made of the given passages (a part of
+  // a passage's text encoded as a query, say). Absent: perturbed midpoints of pairs of stored vectors. Not called for exact.
+  std::function<absl::StatusOr<std::vector<float>>(const std::vector<loci::v1::Passage>& sample)> recall_queries;
+  std::string recall_query_source;  // Words for the manifest, where recall_queries is given.
+};
+
+// Collects passages with their vectors in any order (a later one with the same id replaces the earlier), then writes a generation.
+// Memory is bounded: what is added goes to a staging RocksDB in the generation's folder. Without Finish the folder is removed.
+// Used by one thread at a time.
+class GenerationBuilder {
+ public:
+  // Makes `directory` (which may not exist). `store` and `generation` go into the manifest.
+  static absl::StatusOr<std::unique_ptr<GenerationBuilder>> Create(FileSystem& fs, const std::string& directory,
+                                                                   const std::string& store, const std::string& generation,
+                                                                   BuildOptions options);
+  virtual ~GenerationBuilder() = default;
+
+  // `vectors` [passages.size(), dim], finite.
+  virtual absl::Status Add(std::span<const loci::v1::Passage> passages, const float* vectors) = 0;
+  virtual int64_t added_count() const = 0;      // Passages given to Add.
+  virtual int64_t duplicate_count() const = 0;  // Known after Finish: added_count less the passages of the generation.
+
+  // Writes vectors, passages, index and at last the manifest, everything synced. `progress(phase, done, total)` is called from this
+  // thread. CANCELLED between steps where `limits` says so.
+  virtual absl::StatusOr<storage::Manifest> Finish(
+      const RequestLimits& limits,
+      const std::function<void(std::string_view phase, int64_t done, int64_t total)>& progress) = 0;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_GENERATION_H_

@@ -1,0 +1,49 @@
+// passages/: row -> passage of a generation's body, and id -> row. A RocksDB that is closed after the build and opened read-only.
+#ifndef LOCI_INDEX_PASSAGE_FILE_H_
+#define LOCI_INDEX_PASSAGE_FILE_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "proto/loci/v1/common.pb.h"
+
+namespace loci {
+
+// Keys: "r" + row (8 bytes, big-endian) -> record := XXH3 of the rest (8 bytes, little-endian) + serialised loci.v1.Passage;
+//       "i" + id -> row (8 bytes, big-endian). Row order is id order.
+// Thread-safe.
+class PassageFile {
+ public:
+  // DATA_LOSS where the folder is damaged.
+  static absl::StatusOr<std::unique_ptr<PassageFile>> Open(const std::string& directory, int64_t row_count);
+  virtual ~PassageFile() = default;
+
+  virtual int64_t row_count() const = 0;
+  // `rows` each in [0, row_count()). Fills `passages` in their order. DATA_LOSS for a record whose checksum fails.
+  virtual absl::Status Read(std::span<const int64_t> rows, std::vector<loci::v1::Passage>* passages) const = 0;
+  virtual absl::StatusOr<std::string> ReadId(int64_t row) const = 0;
+  virtual absl::StatusOr<std::optional<int64_t>> FindRow(std::string_view id) const = 0;
+  virtual int64_t memory_bytes() const = 0;
+};
+
+// Fills a new passage file. Passages must come in the order of their ids, bytewise, each id once.
+// Used by one thread: the builder's.
+class PassageFileWriter {
+ public:
+  static absl::StatusOr<std::unique_ptr<PassageFileWriter>> Create(const std::string& directory);
+  virtual ~PassageFileWriter() = default;
+  virtual absl::Status Append(const loci::v1::Passage& passage) = 0;
+  // Flushes, syncs, compacts and closes. The folder then holds only files that may be listed in a manifest.
+  virtual absl::Status Finish() = 0;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_PASSAGE_FILE_H_

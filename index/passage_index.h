@@ -1,0 +1,57 @@
+// Top-k inner-product search over the rows of a generation.
+#ifndef LOCI_INDEX_PASSAGE_INDEX_H_
+#define LOCI_INDEX_PASSAGE_INDEX_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
+#include "base/cancellation.h"
+#include "base/matrix.h"
+#include "index/row_mask.h"
+
+namespace loci {
+
+inline constexpr int kMaxTopK = 10'000;
+
+// A row and its score. Missing hits have row -1 and score -infinity, and come last.
+struct RowHit {
+  int64_t row = -1;
+  float score = 0;
+};
+
+// Unset (0, false) means the index's own default.
+struct IndexSearchOptions {
+  int top_k = 0;  // [1, kMaxTopK].
+  bool exact = false;
+  int nprobe = 0;     // INVALID_ARGUMENT, naming the index, on one without inverted lists or beyond its list count.
+  int ef_search = 0;  // INVALID_ARGUMENT on one that is not HNSW; [1, 100000].
+  RequestLimits limits;  // Looked at between blocks of a long scan.
+};
+
+// Search may be served by another machine one day: nothing here assumes that the rows are in this process.
+// Thread-safe. Not mutated after load.
+class PassageIndex {
+ public:
+  virtual ~PassageIndex() = default;
+
+  virtual int64_t row_count() const = 0;
+  virtual int dim() const = 0;
+  virtual std::string name() const = 0;  // "exact" or the FAISS factory string.
+  virtual int64_t memory_bytes() const = 0;  // Held beside mapped files.
+
+  // Whether Search with these options finds exactly the top_k by (score, row).
+  virtual bool IsExact(const IndexSearchOptions& options) const = 0;
+
+  // Finds the rows with the largest inner product among those that `hidden` does not hide.
+  // `queries` is [query_count, dim()], row-major, float32, finite. Fills `hits` [query_count, top_k], best first, ties by row.
+  // Fewer than top_k hits only where fewer rows are left, also for an approximate index. Scores are the fp32 dot products with the
+  // stored rows in ExactIndex's order of summation, whatever the index.
+  // INVALID_ARGUMENT if shapes or options do not fit. Blocks; call from a search thread, never from a gRPC thread.
+  virtual absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                              RowHit* hits) const = 0;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_PASSAGE_INDEX_H_

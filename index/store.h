@@ -1,0 +1,109 @@
+// A named passage corpus on disk: its generations, its writes and which generation is active. Knows no encoder: vectors come in.
+//
+//   stores/<store>/CURRENT                active generation, floor_revision, revision
+//   stores/<store>/writes/                WriteLog
+//   stores/<store>/<generation>/          Generation
+#ifndef LOCI_INDEX_STORE_H_
+#define LOCI_INDEX_STORE_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/thread_pool.h"
+#include "index/generation.h"
+#include "index/view.h"
+#include "index/write_log.h"
+
+namespace loci {
+
+// OK for 1 to 64 characters of [a-z0-9_-] that start with a letter or digit, else INVALID_ARGUMENT with value (cut) and rule.
+absl::Status ValidateStoreName(std::string_view name);
+
+enum class WritesPolicy { kRefuse, kReplay, kDiscard };
+
+struct StoreOptions {
+  FileSystem* fs = &PosixFileSystem();
+  Clock* clock = &RealClock();
+  ThreadPool* search_pool = nullptr;  // Borrowed by the generations that are opened.
+};
+
+// One upsert (with its vector) or deletion.
+struct PassageWrite {
+  std::string id;
+  bool deleted = false;
+  loci::v1::Passage passage;  // Unless deleted; passage.id() == id.
+  std::vector<float> vector;  // [dim], of the active generation's passage half; unless deleted.
+};
+
+struct WriteResult {
+  std::shared_ptr<const View> view;  // Contains the writes.
+  int64_t deleted_count = 0;         // Deletions of passages that were there.
+};
+
+struct ActivationResult {
+  std::shared_ptr<const View> view;
+  std::string previous_generation;
+  int64_t writes_since_count = 0;  // Write requests replayed or dropped.
+};
+
+// Every crash leaves the old state or the new one, whole. What Write and Activate acknowledge is synced.
+// view() and the const functions are thread-safe; the others are called by one thread at a time (the store's writer), except
+// that GenerationBuilders work beside it.
+class Store {
+ public:
+  // Opens or makes the store's folder; removes what unfinished builds left; replays the writes over the active generation.
+  // DATA_LOSS where CURRENT, the log or the active generation is damaged.
+  static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& directory, const std::string& name, StoreOptions options);
+  ~Store();
+
+  const std::string& name() const;
+  const std::string& directory() const;
+
+  // The newest view; null where no generation is active.
+  std::shared_ptr<const View> view() const;
+  int64_t revision() const;  // Of the last write or activation; 0 for a new store.
+
+  // Manifests of the complete generations, oldest first. Those that can't be read are left out and logged.
+  absl::StatusOr<std::vector<storage::Manifest>> ListGenerations() const;
+
+  // A new generation's id is never one that was used before: "20261121-094142-3f2a". base_revision in `options` is filled in
+  // from revision() where it is negative. The builder's folder belongs to this store; Finish makes it a generation of it.
+  absl::StatusOr<std::unique_ptr<GenerationBuilder>> NewGeneration(BuildOptions options);
+
+  // Opens (verifying) a generation of this store without activating it. NOT_FOUND names it.
+  absl::StatusOr<std::shared_ptr<const Generation>> OpenGeneration(const std::string& generation, bool verify) const;
+
+  // What the activation would replay or drop: write requests in (generation's base, revision()].
+  absl::StatusOr<int64_t> CountWritesSince(const storage::Manifest& manifest) const;
+
+  // Makes `generation` (opened by OpenGeneration) the active one, in a revision of its own. FAILED_PRECONDITION, reason
+  // WRITES_SINCE with `count`, where writes were made since its base and the policy is kRefuse; also, reason
+  // WRITES_NEED_ENCODING, where a write to replay has no vector of the generation's passage half.
+  // Activating the active generation again changes nothing unless writes are discarded.
+  absl::StatusOr<ActivationResult> Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy);
+
+  // All in one revision, synced, then visible. FAILED_PRECONDITION, reason NO_ACTIVE_GENERATION, where none is active;
+  // INVALID_ARGUMENT for a vector of another dimension. The last of several writes to one id counts.
+  absl::StatusOr<WriteResult> Write(std::vector<PassageWrite> writes);
+
+  // FAILED_PRECONDITION for the active one. Views that hold it keep what they need (open files and mappings).
+  absl::Status DeleteGeneration(const std::string& generation);
+
+  int64_t size_bytes() const;  // On disk.
+
+ private:
+  struct State;
+  explicit Store(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_STORE_H_

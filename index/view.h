@@ -1,0 +1,82 @@
+// What a request holds: a generation's body and the overlay of later writes, at one revision.
+//
+//   std::shared_ptr<const View> view = holder.Get()->view;
+//   LOCI_ASSIGN_OR_RETURN(auto results, view->Search(queries, options));
+//   LOCI_RETURN_IF_ERROR(view->Read(results[0], &passages));     // the passages found are the passages fetched
+#ifndef LOCI_INDEX_VIEW_H_
+#define LOCI_INDEX_VIEW_H_
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "index/generation.h"
+#include "index/passage_index.h"
+#include "index/row_mask.h"
+
+namespace loci {
+
+// A passage of a view: a row of the body or of the overlay.
+struct ViewRow {
+  bool in_overlay = false;
+  int64_t row = -1;
+};
+
+struct ViewHit {
+  ViewRow row;
+  float score = 0;
+  std::string id;
+};
+
+struct ViewSearchResult {
+  std::vector<std::vector<ViewHit>> hits;  // One list a query, at most top_k, best first, ties by id (bytewise).
+  bool exact = false;
+};
+
+class Overlay;  // Append-only chunks that views share; see overlay.h.
+
+// Cheap to make: an upsert or deletion makes a new view that shares the overlay's chunks and the mask's pages with the old one.
+// Immutable after construction.
+class View {
+ public:
+  View(std::shared_ptr<const Generation> generation, std::shared_ptr<const Overlay> overlay, int64_t overlay_rows,
+       RowMask hidden_body, RowMask hidden_overlay, int64_t revision);
+
+  // The bare body of a generation, as an inactive one that a request names: revision is its base_revision.
+  static std::shared_ptr<const View> Bare(std::shared_ptr<const Generation> generation);
+
+  const Generation& generation() const { return *generation_; }
+  const std::shared_ptr<const Generation>& shared_generation() const { return generation_; }
+  int64_t revision() const { return revision_; }
+  int64_t passage_count() const;  // Alive.
+  int64_t overlay_count() const;  // Alive passages of the overlay.
+  int dim() const { return generation_->dim(); }
+  int64_t overlay_memory_bytes() const;
+
+  // Body under the mask plus overlay, merged by (score, id). `queries` [n, dim()], finite. With options.exact, or an exact index, equal
+  // bit for bit to the search of a generation rebuilt with these passages. Errors as PassageIndex::Search. Blocks.
+  absl::StatusOr<ViewSearchResult> Search(MatrixView<const float> queries, const IndexSearchOptions& options) const;
+
+  absl::StatusOr<std::optional<ViewRow>> Find(std::string_view id) const;  // nullopt: not there, or deleted.
+  absl::Status Read(std::span<const ViewRow> rows, std::vector<loci::v1::Passage>* passages) const;
+  void CopyVector(ViewRow row, float* out) const;  // [dim], as it is scored.
+
+ private:
+  friend class Store;
+  std::shared_ptr<const Generation> generation_;
+  std::shared_ptr<const Overlay> overlay_;  // Null: no writes.
+  int64_t overlay_rows_ = 0;  // Rows of the overlay that this view knows.
+  RowMask hidden_body_;       // Replaced or deleted rows.
+  RowMask hidden_overlay_;
+  int64_t revision_ = 0;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_VIEW_H_
