@@ -1,0 +1,62 @@
+// The encoders of a server: encoders/<QUERY-PASSAGE>/ of the data directory, each with weights, tokenizer, configuration and LINEAGE.
+#ifndef LOCI_RETRIEVER_ENCODER_REGISTRY_H_
+#define LOCI_RETRIEVER_ENCODER_REGISTRY_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/metrics.h"
+#include "base/mutex.h"
+#include "base/thread_pool.h"
+#include "encoder/text_encoder.h"
+
+namespace loci {
+
+// Thread-safe.
+class EncoderRegistry {
+ public:
+  struct Options {
+    std::string directory;  // <data-dir>/encoders
+    FileSystem* fs = &PosixFileSystem();
+    Clock* clock = &RealClock();
+    MetricsSink* metrics = &NullMetrics();
+    EncoderOptions encoder;
+    BatcherOptions batcher;
+  };
+
+  // Makes the folder if absent, and removes what an interrupted import left.
+  static absl::StatusOr<std::unique_ptr<EncoderRegistry>> Open(Options options);
+
+  // Loads the checkpoint in `model_directory`, copies it into the registry where it is not there yet (files first, LINEAGE last)
+  // and makes it the default. Errors as LoadEncoder.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> Import(const std::string& model_directory);
+
+  // `fingerprint` is "QUERY:PASSAGE", either half, or empty for the default. Loads it where it lies in the registry and is not
+  // loaded yet. NOT_FOUND names it.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> Get(std::string_view fingerprint);
+
+  // An encoder whose queries may ask vectors made by `passage_half`. FAILED_PRECONDITION, reason ENCODER_MISMATCH, where there is none.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> ForPassageHalf(std::string_view passage_half);
+
+  // Those loaded, the default first.
+  std::vector<std::shared_ptr<TextEncoder>> Loaded() const;
+
+ private:
+  explicit EncoderRegistry(Options options) : options_(std::move(options)) {}
+  absl::StatusOr<std::shared_ptr<TextEncoder>> LoadLocked(const std::string& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+
+  const Options options_;
+  mutable Mutex mutex_;  // Held while an encoder is loaded: loads are rare and must not run twice.
+  std::map<std::string, std::shared_ptr<TextEncoder>> loaded_ ABSL_GUARDED_BY(mutex_);  // By "QUERY:PASSAGE".
+  std::string default_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace loci
+
+#endif  // LOCI_RETRIEVER_ENCODER_REGISTRY_H_

@@ -1,0 +1,134 @@
+// The stores of a server and what each serves: opens them, takes writes, builds, activates, drains.
+//
+//   LOADING -> VERIFYING -> WARMING -> READY -> SERVING -> DRAINING -> RETIRED, and any -> FAILED
+//
+// A failed load leaves what is served untouched. Requests in flight finish on the serving set they hold; a generation that was
+// replaced is freed on this manager's thread after its last holder let go.
+#ifndef LOCI_RETRIEVER_GENERATION_MANAGER_H_
+#define LOCI_RETRIEVER_GENERATION_MANAGER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/metrics.h"
+#include "base/thread_pool.h"
+#include "index/store.h"
+#include "retriever/encoder_registry.h"
+#include "retriever/serving_set.h"
+
+namespace loci {
+
+enum class GenerationState { kLoading, kVerifying, kWarming, kReady, kServing, kDraining, kRetired, kFailed };
+
+struct StoreInfo {
+  std::string name;
+  std::string generation;  // Empty: none is active.
+  int64_t revision = 0;
+  int64_t passage_count = 0;
+  int64_t overlay_count = 0;
+  int64_t generation_count = 0;
+  std::string encoder_fingerprint;  // "QUERY:PASSAGE" of the active generation.
+  int64_t size_bytes = 0;
+};
+
+struct GenerationInfo {
+  storage::Manifest manifest;
+  GenerationState state = GenerationState::kReady;
+  std::string detail;  // Why it failed.
+  int64_t size_bytes = 0;
+};
+
+struct GenerationList {
+  std::vector<GenerationInfo> generations;  // Oldest first.
+  std::string active;
+  int64_t revision = 0;
+};
+
+struct UpsertResult {
+  std::string generation;
+  int64_t revision = 0;
+  std::vector<TokenUsage> usage;  // One a passage.
+  int64_t tokenize_us = 0, queue_us = 0, encode_us = 0;
+};
+
+struct DeleteResult {
+  std::string generation;
+  int64_t revision = 0;
+  int64_t deleted_count = 0;
+};
+
+struct VerifyResult {
+  std::string generation;
+  int64_t file_count = 0;
+  int64_t size_bytes = 0;
+};
+
+// A passage that clients may store: id 1 to 512 bytes without NUL, title at most 64 KiB, text at most 1 MiB, valid UTF-8, not both
+// title and text empty, chunk_index >= 0, finite numbers. INVALID_ARGUMENT names the field and the limit.
+absl::Status ValidatePassage(const loci::v1::Passage& passage);
+
+// `store` is a valid name everywhere ("default" for the empty one is the server's business). Thread-safe. Everything but Capture blocks
+// (files, encoder): call from a pool thread, never from a gRPC thread.
+class GenerationManager {
+ public:
+  struct Options {
+    std::string data_directory;  // stores/<store>/ lie in it; its LOCK file is taken.
+    FileSystem* fs = &PosixFileSystem();
+    Clock* clock = &RealClock();
+    MetricsSink* metrics = &NullMetrics();
+    EncoderRegistry* encoders = nullptr;  // Borrowed.
+    ThreadPool* search_pool = nullptr;    // Borrowed.
+  };
+
+  // Opens every store and loads what its CURRENT needs. A store that can't be opened is reported, logged and left alone (requests
+  // to it get its error); it does not keep the others from serving. FAILED_PRECONDITION where another server holds the directory.
+  static absl::StatusOr<std::unique_ptr<GenerationManager>> Open(Options options);
+  ~GenerationManager();
+
+  // What a request holds. `generation` empty: the active one (FAILED_PRECONDITION, reason NO_ACTIVE_GENERATION, where none is);
+  // naming the active one pins nothing else; naming another opens its bare body, which blocks: see CaptureNeedsLoad.
+  // NOT_FOUND names store or generation.
+  absl::StatusOr<std::shared_ptr<const ServingSet>> Capture(std::string_view store, std::string_view generation);
+  // Whether Capture would have to load a generation, and so must not be called on a gRPC thread.
+  bool CaptureNeedsLoad(std::string_view store, std::string_view generation) const;
+
+  absl::StatusOr<StoreInfo> CreateStore(std::string_view store);  // ALREADY_EXISTS.
+  absl::StatusOr<StoreInfo> GetStore(std::string_view store);
+  std::vector<StoreInfo> ListStores();
+  absl::Status DeleteStore(std::string_view store);  // Requests in flight finish on what they hold.
+
+  // Encodes and writes, in one revision. A store without any generation first gets an empty one of the default encoder.
+  absl::StatusOr<UpsertResult> Upsert(std::string_view store, std::vector<loci::v1::Passage> passages, const RequestLimits& limits);
+  // The same with vectors that were made by `passage_half`: [passages, dim].
+  absl::StatusOr<UpsertResult> UpsertVectors(std::string_view store, std::vector<loci::v1::Passage> passages, const float* vectors,
+                                             int dim, std::string_view passage_half);
+  absl::StatusOr<DeleteResult> Delete(std::string_view store, const std::vector<std::string>& ids);
+
+  // A builder for a new generation of the store; see Ingester. The store must exist.
+  absl::StatusOr<std::unique_ptr<GenerationBuilder>> NewGeneration(std::string_view store, BuildOptions options);
+
+  absl::StatusOr<GenerationList> ListGenerations(std::string_view store);
+  // Loads, verifies, warms, then publishes. With `dry_run` stops before publishing and answers what would have happened.
+  absl::StatusOr<ActivationResult> Activate(std::string_view store, const std::string& generation, WritesPolicy policy, bool dry_run);
+  absl::Status DeleteGeneration(std::string_view store, const std::string& generation);
+  absl::StatusOr<VerifyResult> Verify(std::string_view store, const std::string& generation);  // Empty: the active one.
+
+  EncoderRegistry& encoders();
+
+ private:
+  struct State;
+  explicit GenerationManager(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_RETRIEVER_GENERATION_MANAGER_H_

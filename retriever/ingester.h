@@ -1,0 +1,75 @@
+// A stream of passages into a store: a new generation, or upserts.
+//
+//   LOCI_ASSIGN_OR_RETURN(auto ingester, Ingester::Start(manager, options));
+//   while (...) LOCI_RETURN_IF_ERROR(ingester->Add(std::move(passages), {}));    // blocks while too much is on its way
+//   LOCI_ASSIGN_OR_RETURN(IngestResult result, ingester->Finish());
+#ifndef LOCI_RETRIEVER_INGESTER_H_
+#define LOCI_RETRIEVER_INGESTER_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/cancellation.h"
+#include "retriever/generation_manager.h"
+
+namespace loci {
+
+enum class IngestMode { kNewGeneration, kUpsert };
+
+struct IngestOptions {
+  std::string store;  // Created if absent.
+  IngestMode mode = IngestMode::kNewGeneration;
+  std::string index = "exact";
+  ElementType element_type = ElementType::kFloat32;
+  bool activate = true;
+  WritesPolicy writes_since = WritesPolicy::kRefuse;
+  // "QUERY:PASSAGE", a passage half, or empty: the default encoder's (for kUpsert: that of the active generation). Vectors that come
+  // along must be of its passage half; it must be known to the registry, else nothing could ask the store.
+  std::string encoder_fingerprint;
+  RequestLimits limits;  // Cancelled: the ingest ends, and nothing of a new generation stays.
+};
+
+struct IngestLineError {
+  int64_t line = 0;  // 1-based position in the stream.
+  std::string id;
+  std::string message;
+};
+
+struct IngestResult {
+  std::string generation;
+  int64_t revision = 0;
+  int64_t accepted_count = 0;
+  int64_t rejected_count = 0;
+  int64_t duplicate_count = 0;
+  std::vector<IngestLineError> errors;  // The first 100.
+};
+
+// Without Finish, a new generation is thrown away (upserts that were acknowledged stay). Used by one thread at a time.
+class Ingester {
+ public:
+  static constexpr int kMaxErrors = 100;
+
+  static absl::StatusOr<std::unique_ptr<Ingester>> Start(GenerationManager& manager, IngestOptions options);
+  ~Ingester();
+
+  // Takes a batch. `vectors` is empty (the texts are encoded), or [passages.size(), dim] float32. A passage that is invalid, or whose
+  // vector is not finite, is counted as rejected; the others go on. INVALID_ARGUMENT where the shape of `vectors` does not fit.
+  // After an error the ingest can only be dropped.
+  absl::Status Add(std::vector<loci::v1::Passage> passages, const std::vector<float>& vectors, int64_t vector_dim);
+
+  // Waits for what is on its way, builds, activates.
+  absl::StatusOr<IngestResult> Finish();
+
+ private:
+  struct State;
+  explicit Ingester(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_RETRIEVER_INGESTER_H_

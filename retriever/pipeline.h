@@ -1,0 +1,120 @@
+// The life of a query: tokenize, encode, search, fetch, read. This is the file where the whole flow can be read (pipeline.cc).
+#ifndef LOCI_RETRIEVER_PIPELINE_H_
+#define LOCI_RETRIEVER_PIPELINE_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/cancellation.h"
+#include "base/clock.h"
+#include "base/metrics.h"
+#include "base/thread_pool.h"
+#include "index/view.h"
+#include "retriever/generation_manager.h"
+#include "retriever/reader.h"
+#include "retriever/serving_set.h"
+
+namespace loci {
+
+// Microseconds.
+struct PhaseTimes {
+  int64_t queue_us = 0;
+  int64_t tokenize_us = 0;
+  int64_t encode_us = 0;
+  int64_t search_us = 0;
+  int64_t fetch_us = 0;
+  int64_t read_us = 0;
+  int64_t total_us = 0;
+};
+
+struct EncodeCall {
+  std::string encoder;  // Fingerprint, or empty.
+  std::vector<std::string> texts;
+  EncodeTextOptions options;
+};
+struct EncodeReply {
+  std::vector<float> vectors;  // [texts, dim]
+  int dim = 0;
+  std::vector<TokenUsage> usage;
+  std::string encoder_fingerprint;
+  PhaseTimes times;
+};
+
+struct SearchCall {
+  std::string store;
+  std::string generation;
+  std::vector<std::variant<std::string, std::vector<float>>> queries;  // A text, or a vector of finite numbers.
+  IndexSearchOptions options;
+  bool include_text = false;
+  bool include_vectors = false;
+};
+struct SearchHit {
+  std::string id;
+  float score = 0;
+  loci::v1::Passage passage;  // With include_text.
+  std::vector<float> vector;  // With include_vectors.
+};
+struct SearchReply {
+  std::vector<std::vector<SearchHit>> results;      // One list a query.
+  std::vector<std::optional<TokenUsage>> usage;     // For text queries.
+  std::shared_ptr<const ServingSet> serving_set;    // What answered.
+  bool exact = false;
+  PhaseTimes times;
+};
+
+struct AnswerCall {
+  std::string store;
+  std::string generation;
+  std::string question;
+  int top_k = 5;
+  int max_answers = 1;
+  std::string reader = "sentence";
+  RequestLimits limits;
+};
+struct AnswerReply {
+  ReadResult read;
+  std::vector<SearchHit> passages;  // With text.
+  std::shared_ptr<const ServingSet> serving_set;
+  PhaseTimes times;
+};
+
+// Each call returns at once and may be made on a gRPC thread; `done` is called exactly once, on a pool's or a batcher's thread, or
+// on the calling one where the request is refused: RESOURCE_EXHAUSTED where the pool's queue is full, NOT_FOUND, FAILED_PRECONDITION,
+// INVALID_ARGUMENT as api.proto says (a query vector of another dimension, an empty query). Deadlines and cancellation are
+// looked at before tokenizing, before encoding and before searching. Free of gRPC. Thread-safe.
+class Pipeline {
+ public:
+  struct Options {
+    GenerationManager* manager = nullptr;  // Borrowed, like all below.
+    ThreadPool* pool = nullptr;            // Tokenizes, searches, fetches.
+    Clock* clock = &RealClock();
+    MetricsSink* metrics = &NullMetrics();
+    std::vector<std::shared_ptr<const Reader>> readers;
+  };
+  explicit Pipeline(Options options);
+
+  void Encode(EncodeCall call, std::function<void(absl::StatusOr<EncodeReply>)> done);
+  void Search(SearchCall call, std::function<void(absl::StatusOr<SearchReply>)> done);
+  void Answer(AnswerCall call, std::function<void(absl::StatusOr<AnswerReply>)> done);
+
+  std::vector<std::string> reader_names() const;
+
+ private:
+  struct SearchState;
+  void Submit(std::function<void()> task, const std::function<void(absl::Status)>& refuse);
+  void StartSearch(std::shared_ptr<SearchState> state);
+  void RunSearch(std::shared_ptr<SearchState> state);
+
+  const Options options_;
+  std::map<std::string, std::shared_ptr<const Reader>> readers_;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_RETRIEVER_PIPELINE_H_
