@@ -1,0 +1,178 @@
+#include "base/file.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <string>
+
+namespace loci {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class FileTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = testing::TempDir() + "/file_test_XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    folder_ = pattern;
+  }
+  void TearDown() override { EXPECT_TRUE(fs_.DeleteRecursively(folder_).ok()); }
+
+  std::string Path(std::string_view name) const { return JoinPath(folder_, name); }
+  void Write(const std::string& path, std::string_view content) {
+    auto file = fs_.NewWritableFile(path);
+    ASSERT_TRUE(file.ok()) << file.status();
+    ASSERT_TRUE((*file)->Append(content).ok());
+    ASSERT_TRUE((*file)->Close().ok());
+  }
+
+  FileSystem& fs_ = PosixFileSystem();
+  std::string folder_;
+};
+
+TEST_F(FileTest, ReadsBackWhatWasAppended) {
+  auto file = fs_.NewWritableFile(Path("a"));
+  ASSERT_TRUE(file.ok());
+  std::string expected;
+  for (int i = 0; i < 300; ++i) {  // Pieces smaller and larger than the buffer.
+    const std::string piece(static_cast<size_t>(i * 997 % 90'001), static_cast<char>('a' + i % 26));
+    ASSERT_TRUE((*file)->Append(piece).ok());
+    expected += piece;
+  }
+  ASSERT_TRUE((*file)->Sync().ok());
+  EXPECT_EQ(*fs_.ReadFile(Path("a")), expected);
+  ASSERT_TRUE((*file)->Append("end").ok());
+  ASSERT_TRUE((*file)->Close().ok());
+  EXPECT_EQ(*fs_.ReadFile(Path("a")), expected + "end");
+  EXPECT_EQ(*fs_.FileSize(Path("a")), static_cast<int64_t>(expected.size()) + 3);
+  EXPECT_EQ((*file)->Append("x").code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(FileTest, TheDestructorWritesWhatIsBuffered) {
+  {
+    auto file = fs_.NewWritableFile(Path("a"));
+    ASSERT_TRUE((*file)->Append("hello").ok());
+  }
+  EXPECT_EQ(*fs_.ReadFile(Path("a")), "hello");
+}
+
+TEST_F(FileTest, MapsWholeFilesAndEmptyOnes) {
+  const std::string content(10'001, 'q');
+  Write(Path("a"), content);
+  Write(Path("empty"), "");
+  auto mapped = fs_.Map(Path("a"));
+  ASSERT_TRUE(mapped.ok()) << mapped.status();
+  (*mapped)->Warm();
+  EXPECT_EQ((*mapped)->data(), content);
+  EXPECT_EQ(reinterpret_cast<uintptr_t>((*mapped)->data().data()) % 4096, 0u);
+  auto empty = fs_.Map(Path("empty"));
+  ASSERT_TRUE(empty.ok());
+  (*empty)->Warm();
+  EXPECT_EQ((*empty)->data().size(), 0u);
+}
+
+TEST_F(FileTest, AMappingOutlivesTheNameOfItsFile) {
+  Write(Path("a"), "content");
+  auto mapped = fs_.Map(Path("a"));
+  ASSERT_TRUE(mapped.ok());
+  ASSERT_TRUE(fs_.DeleteFile(Path("a")).ok());
+  EXPECT_EQ((*mapped)->data(), "content");
+}
+
+TEST_F(FileTest, AMissingPathIsNotFoundAndNamed) {
+  const std::string path = Path("missing");
+  for (const absl::Status& status :
+       {fs_.ReadFile(path).status(), fs_.Map(path).status(), fs_.FileSize(path).status(), fs_.List(path).status(),
+        fs_.DeleteFile(path), fs_.Rename(path, Path("b")), fs_.SyncDirectory(path),
+        fs_.NewWritableFile(JoinPath(path, "x")).status(), fs_.LockFile(JoinPath(path, "x")).status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kNotFound) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(path));
+  }
+  EXPECT_FALSE(fs_.Exists(path));
+  EXPECT_FALSE(fs_.IsDirectory(path));
+  EXPECT_TRUE(fs_.DeleteRecursively(path).ok());
+}
+
+TEST_F(FileTest, AFolderIsNotAFile) {
+  for (const absl::Status& status : {fs_.ReadFile(folder_).status(), fs_.Map(folder_).status(), fs_.FileSize(folder_).status(),
+                                     fs_.NewWritableFile(folder_).status()}) {
+    EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition) << status;
+  }
+  ASSERT_EQ(mkfifo(Path("fifo").c_str(), 0600), 0);
+  EXPECT_EQ(fs_.Map(Path("fifo")).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(FileTest, AFullDiskIsResourceExhausted) {
+  if (access("/dev/full", W_OK) != 0) GTEST_SKIP() << "no /dev/full";
+  auto file = fs_.NewWritableFile("/dev/full");
+  ASSERT_TRUE(file.ok());
+  EXPECT_EQ((*file)->Append(std::string(200'000, 'x')).code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ((*file)->Sync().code(), absl::StatusCode::kResourceExhausted) << "an error stays";
+  EXPECT_EQ((*file)->Close().code(), absl::StatusCode::kResourceExhausted);
+}
+
+TEST_F(FileTest, ReadsFilesWithoutASize) {
+  auto status = fs_.ReadFile("/proc/self/status");
+  ASSERT_TRUE(status.ok());
+  EXPECT_THAT(*status, HasSubstr("Pid:"));
+}
+
+TEST_F(FileTest, ListsSortedNames) {
+  Write(Path("b"), "");
+  Write(Path("a"), "");
+  ASSERT_TRUE(fs_.CreateDirectories(Path("c/d")).ok());
+  EXPECT_THAT(*fs_.List(folder_), ElementsAre("a", "b", "c"));
+}
+
+TEST_F(FileTest, CreatesFoldersOnceAndRefusesAFileInTheWay) {
+  EXPECT_TRUE(fs_.CreateDirectories(Path("x/y/z/")).ok());
+  EXPECT_TRUE(fs_.CreateDirectories(Path("x/y/z")).ok());
+  EXPECT_TRUE(fs_.IsDirectory(Path("x/y/z")));
+  Write(Path("file"), "");
+  EXPECT_EQ(fs_.CreateDirectories(Path("file")).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(fs_.CreateDirectories(Path("file/x")).code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(FileTest, DeletesFolders) {
+  ASSERT_TRUE(fs_.CreateDirectories(Path("x/y")).ok());
+  Write(Path("x/y/a"), "1");
+  EXPECT_TRUE(fs_.DeleteRecursively(Path("x")).ok());
+  EXPECT_FALSE(fs_.Exists(Path("x")));
+}
+
+TEST_F(FileTest, AtomicWriteReplacesAndLeavesNothingBehind) {
+  ASSERT_TRUE(WriteFileAtomically(fs_, Path("CURRENT"), "one").ok());
+  ASSERT_TRUE(WriteFileAtomically(fs_, Path("CURRENT"), "two").ok());
+  EXPECT_EQ(*fs_.ReadFile(Path("CURRENT")), "two");
+  EXPECT_THAT(*fs_.List(folder_), ElementsAre("CURRENT"));
+}
+
+TEST_F(FileTest, AFailedAtomicWriteKeepsTheOldState) {
+  ASSERT_TRUE(fs_.CreateDirectories(Path("folder/inside")).ok());
+  EXPECT_FALSE(WriteFileAtomically(fs_, Path("folder"), "x").ok());  // A folder is in the way.
+  EXPECT_THAT(*fs_.List(folder_), ElementsAre("folder"));
+}
+
+TEST_F(FileTest, ALockHasOneHolder) {
+  auto lock = fs_.LockFile(Path("LOCK"));
+  ASSERT_TRUE(lock.ok()) << lock.status();
+  EXPECT_EQ(fs_.LockFile(Path("LOCK")).status().code(), absl::StatusCode::kFailedPrecondition);
+  lock->reset();
+  EXPECT_TRUE(fs_.LockFile(Path("LOCK")).ok());
+}
+
+TEST(JoinPath, PutsOneSlashBetween) {
+  EXPECT_EQ(JoinPath("a", "b/c"), "a/b/c");
+  EXPECT_EQ(JoinPath("a/", "/b"), "a/b");
+  EXPECT_EQ(JoinPath("/", "b"), "/b");
+  EXPECT_EQ(JoinPath("", "b"), "b");
+  EXPECT_EQ(JoinPath("a", ""), "a");
+}
+
+}  // namespace
+}  // namespace loci
