@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "base/device.h"
+#include "base/matrix.h"
 #include "base/thread_pool.h"
 #include "base/vector_type.h"
 #include "index/passage_index.h"
@@ -36,12 +37,15 @@ float ExactScore(const float* query, const void* row, ElementType type, int dim,
 void ExactScores(MatrixView<const float> queries, const RowBlock& block, float* scores, CpuIsa isa = DetectCpuIsa());
 
 // Keeps, for each query, the best top_k of the rows that it is shown. Blocks may come in any order; the result is that of the total
-// order (score descending, row ascending). Used by one thread; Merge joins what several threads kept.
+// order (score descending, row ascending). A NaN, which only an overflow can make, counts as -infinity.
+// Used by one thread: the one that scores; Merge joins what several threads kept.
 class TopKCollector {
  public:
-  TopKCollector(int64_t query_count, int top_k);
+  TopKCollector(int64_t query_count, int top_k, CpuIsa isa = DetectCpuIsa());
   // `scores` [query_count, rows]; row r of the block has number first_row + r; hidden rows are passed over.
   void AddBlock(const float* scores, int64_t first_row, int64_t rows, const RowMask& hidden);
+  // The same for one query: `scores` [rows].
+  void AddScores(int64_t query, const float* scores, int64_t first_row, int64_t rows, const RowMask& hidden);
   void Add(int64_t query, int64_t row, float score);
   void Merge(const TopKCollector& other);
   // Fills hits [query_count, top_k], best first, missing ones with row -1.
@@ -49,15 +53,17 @@ class TopKCollector {
 
  private:
   struct PerQuery {
-    std::vector<RowHit> survivors;  // At most 2 * top_k + a block; cut back to top_k by nth_element.
-    float threshold;
+    std::vector<RowHit> survivors;  // At most 2 * top_k + 192; cut back to top_k by nth_element.
+    float threshold;                // What scores less is not among the best.
   };
   void Shrink(PerQuery& query);
   int top_k_;
+  size_t shrink_size_;
+  uint64_t (*not_below_)(const float*, int, float);
   std::vector<PerQuery> queries_;
 };
 
-// Blocked scan with the top-k fused in; the mask costs a compare a block. Thread-safe.
+// Blocked scan with the top-k fused in; the mask costs a look at each block's survivors. Thread-safe.
 class ExactIndex : public PassageIndex {
  public:
   // `vectors` is shared; `pool` (borrowed, may be null) takes part in scans of many rows.

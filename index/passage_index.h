@@ -52,6 +52,11 @@ class PassageIndex {
                               RowHit* hits) const = 0;
 };
 
+// What Search checks first, whatever the index: shapes, options, finite values. `list_count` is 0 for an index without inverted
+// lists. INVALID_ARGUMENT names the value, the limit and the index.
+absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const float> queries, const IndexSearchOptions& options,
+                                  int64_t list_count, bool is_hnsw);
+
 }  // namespace loci
 
 #endif  // LOCI_INDEX_PASSAGE_INDEX_H_

@@ -1,0 +1,215 @@
+#include "index/exact_index.h"
+
+#include <algorithm>
+#include <atomic>
+#include <bit>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <memory>
+#include <utility>
+
+#include "base/clock.h"
+#include "base/logging.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "index/exact_kernels.h"
+
+namespace loci {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+// Rows scored before their survivors are collected: 64 rows of 384 floats lie in the second-level cache beside the next ones.
+constexpr int64_t kBlockRows = 64;
+static_assert(kBlockRows % 64 == 0, "blocks must begin at words of the mask");
+// What a worker takes at a time, and how often it looks at the limits.
+constexpr int64_t kRangeRows = 4096;
+// Multiplications below which a second thread costs more than it brings.
+constexpr int64_t kSerialWork = int64_t{1} << 21;
+
+bool IsBetter(const RowHit& a, const RowHit& b) { return a.score != b.score ? a.score > b.score : a.row < b.row; }
+
+// Queries padded with zeros to a multiple of 16 elements.
+class PaddedQueries {
+ public:
+  explicit PaddedQueries(MatrixView<const float> queries) : stride_(PaddedDim(queries.cols)), data_(queries.rows * stride_) {
+    for (int64_t q = 0; q < queries.rows; ++q) std::copy_n(queries.row(q), queries.cols, data_.data() + q * stride_);
+  }
+  const float* row(int64_t q) const { return data_.data() + q * stride_; }
+
+ private:
+  int64_t stride_;
+  std::vector<float> data_;
+};
+
+}  // namespace
+
+float ExactScore(const float* query, const void* row, ElementType type, int dim, CpuIsa isa) {
+  constexpr int kStackDim = 1024;
+  float on_stack[kStackDim];
+  std::vector<float> on_heap;
+  float* padded = on_stack;
+  if (dim > kStackDim) {
+    on_heap.resize(PaddedDim(dim));
+    padded = on_heap.data();
+  }
+  std::memcpy(padded, query, dim * sizeof(float));
+  std::fill(padded + dim, padded + PaddedDim(dim), 0.0f);
+  float score = 0;
+  GetExactKernels(isa).tile(type)(padded, 1, row, 1, dim, &score, 1, nullptr, 0);
+  return score;
+}
+
+void ExactScores(MatrixView<const float> queries, const RowBlock& block, float* scores, CpuIsa isa) {
+  const PaddedQueries padded(queries);
+  const ExactKernels::Tile tile = GetExactKernels(isa).tile(block.type);
+  const int64_t row_bytes = block.dim * static_cast<int64_t>(ElementSize(block.type));
+  for (int64_t first = 0; first < block.rows; first += kBlockRows) {
+    const int64_t rows = std::min(kBlockRows, block.rows - first);
+    const char* data = static_cast<const char*>(block.data) + first * row_bytes;
+    for (int64_t q = 0; q < queries.rows; q += kTileQueries) {
+      const int count = static_cast<int>(std::min<int64_t>(kTileQueries, queries.rows - q));
+      tile(padded.row(q), count, data, rows, block.dim, scores + q * block.rows + first, block.rows, nullptr, 0);
+    }
+  }
+}
+
+TopKCollector::TopKCollector(int64_t query_count, int top_k, CpuIsa isa)
+    : top_k_(top_k),
+      shrink_size_(2 * static_cast<size_t>(top_k) + 128),
+      not_below_(GetExactKernels(isa).not_below),
+      queries_(query_count) {
+  LOCI_CHECK(top_k >= 1);
+  for (PerQuery& query : queries_) query.threshold = -kInfinity;
+}
+
+void TopKCollector::Shrink(PerQuery& query) {
+  if (query.survivors.size() <= static_cast<size_t>(top_k_)) return;
+  std::nth_element(query.survivors.begin(), query.survivors.begin() + (top_k_ - 1), query.survivors.end(), IsBetter);
+  query.survivors.resize(top_k_);
+  query.threshold = query.survivors.back().score;
+}
+
+void TopKCollector::Add(int64_t query, int64_t row, float score) {
+  if (std::isnan(score)) score = -kInfinity;
+  PerQuery& kept = queries_[query];
+  if (score < kept.threshold) return;
+  kept.survivors.push_back({row, score});
+  if (kept.survivors.size() >= shrink_size_) Shrink(kept);
+}
+
+void TopKCollector::AddScores(int64_t query, const float* scores, int64_t first_row, int64_t rows, const RowMask& hidden) {
+  PerQuery& kept = queries_[query];
+  const bool masked = hidden.hidden_count() != 0;
+  const bool aligned = first_row % 64 == 0;
+  for (int64_t offset = 0; offset < rows; offset += 64) {
+    uint64_t bits = not_below_(scores + offset, static_cast<int>(std::min<int64_t>(64, rows - offset)), kept.threshold);
+    if (bits == 0) continue;
+    if (masked && aligned) bits &= ~hidden.word(first_row + offset);
+    for (; bits != 0; bits &= bits - 1) {
+      const int64_t i = offset + std::countr_zero(bits);
+      const int64_t row = first_row + i;
+      if (masked && !aligned && hidden.hidden(row)) continue;
+      kept.survivors.push_back({row, std::isnan(scores[i]) ? -kInfinity : scores[i]});
+    }
+    if (kept.survivors.size() >= shrink_size_) Shrink(kept);
+  }
+}
+
+void TopKCollector::AddBlock(const float* scores, int64_t first_row, int64_t rows, const RowMask& hidden) {
+  for (size_t q = 0; q < queries_.size(); ++q) {
+    AddScores(static_cast<int64_t>(q), scores + static_cast<int64_t>(q) * rows, first_row, rows, hidden);
+  }
+}
+
+void TopKCollector::Merge(const TopKCollector& other) {
+  LOCI_CHECK(other.queries_.size() == queries_.size());
+  for (size_t q = 0; q < queries_.size(); ++q) {
+    for (const RowHit& hit : other.queries_[q].survivors) Add(static_cast<int64_t>(q), hit.row, hit.score);
+  }
+}
+
+void TopKCollector::Finish(RowHit* hits) {
+  for (PerQuery& query : queries_) {
+    Shrink(query);
+    std::sort(query.survivors.begin(), query.survivors.end(), IsBetter);
+    RowHit* end = std::copy(query.survivors.begin(), query.survivors.end(), hits);
+    hits += top_k_;
+    std::fill(end, hits, RowHit{-1, -kInfinity});
+  }
+}
+
+ExactIndex::ExactIndex(std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, CpuIsa isa)
+    : vectors_(std::move(vectors)), pool_(pool), isa_(isa) {}
+
+absl::Status ExactIndex::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                                RowHit* hits) const {
+  LOCI_RETURN_IF_ERROR(CheckSearchArguments(*this, queries, options, 0, false));
+  const PaddedQueries padded(queries);
+  const int64_t row_total = row_count();
+  const int dim = vectors_->dim();
+  const int64_t row_bytes = dim * static_cast<int64_t>(ElementSize(vectors_->element_type()));
+  const ExactKernels::Tile tile = GetExactKernels(isa_).tile(vectors_->element_type());
+  const int64_t tile_count = (queries.rows + kTileQueries - 1) / kTileQueries;
+
+  // Workers take ranges of rows until none is left; what each kept is joined below. The order is total, so that neither the
+  // number of workers nor who takes what can be seen in the result.
+  std::atomic<int64_t> next_row{0};
+  std::atomic<bool> stopped{false};
+  const auto scan = [&](TopKCollector& collector) -> absl::Status {
+    float scores[kTileQueries * kBlockRows];
+    while (!stopped.load(std::memory_order_relaxed)) {
+      const int64_t range = next_row.fetch_add(kRangeRows, std::memory_order_relaxed);
+      if (range >= row_total) break;
+      const int64_t range_end = std::min(range + kRangeRows, row_total);
+      for (int64_t first = range; first < range_end; first += kBlockRows) {
+        const int64_t rows = std::min(kBlockRows, range_end - first);
+        const char* data = static_cast<const char*>(vectors_->row(first));
+        // Each tile of queries asks for a part of the next block, so that memory is read while there is something to compute.
+        const int64_t next_bytes = std::min(kBlockRows, range_end - first - rows) * row_bytes;
+        const int64_t share = (next_bytes / tile_count + 63) / 64 * 64;
+        for (int64_t q = 0; q < queries.rows; q += kTileQueries) {
+          const int count = static_cast<int>(std::min<int64_t>(kTileQueries, queries.rows - q));
+          const int64_t offset = std::min(q / kTileQueries * share, next_bytes);
+          tile(padded.row(q), count, data, rows, dim, scores, kBlockRows, data + rows * row_bytes + offset,
+               tile_count > 1 ? std::min(share, next_bytes - offset) : 0);
+          for (int i = 0; i < count; ++i) collector.AddScores(q + i, scores + i * kBlockRows, first, rows, hidden);
+        }
+        // A range of many queries takes long: about every million multiplications is often enough.
+        if ((first / kBlockRows) % 16 == 0 || queries.rows * dim > 16384) {
+          if (absl::Status status = options.limits.Check(RealClock().NowMicros()); !status.ok()) {
+            stopped.store(true, std::memory_order_relaxed);
+            return status;
+          }
+        }
+      }
+    }
+    return absl::OkStatus();
+  };
+
+  int64_t workers = 1;
+  if (pool_ != nullptr && row_total > kRangeRows && row_total * queries.rows * dim > kSerialWork) {
+    workers = std::min<int64_t>(pool_->thread_count() + 1, (row_total + kRangeRows - 1) / kRangeRows);
+  }
+  TopKCollector best(queries.rows, options.top_k, isa_);
+  if (queries.rows == 0) return absl::OkStatus();
+  if (workers == 1) {
+    LOCI_RETURN_IF_ERROR(scan(best));
+  } else {
+    Mutex mutex;
+    absl::Status failure;
+    pool_->ParallelFor(workers, [&](int64_t) {
+      TopKCollector own(queries.rows, options.top_k, isa_);
+      absl::Status status = scan(own);
+      MutexLock lock(&mutex);
+      failure.Update(status);
+      if (failure.ok()) best.Merge(own);
+    });
+    LOCI_RETURN_IF_ERROR(failure);
+  }
+  best.Finish(hits);
+  return absl::OkStatus();
+}
+
+}  // namespace loci

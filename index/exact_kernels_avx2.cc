@@ -1,0 +1,129 @@
+// AVX2, FMA and F16C: what every machine that Loci supports has. Two registers hold the 16 lanes.
+#include <immintrin.h>
+
+#include "index/exact_kernels.h"
+
+namespace loci {
+namespace {
+
+struct Float32Rows {
+  static constexpr int kBytes = 4;
+  static __m256 Load(const char* p) { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
+};
+
+struct Float16Rows {
+  static constexpr int kBytes = 2;
+  static __m256 Load(const char* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+};
+
+struct Bfloat16Rows {
+  static constexpr int kBytes = 2;
+  static __m256 Load(const char* p) {
+    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+  }
+};
+
+// Lanes (l, l + 8), then (l, l + 4), (l, l + 2), (l, l + 1).
+inline float Reduce(__m256 low, __m256 high) {
+  const __m256 eight = _mm256_add_ps(low, high);
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+template <typename Rows, int R, int Q>
+__attribute__((noinline)) void Tile(const float* queries, const char* rows, int64_t row_count, int dim, float* out, int64_t out_stride,
+                                    const char* prefetch, int64_t prefetch_bytes) {
+  const int64_t padded_dim = PaddedDim(dim);
+  const int64_t row_bytes = static_cast<int64_t>(dim) * Rows::kBytes;
+  const int full = dim / 16;
+  const int tail_bytes = dim % 16 * Rows::kBytes;
+  for (int64_t first = 0; first < row_count; first += R) {
+    const int64_t last = row_count - 1;
+    const char* p[R];
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) p[r] = rows + (first + r < last ? first + r : last) * row_bytes;
+    const int64_t prefetch_end = (first + R) * row_bytes < prefetch_bytes ? (first + R) * row_bytes : prefetch_bytes;
+    for (int64_t b = first * row_bytes; b < prefetch_end; b += 64) _mm_prefetch(prefetch + b, _MM_HINT_T1);
+
+    __m256 low[Q][R], high[Q][R];
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; ++q) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) low[q][r] = high[q][r] = _mm256_setzero_ps();
+    }
+    const float* chunk_queries = queries;
+    for (int c = 0; c < full; ++c, chunk_queries += 16) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const char* chunk = p[r] + c * 16 * Rows::kBytes;
+        const __m256 z_low = Rows::Load(chunk);
+        const __m256 z_high = Rows::Load(chunk + 8 * Rows::kBytes);
+#pragma GCC unroll 8
+        for (int q = 0; q < Q; ++q) {
+          low[q][r] = _mm256_fmadd_ps(_mm256_loadu_ps(chunk_queries + q * padded_dim), z_low, low[q][r]);
+          high[q][r] = _mm256_fmadd_ps(_mm256_loadu_ps(chunk_queries + q * padded_dim + 8), z_high, high[q][r]);
+        }
+      }
+    }
+    if (tail_bytes != 0) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        char padded[16 * Rows::kBytes] = {};
+        __builtin_memcpy(padded, p[r] + full * 16 * Rows::kBytes, tail_bytes);
+        const __m256 z_low = Rows::Load(padded);
+        const __m256 z_high = Rows::Load(padded + 8 * Rows::kBytes);
+#pragma GCC unroll 8
+        for (int q = 0; q < Q; ++q) {
+          low[q][r] = _mm256_fmadd_ps(_mm256_loadu_ps(chunk_queries + q * padded_dim), z_low, low[q][r]);
+          high[q][r] = _mm256_fmadd_ps(_mm256_loadu_ps(chunk_queries + q * padded_dim + 8), z_high, high[q][r]);
+        }
+      }
+    }
+#pragma GCC unroll 8
+    for (int q = 0; q < Q; ++q) {
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        if (first + r < row_count) out[q * out_stride + first + r] = Reduce(low[q][r], high[q][r]);
+      }
+    }
+  }
+}
+
+// Three queries by two rows fill 12 of the 16 registers.
+template <typename Rows>
+void AnyTile(const float* queries, int query_count, const void* rows, int64_t row_count, int dim, float* out, int64_t out_stride,
+             const char* prefetch, int64_t prefetch_bytes) {
+  const char* bytes = static_cast<const char*>(rows);
+  while (query_count > 0) {
+    const int count = query_count == 4 ? 2 : query_count < 3 ? query_count : 3;
+    switch (count) {
+      case 1: Tile<Rows, 4, 1>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
+      case 2: Tile<Rows, 2, 2>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
+      default: Tile<Rows, 2, 3>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
+    }
+    queries += count * PaddedDim(dim);
+    out += count * out_stride;
+    query_count -= count;
+    prefetch_bytes = 0;
+  }
+}
+
+uint64_t NotBelow(const float* scores, int count, float threshold) {
+  const __m256 limit = _mm256_set1_ps(threshold);
+  uint64_t bits = 0;
+  int i = 0;
+  for (; i + 8 <= count; i += 8) {
+    const int keep = _mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(scores + i), limit, _CMP_NLT_UQ));
+    bits |= static_cast<uint64_t>(static_cast<uint32_t>(keep)) << i;
+  }
+  for (; i < count; ++i) bits |= static_cast<uint64_t>(!(scores[i] < threshold)) << i;
+  return bits;
+}
+
+}  // namespace
+
+const ExactKernels kExactKernelsAvx2 = {AnyTile<Float32Rows>, AnyTile<Float16Rows>, AnyTile<Bfloat16Rows>, NotBelow};
+
+}  // namespace loci
