@@ -36,7 +36,7 @@ packages=(
   libssl-dev libutf8proc-dev libxxhash-dev libzstd-dev nlohmann-json3-dev prometheus-cpp-dev protobuf-compiler
   protobuf-compiler-grpc zlib1g-dev
 )
-[ $with_test = 1 ] && packages+=(clang)
+[ $with_test = 1 ] && packages+=(clang libomp-dev)
 
 install_packages() {
   local missing
