@@ -1,0 +1,290 @@
+#include "index/passage_file.h"
+
+#include <cstring>
+#include <filesystem>
+#include <system_error>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/checksum.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+#include "index/rocksdb_util.h"
+#include "rocksdb/cache.h"
+#include "rocksdb/db.h"
+#include "rocksdb/filter_policy.h"
+#include "rocksdb/options.h"
+#include "rocksdb/sst_file_writer.h"
+#include "rocksdb/table.h"
+
+namespace loci {
+namespace {
+
+constexpr size_t kBlockCacheBytes = 32 << 20;
+constexpr uint64_t kTableBytes = 256 << 20;  // A table file is ended when it is larger.
+constexpr size_t kChecksumBytes = 8;
+
+std::string BigEndian(int64_t row) {
+  std::string bytes(8, '\0');
+  for (int i = 0; i < 8; ++i) bytes[i] = static_cast<char>(static_cast<uint64_t>(row) >> (56 - 8 * i));
+  return bytes;
+}
+
+int64_t FromBigEndian(std::string_view bytes) {
+  uint64_t row = 0;
+  for (const char byte : bytes) row = row << 8 | static_cast<uint8_t>(byte);
+  return static_cast<int64_t>(row);
+}
+
+std::string RowKey(int64_t row) { return "r" + BigEndian(row); }
+
+std::string IdKey(std::string_view id) {
+  std::string key = "i";
+  key.append(id);
+  return key;
+}
+
+// `cache` is null for a writer.
+rocksdb::Options TableOptions(std::shared_ptr<rocksdb::Cache> cache) {
+  rocksdb::BlockBasedTableOptions table;
+  table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
+  table.format_version = 5;
+  table.block_size = 8 << 10;
+  if (cache != nullptr) {
+    table.block_cache = std::move(cache);
+    table.cache_index_and_filter_blocks = true;
+    table.cache_index_and_filter_blocks_with_high_priority = true;
+  } else {
+    table.no_block_cache = true;
+  }
+  rocksdb::Options options;
+  options.info_log = SilentRocksDbLogger();
+  options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+  options.compression = rocksdb::kLZ4Compression;
+  options.disable_auto_compactions = true;
+  options.paranoid_checks = true;
+  options.max_open_files = 64;
+  options.stats_dump_period_sec = 0;
+  options.stats_persist_period_sec = 0;
+  options.write_buffer_size = 1 << 20;
+  return options;
+}
+
+class RocksPassageFile : public PassageFile {
+ public:
+  RocksPassageFile(std::unique_ptr<rocksdb::DB> db, std::shared_ptr<rocksdb::Cache> cache, std::string directory, int64_t row_count)
+      : db_(std::move(db)), cache_(std::move(cache)), directory_(std::move(directory)), row_count_(row_count) {}
+
+  int64_t row_count() const override { return row_count_; }
+
+  absl::Status Read(std::span<const int64_t> rows, std::vector<loci::v1::Passage>* passages) const override {
+    passages->clear();
+    passages->resize(rows.size());
+    std::vector<std::string> names;
+    names.reserve(rows.size());
+    for (const int64_t row : rows) {
+      LOCI_RETURN_IF_ERROR(CheckRow(row));
+      names.push_back(RowKey(row));
+    }
+    const std::vector<rocksdb::Slice> keys(names.begin(), names.end());
+    std::vector<rocksdb::PinnableSlice> values(rows.size());
+    std::vector<rocksdb::Status> statuses(rows.size());
+    db_->MultiGet(rocksdb::ReadOptions(), db_->DefaultColumnFamily(), keys.size(), keys.data(), values.data(), statuses.data());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      LOCI_RETURN_IF_ERROR(Parse(rows[i], statuses[i], {values[i].data(), values[i].size()}, &(*passages)[i]));
+      values[i].Reset();
+    }
+    return absl::OkStatus();
+  }
+
+  absl::StatusOr<std::string> ReadId(int64_t row) const override {
+    LOCI_RETURN_IF_ERROR(CheckRow(row));
+    rocksdb::PinnableSlice value;
+    const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), db_->DefaultColumnFamily(), RowKey(row), &value);
+    loci::v1::Passage passage;
+    LOCI_RETURN_IF_ERROR(Parse(row, status, {value.data(), value.size()}, &passage));
+    return std::move(*passage.mutable_id());
+  }
+
+  absl::StatusOr<std::optional<int64_t>> FindRow(std::string_view id) const override {
+    rocksdb::PinnableSlice value;
+    const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), db_->DefaultColumnFamily(), IdKey(id), &value);
+    if (status.IsNotFound()) return std::nullopt;
+    LOCI_RETURN_IF_ERROR(FromRocksDb(status, absl::StrCat("cannot look up an id in ", directory_)));
+    const int64_t row = value.size() == 8 ? FromBigEndian({value.data(), value.size()}) : -1;
+    if (row < 0 || row >= row_count_) {
+      return absl::DataLossError(absl::StrCat(directory_, ": the row of passage ", AbslView(id), " is damaged"));
+    }
+    return row;
+  }
+
+  int64_t memory_bytes() const override {
+    uint64_t readers = 0;
+    db_->GetIntProperty(rocksdb::DB::Properties::kEstimateTableReadersMem, &readers);
+    return static_cast<int64_t>(cache_->GetUsage() + readers);
+  }
+
+  // DATA_LOSS unless the last row is row_count - 1.
+  absl::Status CheckRowCount() const {
+    const std::unique_ptr<rocksdb::Iterator> last(db_->NewIterator(rocksdb::ReadOptions()));
+    last->SeekToLast();
+    LOCI_RETURN_IF_ERROR(FromRocksDb(last->status(), absl::StrCat("cannot read ", directory_)));
+    const std::string expected = row_count_ == 0 ? "" : RowKey(row_count_ - 1);
+    const std::string found = last->Valid() ? last->key().ToString() : "";
+    if (found == expected) return absl::OkStatus();
+    return absl::DataLossError(absl::StrCat(directory_, ": the last passage is not row ", row_count_ - 1));
+  }
+
+ private:
+  absl::Status CheckRow(int64_t row) const {
+    if (row >= 0 && row < row_count_) return absl::OkStatus();
+    return absl::InvalidArgumentError(absl::StrCat("row ", row, " is not in [0, ", row_count_, ")"));
+  }
+
+  absl::Status Parse(int64_t row, const rocksdb::Status& status, std::string_view record, loci::v1::Passage* passage) const {
+    if (status.IsNotFound()) return absl::DataLossError(absl::StrCat(directory_, ": passage of row ", row, " is missing"));
+    LOCI_RETURN_IF_ERROR(FromRocksDb(status, absl::StrCat("cannot read row ", row, " of ", directory_)));
+    uint64_t checksum = 0;
+    if (record.size() >= kChecksumBytes) std::memcpy(&checksum, record.data(), kChecksumBytes);
+    if (record.size() < kChecksumBytes || checksum != Xxh3(record.substr(kChecksumBytes))) {
+      return absl::DataLossError(absl::StrCat(directory_, ": the checksum of row ", row, " fails"));
+    }
+    record.remove_prefix(kChecksumBytes);
+    if (!passage->ParseFromArray(record.data(), static_cast<int>(record.size()))) {
+      return absl::DataLossError(absl::StrCat(directory_, ": row ", row, " is not a passage"));
+    }
+    return absl::OkStatus();
+  }
+
+  const std::unique_ptr<rocksdb::DB> db_;
+  const std::shared_ptr<rocksdb::Cache> cache_;
+  const std::string directory_;
+  const int64_t row_count_;
+};
+
+// A run of tables of one key prefix, filled in order.
+class TableRun {
+ public:
+  TableRun(const rocksdb::Options& options, std::string path_prefix) : options_(options), path_prefix_(std::move(path_prefix)) {}
+
+  rocksdb::Status Put(const rocksdb::Slice& key, const rocksdb::Slice& value) {
+    if (writer_ == nullptr) {
+      writer_ = std::make_unique<rocksdb::SstFileWriter>(rocksdb::EnvOptions(), options_, nullptr, /*invalidate_page_cache=*/false);
+      paths_.push_back(absl::StrCat(path_prefix_, paths_.size(), ".new"));
+      rocksdb::Status status = writer_->Open(paths_.back());
+      if (!status.ok()) return status;
+    }
+    rocksdb::Status status = writer_->Put(key, value);
+    if (status.ok() && writer_->FileSize() > kTableBytes) status = Finish();
+    return status;
+  }
+
+  // Ends the table that is being written; synced.
+  rocksdb::Status Finish() {
+    if (writer_ == nullptr) return rocksdb::Status::OK();
+    const rocksdb::Status status = writer_->Finish();
+    writer_.reset();
+    return status;
+  }
+
+  const std::vector<std::string>& paths() const { return paths_; }
+
+ private:
+  const rocksdb::Options options_;
+  const std::string path_prefix_;
+  std::unique_ptr<rocksdb::SstFileWriter> writer_;
+  std::vector<std::string> paths_;
+};
+
+// Writes sorted tables and lets an empty RocksDB take them over: no log, no memtable, no compaction.
+class RocksPassageFileWriter : public PassageFileWriter {
+ public:
+  RocksPassageFileWriter(std::unique_ptr<rocksdb::DB> db, const std::string& directory)
+      : directory_(directory),
+        db_(std::move(db)),
+        rows_(TableOptions(nullptr), directory + "/rows"),
+        ids_(TableOptions(nullptr), directory + "/ids") {}
+
+  absl::Status Append(const loci::v1::Passage& passage) override {
+    if (next_row_ > 0 && passage.id() <= last_id_) {
+      return absl::InvalidArgumentError(absl::StrCat("passage ", passage.id(), " came after ", last_id_));
+    }
+    std::string record(kChecksumBytes, '\0');
+    if (!passage.AppendToString(&record)) {
+      return absl::InvalidArgumentError(absl::StrCat("passage ", passage.id(), " can't be serialised"));
+    }
+    const uint64_t checksum = Xxh3(std::string_view(record).substr(kChecksumBytes));
+    std::memcpy(record.data(), &checksum, kChecksumBytes);
+    const std::string what = absl::StrCat("cannot write ", directory_);
+    LOCI_RETURN_IF_ERROR(FromRocksDb(rows_.Put(RowKey(next_row_), record), what));
+    LOCI_RETURN_IF_ERROR(FromRocksDb(ids_.Put(IdKey(passage.id()), BigEndian(next_row_)), what));
+    last_id_ = passage.id();
+    ++next_row_;
+    return absl::OkStatus();
+  }
+
+  absl::Status Finish() override {
+    const std::string what = absl::StrCat("cannot complete ", directory_);
+    LOCI_RETURN_IF_ERROR(FromRocksDb(rows_.Finish(), what));
+    LOCI_RETURN_IF_ERROR(FromRocksDb(ids_.Finish(), what));
+    std::vector<std::string> tables = ids_.paths();
+    tables.insert(tables.end(), rows_.paths().begin(), rows_.paths().end());
+    if (!tables.empty()) {
+      rocksdb::IngestExternalFileOptions ingest;
+      ingest.move_files = true;
+      ingest.write_global_seqno = false;
+      LOCI_RETURN_IF_ERROR(FromRocksDb(db_->IngestExternalFile(tables, ingest), what));
+    }
+    LOCI_RETURN_IF_ERROR(FromRocksDb(db_->Close(), what));
+    db_.reset();
+    // What a reader would never look at, or would write anew.
+    std::error_code error;
+    std::vector<std::filesystem::path> leftovers;
+    for (const auto& entry : std::filesystem::directory_iterator(directory_, error)) {
+      const std::string name = entry.path().filename().string();
+      const bool empty_log = entry.path().extension() == ".log" && entry.file_size(error) == 0;
+      if (name == "LOCK" || name.rfind("LOG", 0) == 0 || entry.path().extension() == ".new" || empty_log) {
+        leftovers.push_back(entry.path());
+      }
+    }
+    for (const auto& path : leftovers) {
+      if (!error) std::filesystem::remove(path, error);
+    }
+    if (error) return absl::InternalError(absl::StrCat(what, ": ", error.message()));
+    return absl::OkStatus();
+  }
+
+ private:
+  const std::string directory_;
+  std::unique_ptr<rocksdb::DB> db_;
+  TableRun rows_;
+  TableRun ids_;
+  int64_t next_row_ = 0;
+  std::string last_id_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<PassageFile>> PassageFile::Open(const std::string& directory, int64_t row_count) {
+  auto cache = rocksdb::NewLRUCache(kBlockCacheBytes, /*num_shard_bits=*/2);
+  rocksdb::DB* raw = nullptr;
+  const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(TableOptions(cache), directory, &raw);
+  if (!status.ok()) {
+    // A file that is missing or can't be parsed is damage, whatever RocksDB calls it.
+    return absl::DataLossError(absl::StrCat("cannot open ", directory, ": ", status.ToString()));
+  }
+  auto file = std::make_unique<RocksPassageFile>(std::unique_ptr<rocksdb::DB>(raw), std::move(cache), directory, row_count);
+  LOCI_RETURN_IF_ERROR(file->CheckRowCount());
+  return file;
+}
+
+absl::StatusOr<std::unique_ptr<PassageFileWriter>> PassageFileWriter::Create(const std::string& directory) {
+  rocksdb::Options options = TableOptions(nullptr);
+  options.create_if_missing = true;
+  options.error_if_exists = true;
+  rocksdb::DB* raw = nullptr;
+  LOCI_RETURN_IF_ERROR(FromRocksDb(rocksdb::DB::Open(options, directory, &raw), absl::StrCat("cannot make ", directory)));
+  return std::make_unique<RocksPassageFileWriter>(std::unique_ptr<rocksdb::DB>(raw), directory);
+}
+
+}  // namespace loci
