@@ -71,10 +71,6 @@ struct VerifyResult {
   int64_t size_bytes = 0;
 };
 
-// A passage that clients may store: id 1 to 512 bytes without NUL, title at most 64 KiB, text at most 1 MiB, valid UTF-8, not both
-// title and text empty, chunk_index >= 0, finite numbers. INVALID_ARGUMENT names the field and the limit.
-absl::Status ValidatePassage(const loci::v1::Passage& passage);
-
 // `store` is a valid name everywhere ("default" for the empty one is the server's business). Thread-safe. Everything but Capture blocks
 // (files, encoder): call from a pool thread, never from a gRPC thread.
 class GenerationManager {
@@ -126,6 +122,8 @@ class GenerationManager {
  private:
   struct State;
   explicit GenerationManager(std::unique_ptr<State> state);
+  // Gives a store that has no generation at all an empty one, so that the first upsert finds something to lie over.
+  absl::Status EnsureGeneration(std::string_view store);
   std::unique_ptr<State> state_;
 };
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <variant>
 #include <vector>
@@ -109,6 +110,7 @@ class Pipeline {
   struct SearchState;
   void Submit(std::function<void()> task, const std::function<void(absl::Status)>& refuse);
   void StartSearch(std::shared_ptr<SearchState> state);
+  void EncodeQueries(std::shared_ptr<SearchState> state);
   void RunSearch(std::shared_ptr<SearchState> state);
 
   const Options options_;

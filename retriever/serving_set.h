@@ -16,7 +16,9 @@ namespace loci {
 struct ServingSet {
   std::string store;
   std::shared_ptr<const View> view;
-  std::shared_ptr<TextEncoder> encoder;  // Its query half serves the passage half of the view's generation.
+  // Its query half serves the passage half of the view's generation. Null where the server has none that does: vectors can still be
+  // searched, texts can't.
+  std::shared_ptr<TextEncoder> encoder;
 };
 
 // The one pointer that an activation swaps. Thread-safe.

@@ -1,0 +1,186 @@
+#include "retriever/encoder_registry.h"
+
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "absl/strings/str_split.h"
+#include "base/checksum.h"
+#include "base/error.h"
+#include "base/logging.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+#include "google/protobuf/util/json_util.h"
+#include "proto/loci/storage/storage.pb.h"
+
+namespace loci {
+namespace {
+
+constexpr char kImportingPrefix[] = ".importing-";
+constexpr char kLineageFile[] = "LINEAGE";
+constexpr int kLineageFormat = 1;
+
+// All that LoadEncoder may read. Other files of a checkpoint (other frameworks' weights, pictures) stay where they are.
+constexpr const char* kCheckpointFiles[] = {
+    "config.json",         "model.safetensors",      "tokenizer.json",
+    "vocab.txt",           "tokenizer_config.json",  "special_tokens_map.json",
+    "modules.json",        "sentence_bert_config.json", "config_sentence_transformers.json",
+    "1_Pooling/config.json"};
+
+std::string DirectoryName(const Fingerprint& fingerprint) { return absl::StrCat(fingerprint.query, "-", fingerprint.passage); }
+
+// Copies one file in pieces and describes the copy.
+absl::StatusOr<storage::FileEntry> CopyFile(FileSystem& fs, const std::string& from, const std::string& to, const std::string& name) {
+  constexpr size_t kPieceBytes = 1 << 20;
+  LOCI_ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> source, fs.Map(from));
+  LOCI_ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> target, fs.NewWritableFile(to));
+  Sha256 sha256;
+  const std::string_view data = source->data();
+  for (size_t offset = 0; offset < data.size(); offset += kPieceBytes) {
+    const std::string_view piece = data.substr(offset, kPieceBytes);
+    sha256.Update(piece);
+    LOCI_RETURN_IF_ERROR(target->Append(piece));
+  }
+  LOCI_RETURN_IF_ERROR(target->Sync());
+  LOCI_RETURN_IF_ERROR(target->Close());
+  storage::FileEntry entry;
+  entry.set_path(name);
+  entry.set_size_bytes(static_cast<int64_t>(data.size()));
+  entry.set_sha256(sha256.HexDigest());
+  return entry;
+}
+
+// Copies a checkpoint to `directory` so that a crash leaves all of it or nothing: files, then LINEAGE, then the folder's name.
+absl::Status CopyCheckpoint(FileSystem& fs, Clock& clock, const EncoderSpec& spec, const std::string& from,
+                            const std::string& registry_directory) {
+  const std::string name = DirectoryName(spec.fingerprint);
+  const std::string importing = JoinPath(registry_directory, absl::StrCat(kImportingPrefix, name));
+  LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(importing));
+  LOCI_RETURN_IF_ERROR(fs.CreateDirectories(JoinPath(importing, "1_Pooling")));
+  storage::EncoderLineage lineage;
+  lineage.set_format_version(kLineageFormat);
+  lineage.set_query_fingerprint(spec.fingerprint.query);
+  lineage.set_passage_fingerprint(spec.fingerprint.passage);
+  lineage.set_model(spec.model_name);
+  lineage.set_created_unix_us(clock.UnixMicros());
+  for (const char* file : kCheckpointFiles) {
+    if (!fs.Exists(JoinPath(from, file))) continue;
+    LOCI_ASSIGN_OR_RETURN(*lineage.add_files(), CopyFile(fs, JoinPath(from, file), JoinPath(importing, file), file));
+  }
+  google::protobuf::util::JsonPrintOptions json_options;
+  json_options.add_whitespace = true;
+  json_options.preserve_proto_field_names = true;
+  std::string json;
+  LOCI_CHECK(google::protobuf::util::MessageToJsonString(lineage, &json, json_options).ok());
+  LOCI_RETURN_IF_ERROR(WriteFileAtomically(fs, JoinPath(importing, kLineageFile), json));
+  LOCI_RETURN_IF_ERROR(fs.SyncDirectory(JoinPath(importing, "1_Pooling")));
+  LOCI_RETURN_IF_ERROR(fs.SyncDirectory(importing));
+  LOCI_RETURN_IF_ERROR(fs.Rename(importing, JoinPath(registry_directory, name)));
+  return fs.SyncDirectory(registry_directory);
+}
+
+absl::StatusOr<storage::EncoderLineage> ReadLineage(FileSystem& fs, const std::string& directory) {
+  LOCI_ASSIGN_OR_RETURN(std::string json, fs.ReadFile(JoinPath(directory, kLineageFile)));
+  storage::EncoderLineage lineage;
+  if (!google::protobuf::util::JsonStringToMessage(json, &lineage).ok()) {
+    return absl::DataLossError(absl::StrCat(JoinPath(directory, kLineageFile), " is not a lineage record"));
+  }
+  if (lineage.format_version() > kLineageFormat) {
+    return absl::FailedPreconditionError(absl::StrCat(JoinPath(directory, kLineageFile), " has format ", lineage.format_version(),
+                                                      "; this server reads up to ", kLineageFormat));
+  }
+  return lineage;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<EncoderRegistry>> EncoderRegistry::Open(Options options) {
+  FileSystem& fs = *options.fs;
+  LOCI_RETURN_IF_ERROR(fs.CreateDirectories(options.directory));
+  LOCI_ASSIGN_OR_RETURN(std::vector<std::string> names, fs.List(options.directory));
+  for (const std::string& name : names) {
+    if (!absl::StartsWith(name, kImportingPrefix)) continue;
+    LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(JoinPath(options.directory, name)));
+  }
+  return std::unique_ptr<EncoderRegistry>(new EncoderRegistry(std::move(options)));
+}
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Import(const std::string& model_directory) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, LoadEncoder(*options_.fs, model_directory, options_.encoder));
+  const EncoderSpec& spec = encoder->spec();
+  const std::string fingerprint = spec.fingerprint.ToString();
+  MutexLock lock(&mutex_);
+  if (!options_.fs->Exists(JoinPath(options_.directory, DirectoryName(spec.fingerprint)))) {
+    LOCI_RETURN_IF_ERROR(CopyCheckpoint(*options_.fs, *options_.clock, spec, model_directory, options_.directory));
+  }
+  std::shared_ptr<TextEncoder>& slot = loaded_[fingerprint];
+  if (slot == nullptr) {
+    slot = std::make_shared<TextEncoder>(std::move(encoder), options_.batcher, *options_.clock, *options_.metrics);
+    LogInfo("encoder_registry", absl::StrCat("loaded ", slot->spec().model_name, " fingerprint=", fingerprint, " dim=", slot->spec().dim));
+  }
+  default_ = fingerprint;
+  return slot;
+}
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::LoadLocked(const std::string& directory) {
+  const std::string path = JoinPath(options_.directory, directory);
+  LOCI_ASSIGN_OR_RETURN(storage::EncoderLineage lineage, ReadLineage(*options_.fs, path));
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, LoadEncoder(*options_.fs, path, options_.encoder));
+  const Fingerprint& fingerprint = encoder->spec().fingerprint;
+  if (DirectoryName(fingerprint) != directory) {
+    return absl::DataLossError(absl::StrCat("the files in ", path, " have fingerprint ", fingerprint.ToString()));
+  }
+  std::shared_ptr<TextEncoder>& slot = loaded_[fingerprint.ToString()];
+  slot = std::make_shared<TextEncoder>(std::move(encoder), options_.batcher, *options_.clock, *options_.metrics);
+  LogInfo("encoder_registry", absl::StrCat("loaded ", lineage.model(), " fingerprint=", fingerprint.ToString(), " from the registry"));
+  return slot;
+}
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Get(std::string_view fingerprint) {
+  const auto matches = [fingerprint](const Fingerprint& candidate) {
+    return fingerprint == candidate.ToString() || fingerprint == candidate.query || fingerprint == candidate.passage;
+  };
+  MutexLock lock(&mutex_);
+  const auto default_encoder = loaded_.find(default_);
+  if (default_encoder != loaded_.end() && (fingerprint.empty() || matches(default_encoder->second->spec().fingerprint))) {
+    return default_encoder->second;
+  }
+  if (fingerprint.empty()) {
+    return ErrorWithReason(absl::NotFoundError("this server has no default encoder; start it with --model"), "NO_DEFAULT_ENCODER");
+  }
+  for (const auto& [name, encoder] : loaded_) {
+    if (matches(encoder->spec().fingerprint)) return encoder;
+  }
+  LOCI_ASSIGN_OR_RETURN(std::vector<std::string> names, options_.fs->List(options_.directory));
+  for (const std::string& name : names) {
+    const std::vector<std::string> halves = absl::StrSplit(name, '-');
+    if (halves.size() == 2 && matches({.query = halves[0], .passage = halves[1]})) return LoadLocked(name);
+  }
+  return ErrorWithReason(absl::NotFoundError(absl::StrCat("no encoder has the fingerprint \"", AbslView(fingerprint.substr(0, 80)), "\"")),
+                         "ENCODER_NOT_FOUND", {{"encoder", std::string(fingerprint.substr(0, 80))}});
+}
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::ForPassageHalf(std::string_view passage_half) {
+  // A passage half may be given alone or as the end of "QUERY:PASSAGE"; only a whole half finds an encoder.
+  const absl::StatusOr<std::shared_ptr<TextEncoder>> found = Get(passage_half);
+  if (found.ok() && (*found)->spec().fingerprint.passage == passage_half) return *found;
+  if (!found.ok() && !absl::IsNotFound(found.status())) return found.status();
+  return ErrorWithReason(
+      absl::FailedPreconditionError(absl::StrCat("no encoder of this server serves vectors of the passage half \"",
+                                                 AbslView(passage_half.substr(0, 80)), "\"")),
+      "ENCODER_MISMATCH", {{"passage_fingerprint", std::string(passage_half.substr(0, 80))}});
+}
+
+std::vector<std::shared_ptr<TextEncoder>> EncoderRegistry::Loaded() const {
+  MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<TextEncoder>> encoders;
+  const auto default_encoder = loaded_.find(default_);
+  if (default_encoder != loaded_.end()) encoders.push_back(default_encoder->second);
+  for (const auto& [fingerprint, encoder] : loaded_) {
+    if (fingerprint != default_) encoders.push_back(encoder);
+  }
+  return encoders;
+}
+
+}  // namespace loci

@@ -1,0 +1,209 @@
+#include "retriever/ingester.h"
+
+#include <algorithm>
+#include <cmath>
+#include <condition_variable>
+#include <deque>
+#include <future>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+#include "retriever/passage_validation.h"
+#include "retriever/recall_queries.h"
+
+namespace loci {
+namespace {
+
+// Batches that are being encoded while the next ones are read: enough that the encoder never waits for the stream.
+constexpr size_t kMaxPendingBatches = 4;
+// Passages of one encoding or of one upsert.
+constexpr size_t kBatchPassages = 256;
+
+bool IsFinite(const float* vector, int64_t dim) {
+  return std::all_of(vector, vector + dim, [](float value) { return std::isfinite(value); });
+}
+
+}  // namespace
+
+struct Ingester::State {
+  GenerationManager* manager = nullptr;
+  IngestOptions options;
+  std::shared_ptr<TextEncoder> encoder;  // Null only for upserts into a store that has none yet.
+  std::unique_ptr<GenerationBuilder> builder;  // New generation only.
+  IngestResult result;
+  int64_t line = 0;  // Passages seen.
+
+  // Batches on their way through the encoder, oldest first.
+  struct Pending {
+    std::vector<loci::v1::Passage> passages;
+    std::future<absl::StatusOr<EncodedTexts>> encoded;
+  };
+  std::deque<Pending> pending;
+
+  void Reject(const loci::v1::Passage& passage, const absl::Status& status) {
+    ++result.rejected_count;
+    if (result.errors.size() < kMaxErrors) {
+      // An id that is no UTF-8 can't be sent back.
+      const bool printable = ValidatePassageId(passage.id()).ok();
+      result.errors.push_back({line, printable ? passage.id() : "", std::string(StdView(status.message()))});
+    }
+  }
+
+  void StartEncoding(std::vector<loci::v1::Passage> passages) {
+    std::vector<std::string> texts;
+    texts.reserve(passages.size());
+    for (const loci::v1::Passage& passage : passages) texts.push_back(PassageText(passage.title(), passage.text()));
+    auto promise = std::make_shared<std::promise<absl::StatusOr<EncodedTexts>>>();
+    pending.push_back({std::move(passages), promise->get_future()});
+    encoder->Encode(texts, {.role = TextRole::kPassage, .limits = options.limits},
+                    [promise](absl::StatusOr<EncodedTexts> encoded) { promise->set_value(std::move(encoded)); });
+  }
+
+  absl::Status FinishOldest() {
+    Pending oldest = std::move(pending.front());
+    pending.pop_front();
+    LOCI_ASSIGN_OR_RETURN(EncodedTexts encoded, oldest.encoded.get());
+    LOCI_RETURN_IF_ERROR(builder->Add(oldest.passages, encoded.vectors.data()));
+    result.accepted_count += static_cast<int64_t>(oldest.passages.size());
+    return absl::OkStatus();
+  }
+
+  // Takes valid passages; `vectors` is empty or has a row for each.
+  absl::Status Take(std::vector<loci::v1::Passage> passages, const std::vector<float>& vectors, int64_t dim) {
+    const int64_t count = static_cast<int64_t>(passages.size());
+    if (count == 0) return absl::OkStatus();
+    if (options.mode == IngestMode::kUpsert) {
+      absl::StatusOr<UpsertResult> upserted =
+          vectors.empty() ? manager->Upsert(options.store, std::move(passages), options.limits)
+                          : manager->UpsertVectors(options.store, std::move(passages), vectors.data(), static_cast<int>(dim),
+                                                   encoder->spec().fingerprint.passage);
+      LOCI_RETURN_IF_ERROR(upserted.status());
+      result.generation = upserted->generation;
+      result.revision = upserted->revision;
+      result.accepted_count += count;
+      return absl::OkStatus();
+    }
+    if (!vectors.empty()) {
+      LOCI_RETURN_IF_ERROR(builder->Add(passages, vectors.data()));
+      result.accepted_count += count;
+      return absl::OkStatus();
+    }
+    while (pending.size() >= kMaxPendingBatches) LOCI_RETURN_IF_ERROR(FinishOldest());
+    StartEncoding(std::move(passages));
+    return absl::OkStatus();
+  }
+};
+
+Ingester::Ingester(std::unique_ptr<State> state) : state_(std::move(state)) {}
+
+Ingester::~Ingester() {
+  if (state_ == nullptr) return;
+  state_->options.limits.Cancel();
+  for (State::Pending& pending : state_->pending) pending.encoded.wait();
+}
+
+absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& manager, IngestOptions options) {
+  auto state = std::make_unique<State>();
+  state->manager = &manager;
+
+  if (absl::StatusOr<StoreInfo> store = manager.GetStore(options.store); absl::IsNotFound(store.status())) {
+    absl::StatusOr<StoreInfo> created = manager.CreateStore(options.store);
+    if (!created.ok() && !absl::IsAlreadyExists(created.status())) return created.status();
+  } else if (!store.ok()) {
+    return store.status();
+  }
+
+  if (!options.encoder_fingerprint.empty()) {
+    const std::vector<std::string> halves = absl::StrSplit(options.encoder_fingerprint, ':');
+    LOCI_ASSIGN_OR_RETURN(state->encoder, manager.encoders().ForPassageHalf(halves.back()));
+  } else if (options.mode == IngestMode::kUpsert) {
+    absl::StatusOr<std::shared_ptr<const ServingSet>> active = manager.Capture(options.store, "");
+    if (active.ok()) state->encoder = (*active)->encoder;
+  } else {
+    LOCI_ASSIGN_OR_RETURN(state->encoder, manager.encoders().Get(""));
+  }
+
+  if (options.mode == IngestMode::kNewGeneration) {
+    const EncoderSpec& spec = state->encoder->spec();
+    BuildOptions build{.index = options.index,
+                       .element_type = options.element_type,
+                       .dim = spec.dim,
+                       .query_fingerprint = spec.fingerprint.query,
+                       .passage_fingerprint = spec.fingerprint.passage,
+                       .base_revision = -1};
+    build.recall_queries = [encoder = state->encoder, limits = options.limits](const std::vector<loci::v1::Passage>& sample) {
+      return EncodeRecallQueries(*encoder, sample, limits);
+    };
+    build.recall_query_source = kRecallQuerySource;
+    LOCI_ASSIGN_OR_RETURN(state->builder, manager.NewGeneration(options.store, std::move(build)));
+  }
+  state->options = std::move(options);
+  return std::unique_ptr<Ingester>(new Ingester(std::move(state)));
+}
+
+absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::vector<float>& vectors, int64_t vector_dim) {
+  State& state = *state_;
+  const bool bring_vectors = !vectors.empty();
+  if (bring_vectors) {
+    if (state.options.encoder_fingerprint.empty()) {
+      return ErrorWithReason(absl::InvalidArgumentError(
+                                 "encoder_fingerprint is empty; the header must name the encoder of the vectors that come along"),
+                             "INVALID_ARGUMENT", {{"field", "header.encoder_fingerprint"}});
+    }
+    const int64_t dim = state.encoder->spec().dim;
+    const int64_t row_count = static_cast<int64_t>(vectors.size()) / std::max<int64_t>(vector_dim, 1);
+    if (vector_dim != dim || row_count != static_cast<int64_t>(passages.size())) {
+      return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("vectors is [", row_count, ", ", vector_dim, "]; it must be [",
+                                                                     passages.size(), ", ", dim, "]")),
+                             "INVALID_ARGUMENT", {{"field", "batch.vectors"}});
+    }
+  }
+  std::vector<loci::v1::Passage> chunk;
+  std::vector<float> chunk_vectors;
+  for (size_t i = 0; i < passages.size(); ++i) {
+    ++state.line;
+    absl::Status valid = ValidatePassage(passages[i]);
+    const float* vector = bring_vectors ? vectors.data() + static_cast<int64_t>(i) * vector_dim : nullptr;
+    if (valid.ok() && bring_vectors && !IsFinite(vector, vector_dim)) {
+      valid = absl::InvalidArgumentError("vector has an element that is not a finite number");
+    }
+    if (!valid.ok()) {
+      state.Reject(passages[i], valid);
+      continue;
+    }
+    chunk.push_back(std::move(passages[i]));
+    if (bring_vectors) chunk_vectors.insert(chunk_vectors.end(), vector, vector + vector_dim);
+    if (chunk.size() == kBatchPassages) {
+      LOCI_RETURN_IF_ERROR(state.Take(std::exchange(chunk, {}), chunk_vectors, vector_dim));
+      chunk_vectors.clear();
+    }
+  }
+  return state.Take(std::move(chunk), chunk_vectors, vector_dim);
+}
+
+absl::StatusOr<IngestResult> Ingester::Finish() {
+  State& state = *state_;
+  while (!state.pending.empty()) LOCI_RETURN_IF_ERROR(state.FinishOldest());
+  if (state.options.mode == IngestMode::kUpsert) return std::move(state.result);
+
+  LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, state.builder->Finish(state.options.limits, nullptr));
+  state.result.generation = manifest.generation();
+  state.result.duplicate_count = state.builder->duplicate_count();
+  state.result.revision = manifest.base_revision();
+  state.builder.reset();
+  if (!state.options.activate) return std::move(state.result);
+  absl::StatusOr<ActivationResult> activated =
+      state.manager->Activate(state.options.store, state.result.generation, state.options.writes_since, /*dry_run=*/false);
+  if (!activated.ok()) {
+    // The build is whole and stays, so that the operator can activate it with another policy.
+    return Annotate(activated.status(), absl::StrCat("generation ", state.result.generation, " was built but not activated"));
+  }
+  state.result.revision = activated->view->revision();
+  return std::move(state.result);
+}
+
+}  // namespace loci

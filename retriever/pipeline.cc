@@ -1,0 +1,249 @@
+#include "retriever/pipeline.h"
+
+#include <algorithm>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+
+namespace loci {
+namespace {
+
+absl::Status BadQuery(size_t index, std::string_view field, const std::string& problem) {
+  const std::string path = absl::StrCat("queries[", index, "].", absl::string_view(field.data(), field.size()));
+  return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat(path, " ", problem)), "INVALID_ARGUMENT", {{"field", path}});
+}
+
+}  // namespace
+
+// One search on its way through the phases. Used by one thread at a time: each phase hands it to the next.
+struct Pipeline::SearchState {
+  SearchCall call;
+  std::function<void(absl::Status)> finish;  // Called once, with `reply` filled where OK.
+  SearchReply reply;
+  std::vector<float> query_vectors;  // [queries, dim]
+  int64_t start_us = 0;
+  int64_t phase_start_us = 0;  // When what is waited for was queued.
+};
+
+Pipeline::Pipeline(Options options) : options_(std::move(options)) {
+  for (const std::shared_ptr<const Reader>& reader : options_.readers) readers_[reader->name()] = reader;
+}
+
+std::vector<std::string> Pipeline::reader_names() const {
+  std::vector<std::string> names;
+  for (const auto& [name, reader] : readers_) names.push_back(name);
+  return names;
+}
+
+void Pipeline::Submit(std::function<void()> task, const std::function<void(absl::Status)>& refuse) {
+  if (options_.pool->TrySubmit(std::move(task))) return;
+  refuse(ErrorWithReason(absl::ResourceExhaustedError("the server's work queue is full"), "OVERLOADED"));
+}
+
+// --- Encode ---
+
+void Pipeline::Encode(EncodeCall call, std::function<void(absl::StatusOr<EncodeReply>)> done) {
+  const int64_t start_us = options_.clock->NowMicros();
+  auto shared_call = std::make_shared<EncodeCall>(std::move(call));
+  Submit(
+      [this, shared_call, start_us, done] {
+        const int64_t dequeued_us = options_.clock->NowMicros();
+        if (absl::Status live = shared_call->options.limits.Check(dequeued_us); !live.ok()) return done(live);
+        absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = options_.manager->encoders().Get(shared_call->encoder);
+        if (!encoder.ok()) return done(encoder.status());
+        TextEncoder& text_encoder = **encoder;
+        text_encoder.Encode(shared_call->texts, shared_call->options,
+                            [this, held = *std::move(encoder), start_us, dequeued_us, done](absl::StatusOr<EncodedTexts> encoded) {
+                              if (!encoded.ok()) return done(encoded.status());
+                              const EncoderSpec& spec = held->spec();
+                              EncodeReply reply{.vectors = std::move(encoded->vectors),
+                                                .dim = spec.dim,
+                                                .usage = std::move(encoded->usage),
+                                                .encoder_fingerprint = spec.fingerprint.ToString()};
+                              reply.times.queue_us = dequeued_us - start_us + encoded->queue_us;
+                              reply.times.tokenize_us = encoded->tokenize_us;
+                              reply.times.encode_us = encoded->encode_us;
+                              reply.times.total_us = options_.clock->NowMicros() - start_us;
+                              done(std::move(reply));
+                            });
+      },
+      done);
+}
+
+// --- Search: capture a view, tokenize and encode, search, fetch ---
+
+void Pipeline::Search(SearchCall call, std::function<void(absl::StatusOr<SearchReply>)> done) {
+  auto state = std::make_shared<SearchState>();
+  state->call = std::move(call);
+  state->finish = [state = state.get(), done = std::move(done)](absl::Status status) {
+    if (!status.ok()) return done(std::move(status));
+    done(std::move(state->reply));
+  };
+  StartSearch(std::move(state));
+}
+
+void Pipeline::StartSearch(std::shared_ptr<SearchState> state) {
+  state->start_us = state->phase_start_us = options_.clock->NowMicros();
+  const auto refuse = [state](absl::Status status) { state->finish(std::move(status)); };
+  // The view is the one that serves now, not the one that serves when a thread is free.
+  if (!options_.manager->CaptureNeedsLoad(state->call.store, state->call.generation)) {
+    absl::StatusOr<std::shared_ptr<const ServingSet>> captured = options_.manager->Capture(state->call.store, state->call.generation);
+    if (!captured.ok()) return refuse(captured.status());
+    state->reply.serving_set = *std::move(captured);
+  }
+  Submit([this, state] { EncodeQueries(state); }, refuse);
+}
+
+void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
+  SearchCall& call = state->call;
+  SearchReply& reply = state->reply;
+  const int64_t now_us = options_.clock->NowMicros();
+  reply.times.queue_us += now_us - state->phase_start_us;
+  if (absl::Status live = call.options.limits.Check(now_us); !live.ok()) return state->finish(live);
+  if (reply.serving_set == nullptr) {
+    absl::StatusOr<std::shared_ptr<const ServingSet>> captured = options_.manager->Capture(call.store, call.generation);
+    if (!captured.ok()) return state->finish(captured.status());
+    reply.serving_set = *std::move(captured);
+  }
+  const View& view = *reply.serving_set->view;
+  const size_t dim = static_cast<size_t>(view.dim());
+
+  std::vector<std::string> texts;
+  std::vector<size_t> text_queries;  // Which query texts[i] is.
+  reply.usage.resize(call.queries.size());
+  state->query_vectors.resize(call.queries.size() * dim);
+  for (size_t i = 0; i < call.queries.size(); ++i) {
+    if (std::string* text = std::get_if<std::string>(&call.queries[i])) {
+      if (text->empty()) return state->finish(BadQuery(i, "text", "is empty"));
+      texts.push_back(std::move(*text));
+      text_queries.push_back(i);
+    } else {
+      const std::vector<float>& vector = std::get<std::vector<float>>(call.queries[i]);
+      if (vector.size() != dim) {
+        return state->finish(
+            BadQuery(i, "vector", absl::StrCat("has dimension ", vector.size(), "; the vectors of store \"", reply.serving_set->store,
+                                               "\" have ", dim)));
+      }
+      std::copy(vector.begin(), vector.end(), state->query_vectors.begin() + static_cast<std::ptrdiff_t>(i * dim));
+    }
+  }
+  if (texts.empty()) return RunSearch(std::move(state));
+
+  TextEncoder* encoder = reply.serving_set->encoder.get();
+  if (encoder == nullptr) {
+    return state->finish(options_.manager->encoders().ForPassageHalf(view.generation().manifest().passage_fingerprint()).status());
+  }
+  encoder->Encode(texts, {.role = TextRole::kQuery, .limits = call.options.limits},
+                  [this, state, text_queries = std::move(text_queries), dim](absl::StatusOr<EncodedTexts> encoded) {
+                    if (!encoded.ok()) return state->finish(encoded.status());
+                    PhaseTimes& times = state->reply.times;
+                    times.tokenize_us += encoded->tokenize_us;
+                    times.queue_us += encoded->queue_us;
+                    times.encode_us += encoded->encode_us;
+                    for (size_t i = 0; i < text_queries.size(); ++i) {
+                      state->reply.usage[text_queries[i]] = encoded->usage[i];
+                      std::copy_n(encoded->vectors.begin() + static_cast<std::ptrdiff_t>(i * dim), dim,
+                                  state->query_vectors.begin() + static_cast<std::ptrdiff_t>(text_queries[i] * dim));
+                    }
+                    // The encoder's thread goes back to encoding.
+                    state->phase_start_us = options_.clock->NowMicros();
+                    Submit(
+                        [this, state] {
+                          state->reply.times.queue_us += options_.clock->NowMicros() - state->phase_start_us;
+                          RunSearch(state);
+                        },
+                        [state](absl::Status status) { state->finish(std::move(status)); });
+                  });
+}
+
+void Pipeline::RunSearch(std::shared_ptr<SearchState> state) {
+  const SearchCall& call = state->call;
+  SearchReply& reply = state->reply;
+  const View& view = *reply.serving_set->view;
+  const int64_t search_start_us = options_.clock->NowMicros();
+  if (absl::Status live = call.options.limits.Check(search_start_us); !live.ok()) return state->finish(live);
+  const MatrixView<const float> queries{state->query_vectors.data(), static_cast<int64_t>(call.queries.size()), view.dim()};
+  absl::StatusOr<ViewSearchResult> found = view.Search(queries, call.options);
+  if (!found.ok()) return state->finish(found.status());
+  const int64_t fetch_start_us = options_.clock->NowMicros();
+  reply.times.search_us = fetch_start_us - search_start_us;
+  reply.exact = found->exact;
+
+  reply.results.resize(found->hits.size());
+  for (size_t q = 0; q < found->hits.size(); ++q) {
+    std::vector<ViewHit>& hits = found->hits[q];
+    std::vector<loci::v1::Passage> passages;
+    if (call.include_text) {
+      std::vector<ViewRow> rows;
+      rows.reserve(hits.size());
+      for (const ViewHit& hit : hits) rows.push_back(hit.row);
+      if (absl::Status read = view.Read(rows, &passages); !read.ok()) return state->finish(read);
+    }
+    reply.results[q].resize(hits.size());
+    for (size_t i = 0; i < hits.size(); ++i) {
+      SearchHit& hit = reply.results[q][i];
+      hit.id = std::move(hits[i].id);
+      hit.score = hits[i].score;
+      if (call.include_text) hit.passage = std::move(passages[i]);
+      if (call.include_vectors) {
+        hit.vector.resize(view.dim());
+        view.CopyVector(hits[i].row, hit.vector.data());
+      }
+    }
+  }
+  const int64_t end_us = options_.clock->NowMicros();
+  reply.times.fetch_us = end_us - fetch_start_us;
+  reply.times.total_us = end_us - state->start_us;
+  state->finish(absl::OkStatus());
+}
+
+// --- Answer: search, then read ---
+
+void Pipeline::Answer(AnswerCall call, std::function<void(absl::StatusOr<AnswerReply>)> done) {
+  const auto found = readers_.find(call.reader);
+  if (found == readers_.end()) {
+    return done(ErrorWithReason(absl::NotFoundError(absl::StrCat("there is no reader \"", call.reader.substr(0, 80), "\"")),
+                                "READER_NOT_FOUND", {{"reader", call.reader.substr(0, 80)}}));
+  }
+  const std::shared_ptr<const Reader> reader = found->second;
+  auto state = std::make_shared<SearchState>();
+  state->call.store = std::move(call.store);
+  state->call.generation = std::move(call.generation);
+  state->call.queries.emplace_back(call.question);
+  state->call.options.top_k = call.top_k;
+  state->call.options.limits = call.limits;
+  state->call.include_text = true;
+
+  state->finish = [this, state = state.get(), reader, call, done = std::move(done)](absl::Status status) {
+    if (!status.ok()) return done(std::move(status));
+    ReadRequest request{.question = call.question,
+                        .question_vector = std::move(state->query_vectors),
+                        .max_answers = call.max_answers,
+                        .limits = call.limits};
+    auto reply = std::make_shared<AnswerReply>();
+    reply->passages = std::move(state->reply.results[0]);
+    reply->serving_set = std::move(state->reply.serving_set);
+    reply->times = state->reply.times;
+    for (const SearchHit& hit : reply->passages) {
+      request.passages.push_back(hit.passage);
+      request.passage_scores.push_back(hit.score);
+    }
+    const int64_t start_us = state->start_us;
+    const int64_t read_start_us = options_.clock->NowMicros();
+    TextEncoder& encoder = *reply->serving_set->encoder;  // There: the question was encoded with it.
+    reader->Read(std::move(request), encoder, [this, reader, reply, start_us, read_start_us, done](absl::StatusOr<ReadResult> read) {
+      if (!read.ok()) return done(read.status());
+      const int64_t end_us = options_.clock->NowMicros();
+      reply->read = *std::move(read);
+      reply->times.read_us = end_us - read_start_us;
+      reply->times.total_us = end_us - start_us;
+      done(std::move(*reply));
+    });
+  };
+  StartSearch(std::move(state));
+}
+
+}  // namespace loci
