@@ -1,0 +1,467 @@
+#include "encoder/batcher.h"
+
+#include <algorithm>
+#include <atomic>
+#include <set>
+#include <string>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/logging.h"
+#include "base/mutex.h"
+
+namespace loci {
+namespace {
+
+// One Submit. Shared by the queue and by the batches that hold sequences of it.
+struct Request {
+  // Constant after Submit.
+  PackedBatch sequences;
+  RequestLimits limits;
+  Batcher::Done done;
+  int64_t submit_us = 0;
+  bool patient = false;
+
+  // Guarded by the batcher's mutex.
+  int64_t turn = 0;           // Lower goes first among equal deadlines.
+  int64_t turn_tokens = 0;    // Taken in this turn.
+  int64_t next_sequence = 0;  // Those before it are in batches.
+  int running_pieces = 0;     // Pieces of it in batches that are being encoded.
+  int64_t encoded_tokens = 0;
+  int64_t first_start_us = -1;
+  absl::Status error;  // Not OK: it is out of the queue, and is answered once no batch holds a piece of it.
+
+  // Made by the first batch; afterwards each batch writes its own rows.
+  Mutex vectors_mutex;
+  std::vector<float> vectors;
+
+  int64_t sequence_tokens(int64_t i) const {
+    return sequences.offsets[static_cast<size_t>(i) + 1] - sequences.offsets[static_cast<size_t>(i)];
+  }
+  bool all_taken() const { return next_sequence == sequences.sequence_count(); }
+};
+using RequestPtr = std::shared_ptr<Request>;
+
+// Sequences [begin, end) of a request, lying together in a batch.
+struct Piece {
+  RequestPtr request;
+  int64_t begin = 0;
+  int64_t end = 0;
+};
+
+struct Batch {
+  std::vector<Piece> pieces;
+  int64_t token_count = 0;
+  int64_t patient_tokens = 0;
+};
+
+struct ByDeadline {
+  bool operator()(const RequestPtr& a, const RequestPtr& b) const {
+    return std::pair(a->limits.deadline_us(), a->turn) < std::pair(b->limits.deadline_us(), b->turn);
+  }
+};
+struct ByTurn {
+  bool operator()(const RequestPtr& a, const RequestPtr& b) const { return a->turn < b->turn; }
+};
+
+// A request that leaves, with what it is told.
+struct Answer {
+  RequestPtr request;
+  absl::StatusOr<BatchedVectors> result;
+};
+
+absl::Status CheckSequences(const PackedBatch& batch, int max_length, int vocabulary_size) {
+  if (batch.offsets.empty() || batch.offsets.front() != 0 || batch.offsets.back() != batch.token_count()) {
+    return absl::InvalidArgumentError(absl::StrCat("the offsets of ", batch.sequence_count(), " sequences do not span their ",
+                                                   batch.token_count(), " tokens"));
+  }
+  for (int64_t i = 0; i < batch.sequence_count(); ++i) {
+    const int64_t length = int64_t{batch.offsets[static_cast<size_t>(i) + 1]} - batch.offsets[static_cast<size_t>(i)];
+    if (length < 1 || length > max_length) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("sequence ", i, " has ", length, " tokens; the encoder takes 1 to ", max_length));
+    }
+  }
+  for (const int32_t id : batch.token_ids) {
+    if (id < 0 || id >= vocabulary_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token id ", id, " is outside the vocabulary of ", vocabulary_size, " pieces"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Series of one batcher. Thread-safe.
+struct Metrics {
+  Metrics(MetricsSink& sink, const std::string& encoder)
+      : queued_tokens(sink.gauge("loci_batcher_queued_tokens", "Tokens of requests not yet answered.", {{"encoder", encoder}})),
+        queued_requests(sink.gauge("loci_batcher_queued_requests", "Requests not yet answered.", {{"encoder", encoder}})),
+        batch_tokens(sink.histogram("loci_batcher_batch_tokens", "Tokens in a batch.", {{"encoder", encoder}},
+                                    {16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192})),
+        batch_sequences(sink.histogram("loci_batcher_batch_sequences", "Sequences in a batch.", {{"encoder", encoder}},
+                                       {1, 2, 4, 8, 16, 32, 64, 128, 256})),
+        queue_seconds(sink.histogram("loci_batcher_queue_seconds", "Submission to the start of a request's first batch.",
+                                     {{"encoder", encoder}}, SecondsBounds())),
+        encode_seconds(sink.histogram("loci_batcher_encode_seconds", "Time that the encoder took for a batch.",
+                                      {{"encoder", encoder}}, SecondsBounds())),
+        dropped_cancelled(Dropped(sink, encoder, "cancelled")),
+        dropped_deadline(Dropped(sink, encoder, "deadline")),
+        dropped_tokens(sink.counter("loci_batcher_dropped_tokens_total",
+                                    "Tokens that were not encoded because their request was dropped.", {{"encoder", encoder}})),
+        wasted_tokens(sink.counter("loci_batcher_wasted_tokens_total",
+                                   "Tokens that were encoded for requests that did not get their vectors.",
+                                   {{"encoder", encoder}})),
+        refused(sink.counter("loci_batcher_refused_requests_total", "Requests refused because the queue was full.",
+                             {{"encoder", encoder}})),
+        failed_batches(sink.counter("loci_batcher_failed_batches_total", "Batches that the encoder could not encode.",
+                                    {{"encoder", encoder}})) {}
+
+  static std::vector<double> SecondsBounds() { return {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10}; }
+  static Counter& Dropped(MetricsSink& sink, const std::string& encoder, const std::string& reason) {
+    return sink.counter("loci_batcher_dropped_requests_total", "Requests dropped before all of them was encoded.",
+                        {{"encoder", encoder}, {"reason", reason}});
+  }
+
+  Gauge& queued_tokens;
+  Gauge& queued_requests;
+  Histogram& batch_tokens;
+  Histogram& batch_sequences;
+  Histogram& queue_seconds;
+  Histogram& encode_seconds;
+  Counter& dropped_cancelled;
+  Counter& dropped_deadline;
+  Counter& dropped_tokens;
+  Counter& wasted_tokens;
+  Counter& refused;
+  Counter& failed_batches;
+};
+
+class BatcherImpl : public Batcher {
+ public:
+  BatcherImpl(const Encoder& encoder, const BatcherOptions& options, Clock& clock, MetricsSink& metrics)
+      : encoder_(encoder), options_(options), clock_(clock), metrics_(metrics, encoder.spec().model_name) {
+    LOCI_CHECK(options.max_batch_tokens > 0 && options.worker_count > 0 && options.max_wait_us >= 0);
+    for (int i = 0; i < options_.worker_count; ++i) workers_.emplace_back([this] { RunWorker(); });
+  }
+
+  ~BatcherImpl() override {
+    {
+      MutexLock lock(&mutex_);
+      stopping_ = true;
+    }
+    work_.NotifyAll();
+    for (std::thread& worker : workers_) {
+      LOCI_CHECK(worker.get_id() != std::this_thread::get_id());  // A `done` destroyed the batcher.
+      worker.join();
+    }
+  }
+
+  void Submit(PackedBatch sequences, const RequestLimits& limits, Done done) override;
+
+  int64_t queued_tokens() const override { return held_tokens_.load(std::memory_order_relaxed); }
+
+ private:
+  void RunWorker();
+  void EncodeBatch(const Batch& batch, int64_t start_us, std::vector<Answer>* answers);
+
+  // Waits for work and, within max_wait_us, for company. False: the queue is empty and the batcher is ending.
+  bool WaitForWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  Batch FormBatch(int64_t now_us, std::vector<Answer>* answers) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes what fits and the request's turn allows. False where not even the next sequence fits.
+  bool TakeSequences(const RequestPtr& request, Batch* batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Enqueue(const RequestPtr& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void Dequeue(const RequestPtr& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Takes `request` out of the queue for good, to be answered with `error`. AnswerIfDone must follow.
+  void Drop(const RequestPtr& request, absl::Status error) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void DropDead(int64_t now_us, std::vector<Answer>* answers) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // Adds the request to `answers` if nothing of it is left to do. To be called once after each thing that may have ended it.
+  void AnswerIfDone(const RequestPtr& request, int64_t now_us, std::vector<Answer>* answers)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  void SendAnswers(std::vector<Answer> answers) ABSL_LOCKS_EXCLUDED(mutex_);
+  void SetGauges() {
+    metrics_.queued_tokens.Set(static_cast<double>(held_tokens_.load()));
+    metrics_.queued_requests.Set(static_cast<double>(held_requests_.load()));
+  }
+
+  // Constant after construction.
+  const Encoder& encoder_;
+  const BatcherOptions options_;
+  Clock& clock_;
+  std::vector<std::thread> workers_;
+
+  // Own synchronisation. The two numbers change under `mutex_` and are read anywhere.
+  Metrics metrics_;
+  std::atomic<int64_t> held_tokens_{0};
+  std::atomic<int64_t> held_requests_{0};
+
+  // Guarded by `mutex_`.
+  Mutex mutex_;
+  CondVar work_;
+  std::set<RequestPtr, ByDeadline> queue_ ABSL_GUARDED_BY(mutex_);  // Requests with sequences to take.
+  std::set<RequestPtr, ByTurn> patient_ ABSL_GUARDED_BY(mutex_);    // The patient ones of them.
+  int64_t untaken_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t next_turn_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t waiting_since_us_ ABSL_GUARDED_BY(mutex_) = 0;  // When the queue last stopped being empty.
+  int64_t patient_credit_ ABSL_GUARDED_BY(mutex_) = 0;    // kPatientShare x the tokens that patient work is owed.
+  bool stopping_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+void BatcherImpl::Submit(PackedBatch sequences, const RequestLimits& limits, Done done) {
+  if (sequences.sequence_count() <= 0 && sequences.token_ids.empty()) return done(BatchedVectors());
+  const int64_t token_count = sequences.token_count();
+  const int64_t now_us = clock_.NowMicros();
+  absl::Status status = CheckSequences(sequences, encoder_.spec().max_length, encoder_.tokenizer().vocabulary_size());
+  if (status.ok() && token_count > options_.max_queued_tokens) {
+    status = absl::InvalidArgumentError(
+        absl::StrCat("the request has ", token_count, " tokens, the limit is ", options_.max_queued_tokens));
+  }
+  if (status.ok()) status = limits.Check(now_us);
+  if (!status.ok()) return done(std::move(status));
+
+  auto request = std::make_shared<Request>();
+  request->sequences = std::move(sequences);
+  request->limits = limits;
+  request->submit_us = now_us;
+  request->patient = limits.deadline_us() - now_us > kPatientUs;
+  std::vector<Answer> dropped;
+  int64_t held_tokens;
+  bool accepted = false;
+  {
+    MutexLock lock(&mutex_);
+    LOCI_CHECK(!stopping_);
+    // What was cancelled in the middle of the queue is found here at the latest.
+    if (held_tokens_ + token_count > options_.max_queued_tokens) DropDead(now_us, &dropped);
+    held_tokens = held_tokens_;
+    if (held_tokens + token_count <= options_.max_queued_tokens) {
+      request->done = std::move(done);
+      if (queue_.empty()) waiting_since_us_ = now_us;
+      request->turn = next_turn_++;
+      untaken_tokens_ += token_count;
+      held_tokens_ += token_count;
+      held_requests_ += 1;
+      Enqueue(request);
+      accepted = true;
+    }
+  }
+  if (accepted) work_.NotifyOne();
+  SendAnswers(std::move(dropped));
+  if (!accepted) {
+    metrics_.refused.Add(1);
+    done(ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat(
+                             "the encoder's queue holds ", held_tokens, " tokens and the request has ", token_count,
+                             ", the limit is ", options_.max_queued_tokens)),
+                         "ENCODER_QUEUE_FULL",
+                         {{"queued_tokens", absl::StrCat(held_tokens)}, {"limit", absl::StrCat(options_.max_queued_tokens)}}));
+    return;
+  }
+  SetGauges();
+}
+
+void BatcherImpl::RunWorker() {
+  while (true) {
+    std::vector<Answer> answers;
+    Batch batch;
+    int64_t start_us;
+    bool more;
+    {
+      MutexLock lock(&mutex_);
+      if (!WaitForWork()) return;
+      start_us = clock_.NowMicros();
+      batch = FormBatch(start_us, &answers);
+      more = !queue_.empty();
+    }
+    if (more) work_.NotifyOne();  // One notification may stand for several requests.
+    if (!batch.pieces.empty()) EncodeBatch(batch, start_us, &answers);
+    batch = Batch();  // Before the callbacks, so that they find memory given back.
+    SendAnswers(std::move(answers));
+  }
+}
+
+bool BatcherImpl::WaitForWork() {
+  while (true) {
+    if (queue_.empty()) {
+      if (stopping_) return false;
+      work_.Wait(&mutex_);
+      continue;
+    }
+    if (stopping_ || options_.max_wait_us == 0 || untaken_tokens_ >= options_.max_batch_tokens) return true;
+    const int64_t end_us = waiting_since_us_ + options_.max_wait_us;
+    const int64_t now_us = clock_.NowMicros();
+    // Company is not worth a missed deadline.
+    if (now_us >= end_us || (*queue_.begin())->limits.deadline_us() <= end_us) return true;
+    work_.WaitFor(&mutex_, std::chrono::microseconds(end_us - now_us));
+  }
+}
+
+Batch BatcherImpl::FormBatch(int64_t now_us, std::vector<Answer>* answers) {
+  Batch batch;
+  const bool patient_waited = !patient_.empty();
+  bool patient_first = patient_credit_ >= kPatientShare * options_.max_batch_tokens;
+  while (!queue_.empty()) {
+    const RequestPtr request = patient_first && !patient_.empty() ? *patient_.begin() : *queue_.begin();
+    if (absl::Status status = request->limits.Check(now_us); !status.ok()) {
+      Drop(request, std::move(status));
+      AnswerIfDone(request, now_us, answers);
+      continue;
+    }
+    if (!TakeSequences(request, &batch)) break;
+    if (request->first_start_us < 0) request->first_start_us = now_us;
+    patient_first = false;
+  }
+  // Patient work is owed its share of what goes by while it waits, up to two batches.
+  patient_credit_ += batch.token_count - kPatientShare * batch.patient_tokens;
+  patient_credit_ = std::clamp<int64_t>(patient_credit_, 0, 2 * kPatientShare * options_.max_batch_tokens);
+  if (!patient_waited || patient_.empty()) patient_credit_ = 0;
+  return batch;
+}
+
+bool BatcherImpl::TakeSequences(const RequestPtr& request, Batch* batch) {
+  const int64_t begin = request->next_sequence;
+  int64_t end = begin;
+  int64_t tokens = 0;
+  while (end < request->sequences.sequence_count() && request->turn_tokens + tokens < options_.max_batch_tokens) {
+    const int64_t next = request->sequence_tokens(end);
+    const int64_t total = batch->token_count + tokens + next;
+    if (total > options_.max_batch_tokens && total > next) break;  // A first sequence is taken whatever its length.
+    tokens += next;
+    ++end;
+  }
+  if (end == begin) return false;
+  Dequeue(request);
+  request->next_sequence = end;
+  request->turn_tokens += tokens;
+  untaken_tokens_ -= tokens;
+  batch->token_count += tokens;
+  if (request->patient) batch->patient_tokens += tokens;
+  if (!batch->pieces.empty() && batch->pieces.back().request == request) {
+    batch->pieces.back().end = end;
+  } else {
+    batch->pieces.push_back({request, begin, end});
+    ++request->running_pieces;
+  }
+  if (request->turn_tokens >= options_.max_batch_tokens) {
+    request->turn = next_turn_++;
+    request->turn_tokens = 0;
+  }
+  if (!request->all_taken()) Enqueue(request);
+  return true;
+}
+
+void BatcherImpl::EncodeBatch(const Batch& batch, int64_t start_us, std::vector<Answer>* answers) {
+  const size_t dim = static_cast<size_t>(encoder_.spec().dim);
+  PackedBatch packed;
+  packed.token_ids.reserve(static_cast<size_t>(batch.token_count));
+  for (const Piece& piece : batch.pieces) {
+    const PackedBatch& from = piece.request->sequences;
+    const size_t begin = static_cast<size_t>(piece.begin);
+    const size_t end = static_cast<size_t>(piece.end);
+    const int32_t shift = static_cast<int32_t>(packed.token_count()) - from.offsets[begin];
+    packed.token_ids.insert(packed.token_ids.end(), from.token_ids.begin() + from.offsets[begin],
+                            from.token_ids.begin() + from.offsets[end]);
+    for (size_t i = begin + 1; i <= end; ++i) packed.offsets.push_back(from.offsets[i] + shift);
+  }
+  std::vector<float> vectors(static_cast<size_t>(packed.sequence_count()) * dim);
+  const absl::Status status = encoder_.Encode(packed, vectors.data());
+  const int64_t end_us = clock_.NowMicros();
+
+  if (status.ok()) {
+    const float* row = vectors.data();
+    for (const Piece& piece : batch.pieces) {
+      Request& request = *piece.request;
+      {
+        MutexLock lock(&request.vectors_mutex);
+        request.vectors.resize(static_cast<size_t>(request.sequences.sequence_count()) * dim);
+      }
+      const size_t count = static_cast<size_t>(piece.end - piece.begin) * dim;
+      std::copy(row, row + count, request.vectors.data() + static_cast<size_t>(piece.begin) * dim);
+      row += count;
+    }
+  } else {
+    metrics_.failed_batches.Add(1);
+  }
+  metrics_.batch_tokens.Observe(static_cast<double>(batch.token_count));
+  metrics_.batch_sequences.Observe(static_cast<double>(packed.sequence_count()));
+  metrics_.encode_seconds.Observe(static_cast<double>(end_us - start_us) * 1e-6);
+
+  MutexLock lock(&mutex_);
+  for (const Piece& piece : batch.pieces) {
+    Request& request = *piece.request;
+    for (int64_t i = piece.begin; i < piece.end; ++i) request.encoded_tokens += request.sequence_tokens(i);
+    --request.running_pieces;
+    if (!status.ok() && request.error.ok()) Drop(piece.request, status);
+    AnswerIfDone(piece.request, end_us, answers);
+  }
+}
+
+void BatcherImpl::Enqueue(const RequestPtr& request) {
+  queue_.insert(request);
+  if (request->patient) patient_.insert(request);
+}
+
+void BatcherImpl::Dequeue(const RequestPtr& request) {
+  queue_.erase(request);
+  if (request->patient) patient_.erase(request);
+}
+
+void BatcherImpl::Drop(const RequestPtr& request, absl::Status error) {
+  if (!request->all_taken()) {
+    Dequeue(request);
+    untaken_tokens_ -= request->sequences.token_count() - request->sequences.offsets[static_cast<size_t>(request->next_sequence)];
+  }
+  request->error = std::move(error);
+}
+
+void BatcherImpl::DropDead(int64_t now_us, std::vector<Answer>* answers) {
+  std::vector<std::pair<RequestPtr, absl::Status>> dead;
+  for (const RequestPtr& request : queue_) {
+    if (absl::Status status = request->limits.Check(now_us); !status.ok()) dead.emplace_back(request, std::move(status));
+  }
+  for (auto& [request, status] : dead) {
+    Drop(request, std::move(status));
+    AnswerIfDone(request, now_us, answers);
+  }
+}
+
+void BatcherImpl::AnswerIfDone(const RequestPtr& request, int64_t now_us, std::vector<Answer>* answers) {
+  if (request->running_pieces > 0) return;
+  if (!request->error.ok()) {
+    answers->push_back({request, request->error});
+  } else if (request->all_taken()) {
+    BatchedVectors result;
+    result.vectors = std::move(request->vectors);
+    result.queue_us = request->first_start_us - request->submit_us;
+    result.encode_us = now_us - request->first_start_us;
+    answers->push_back({request, std::move(result)});
+  } else {
+    return;
+  }
+  held_tokens_ -= request->sequences.token_count();
+  held_requests_ -= 1;
+}
+
+void BatcherImpl::SendAnswers(std::vector<Answer> answers) {
+  if (answers.empty()) return;
+  SetGauges();
+  for (Answer& answer : answers) {
+    const Request& request = *answer.request;
+    if (answer.result.ok()) {
+      metrics_.queue_seconds.Observe(static_cast<double>(answer.result->queue_us) * 1e-6);
+    } else {
+      if (answer.result.status().code() == absl::StatusCode::kCancelled) metrics_.dropped_cancelled.Add(1);
+      if (answer.result.status().code() == absl::StatusCode::kDeadlineExceeded) metrics_.dropped_deadline.Add(1);
+      metrics_.dropped_tokens.Add(static_cast<double>(request.sequences.token_count() - request.encoded_tokens));
+      metrics_.wasted_tokens.Add(static_cast<double>(request.encoded_tokens));
+    }
+    request.done(std::move(answer.result));
+  }
+}
+
+}  // namespace
+
+std::unique_ptr<Batcher> Batcher::Create(const Encoder& encoder, BatcherOptions options, Clock& clock, MetricsSink& metrics) {
+  return std::make_unique<BatcherImpl>(encoder, options, clock, metrics);
+}
+
+}  // namespace loci
