@@ -2,6 +2,7 @@
 #ifndef LOCI_ENCODER_TEXT_ENCODER_H_
 #define LOCI_ENCODER_TEXT_ENCODER_H_
 
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <string>
@@ -42,16 +43,18 @@ class TextEncoder {
   const Encoder& encoder() const { return *encoder_; }
 
   // Tokenizes on the calling thread (so: never a gRPC thread), then queues. `done` is called exactly once, on this thread or on a
-  // batcher's. Prefixes count as input tokens. Truncation::kRefuse: INVALID_ARGUMENT naming the text's index, its tokens and the limit.
+  // batcher's (see Batcher::Submit for what it may do there). No texts: answered at once. Prefixes count as input tokens. Truncation::kRefuse: INVALID_ARGUMENT naming the text's index, its tokens and the limit.
+  // More tokens in all than the batcher's max_queued_tokens: INVALID_ARGUMENT.
   void Encode(const std::vector<std::string>& texts, const EncodeTextOptions& options, Done done);
 
-  // The same, waiting for the answer.
+  // The same, waiting for the answer. Blocks; never call it from a `done`.
   absl::StatusOr<EncodedTexts> EncodeAndWait(const std::vector<std::string>& texts, const EncodeTextOptions& options);
 
  private:
   std::shared_ptr<const Encoder> encoder_;
   Clock& clock_;
-  std::unique_ptr<Batcher> batcher_;
+  const int64_t max_request_tokens_;
+  std::unique_ptr<Batcher> batcher_;  // Last: it answers before the encoder goes.
 };
 
 }  // namespace loci

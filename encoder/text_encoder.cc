@@ -1,0 +1,178 @@
+#include "encoder/text_encoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/logging.h"
+#include "base/mutex.h"
+
+namespace loci {
+namespace {
+
+constexpr int kSpecialTokens = 2;  // [CLS] and [SEP] around each sequence.
+
+// The sequences of a request's texts: text i has sequences first[i] .. first[i + 1] - 1.
+struct Sequences {
+  PackedBatch batch;
+  std::vector<int64_t> first = {0};
+  std::vector<TokenUsage> usage;
+
+  bool one_each() const { return batch.sequence_count() == static_cast<int64_t>(usage.size()); }
+};
+
+void AppendSequence(const int32_t* begin, const int32_t* end, const Tokenizer& tokenizer, PackedBatch* batch) {
+  batch->token_ids.push_back(tokenizer.cls_id());
+  batch->token_ids.insert(batch->token_ids.end(), begin, end);
+  batch->token_ids.push_back(tokenizer.sep_id());
+  batch->offsets.push_back(static_cast<int32_t>(batch->token_count()));
+}
+
+absl::StatusOr<Sequences> Tokenize(const Encoder& encoder, const std::vector<std::string>& texts,
+                                   const EncodeTextOptions& options, int64_t max_tokens, const Clock& clock) {
+  const Tokenizer& tokenizer = encoder.tokenizer();
+  const int max_length = encoder.spec().max_length;
+  const int64_t window = max_length - kSpecialTokens;
+  const std::string& prefix = options.role == TextRole::kQuery ? encoder.spec().query_prefix : encoder.spec().passage_prefix;
+  Sequences result;
+  result.usage.reserve(texts.size());
+  std::vector<int32_t> ids;
+  std::string prefixed;
+  for (size_t i = 0; i < texts.size(); ++i) {
+    // A large request takes a while: stop when nobody waits for it any more.
+    if (absl::Status status = options.limits.Check(clock.NowMicros()); !status.ok()) return status;
+    ids.clear();
+    if (prefix.empty()) {
+      tokenizer.Tokenize(texts[i], &ids);
+    } else {
+      prefixed.assign(prefix).append(texts[i]);
+      tokenizer.Tokenize(prefixed, &ids);
+    }
+    const int64_t count = static_cast<int64_t>(ids.size());
+    TokenUsage usage;
+    usage.input_tokens = static_cast<int32_t>(count + kSpecialTokens);
+    usage.used_tokens = usage.input_tokens;
+    if (count > window && options.truncation == Truncation::kRefuse) {
+      return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("text ", i, " has ", usage.input_tokens,
+                                                                     " tokens, the encoder takes ", max_length)),
+                             "TEXT_TOO_LONG",
+                             {{"index", absl::StrCat(i)},
+                              {"tokens", absl::StrCat(usage.input_tokens)},
+                              {"limit", absl::StrCat(max_length)}});
+    }
+    if (count > window && options.truncation == Truncation::kTruncate) {
+      usage.used_tokens = max_length;
+      usage.truncated = true;
+    }
+    const int64_t used = usage.truncated ? window : count;
+    int64_t begin = 0;
+    do {  // Also an empty text is a sequence: two tokens.
+      const int64_t end = std::min(begin + window, used);
+      AppendSequence(ids.data() + begin, ids.data() + end, tokenizer, &result.batch);
+      begin = end;
+    } while (begin < used);
+    if (result.batch.token_count() > max_tokens) {
+      return absl::InvalidArgumentError(absl::StrCat("the first ", i + 1, " of ", texts.size(), " texts have ",
+                                                     result.batch.token_count(), " tokens, the limit of a request is ", max_tokens));
+    }
+    result.first.push_back(result.batch.sequence_count());
+    result.usage.push_back(usage);
+  }
+  return result;
+}
+
+// [sequences, dim] -> [texts, dim]. A text of one window keeps its vector as it is; the others get the mean of their windows'
+// vectors, weighted by their tokens (without the special ones), again of unit length where the encoder's are.
+std::vector<float> PoolWindows(const std::vector<int64_t>& first, const std::vector<int32_t>& offsets,
+                               const std::vector<float>& vectors, size_t dim, bool normalize) {
+  const size_t text_count = first.size() - 1;
+  std::vector<float> pooled(text_count * dim);
+  std::vector<double> sum(dim);
+  for (size_t i = 0; i < text_count; ++i) {
+    float* const out = pooled.data() + i * dim;
+    const size_t begin = static_cast<size_t>(first[i]);
+    const size_t end = static_cast<size_t>(first[i + 1]);
+    if (end - begin == 1) {
+      std::copy_n(vectors.data() + begin * dim, dim, out);
+      continue;
+    }
+    std::fill(sum.begin(), sum.end(), 0.0);
+    double total_weight = 0;
+    for (size_t s = begin; s < end; ++s) {
+      const double weight = offsets[s + 1] - offsets[s] - kSpecialTokens;
+      total_weight += weight;
+      for (size_t d = 0; d < dim; ++d) sum[d] += weight * static_cast<double>(vectors[s * dim + d]);
+    }
+    double scale = 1 / total_weight;
+    if (normalize) {
+      double square = 0;
+      for (const double value : sum) square += value * value;
+      if (square > 0) scale = 1 / std::sqrt(square);  // Windows that cancel out leave a zero vector.
+    }
+    for (size_t d = 0; d < dim; ++d) out[d] = static_cast<float>(sum[d] * scale);
+  }
+  return pooled;
+}
+
+}  // namespace
+
+TextEncoder::TextEncoder(std::shared_ptr<const Encoder> encoder, BatcherOptions options, Clock& clock, MetricsSink& metrics)
+    : encoder_(std::move(encoder)),
+      clock_(clock),
+      max_request_tokens_(std::min<int64_t>(options.max_queued_tokens, INT32_MAX)),
+      batcher_(Batcher::Create(*encoder_, options, clock, metrics)) {
+  LOCI_CHECK(encoder_->spec().max_length > kSpecialTokens);
+}
+
+TextEncoder::~TextEncoder() = default;
+
+void TextEncoder::Encode(const std::vector<std::string>& texts, const EncodeTextOptions& options, Done done) {
+  const int64_t start_us = clock_.NowMicros();
+  absl::StatusOr<Sequences> tokenized = Tokenize(*encoder_, texts, options, max_request_tokens_, clock_);
+  if (!tokenized.ok()) return done(tokenized.status());
+  const bool one_each = tokenized->one_each();
+  EncodedTexts result;
+  result.usage = std::move(tokenized->usage);
+  result.tokenize_us = clock_.NowMicros() - start_us;
+  std::vector<int64_t> first;
+  std::vector<int32_t> offsets;
+  if (!one_each) {
+    first = std::move(tokenized->first);
+    offsets = tokenized->batch.offsets;
+  }
+  batcher_->Submit(
+      std::move(tokenized->batch), options.limits,
+      [done = std::move(done), result = std::move(result), one_each, first = std::move(first), offsets = std::move(offsets),
+       dim = static_cast<size_t>(encoder_->spec().dim),
+       normalize = encoder_->spec().normalize](absl::StatusOr<BatchedVectors> batched) mutable {
+        if (!batched.ok()) return done(std::move(batched).status());
+        result.queue_us = batched->queue_us;
+        result.encode_us = batched->encode_us;
+        result.vectors = one_each ? std::move(batched->vectors)
+                                  : PoolWindows(first, offsets, batched->vectors, dim, normalize);
+        done(std::move(result));
+      });
+}
+
+absl::StatusOr<EncodedTexts> TextEncoder::EncodeAndWait(const std::vector<std::string>& texts,
+                                                        const EncodeTextOptions& options) {
+  Mutex mutex;
+  CondVar answered;
+  bool ready = false;
+  absl::StatusOr<EncodedTexts> result = absl::InternalError("no answer");
+  Encode(texts, options, [&](absl::StatusOr<EncodedTexts> answer) {
+    MutexLock lock(&mutex);
+    result = std::move(answer);
+    ready = true;
+    answered.NotifyOne();  // Under the lock: the waiter may not be gone before this returns.
+  });
+  MutexLock lock(&mutex);
+  while (!ready) answered.Wait(&mutex);
+  return result;
+}
+
+}  // namespace loci
