@@ -1,4 +1,8 @@
 // The durable writes of a store, by revision. A RocksDB of its own under stores/<store>/writes.
+//
+//   LOCI_ASSIGN_OR_RETURN(auto log, WriteLog::Open(directory, {}));
+//   LOCI_RETURN_IF_ERROR(log->Append(8, records));                      // on OK they outlive a power cut
+//   LOCI_RETURN_IF_ERROR(log->Read(5, 8, [&](const storage::WriteRecord& record) { ... }));
 #ifndef LOCI_INDEX_WRITE_LOG_H_
 #define LOCI_INDEX_WRITE_LOG_H_
 
@@ -12,22 +16,47 @@
 #include "absl/status/statusor.h"
 #include "proto/loci/storage/storage.pb.h"
 
+namespace rocksdb {
+class FileSystem;
+}  // namespace rocksdb
+
 namespace loci {
 
-// Key: revision (8 bytes, big-endian) + ordinal in its request (4 bytes, big-endian) -> XXH3 of the rest (8 bytes) + storage.WriteRecord.
-// Opened with kTolerateCorruptedTailRecords and WAL tracking in the manifest: a damaged record is DATA_LOSS, never skipped.
-// Used by one writer at a time; reads are thread-safe.
+struct WriteLogOptions {
+  bool create_if_missing = true;
+  // RocksDB's files; null: the operating system's. For tests that fail them.
+  std::shared_ptr<rocksdb::FileSystem> file_system;
+};
+
+// Format, integers little-endian but in keys:
+//   key   := revision (8 bytes, big-endian) ordinal-in-its-request (4 bytes, big-endian)
+//   value := XXH3 of key and rest (8 bytes) previous_revision (8 bytes) record_count-of-its-request (4 bytes) storage.WriteRecord
+//   trim  := key 0xff -> XXH3 of the rest (8 bytes) trimmed_upto (8 bytes) last_revision (8 bytes)
+//   writes/ACKNOWLEDGED := slot slot      ; slot := revision (8 bytes) XXH3 of these (8 bytes); the larger valid one counts
+//
+// RocksDB 7.8 takes a damaged length near the end of its log for a write that was cut off, and drops all that follows without a
+// word. So each request names the one before it, which shows a hole, and ACKNOWLEDGED holds a revision that the log must
+// reach, which shows a lost end (it is written after each append, unsynced: after a power cut it may lag, but never leads).
+// Opened with kTolerateCorruptedTailRecords and WAL tracking in RocksDB's manifest. What is damaged is DATA_LOSS, never skipped.
+// Appended to, trimmed and recovered by one thread at a time; reads are thread-safe.
 class WriteLog {
  public:
-  static absl::StatusOr<std::unique_ptr<WriteLog>> Open(const std::string& directory);
+  static absl::StatusOr<std::unique_ptr<WriteLog>> Open(const std::string& directory, WriteLogOptions options = {});
   virtual ~WriteLog() = default;
 
-  virtual int64_t last_revision() const = 0;  // 0 where nothing was written.
+  virtual int64_t last_revision() const = 0;  // Of the last acknowledged append, also where it is trimmed; 0: none.
 
-  // Writes all records of one request, atomically and synced. All carry `revision`, which is above last_revision().
+  // Writes all records of one request (at least one), atomically and synced. All carry `revision`, which is above last_revision().
+  // On an error nothing counts as written, though the bytes may be on disk: a restart before the next Append or Recover may
+  // find the request whole. So a revision that failed is not given to another request.
   virtual absl::Status Append(int64_t revision, const std::vector<storage::WriteRecord>& records) = 0;
 
-  // Calls `visit` with the records of revisions in (after, upto], in order. Stops at the first error, and returns it.
+  // After a failed Append: opens the files anew and removes what it may have left. Does nothing where none failed.
+  // Append and Trim do it by themselves.
+  virtual absl::Status Recover() = 0;
+
+  // Calls `visit` with the records of revisions in (after, upto], in order. Stops at the first error, and returns it. `visit` may
+  // not append to this log. DATA_LOSS for a damaged or missing record; OUT_OF_RANGE where `after` is below what was trimmed.
   virtual absl::Status Read(int64_t after, int64_t upto,
                             const std::function<absl::Status(const storage::WriteRecord&)>& visit) const = 0;
   virtual absl::StatusOr<int64_t> CountRequests(int64_t after, int64_t upto) const = 0;  // Distinct revisions in (after, upto].
