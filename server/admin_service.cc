@@ -1,0 +1,279 @@
+#include "server/admin_service.h"
+
+#include <algorithm>
+#include <optional>
+#include <span>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/logging.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+#include "server/error_table.h"
+#include "server/ingest_call.h"
+#include "server/matrix_codec.h"
+#include "server/reply.h"
+#include "server/request_errors.h"
+#include "server/unary_call.h"
+#include "server/validation.h"
+
+namespace loci {
+namespace {
+
+// Passages read between two looks at the size of the reply.
+constexpr int kReadPassages = 64;
+
+// A stream that ends with an error before its first message. Deleted by gRPC's last call.
+class RefusedJobStream final : public grpc::ServerWriteReactor<loci::v1::Job> {
+ public:
+  explicit RefusedJobStream(const grpc::Status& status) { Finish(status); }
+  void OnDone() override { delete this; }
+};
+
+}  // namespace
+
+grpc::ServerUnaryReactor* AdminServiceImpl::Run(Method method, grpc::CallbackServerContext* context, size_t size_bytes,
+                                                std::function<absl::Status(const RequestLimits&)> body) {
+  UnaryCall* const call = new UnaryCall(services_, method, context);
+  if (!call->Admit(static_cast<int64_t>(size_bytes))) return call;
+  const bool queued = services_.admin_pool->TrySubmit([this, call, body = std::move(body)] {
+    absl::Status status = call->limits().Check(services_.clock->NowMicros());
+    if (status.ok()) status = body(call->limits());
+    call->Answer(status);
+  });
+  if (!queued) {
+    call->Answer(ErrorWithReason(absl::ResourceExhaustedError("the queue of the admin pool is full"), "OVERLOADED"));
+  }
+  return call;
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::Refuse(Method method, grpc::CallbackServerContext* context) {
+  UnaryCall* const call = new UnaryCall(services_, method, context);
+  call->Answer(NotAvailableYet(MethodName(method)));
+  return call;
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::CreateStore(grpc::CallbackServerContext* context, const loci::v1::CreateStoreRequest* request,
+                                                        loci::v1::CreateStoreResponse* response) {
+  return Run(Method::kCreateStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    LOCI_ASSIGN_OR_RETURN(const StoreInfo info, services_.manager->CreateStore(store));
+    FillStore(info, response->mutable_store());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::GetStore(grpc::CallbackServerContext* context, const loci::v1::GetStoreRequest* request,
+                                                     loci::v1::GetStoreResponse* response) {
+  return Run(Method::kGetStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    LOCI_ASSIGN_OR_RETURN(const StoreInfo info, services_.manager->GetStore(store));
+    FillStore(info, response->mutable_store());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::ListStores(grpc::CallbackServerContext* context, const loci::v1::ListStoresRequest* request,
+                                                       loci::v1::ListStoresResponse* response) {
+  return Run(Method::kListStores, context, request->ByteSizeLong(), [this, response](const RequestLimits&) -> absl::Status {
+    for (const StoreInfo& info : services_.manager->ListStores()) FillStore(info, response->add_stores());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::DeleteStore(grpc::CallbackServerContext* context, const loci::v1::DeleteStoreRequest* request,
+                                                        loci::v1::DeleteStoreResponse*) {
+  return Run(Method::kDeleteStore, context, request->ByteSizeLong(), [this, request](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateDeleteStore(*request));
+    return services_.manager->DeleteStore(store);
+  });
+}
+
+grpc::ServerReadReactor<loci::v1::IngestRequest>* AdminServiceImpl::Ingest(grpc::CallbackServerContext* context,
+                                                                           loci::v1::IngestResponse* response) {
+  return new IngestCall(services_, context, response);
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::UpsertPassages(grpc::CallbackServerContext* context,
+                                                           const loci::v1::UpsertPassagesRequest* request,
+                                                           loci::v1::UpsertPassagesResponse* response) {
+  return Run(Method::kUpsertPassages, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
+    const int64_t start_us = services_.clock->NowMicros();
+    LOCI_ASSIGN_OR_RETURN(ValidUpsert valid, ValidateUpsert(*request));
+    const int64_t count = static_cast<int64_t>(valid.passages.size());
+    LOCI_ASSIGN_OR_RETURN(const UpsertResult result, services_.manager->Upsert(valid.store, std::move(valid.passages), limits));
+    response->set_generation(result.generation);
+    response->set_revision(result.revision);
+    response->set_upserted_count(count);
+    for (const TokenUsage& usage : result.usage) {
+      services_.metrics->Tokens(Method::kUpsertPassages, usage);
+      FillUsage(usage, response->add_usage());
+    }
+    PhaseTimes times;
+    times.queue_us = result.queue_us;
+    times.tokenize_us = result.tokenize_us;
+    times.encode_us = result.encode_us;
+    times.total_us = services_.clock->NowMicros() - start_us;
+    services_.metrics->Phases(Method::kUpsertPassages, times);
+    FillTimings(times, response->mutable_timings());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::DeletePassages(grpc::CallbackServerContext* context,
+                                                           const loci::v1::DeletePassagesRequest* request,
+                                                           loci::v1::DeletePassagesResponse* response) {
+  return Run(Method::kDeletePassages, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const ValidDelete valid, ValidateDelete(*request));
+    LOCI_ASSIGN_OR_RETURN(const DeleteResult result, services_.manager->Delete(valid.store, valid.ids));
+    response->set_generation(result.generation);
+    response->set_revision(result.revision);
+    response->set_deleted_count(result.deleted_count);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::GetPassages(grpc::CallbackServerContext* context, const loci::v1::GetPassagesRequest* request,
+                                                        loci::v1::GetPassagesResponse* response) {
+  return Run(Method::kGetPassages, context, request->ByteSizeLong(),
+             [this, request, response](const RequestLimits& limits) { return ReadPassages(*request, limits, response); });
+}
+
+absl::Status AdminServiceImpl::ReadPassages(const loci::v1::GetPassagesRequest& request, const RequestLimits& limits,
+                                            loci::v1::GetPassagesResponse* response) const {
+  LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateGetPassages(request));
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<const ServingSet> serving_set, services_.manager->Capture(store, request.generation()));
+  const View& view = *serving_set->view;
+  std::vector<ViewRow> rows;
+  rows.reserve(request.ids_size());
+  for (const std::string& id : request.ids()) {
+    LOCI_ASSIGN_OR_RETURN(const std::optional<ViewRow> row, view.Find(id));
+    if (!row.has_value()) {
+      return ErrorWithReason(absl::NotFoundError(absl::StrCat("store ", Quoted(store), ", generation ", view.generation().id(),
+                                                              " has no passage ", Quoted(id))),
+                             "PASSAGE_NOT_FOUND", {{"store", store}, {"id", id}});
+    }
+    rows.push_back(*row);
+  }
+  int64_t size_bytes = 0;
+  for (size_t begin = 0; begin < rows.size(); begin += kReadPassages) {
+    LOCI_RETURN_IF_ERROR(limits.Check(services_.clock->NowMicros()));
+    const std::span<const ViewRow> part = std::span(rows).subspan(begin, std::min<size_t>(kReadPassages, rows.size() - begin));
+    std::vector<loci::v1::Passage> passages;
+    LOCI_RETURN_IF_ERROR(view.Read(part, &passages));
+    for (loci::v1::Passage& passage : passages) {
+      size_bytes += static_cast<int64_t>(passage.ByteSizeLong());
+      *response->add_passages() = std::move(passage);
+    }
+    if (size_bytes > kMaxMessageBytes) break;  // CheckReplySize says so.
+  }
+  if (request.include_vectors() && size_bytes <= kMaxMessageBytes) {
+    std::vector<float> vectors(rows.size() * static_cast<size_t>(view.dim()));
+    for (size_t i = 0; i < rows.size(); ++i) view.CopyVector(rows[i], vectors.data() + i * view.dim());
+    EncodeMatrix(vectors.data(), static_cast<int64_t>(rows.size()), view.dim(), ElementType::kFloat32, response->mutable_vectors());
+  }
+  response->set_generation(view.generation().id());
+  response->set_revision(view.revision());
+  return CheckReplySize(*response);
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::ListGenerations(grpc::CallbackServerContext* context,
+                                                            const loci::v1::ListGenerationsRequest* request,
+                                                            loci::v1::ListGenerationsResponse* response) {
+  return Run(Method::kListGenerations, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    LOCI_ASSIGN_OR_RETURN(const GenerationList list, services_.manager->ListGenerations(store));
+    for (const GenerationInfo& info : list.generations) FillGeneration(info, response->add_generations());
+    response->set_generation(list.active);
+    response->set_revision(list.revision);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackServerContext* context,
+                                                               const loci::v1::ActivateGenerationRequest* request,
+                                                               loci::v1::ActivateGenerationResponse* response) {
+  return Run(Method::kActivateGeneration, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    if (request->generation().empty()) return InvalidField("generation", "is empty; it must name the generation to activate");
+    LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
+    LOCI_ASSIGN_OR_RETURN(const WritesPolicy policy, ValidateWritesSince(request->writes_since()));
+    LOCI_ASSIGN_OR_RETURN(const ActivationResult result,
+                          services_.manager->Activate(store, request->generation(), policy, request->dry_run()));
+    response->set_generation(result.view != nullptr ? result.view->generation().id() : request->generation());
+    if (result.view != nullptr) response->set_revision(result.view->revision());
+    response->set_previous_generation(result.previous_generation);
+    response->set_writes_since_count(result.writes_since_count);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::DeleteGeneration(grpc::CallbackServerContext* context,
+                                                             const loci::v1::DeleteGenerationRequest* request,
+                                                             loci::v1::DeleteGenerationResponse*) {
+  return Run(Method::kDeleteGeneration, context, request->ByteSizeLong(), [this, request](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    if (request->generation().empty()) return InvalidField("generation", "is empty; it must name the generation to delete");
+    LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
+    return services_.manager->DeleteGeneration(store, request->generation());
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::VerifyGeneration(grpc::CallbackServerContext* context,
+                                                             const loci::v1::VerifyGenerationRequest* request,
+                                                             loci::v1::VerifyGenerationResponse* response) {
+  return Run(Method::kVerifyGeneration, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
+    LOCI_ASSIGN_OR_RETURN(const VerifyResult result, services_.manager->Verify(store, request->generation()));
+    response->set_generation(result.generation);
+    response->set_file_count(result.file_count);
+    response->set_size_bytes(result.size_bytes);
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::GetServerInfo(grpc::CallbackServerContext* context,
+                                                          const loci::v1::GetServerInfoRequest* request,
+                                                          loci::v1::GetServerInfoResponse* response) {
+  return Run(Method::kGetServerInfo, context, request->ByteSizeLong(), [this, response](const RequestLimits&) -> absl::Status {
+    *response = services_.info;
+    for (const auto& encoder : services_.manager->encoders().Loaded()) FillEncoderInfo(encoder->spec(), response->add_encoders());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::RollbackStore(grpc::CallbackServerContext* context, const loci::v1::RollbackStoreRequest*,
+                                                          loci::v1::RollbackStoreResponse*) {
+  return Refuse(Method::kRollbackStore, context);
+}
+grpc::ServerUnaryReactor* AdminServiceImpl::PlanActivation(grpc::CallbackServerContext* context, const loci::v1::PlanActivationRequest*,
+                                                           loci::v1::PlanActivationResponse*) {
+  return Refuse(Method::kPlanActivation, context);
+}
+grpc::ServerUnaryReactor* AdminServiceImpl::CompareGenerations(grpc::CallbackServerContext* context,
+                                                               const loci::v1::CompareGenerationsRequest*,
+                                                               loci::v1::CompareGenerationsResponse*) {
+  return Refuse(Method::kCompareGenerations, context);
+}
+grpc::ServerUnaryReactor* AdminServiceImpl::GetJob(grpc::CallbackServerContext* context, const loci::v1::GetJobRequest*, loci::v1::Job*) {
+  return Refuse(Method::kGetJob, context);
+}
+grpc::ServerUnaryReactor* AdminServiceImpl::ListJobs(grpc::CallbackServerContext* context, const loci::v1::ListJobsRequest*,
+                                                     loci::v1::ListJobsResponse*) {
+  return Refuse(Method::kListJobs, context);
+}
+grpc::ServerUnaryReactor* AdminServiceImpl::CancelJob(grpc::CallbackServerContext* context, const loci::v1::CancelJobRequest*,
+                                                      loci::v1::Job*) {
+  return Refuse(Method::kCancelJob, context);
+}
+grpc::ServerWriteReactor<loci::v1::Job>* AdminServiceImpl::WatchJob(grpc::CallbackServerContext*, const loci::v1::WatchJobRequest*) {
+  const absl::Status status = NotAvailableYet(MethodName(Method::kWatchJob));
+  services_.metrics->Finished(Method::kWatchJob, status.code(), 0);
+  return new RefusedJobStream(ToGrpcStatus(status));
+}
+
+}  // namespace loci

@@ -1,0 +1,30 @@
+// The one table that turns the server's errors into what travels: the gRPC code, the message, and google.rpc.Status with ErrorInfo
+// in the trailer grpc-status-details-bin.
+#ifndef LOCI_SERVER_ERROR_TABLE_H_
+#define LOCI_SERVER_ERROR_TABLE_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+#include "grpcpp/support/status.h"
+
+namespace loci {
+
+inline constexpr char kErrorDomain[] = "loci";
+inline constexpr char kPushbackTrailer[] = "grpc-retry-pushback-ms";
+
+// Every error carries an ErrorInfo: its own reason, or the code's name ("NOT_FOUND"). Message and metadata are cut and made valid
+// UTF-8, so that the trailers stay below the 8 KiB that clients accept.
+grpc::Status ToGrpcStatus(const absl::Status& status);
+
+// Whether the error comes with a pushback: RESOURCE_EXHAUSTED, and only that.
+inline bool CarriesPushback(const absl::Status& status) { return status.code() == absl::StatusCode::kResourceExhausted; }
+
+// "INVALID_ARGUMENT"; "UNKNOWN" for a code that gRPC does not have.
+std::string_view CodeName(absl::StatusCode code);
+
+}  // namespace loci
+
+#endif  // LOCI_SERVER_ERROR_TABLE_H_

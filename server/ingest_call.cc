@@ -1,0 +1,135 @@
+#include "server/ingest_call.h"
+
+#include <chrono>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "server/error_table.h"
+#include "server/reply.h"
+#include "server/request_errors.h"
+#include "server/unary_call.h"
+#include "server/validation.h"
+
+namespace loci {
+namespace {
+
+// gRPC says of a failed read only that it failed. That the client cancelled, or died, is told by another thread, at the same time or a
+// moment later; without waiting for that moment a broken stream would look like a finished one. What still slips through is caught
+// by the ingester, which looks at the limits before it activates.
+constexpr std::chrono::milliseconds kCancellationGrace(20);
+
+}  // namespace
+
+void IngestCall::Turn::Offer(int64_t read) {
+  MutexLock lock(&mutex_);
+  waiting_for_ = read;
+}
+
+bool IngestCall::Turn::Take(int64_t read) {
+  MutexLock lock(&mutex_);
+  if (waiting_for_ != read) return false;
+  waiting_for_ = 0;
+  return true;
+}
+
+IngestCall::IngestCall(const ServiceContext& services, grpc::CallbackServerContext* context, loci::v1::IngestResponse* response)
+    : services_(services),
+      context_(context),
+      response_(response),
+      start_us_(services.clock->NowMicros()),
+      limits_(DeadlineMicros(*context, *services.clock)) {
+  absl::StatusOr<Admission::Permit> permit = services_.ingests->Acquire(0);
+  if (!permit.ok()) {
+    End(permit.status());
+    return;
+  }
+  permit_ = *std::move(permit);
+  WaitForMessage();
+}
+
+void IngestCall::WaitForMessage() {
+  const int64_t read = ++read_count_;
+  turn_->Offer(read);
+  idle_timer_ = std::make_unique<grpc::Alarm>();
+  idle_timer_->Set(std::chrono::system_clock::now() + std::chrono::milliseconds(services_.ingest_idle_timeout_ms),
+                   [this, turn = turn_, read](bool fired) {
+                     // Having the turn keeps `this` alive: nobody else ends the call.
+                     if (fired && turn->Take(read)) Submit(&IngestCall::HandleStall);
+                   });
+  StartRead(&request_);
+}
+
+void IngestCall::OnReadDone(bool ok) {
+  if (turn_->Take(read_count_)) Submit(ok ? &IngestCall::HandleMessage : &IngestCall::HandleEnd);
+}
+
+void IngestCall::Submit(void (IngestCall::*work)()) {
+  if (services_.admin_pool->TrySubmit([this, work] { (this->*work)(); })) return;
+  // The queue has room for every call that was admitted, so this is for pools that are made smaller.
+  End(ErrorWithReason(absl::ResourceExhaustedError("the queue of the admin pool is full"), "OVERLOADED"));
+}
+
+void IngestCall::HandleMessage() {
+  if (const absl::Status status = TakeMessage(); !status.ok()) {
+    End(status);
+  } else {
+    WaitForMessage();
+  }
+}
+
+absl::Status IngestCall::TakeMessage() {
+  LOCI_RETURN_IF_ERROR(limits_.Check(services_.clock->NowMicros()));
+  if (ingester_ == nullptr) {
+    if (!request_.has_header()) return InvalidField("kind", "of the first message must be the header");
+    LOCI_ASSIGN_OR_RETURN(IngestOptions options, ValidateIngestHeader(request_.header(), limits_));
+    LOCI_ASSIGN_OR_RETURN(ingester_, Ingester::Start(*services_.manager, std::move(options)));
+    return absl::OkStatus();
+  }
+  if (request_.has_header()) return InvalidField("header", "came a second time; it must be the first message only");
+  if (!request_.has_batch()) return InvalidField("kind", "is not set; messages after the header must be batches");
+  return TakeBatch();
+}
+
+absl::Status IngestCall::TakeBatch() {
+  loci::v1::PassageBatch& batch = *request_.mutable_batch();
+  LOCI_ASSIGN_OR_RETURN(DecodedMatrix vectors, ValidateBatch(batch));
+  std::vector<loci::v1::Passage> passages;
+  passages.reserve(batch.passages_size());
+  for (loci::v1::Passage& passage : *batch.mutable_passages()) passages.push_back(std::move(passage));
+  request_.Clear();
+  if (passages.empty()) return absl::OkStatus();
+  return ingester_->Add(std::move(passages), vectors.values, vectors.cols);
+}
+
+void IngestCall::HandleEnd() { End(Conclude()); }
+
+absl::Status IngestCall::Conclude() {
+  std::this_thread::sleep_for(kCancellationGrace);
+  if (context_->IsCancelled()) limits_.Cancel();
+  LOCI_RETURN_IF_ERROR(limits_.Check(services_.clock->NowMicros()));
+  if (ingester_ == nullptr) return InvalidField("kind", "of the first message must be the header; the stream ended without one");
+  LOCI_ASSIGN_OR_RETURN(const IngestResult result, ingester_->Finish());
+  FillIngestResponse(result, response_);
+  return absl::OkStatus();
+}
+
+void IngestCall::HandleStall() {
+  End(ErrorWithReason(absl::DeadlineExceededError(absl::StrCat("the ingest sent nothing for ", services_.ingest_idle_timeout_ms, " ms")),
+                      "INGEST_STALLED"));
+}
+
+void IngestCall::End(const absl::Status& status) {
+  idle_timer_.reset();
+  ingester_.reset();  // Unfinished: throws away what it built.
+  if (CarriesPushback(status)) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(services_.pushback_ms));
+  services_.metrics->Finished(Method::kIngest, status.code(), services_.clock->NowMicros() - start_us_);
+  permit_.Release();
+  Finish(ToGrpcStatus(status));
+}
+
+}  // namespace loci

@@ -1,0 +1,71 @@
+// One ingest stream. A message is read, then handled on the admin pool, and only then is the next one read: a client can't send faster
+// than the store takes, and while the server waits for a client no thread is held.
+//
+//   WAITING -> (message) WORKING -> WAITING ... -> (end of stream) WORKING -> ENDED;   WAITING -> (stalled, cancelled) WORKING -> ENDED
+#ifndef LOCI_SERVER_INGEST_CALL_H_
+#define LOCI_SERVER_INGEST_CALL_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/status.h"
+#include "base/cancellation.h"
+#include "base/mutex.h"
+#include "grpcpp/alarm.h"
+#include "grpcpp/grpcpp.h"
+#include "proto/loci/v1/admin.pb.h"
+#include "retriever/ingester.h"
+#include "server/admission.h"
+#include "server/service_context.h"
+
+namespace loci {
+
+// Owned by gRPC from the handler's return on. Used by one thread at a time: whoever took the turn (see Turn).
+class IngestCall final : public grpc::ServerReadReactor<loci::v1::IngestRequest> {
+ public:
+  // All borrowed; `context` and `response` live as long as this.
+  IngestCall(const ServiceContext& services, grpc::CallbackServerContext* context, loci::v1::IngestResponse* response);
+
+ private:
+  // While the call waits for a message, the message and the idle timer race for it. One of them takes the turn; the other finds it
+  // taken. Outlives the call where the timer does. Thread-safe.
+  class Turn {
+   public:
+    void Offer(int64_t read);         // Read number `read` is waited for.
+    bool Take(int64_t read);          // Whether it still was.
+
+   private:
+    Mutex mutex_;
+    int64_t waiting_for_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: nothing.
+  };
+
+  void OnReadDone(bool ok) override;
+  void OnCancel() override { limits_.Cancel(); }
+  void OnDone() override { delete this; }
+
+  void WaitForMessage();
+  void Submit(void (IngestCall::*work)());
+  void HandleMessage();   // On the admin pool, as the three below.
+  void HandleEnd();
+  void HandleStall();
+  void End(const absl::Status& status);
+  absl::Status TakeMessage();
+  absl::Status TakeBatch();
+  absl::Status Conclude();
+
+  const ServiceContext& services_;
+  grpc::CallbackServerContext* const context_;
+  loci::v1::IngestResponse* const response_;
+  const int64_t start_us_;
+  const RequestLimits limits_;
+  const std::shared_ptr<Turn> turn_ = std::make_shared<Turn>();
+  int64_t read_count_ = 0;
+  Admission::Permit permit_;
+  std::unique_ptr<grpc::Alarm> idle_timer_;
+  loci::v1::IngestRequest request_;
+  std::unique_ptr<Ingester> ingester_;  // Null before the header.
+};
+
+}  // namespace loci
+
+#endif  // LOCI_SERVER_INGEST_CALL_H_

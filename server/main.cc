@@ -1,0 +1,109 @@
+// loci_server: flags, signals, exit codes. Everything else is in server.cc.
+#include <pthread.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/mutex.h"
+#include "server/flags.h"
+#include "server/server.h"
+#include "server/version.h"
+
+namespace {
+
+constexpr int kExitFailed = 1;
+constexpr int kExitUsage = 2;
+constexpr int kExitForced = 3;  // A second signal while draining.
+
+// Raised by the signal thread. Thread-safe.
+class StopRequest {
+ public:
+  void Raise() {
+    loci::MutexLock lock(&mutex_);
+    raised_ = true;
+    changed_.NotifyAll();
+  }
+  void Wait() {
+    loci::MutexLock lock(&mutex_);
+    while (!raised_) changed_.Wait(&mutex_);
+  }
+  // From here on a signal waits for the main thread; before, it ends the process (nothing was acknowledged yet).
+  void Arm() {
+    loci::MutexLock lock(&mutex_);
+    armed_ = true;
+  }
+  bool armed() {
+    loci::MutexLock lock(&mutex_);
+    return armed_;
+  }
+
+ private:
+  loci::Mutex mutex_;
+  loci::CondVar changed_;
+  bool raised_ ABSL_GUARDED_BY(mutex_) = false;
+  bool armed_ ABSL_GUARDED_BY(mutex_) = false;
+};
+
+// A line on standard output, where whoever started the server waits for it.
+void Announce(const char* what, const std::string& address) {
+  std::printf("%s on %s\n", what, address.c_str());
+  std::fflush(stdout);
+}
+
+int Fail(const absl::Status& status, int exit_code) {
+  std::fprintf(stderr, "loci_server: %s\n", std::string(status.message()).c_str());
+  return exit_code;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const absl::StatusOr<loci::ServerFlags> flags = loci::ParseServerFlags(std::vector<std::string>(argv + 1, argv + argc));
+  if (!flags.ok()) return Fail(flags.status(), kExitUsage);
+  if (flags->help) return std::fputs(loci::ServerHelp().c_str(), stdout) < 0;
+  if (flags->version) return std::printf("loci_server %s\n", loci::kVersion) < 0;
+
+  std::signal(SIGPIPE, SIG_IGN);
+  sigset_t signals;
+  sigemptyset(&signals);
+  sigaddset(&signals, SIGTERM);
+  sigaddset(&signals, SIGINT);
+  // Before any thread starts: all of them inherit it, so that the signals come to the one that waits for them.
+  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
+  auto* const stop = new StopRequest;  // Never destroyed: the signal thread is not joined.
+  std::thread([signals, stop] {
+    int number = 0;
+    sigwait(&signals, &number);
+    if (!stop->armed()) _exit(0);
+    stop->Raise();
+    sigwait(&signals, &number);
+    _exit(kExitForced);
+  }).detach();
+
+  loci::ServerOptions options;
+  options.data_directory = flags->data_dir;
+  options.model_directory = flags->model;
+  options.listen = flags->listen;
+  options.metrics_listen = flags->metrics_listen;
+  options.device = flags->device;
+  options.thread_count = flags->threads;
+  options.max_in_flight = flags->max_in_flight;
+  options.max_ingests = flags->max_ingests;
+  options.drain_timeout_ms = int64_t{1000} * flags->drain_timeout_s;
+  options.on_metrics_listening = [](const std::string& address) { Announce("metrics", address); };
+  absl::StatusOr<std::unique_ptr<loci::Server>> server = loci::Server::Start(std::move(options));
+  if (!server.ok()) return Fail(server.status(), kExitFailed);
+  stop->Arm();
+  Announce("listening", (*server)->address());
+
+  stop->Wait();
+  (*server)->Stop();
+  server->reset();
+  return 0;
+}

@@ -1,0 +1,113 @@
+#include "server/prometheus_metrics.h"
+
+#include <prometheus/counter.h>
+#include <prometheus/exposer.h>
+#include <prometheus/gauge.h>
+#include <prometheus/histogram.h>
+#include <prometheus/registry.h>
+#include <prometheus/text_serializer.h>
+
+#include <exception>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "server/address.h"
+
+namespace loci {
+namespace {
+
+class PrometheusCounter : public Counter {
+ public:
+  explicit PrometheusCounter(prometheus::Counter& counter) : counter_(counter) {}
+  void Add(double amount) override { counter_.Increment(amount); }
+
+ private:
+  prometheus::Counter& counter_;
+};
+
+class PrometheusGauge : public Gauge {
+ public:
+  explicit PrometheusGauge(prometheus::Gauge& gauge) : gauge_(gauge) {}
+  void Set(double value) override { gauge_.Set(value); }
+
+ private:
+  prometheus::Gauge& gauge_;
+};
+
+class PrometheusHistogram : public Histogram {
+ public:
+  explicit PrometheusHistogram(prometheus::Histogram& histogram) : histogram_(histogram) {}
+  void Observe(double value) override { histogram_.Observe(value); }
+
+ private:
+  prometheus::Histogram& histogram_;
+};
+
+template <typename Wrapper>
+using SeriesMap = std::map<std::pair<std::string, MetricLabels>, std::unique_ptr<Wrapper>>;
+
+}  // namespace
+
+struct PrometheusMetrics::State {
+  // Merge: the same family is registered for each of its series.
+  const std::shared_ptr<prometheus::Registry> registry =
+      std::make_shared<prometheus::Registry>(prometheus::Registry::InsertBehavior::Merge);
+  Mutex mutex;
+  SeriesMap<PrometheusCounter> counters ABSL_GUARDED_BY(mutex);
+  SeriesMap<PrometheusGauge> gauges ABSL_GUARDED_BY(mutex);
+  SeriesMap<PrometheusHistogram> histograms ABSL_GUARDED_BY(mutex);
+  std::unique_ptr<prometheus::Exposer> exposer;  // Set once, by Listen.
+};
+
+PrometheusMetrics::PrometheusMetrics() : state_(std::make_unique<State>()) {}
+PrometheusMetrics::~PrometheusMetrics() = default;
+
+Counter& PrometheusMetrics::counter(const std::string& name, const std::string& help, const MetricLabels& labels) {
+  MutexLock lock(&state_->mutex);
+  std::unique_ptr<PrometheusCounter>& series = state_->counters[{name, labels}];
+  if (series == nullptr) {
+    series = std::make_unique<PrometheusCounter>(prometheus::BuildCounter().Name(name).Help(help).Register(*state_->registry).Add(labels));
+  }
+  return *series;
+}
+
+Gauge& PrometheusMetrics::gauge(const std::string& name, const std::string& help, const MetricLabels& labels) {
+  MutexLock lock(&state_->mutex);
+  std::unique_ptr<PrometheusGauge>& series = state_->gauges[{name, labels}];
+  if (series == nullptr) {
+    series = std::make_unique<PrometheusGauge>(prometheus::BuildGauge().Name(name).Help(help).Register(*state_->registry).Add(labels));
+  }
+  return *series;
+}
+
+Histogram& PrometheusMetrics::histogram(const std::string& name, const std::string& help, const MetricLabels& labels,
+                                        const std::vector<double>& bucket_bounds) {
+  MutexLock lock(&state_->mutex);
+  std::unique_ptr<PrometheusHistogram>& series = state_->histograms[{name, labels}];
+  if (series == nullptr) {
+    series = std::make_unique<PrometheusHistogram>(
+        prometheus::BuildHistogram().Name(name).Help(help).Register(*state_->registry).Add(labels, bucket_bounds));
+  }
+  return *series;
+}
+
+absl::StatusOr<std::string> PrometheusMetrics::Listen(const std::string& address) {
+  LOCI_ASSIGN_OR_RETURN(const HostPort host_port, ParseHostPort(address));
+  LOCI_RETURN_IF_ERROR(CheckCanListen(host_port));
+  try {
+    state_->exposer = std::make_unique<prometheus::Exposer>(host_port.ToString(), 1);
+    state_->exposer->RegisterCollectable(state_->registry);
+    const std::vector<int> ports = state_->exposer->GetListeningPorts();
+    if (ports.empty()) return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", address));
+    return HostPort{host_port.host, ports[0]}.ToString();
+  } catch (const std::exception& error) {
+    return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", address, ": ", error.what()));
+  }
+}
+
+std::string PrometheusMetrics::Text() const { return prometheus::TextSerializer().Serialize(state_->registry->Collect()); }
+
+}  // namespace loci

@@ -1,0 +1,181 @@
+#include "server/reply.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/strings.h"
+#include "server/matrix_codec.h"
+#include "server/validation.h"
+
+namespace loci {
+namespace {
+
+void FillHit(SearchHit&& hit, bool include_text, bool include_vectors, loci::v1::Hit* out) {
+  out->set_id(std::move(hit.id));
+  out->set_score(hit.score);
+  if (include_text) *out->mutable_passage() = std::move(hit.passage);
+  if (include_vectors) EncodeMatrix(hit.vector.data(), 1, static_cast<int64_t>(hit.vector.size()), ElementType::kFloat32, out->mutable_vector());
+}
+
+loci::v1::GenerationState StateOf(GenerationState state) {
+  switch (state) {
+    case GenerationState::kLoading:
+      return loci::v1::GENERATION_STATE_LOADING;
+    case GenerationState::kVerifying:
+      return loci::v1::GENERATION_STATE_VERIFYING;
+    case GenerationState::kWarming:
+      return loci::v1::GENERATION_STATE_WARMING;
+    case GenerationState::kReady:
+      return loci::v1::GENERATION_STATE_READY;
+    case GenerationState::kServing:
+      return loci::v1::GENERATION_STATE_SERVING;
+    case GenerationState::kDraining:
+      return loci::v1::GENERATION_STATE_DRAINING;
+    case GenerationState::kRetired:
+      return loci::v1::GENERATION_STATE_RETIRED;
+    case GenerationState::kFailed:
+      return loci::v1::GENERATION_STATE_FAILED;
+  }
+  return loci::v1::GENERATION_STATE_UNSPECIFIED;
+}
+
+const char* PoolingName(Pooling pooling) {
+  switch (pooling) {
+    case Pooling::kMean:
+      return "mean";
+    case Pooling::kCls:
+      return "cls";
+    case Pooling::kMax:
+      return "max";
+  }
+  return "";
+}
+
+}  // namespace
+
+void FillUsage(const TokenUsage& usage, loci::v1::TokenUsage* out) {
+  out->set_input_tokens(usage.input_tokens);
+  out->set_used_tokens(usage.used_tokens);
+  out->set_truncated(usage.truncated);
+}
+
+void FillTimings(const PhaseTimes& times, loci::v1::Timings* out) {
+  out->set_queue_us(times.queue_us);
+  out->set_tokenize_us(times.tokenize_us);
+  out->set_encode_us(times.encode_us);
+  out->set_search_us(times.search_us);
+  out->set_fetch_us(times.fetch_us);
+  out->set_read_us(times.read_us);
+  out->set_total_us(times.total_us);
+}
+
+void FillEncodeResponse(const EncodeReply& reply, ElementType vector_type, loci::v1::EncodeResponse* out) {
+  EncodeMatrix(reply.vectors.data(), static_cast<int64_t>(reply.usage.size()), reply.dim, vector_type, out->mutable_vectors());
+  for (const TokenUsage& usage : reply.usage) FillUsage(usage, out->add_usage());
+  out->set_encoder_fingerprint(reply.encoder_fingerprint);
+  FillTimings(reply.times, out->mutable_timings());
+}
+
+void FillSearchResponse(SearchReply&& reply, bool include_text, bool include_vectors, loci::v1::SearchResponse* out) {
+  for (size_t i = 0; i < reply.results.size(); ++i) {
+    loci::v1::QueryResult& result = *out->add_results();
+    result.mutable_hits()->Reserve(static_cast<int>(reply.results[i].size()));
+    for (SearchHit& hit : reply.results[i]) FillHit(std::move(hit), include_text, include_vectors, result.add_hits());
+    if (i < reply.usage.size() && reply.usage[i].has_value()) FillUsage(*reply.usage[i], result.mutable_usage());
+  }
+  out->set_store(reply.serving_set->store);
+  out->set_generation(reply.serving_set->view->generation().id());
+  out->set_revision(reply.serving_set->view->revision());
+  if (reply.serving_set->encoder != nullptr) out->set_encoder_fingerprint(reply.serving_set->encoder->spec().fingerprint.ToString());
+  out->set_exact(reply.exact);
+  FillTimings(reply.times, out->mutable_timings());
+}
+
+void FillAnswerResponse(AnswerReply&& reply, const std::string& reader, loci::v1::AnswerResponse* out) {
+  for (const ReadAnswer& read : reply.read.answers) {
+    loci::v1::Answer& answer = *out->add_answers();
+    answer.set_text(read.text);
+    answer.set_score(read.score);
+    loci::v1::Evidence& evidence = *answer.add_evidence();
+    evidence.set_passage_id(reply.passages[read.passage].id);
+    evidence.set_start_byte(read.start_byte);
+    evidence.set_end_byte(read.end_byte);
+  }
+  out->set_abstained(reply.read.abstained);
+  for (SearchHit& hit : reply.passages) FillHit(std::move(hit), true, false, out->add_passages());
+  out->set_generation(reply.serving_set->view->generation().id());
+  out->set_revision(reply.serving_set->view->revision());
+  out->set_reader(reader);
+  FillTimings(reply.times, out->mutable_timings());
+}
+
+void FillIngestResponse(const IngestResult& result, loci::v1::IngestResponse* out) {
+  out->set_generation(result.generation);
+  out->set_done(true);
+  out->set_accepted_count(result.accepted_count);
+  out->set_rejected_count(result.rejected_count);
+  out->set_duplicate_count(result.duplicate_count);
+  out->set_revision(result.revision);
+  for (const IngestLineError& error : result.errors) {
+    loci::v1::LineError& line = *out->add_errors();
+    line.set_line(error.line);
+    line.set_id(error.id);
+    line.set_message(error.message);
+  }
+}
+
+void FillStore(const StoreInfo& info, loci::v1::Store* out) {
+  out->set_store(info.name);
+  out->set_generation(info.generation);
+  out->set_revision(info.revision);
+  out->set_passage_count(info.passage_count);
+  out->set_overlay_count(info.overlay_count);
+  out->set_generation_count(info.generation_count);
+  out->set_encoder_fingerprint(info.encoder_fingerprint);
+  out->set_size_bytes(info.size_bytes);
+}
+
+void FillGeneration(const GenerationInfo& info, loci::v1::Generation* out) {
+  const storage::Manifest& manifest = info.manifest;
+  out->set_generation(manifest.generation());
+  out->set_state(StateOf(info.state));
+  out->set_state_detail(info.detail);
+  out->set_passage_count(manifest.passage_count());
+  out->set_vector_count(manifest.vector_count());
+  out->set_dim(manifest.dim());
+  out->set_vector_type(manifest.vector_type());
+  out->set_index(manifest.index());
+  out->set_encoder_fingerprint(absl::StrCat(manifest.query_fingerprint(), ":", manifest.passage_fingerprint()));
+  out->set_base_revision(manifest.base_revision());
+  out->set_created_unix_us(manifest.created_unix_us());
+  out->set_size_bytes(info.size_bytes);
+  out->set_recall_at_10(manifest.recall_at_10());
+  out->set_recall_query_count(manifest.recall_query_count());
+  out->set_recall_query_source(manifest.recall_query_source());
+}
+
+void FillEncoderInfo(const EncoderSpec& spec, loci::v1::EncoderInfo* out) {
+  out->set_fingerprint(spec.fingerprint.ToString());
+  out->set_model(spec.model_name);
+  out->set_dim(spec.dim);
+  out->set_max_tokens(spec.max_length);
+  out->set_pooling(PoolingName(spec.pooling));
+  out->set_normalize(spec.normalize);
+  out->set_query_prefix(spec.query_prefix);
+  out->set_passage_prefix(spec.passage_prefix);
+  out->set_element_type(spec.element_type);
+  out->set_device(spec.device);
+  out->set_memory_bytes(spec.memory_bytes);
+}
+
+absl::Status CheckReplySize(const google::protobuf::MessageLite& reply) {
+  const int64_t size_bytes = static_cast<int64_t>(reply.ByteSizeLong());
+  if (size_bytes <= kMaxMessageBytes) return absl::OkStatus();
+  return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("the reply would have ", size_bytes, " bytes, the limit is ", kMaxMessageBytes,
+                                                                 "; ask for less at once")),
+                         "REPLY_TOO_LARGE", {{"limit_bytes", absl::StrCat(kMaxMessageBytes)}});
+}
+
+}  // namespace loci

@@ -1,0 +1,34 @@
+// What the pipeline and the generation manager answer, as messages.
+#ifndef LOCI_SERVER_REPLY_H_
+#define LOCI_SERVER_REPLY_H_
+
+#include "absl/status/status.h"
+#include "base/vector_type.h"
+#include "encoder/encoder.h"
+#include "google/protobuf/message_lite.h"
+#include "proto/loci/v1/admin.pb.h"
+#include "proto/loci/v1/common.pb.h"
+#include "proto/loci/v1/retrieval.pb.h"
+#include "retriever/generation_manager.h"
+#include "retriever/ingester.h"
+#include "retriever/pipeline.h"
+
+namespace loci {
+
+// Each fills an empty message; replies that are passed as rvalues are moved from.
+void FillUsage(const TokenUsage& usage, loci::v1::TokenUsage* out);
+void FillTimings(const PhaseTimes& times, loci::v1::Timings* out);
+void FillEncodeResponse(const EncodeReply& reply, ElementType vector_type, loci::v1::EncodeResponse* out);
+void FillSearchResponse(SearchReply&& reply, bool include_text, bool include_vectors, loci::v1::SearchResponse* out);
+void FillAnswerResponse(AnswerReply&& reply, const std::string& reader, loci::v1::AnswerResponse* out);
+void FillIngestResponse(const IngestResult& result, loci::v1::IngestResponse* out);
+void FillStore(const StoreInfo& info, loci::v1::Store* out);
+void FillGeneration(const GenerationInfo& info, loci::v1::Generation* out);
+void FillEncoderInfo(const EncoderSpec& spec, loci::v1::EncoderInfo* out);
+
+// INVALID_ARGUMENT, reason REPLY_TOO_LARGE, with size and limit where the reply exceeds 64 MiB.
+absl::Status CheckReplySize(const google::protobuf::MessageLite& reply);
+
+}  // namespace loci
+
+#endif  // LOCI_SERVER_REPLY_H_

@@ -1,0 +1,26 @@
+#include "server/request_errors.h"
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/strings.h"
+#include "base/utf8.h"
+
+namespace loci {
+
+absl::Status InvalidField(std::string_view field, std::string_view problem) {
+  return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat(AbslView(field), " ", AbslView(problem))), "INVALID_ARGUMENT",
+                         {{"field", std::string(field)}});
+}
+
+absl::Status NotAvailableYet(std::string_view feature) {
+  return ErrorWithReason(absl::UnimplementedError(absl::StrCat(AbslView(feature), " is not available yet")), "NOT_AVAILABLE_YET",
+                         {{"feature", std::string(feature)}});
+}
+
+std::string Quoted(std::string_view value) {
+  constexpr size_t kLimit = 64;
+  if (value.size() <= kLimit) return absl::StrCat("\"", AbslView(value), "\"");
+  return absl::StrCat("\"", AbslView(value.substr(0, Utf8Prefix(value, kLimit))), "...\" (", value.size(), " bytes)");
+}
+
+}  // namespace loci

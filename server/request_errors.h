@@ -1,0 +1,24 @@
+// The errors that a request's own fields earn, in one wording.
+#ifndef LOCI_SERVER_REQUEST_ERRORS_H_
+#define LOCI_SERVER_REQUEST_ERRORS_H_
+
+#include <string>
+#include <string_view>
+
+#include "absl/status/status.h"
+
+namespace loci {
+
+// INVALID_ARGUMENT "`field` `problem`", its ErrorInfo with reason INVALID_ARGUMENT and `field` in the metadata:
+// InvalidField("top_k", "is 0; it must be from 1 to 10000").
+absl::Status InvalidField(std::string_view field, std::string_view problem);
+
+// UNIMPLEMENTED "`feature` is not available yet", reason NOT_AVAILABLE_YET.
+absl::Status NotAvailableYet(std::string_view feature);
+
+// A client's string for a message: quoted, cut to 64 bytes at a character's end.
+std::string Quoted(std::string_view value);
+
+}  // namespace loci
+
+#endif  // LOCI_SERVER_REQUEST_ERRORS_H_

@@ -1,0 +1,284 @@
+#include "server/server.h"
+
+#include <sys/sysinfo.h>
+
+#include <algorithm>
+#include <chrono>
+#include <fstream>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/device.h"
+#include "base/error.h"
+#include "base/logging.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+#include "base/thread_pool.h"
+#include "grpcpp/ext/proto_server_reflection_plugin.h"
+#include "grpcpp/grpcpp.h"
+#include "grpcpp/health_check_service_interface.h"
+#include "retriever/encoder_registry.h"
+#include "retriever/generation_manager.h"
+#include "retriever/pipeline.h"
+#include "server/address.h"
+#include "server/admin_service.h"
+#include "server/admission.h"
+#include "server/prometheus_metrics.h"
+#include "server/readers.h"
+#include "server/request_metrics.h"
+#include "server/retrieval_service.h"
+#include "server/service_context.h"
+#include "server/validation.h"
+#include "server/version.h"
+
+// OpenBLAS runs its own threads unless told otherwise. Weak: there where something links it.
+extern "C" void openblas_set_num_threads(int) __attribute__((weak));
+
+namespace loci {
+namespace {
+
+// How long answers may take to reach their clients once all requests are done.
+constexpr std::chrono::seconds kDeliveryTime(5);
+
+std::string CpuName() {
+  std::ifstream cpuinfo("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(cpuinfo, line)) {
+    if (line.starts_with("model name")) {
+      const size_t colon = line.find(": ");
+      if (colon != std::string::npos) return line.substr(colon + 2);
+    }
+  }
+  return "";
+}
+
+int64_t MemoryBytes() {
+  struct sysinfo info {};
+  return sysinfo(&info) == 0 ? static_cast<int64_t>(info.totalram) * info.mem_unit : 0;
+}
+
+loci::v1::GetServerInfoResponse MakeInfo(const CudaProbe& probe, const DeviceChoice& choice, const ServerOptions& options) {
+  loci::v1::GetServerInfoResponse info;
+  info.set_version(kVersion);
+  info.set_cpu_isa(std::string(CpuIsaName(DetectCpuIsa())));
+  loci::v1::Device& cpu = *info.add_devices();
+  cpu.set_device("cpu");
+  cpu.set_name(CpuName());
+  cpu.set_memory_bytes(MemoryBytes());
+  for (const CudaDevice& device : probe.devices) {
+    loci::v1::Device& cuda = *info.add_devices();
+    cuda.set_device(absl::StrCat("cuda:", device.ordinal));
+    cuda.set_name(device.name);
+    cuda.set_memory_bytes(device.total_memory_bytes);
+  }
+  for (loci::v1::Device& device : *info.mutable_devices()) {
+    device.set_chosen(device.device() == choice.name);
+    device.set_reason(device.chosen() ? choice.reason : absl::StrCat(choice.name, " was chosen"));
+  }
+  loci::v1::Limits& limits = *info.mutable_limits();
+  limits.set_max_message_bytes(kMaxMessageBytes);
+  limits.set_max_top_k(kMaxTopK);
+  limits.set_max_queries(kMaxQueries);
+  limits.set_max_texts(kMaxTexts);
+  limits.set_max_text_bytes(kMaxTextBytes);
+  limits.set_max_passages_per_batch(kMaxPassages);
+  limits.set_max_in_flight_requests(options.max_in_flight);
+  return info;
+}
+
+int ThreadCount(const ServerOptions& options) {
+  if (options.thread_count > 0) return options.thread_count;
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
+}  // namespace
+
+// Members die in reverse order: the services before what they use.
+struct Server::State {
+  ServerOptions options;
+  std::string address;
+  std::string metrics_address;
+  PrometheusMetrics metrics;
+  std::unique_ptr<FileSystem::Lock> lock;  // Of the data directory, from before anything in it is touched.
+  std::unique_ptr<ThreadPool> compute_pool;
+  std::unique_ptr<EncoderRegistry> encoders;
+  std::unique_ptr<GenerationManager> manager;
+  std::unique_ptr<Pipeline> pipeline;
+  std::unique_ptr<ThreadPool> admin_pool;
+  std::unique_ptr<Admission> requests;
+  std::unique_ptr<Admission> ingests;
+  std::unique_ptr<RequestMetrics> request_metrics;
+  ServiceContext services;
+  std::unique_ptr<RetrievalServiceImpl> retrieval;
+  std::unique_ptr<AdminServiceImpl> admin;
+  std::unique_ptr<grpc::Server> grpc_server;
+
+  Mutex stop_mutex;  // Held through Stop, so that a second call waits. Nothing that runs meanwhile takes it.
+  bool stopped ABSL_GUARDED_BY(stop_mutex) = false;
+
+  absl::Status OpenData(const DeviceChoice& device);
+  absl::Status Listen();
+  void SetHealth(bool serving);
+};
+
+absl::Status Server::State::OpenData(const DeviceChoice& device) {
+  FileSystem& fs = *options.fs;
+  // A path that exists but can't be made a folder, or written to, is told as one thing: what the directory is for.
+  if (absl::Status status = fs.CreateDirectories(options.data_directory); !status.ok()) {
+    return Annotate(status, absl::StrCat("data directory ", options.data_directory));
+  }
+  absl::StatusOr<std::unique_ptr<FileSystem::Lock>> taken = fs.LockFile(JoinPath(options.data_directory, "SERVER.LOCK"));
+  if (!taken.ok()) return Annotate(taken.status(), absl::StrCat("data directory ", options.data_directory));
+  lock = *std::move(taken);
+
+  const int threads = ThreadCount(options);
+  // Beside a task of each request the queue holds the parts of parallel loops.
+  compute_pool = std::make_unique<ThreadPool>("loci-compute", threads, 2 * options.max_in_flight + 1024);
+  admin_pool = std::make_unique<ThreadPool>("loci-admin", options.admin_thread_count, options.max_in_flight + options.max_ingests);
+
+  EncoderRegistry::Options registry_options;
+  registry_options.directory = JoinPath(options.data_directory, "encoders");
+  registry_options.fs = options.fs;
+  registry_options.clock = options.clock;
+  registry_options.metrics = &metrics;
+  registry_options.encoder.pool = compute_pool.get();
+  registry_options.batcher = options.batcher;
+  LOCI_ASSIGN_OR_RETURN(encoders, EncoderRegistry::Open(std::move(registry_options)));
+  if (!fs.IsDirectory(options.model_directory)) {
+    return absl::NotFoundError(absl::StrCat("no model in ", options.model_directory,
+                                            ": it must be the folder of a checkpoint (deploy/setup.sh fetches the default one, --model names another)"));
+  }
+  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = encoders->Import(options.model_directory);
+  if (!encoder.ok()) return Annotate(encoder.status(), absl::StrCat("model ", options.model_directory));
+  const EncoderSpec& spec = (*encoder)->spec();
+  LogInfo("server", absl::StrCat("encoder ", spec.model_name, " ", spec.fingerprint.ToString(), " on ", device.name));
+
+  GenerationManager::Options manager_options;
+  manager_options.data_directory = options.data_directory;
+  manager_options.fs = options.fs;
+  manager_options.clock = options.clock;
+  manager_options.metrics = &metrics;
+  manager_options.encoders = encoders.get();
+  manager_options.search_pool = compute_pool.get();
+  LOCI_ASSIGN_OR_RETURN(manager, GenerationManager::Open(std::move(manager_options)));
+
+  Pipeline::Options pipeline_options;
+  pipeline_options.manager = manager.get();
+  pipeline_options.pool = compute_pool.get();
+  pipeline_options.clock = options.clock;
+  pipeline_options.metrics = &metrics;
+  pipeline_options.readers = MakeReaders();
+  pipeline = std::make_unique<Pipeline>(std::move(pipeline_options));
+  return absl::OkStatus();
+}
+
+absl::Status Server::State::Listen() {
+  LOCI_ASSIGN_OR_RETURN(const HostPort host_port, ParseHostPort(options.listen));
+  grpc::EnableDefaultHealthCheckService(true);
+  grpc::reflection::InitProtoReflectionServerBuilderPlugin();
+  grpc::ServerBuilder builder;
+  int port = 0;
+  builder.AddListeningPort(host_port.ToString(), grpc::InsecureServerCredentials(), &port);
+  builder.RegisterService(retrieval.get());
+  builder.RegisterService(admin.get());
+  builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
+  builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
+  // Two servers on one port would share its clients between two corpora.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  // A client that died without a word is noticed within 50 s, and clients may ping as often as every 10 s.
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  grpc_server = builder.BuildAndStart();
+  if (grpc_server == nullptr || port == 0) return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", options.listen));
+  address = HostPort{host_port.host, port}.ToString();
+  return absl::OkStatus();
+}
+
+void Server::State::SetHealth(bool serving) {
+  grpc::HealthCheckServiceInterface* const health = grpc_server->GetHealthCheckService();
+  for (const char* service : {loci::v1::RetrievalService::service_full_name(), loci::v1::AdminService::service_full_name()}) {
+    health->SetServingStatus(service, serving);
+  }
+  health->SetServingStatus(serving);  // Overall.
+}
+
+absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
+  if (openblas_set_num_threads != nullptr) openblas_set_num_threads(1);
+  auto state = std::make_unique<State>();
+  state->options = std::move(options);
+  // What fails quickly comes before what takes long.
+  const CudaProbe probe = ProbeCuda();
+  LOCI_ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(state->options.device, probe, /*cuda_backend=*/false));
+  LogInfo("server", absl::StrCat("device ", device.name, ": ", device.reason));
+  LOCI_ASSIGN_OR_RETURN(const HostPort host_port, ParseHostPort(state->options.listen));
+  LOCI_RETURN_IF_ERROR(CheckCanListen(host_port));
+  if (!state->options.metrics_listen.empty()) {
+    LOCI_ASSIGN_OR_RETURN(state->metrics_address, state->metrics.Listen(state->options.metrics_listen));
+    if (state->options.on_metrics_listening) state->options.on_metrics_listening(state->metrics_address);
+  }
+  LOCI_RETURN_IF_ERROR(state->OpenData(device));
+
+  Admission::Options requests;
+  requests.max_requests = state->options.max_in_flight;
+  requests.max_bytes = state->options.max_in_flight_bytes;
+  requests.metrics = &state->metrics;
+  state->requests = std::make_unique<Admission>(requests);
+  Admission::Options ingests;
+  ingests.kind = "ingest";
+  ingests.max_requests = state->options.max_ingests;
+  ingests.metrics = &state->metrics;
+  state->ingests = std::make_unique<Admission>(ingests);
+  state->request_metrics = std::make_unique<RequestMetrics>(state->metrics);
+
+  ServiceContext& services = state->services;
+  services.manager = state->manager.get();
+  services.pipeline = state->pipeline.get();
+  services.admin_pool = state->admin_pool.get();
+  services.requests = state->requests.get();
+  services.ingests = state->ingests.get();
+  services.metrics = state->request_metrics.get();
+  services.clock = state->options.clock;
+  services.pushback_ms = state->options.pushback_ms;
+  services.ingest_idle_timeout_ms = state->options.ingest_idle_timeout_ms;
+  services.info = MakeInfo(probe, device, state->options);
+  for (const std::string& reader : state->pipeline->reader_names()) services.info.add_readers(reader);
+  state->retrieval = std::make_unique<RetrievalServiceImpl>(services);
+  state->admin = std::make_unique<AdminServiceImpl>(services);
+  // The port opens when everything behind it is there, so that health never says SERVING too early.
+  LOCI_RETURN_IF_ERROR(state->Listen());
+  state->SetHealth(true);
+  return std::unique_ptr<Server>(new Server(std::move(state)));
+}
+
+Server::Server(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Server::~Server() { Stop(); }
+
+const std::string& Server::address() const { return state_->address; }
+const std::string& Server::metrics_address() const { return state_->metrics_address; }
+std::string Server::MetricsText() const { return state_->metrics.Text(); }
+
+void Server::Stop() {
+  State& state = *state_;
+  MutexLock lock(&state.stop_mutex);
+  if (std::exchange(state.stopped, true)) return;
+  LogInfo("server", absl::StrCat("draining: ", state.requests->in_flight(), " requests and ", state.ingests->in_flight(), " ingests in flight"));
+  state.SetHealth(false);
+  state.requests->Drain();
+  state.ingests->Drain();
+  const int64_t until_us = RealClock().NowMicros() + state.options.drain_timeout_ms * 1000;
+  const auto left_ms = [until_us] { return std::max<int64_t>(0, (until_us - RealClock().NowMicros()) / 1000); };
+  const bool idle = state.ingests->WaitUntilIdle(left_ms()) & state.requests->WaitUntilIdle(left_ms());
+  if (!idle) LogWarning("server", "the drain time is over: what is still in flight is cancelled");
+  // Refuses connections and waits for answers on their way; what is left then is cancelled, which its reactors see as OnCancel.
+  state.grpc_server->Shutdown(std::chrono::system_clock::now() + (idle ? kDeliveryTime : std::chrono::seconds(0)));
+  state.grpc_server->Wait();
+  state.grpc_server.reset();
+  LogInfo("server", "stopped");
+}
+
+}  // namespace loci

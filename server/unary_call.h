@@ -1,0 +1,51 @@
+// One request with one reply, from its arrival on a gRPC thread to its answer on whichever thread has it.
+//
+//   UnaryCall* call = new UnaryCall(services, Method::kSearch, context);
+//   if (!call->Admit(request->ByteSizeLong())) return call;          // It has been answered.
+//   pipeline.Search(..., [call, reply](auto result) { ...; call->Answer(status); });
+//   return call;
+#ifndef LOCI_SERVER_UNARY_CALL_H_
+#define LOCI_SERVER_UNARY_CALL_H_
+
+#include <atomic>
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "base/cancellation.h"
+#include "grpcpp/grpcpp.h"
+#include "server/admission.h"
+#include "server/service_context.h"
+
+namespace loci {
+
+// The deadline of a call on `clock`'s scale, kNoDeadlineMicros where the client gave none.
+int64_t DeadlineMicros(const grpc::CallbackServerContext& context, const Clock& clock);
+
+// Owned by gRPC from the handler's return on, and deleted by it after Answer. Admit, limits and Answer are used by one thread at a time.
+class UnaryCall final : public grpc::ServerUnaryReactor {
+ public:
+  // All borrowed; `context` lives as long as this.
+  UnaryCall(const ServiceContext& services, Method method, grpc::CallbackServerContext* context);
+
+  // Takes a permit for a request of this size. False: the call has been answered with the reason.
+  bool Admit(int64_t size_bytes);
+  const RequestLimits& limits() const { return limits_; }
+  // Ends the call; the reply message is filled in where `status` is OK. Exactly once; this object may be gone on return.
+  void Answer(const absl::Status& status);
+
+ private:
+  void OnCancel() override { limits_.Cancel(); }
+  void OnDone() override { delete this; }
+
+  const ServiceContext& services_;
+  const Method method_;
+  grpc::CallbackServerContext* const context_;
+  const int64_t start_us_;
+  const RequestLimits limits_;
+  Admission::Permit permit_;
+  std::atomic<bool> answered_{false};
+};
+
+}  // namespace loci
+
+#endif  // LOCI_SERVER_UNARY_CALL_H_

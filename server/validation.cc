@@ -1,0 +1,309 @@
+#include "server/validation.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+#include "index/store.h"
+#include "retriever/passage_validation.h"
+#include "server/request_errors.h"
+
+namespace loci {
+namespace {
+
+std::string Element(std::string_view field, int64_t i) { return absl::StrCat(AbslView(field), "[", i, "]"); }
+
+std::string Range(int64_t value, int64_t least, int64_t most) {
+  return absl::StrCat("is ", value, "; it must be from ", least, " to ", most);
+}
+
+absl::Status CheckCount(std::string_view field, int64_t count, int64_t least, int64_t most) {
+  if (count >= least && count <= most) return absl::OkStatus();
+  return InvalidField(field, absl::StrCat("has ", count, " entries; it must have from ", least, " to ", most));
+}
+
+absl::Status CheckText(std::string_view field, std::string_view text) {
+  if (static_cast<int64_t>(text.size()) <= kMaxTextBytes) return absl::OkStatus();
+  return InvalidField(field, absl::StrCat("has ", text.size(), " bytes; the limit is ", kMaxTextBytes));
+}
+
+absl::Status CheckQuestion(std::string_view field, std::string_view text) {
+  if (text.empty()) return InvalidField(field, "is empty; it must have at least 1 byte");
+  return CheckText(field, text);
+}
+
+absl::Status CheckIds(const google::protobuf::RepeatedPtrField<std::string>& ids) {
+  LOCI_RETURN_IF_ERROR(CheckCount("ids", ids.size(), 1, kMaxPassages));
+  for (int i = 0; i < ids.size(); ++i) {
+    const int64_t size = static_cast<int64_t>(ids[i].size());
+    if (size < 1 || size > kMaxIdBytes) {
+      return InvalidField(Element("ids", i), absl::StrCat("has ", size, " bytes; it must have from 1 to ", kMaxIdBytes));
+    }
+    if (ids[i].find('\0') != std::string::npos) return InvalidField(Element("ids", i), "has a NUL character");
+  }
+  return absl::OkStatus();
+}
+
+// "QUERY:PASSAGE" or one half. Another word is no encoder's, and must not become a path.
+absl::Status CheckFingerprint(std::string_view fingerprint) {
+  auto is_half = [](std::string_view half) {
+    return half.size() == 16 && std::all_of(half.begin(), half.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+  };
+  if (fingerprint.empty() || is_half(fingerprint)) return absl::OkStatus();
+  if (fingerprint.size() == 33 && fingerprint[16] == ':' && is_half(fingerprint.substr(0, 16)) && is_half(fingerprint.substr(17))) {
+    return absl::OkStatus();
+  }
+  return ErrorWithReason(absl::NotFoundError(absl::StrCat("no encoder ", Quoted(fingerprint),
+                                                          "; encoders are named QUERY:PASSAGE, 16 hex digits each, or by one half")),
+                         "ENCODER_NOT_FOUND", {{"encoder", std::string(fingerprint.substr(0, 33))}});
+}
+
+// A one-row matrix.
+absl::StatusOr<std::vector<float>> QueryVector(const loci::v1::Matrix& matrix, std::string_view field) {
+  if (matrix.rows() != 1) {
+    return InvalidField(absl::StrCat(AbslView(field), ".rows"), absl::StrCat("is ", matrix.rows(), "; a query vector has 1 row"));
+  }
+  LOCI_ASSIGN_OR_RETURN(DecodedMatrix decoded, DecodeMatrix(matrix, field, NonFinite::kRefuse));
+  return std::move(decoded.values);
+}
+
+absl::StatusOr<IndexSearchOptions> ValidateOptions(const loci::v1::SearchOptions& options) {
+  IndexSearchOptions result;
+  result.exact = options.exact();
+  if (options.nprobe() < 0) {
+    return InvalidField("options.nprobe", absl::StrCat("is ", options.nprobe(), "; it must be at least 1, or 0 for the index's default"));
+  }
+  result.nprobe = options.nprobe();
+  if (options.ef_search() < 0 || options.ef_search() > kMaxEfSearch) {
+    return InvalidField("options.ef_search", absl::StrCat("is ", options.ef_search(), "; it must be from 1 to ", kMaxEfSearch,
+                                                          ", or 0 for the index's default"));
+  }
+  result.ef_search = options.ef_search();
+  if (options.rescore_factor() != 0) return NotAvailableYet("options.rescore_factor");
+  if (options.recall_target() != 0) return NotAvailableYet("options.recall_target");
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> ValidateStore(std::string_view store) {
+  if (store.empty()) return std::string(kDefaultStore);
+  LOCI_RETURN_IF_ERROR(ValidateStoreName(store));
+  return std::string(store);
+}
+
+absl::Status ValidateGeneration(std::string_view store, std::string_view generation) {
+  auto is_name = [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '-' || c == '_' || c == '.';
+  };
+  if (generation.empty()) return absl::OkStatus();
+  if (generation.size() <= 64 && generation[0] != '.' && std::all_of(generation.begin(), generation.end(), is_name)) {
+    return absl::OkStatus();
+  }
+  return ErrorWithReason(absl::NotFoundError(absl::StrCat("store ", Quoted(store), " has no generation ", Quoted(generation))),
+                         "GENERATION_NOT_FOUND", {{"store", std::string(store)}});
+}
+
+absl::StatusOr<ValidEncode> ValidateEncode(const loci::v1::EncodeRequest& request, const RequestLimits& limits) {
+  ValidEncode result;
+  LOCI_RETURN_IF_ERROR(CheckFingerprint(request.encoder()));
+  result.call.encoder = request.encoder();
+  LOCI_RETURN_IF_ERROR(CheckCount("texts", request.texts_size(), 1, kMaxTexts));
+  for (int i = 0; i < request.texts_size(); ++i) LOCI_RETURN_IF_ERROR(CheckText(Element("texts", i), request.texts(i)));
+  switch (request.role()) {
+    case loci::v1::TEXT_ROLE_UNSPECIFIED:
+    case loci::v1::TEXT_ROLE_PASSAGE:
+      result.call.options.role = TextRole::kPassage;
+      break;
+    case loci::v1::TEXT_ROLE_QUERY:
+      result.call.options.role = TextRole::kQuery;
+      break;
+    default:
+      return InvalidField("role", Range(request.role(), 0, 2));
+  }
+  switch (request.truncation()) {
+    case loci::v1::TRUNCATION_UNSPECIFIED:
+    case loci::v1::TRUNCATION_TRUNCATE:
+      result.call.options.truncation = Truncation::kTruncate;
+      break;
+    case loci::v1::TRUNCATION_POOL_WINDOWS:
+      result.call.options.truncation = Truncation::kPoolWindows;
+      break;
+    case loci::v1::TRUNCATION_REFUSE:
+      result.call.options.truncation = Truncation::kRefuse;
+      break;
+    default:
+      return InvalidField("truncation", Range(request.truncation(), 0, 3));
+  }
+  LOCI_ASSIGN_OR_RETURN(result.vector_type, ElementTypeOf(request.vector_type(), "vector_type"));
+  result.call.texts.assign(request.texts().begin(), request.texts().end());
+  result.call.options.limits = limits;
+  return result;
+}
+
+absl::StatusOr<SearchCall> ValidateSearch(const loci::v1::SearchRequest& request, const RequestLimits& limits) {
+  SearchCall result;
+  LOCI_ASSIGN_OR_RETURN(result.store, ValidateStore(request.store()));
+  LOCI_RETURN_IF_ERROR(ValidateGeneration(result.store, request.generation()));
+  result.generation = request.generation();
+  if (request.top_k() < 1 || request.top_k() > kMaxTopK) return InvalidField("top_k", Range(request.top_k(), 1, kMaxTopK));
+  LOCI_RETURN_IF_ERROR(CheckCount("queries", request.queries_size(), 1, kMaxQueries));
+  if (int64_t{request.queries_size()} * request.top_k() > kMaxHits) {
+    return InvalidField("top_k", absl::StrCat("is ", request.top_k(), " for ", request.queries_size(),
+                                              " queries; their product must be at most ", kMaxHits));
+  }
+  LOCI_ASSIGN_OR_RETURN(result.options, ValidateOptions(request.options()));
+  if (!request.filter().empty()) return NotAvailableYet("filter");
+  result.queries.reserve(request.queries_size());
+  for (int i = 0; i < request.queries_size(); ++i) {
+    const loci::v1::Query& query = request.queries(i);
+    switch (query.kind_case()) {
+      case loci::v1::Query::kText:
+        LOCI_RETURN_IF_ERROR(CheckQuestion(absl::StrCat(Element("queries", i), ".text"), query.text()));
+        result.queries.emplace_back(query.text());
+        break;
+      case loci::v1::Query::kVector: {
+        LOCI_ASSIGN_OR_RETURN(std::vector<float> vector, QueryVector(query.vector(), absl::StrCat(Element("queries", i), ".vector")));
+        result.queries.emplace_back(std::move(vector));
+        break;
+      }
+      case loci::v1::Query::KIND_NOT_SET:
+        return InvalidField(Element("queries", i), "is empty; it must have a text or a vector");
+    }
+  }
+  result.options.top_k = request.top_k();
+  result.options.limits = limits;
+  result.include_text = request.include_text();
+  result.include_vectors = request.include_vectors();
+  return result;
+}
+
+absl::StatusOr<AnswerCall> ValidateAnswer(const loci::v1::AnswerRequest& request, const RequestLimits& limits) {
+  AnswerCall result;
+  LOCI_ASSIGN_OR_RETURN(result.store, ValidateStore(request.store()));
+  LOCI_RETURN_IF_ERROR(ValidateGeneration(result.store, request.generation()));
+  result.generation = request.generation();
+  LOCI_RETURN_IF_ERROR(CheckQuestion("question", request.question()));
+  if (request.top_k() < 0 || request.top_k() > kMaxAnswerPassages) {
+    return InvalidField("top_k", absl::StrCat("is ", request.top_k(), "; it must be from 1 to ", kMaxAnswerPassages, ", or 0 for ",
+                                              kDefaultAnswerPassages));
+  }
+  if (request.max_answers() < 0 || request.max_answers() > kMaxAnswers) {
+    return InvalidField("max_answers", absl::StrCat("is ", request.max_answers(), "; it must be from 1 to ", kMaxAnswers, ", or 0 for 1"));
+  }
+  if (!request.filter().empty()) return NotAvailableYet("filter");
+  if (static_cast<int64_t>(request.reader().size()) > kMaxIdBytes) {
+    return InvalidField("reader", absl::StrCat("has ", request.reader().size(), " bytes; the limit is ", kMaxIdBytes));
+  }
+  result.question = request.question();
+  result.top_k = request.top_k() == 0 ? kDefaultAnswerPassages : request.top_k();
+  result.max_answers = request.max_answers() == 0 ? 1 : request.max_answers();
+  if (!request.reader().empty()) result.reader = request.reader();
+  result.limits = limits;
+  return result;
+}
+
+absl::StatusOr<WritesPolicy> ValidateWritesSince(loci::v1::WritesSince writes_since) {
+  switch (writes_since) {
+    case loci::v1::WRITES_SINCE_UNSPECIFIED:
+      return WritesPolicy::kRefuse;
+    case loci::v1::WRITES_SINCE_REPLAY:
+      return WritesPolicy::kReplay;
+    case loci::v1::WRITES_SINCE_DISCARD:
+      return WritesPolicy::kDiscard;
+    default:
+      return InvalidField("writes_since", Range(writes_since, 0, 2));
+  }
+}
+
+absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader& header, const RequestLimits& limits) {
+  IngestOptions result;
+  LOCI_ASSIGN_OR_RETURN(result.store, ValidateStore(header.store()));
+  LOCI_ASSIGN_OR_RETURN(result.writes_since, ValidateWritesSince(header.writes_since()));
+  LOCI_RETURN_IF_ERROR(CheckFingerprint(header.encoder_fingerprint()));
+  result.encoder_fingerprint = header.encoder_fingerprint();
+  switch (header.mode()) {
+    case loci::v1::INGEST_MODE_UNSPECIFIED:
+    case loci::v1::INGEST_MODE_NEW_GENERATION:
+      result.mode = IngestMode::kNewGeneration;
+      break;
+    case loci::v1::INGEST_MODE_UPSERT:
+      result.mode = IngestMode::kUpsert;
+      break;
+    default:
+      return InvalidField("header.mode", Range(header.mode(), 0, 2));
+  }
+  if (header.no_wait()) return NotAvailableYet("no_wait");
+  LOCI_ASSIGN_OR_RETURN(result.element_type, ElementTypeOf(header.index().vector_type(), "header.index.vector_type"));
+  if (result.element_type == ElementType::kInt8 || result.element_type == ElementType::kFloat64) {
+    return InvalidField("header.index.vector_type", absl::StrCat("is ", AbslView(ElementTypeName(result.element_type)),
+                                                                 "; vectors are stored as float32, float16 or bfloat16"));
+  }
+  if (header.index().factory().size() > 256) {
+    return InvalidField("header.index.factory", absl::StrCat("has ", header.index().factory().size(), " bytes; the limit is 256"));
+  }
+  if (!header.index().factory().empty()) result.index = header.index().factory();
+  result.activate = !header.no_activate();
+  if (result.mode == IngestMode::kUpsert) {
+    // Passed over, these would look as if they had been obeyed.
+    if (!header.index().factory().empty() || header.index().vector_type() != loci::v1::VECTOR_TYPE_UNSPECIFIED) {
+      return InvalidField("header.index", "goes with INGEST_MODE_NEW_GENERATION only; upserts go into the generation that is active");
+    }
+    if (header.no_activate()) return InvalidField("header.no_activate", "goes with INGEST_MODE_NEW_GENERATION only");
+    if (header.writes_since() != loci::v1::WRITES_SINCE_UNSPECIFIED) {
+      return InvalidField("header.writes_since", "goes with INGEST_MODE_NEW_GENERATION only");
+    }
+  }
+  result.limits = limits;
+  return result;
+}
+
+absl::StatusOr<DecodedMatrix> ValidateBatch(const loci::v1::PassageBatch& batch) {
+  LOCI_RETURN_IF_ERROR(CheckCount("batch.passages", batch.passages_size(), 0, kMaxPassages));
+  const loci::v1::Matrix& vectors = batch.vectors();
+  if (!batch.has_vectors() || (vectors.rows() == 0 && vectors.cols() == 0 && vectors.data().empty())) return DecodedMatrix{};
+  if (vectors.rows() != batch.passages_size()) {
+    return InvalidField("batch.vectors.rows", absl::StrCat("is ", vectors.rows(), "; the batch has ", batch.passages_size(), " passages"));
+  }
+  return DecodeMatrix(vectors, "batch.vectors", NonFinite::kKeep);
+}
+
+absl::StatusOr<ValidUpsert> ValidateUpsert(const loci::v1::UpsertPassagesRequest& request) {
+  ValidUpsert result;
+  LOCI_ASSIGN_OR_RETURN(result.store, ValidateStore(request.store()));
+  LOCI_RETURN_IF_ERROR(CheckCount("passages", request.passages_size(), 1, kMaxPassages));
+  for (int i = 0; i < request.passages_size(); ++i) {
+    if (absl::Status status = ValidatePassage(request.passages(i)); !status.ok()) return Annotate(status, Element("passages", i));
+  }
+  result.passages.assign(request.passages().begin(), request.passages().end());
+  return result;
+}
+
+absl::StatusOr<ValidDelete> ValidateDelete(const loci::v1::DeletePassagesRequest& request) {
+  ValidDelete result;
+  LOCI_ASSIGN_OR_RETURN(result.store, ValidateStore(request.store()));
+  LOCI_RETURN_IF_ERROR(CheckIds(request.ids()));
+  result.ids.assign(request.ids().begin(), request.ids().end());
+  return result;
+}
+
+absl::StatusOr<std::string> ValidateGetPassages(const loci::v1::GetPassagesRequest& request) {
+  LOCI_ASSIGN_OR_RETURN(std::string store, ValidateStore(request.store()));
+  LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request.generation()));
+  LOCI_RETURN_IF_ERROR(CheckIds(request.ids()));
+  return store;
+}
+
+absl::StatusOr<std::string> ValidateDeleteStore(const loci::v1::DeleteStoreRequest& request) {
+  LOCI_ASSIGN_OR_RETURN(std::string store, ValidateStore(request.store()));
+  if (request.confirm_name() != store) {
+    return InvalidField("confirm_name",
+                        absl::StrCat("is ", Quoted(request.confirm_name()), "; it must repeat the store's name, ", Quoted(store)));
+  }
+  return store;
+}
+
+}  // namespace loci
