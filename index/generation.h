@@ -1,4 +1,4 @@
-// One build of a store: passages, vectors and index, described by a manifest. Immutable on disk and in memory.
+// One build of a store: passages, vectors and index, described by a manifest (manifest.h). Immutable on disk and in memory.
 //
 //   <store>/<generation>/MANIFEST         storage.Manifest + its XXH3 as 16 hex digits; written last
 //   <store>/<generation>/passages/        PassageFile
@@ -10,25 +10,24 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
+#include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/cancellation.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
+#include "base/vector_type.h"
+#include "index/manifest.h"
 #include "index/passage_file.h"
 #include "index/passage_index.h"
 #include "index/vector_file.h"
 #include "proto/loci/storage/storage.pb.h"
 
 namespace loci {
-
-// Reads and checks a manifest: DATA_LOSS where its checksum or its fields are wrong (paths with "..", negative counts, ...),
-// FAILED_PRECONDITION for a newer format. Parses hostile bytes safely.
-absl::StatusOr<storage::Manifest> ParseManifest(std::string_view content);
-std::string SerializeManifest(const storage::Manifest& manifest);
-absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string& generation_directory);
 
 // Immutable after construction.
 class Generation {
@@ -84,22 +83,23 @@ struct BuildOptions {
 // Used by one thread at a time.
 class GenerationBuilder {
  public:
+  // Phases are "write", "index", "recall" and "checksum".
+  using Progress = std::function<void(std::string_view phase, int64_t done, int64_t total)>;
+
   // Makes `directory` (which may not exist). `store` and `generation` go into the manifest.
   static absl::StatusOr<std::unique_ptr<GenerationBuilder>> Create(FileSystem& fs, const std::string& directory,
                                                                    const std::string& store, const std::string& generation,
                                                                    BuildOptions options);
   virtual ~GenerationBuilder() = default;
 
-  // `vectors` [passages.size(), dim], finite.
+  // `vectors` [passages.size(), dim], finite also when rounded to the element type. All are added or, on an error, none.
   virtual absl::Status Add(std::span<const loci::v1::Passage> passages, const float* vectors) = 0;
   virtual int64_t added_count() const = 0;      // Passages given to Add.
   virtual int64_t duplicate_count() const = 0;  // Known after Finish: added_count less the passages of the generation.
 
   // Writes vectors, passages, index and at last the manifest, everything synced. `progress(phase, done, total)` is called from this
   // thread. CANCELLED between steps where `limits` says so.
-  virtual absl::StatusOr<storage::Manifest> Finish(
-      const RequestLimits& limits,
-      const std::function<void(std::string_view phase, int64_t done, int64_t total)>& progress) = 0;
+  virtual absl::StatusOr<storage::Manifest> Finish(const RequestLimits& limits, const Progress& progress) = 0;
 };
 
 }  // namespace loci

@@ -1,0 +1,137 @@
+#include "index/generation.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/checksum.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+#include "index/exact_index.h"
+#include "index/faiss_index.h"
+
+namespace loci {
+namespace {
+
+constexpr int kProbeTopK = 10;
+
+// Compares one file with its entry. The file is read through a mapping, a piece at a time.
+absl::Status VerifyFile(FileSystem& fs, const std::string& directory, const storage::FileEntry& entry, bool checksum) {
+  constexpr size_t kPieceBytes = 1 << 20;
+  const std::string path = JoinPath(directory, entry.path());
+  const absl::StatusOr<int64_t> size = fs.FileSize(path);
+  if (absl::IsNotFound(size.status())) return absl::DataLossError(absl::StrCat(path, " is missing"));
+  LOCI_RETURN_IF_ERROR(size.status());
+  if (*size != entry.size_bytes()) {
+    return absl::DataLossError(absl::StrCat(path, " has ", *size, " bytes, the manifest says ", entry.size_bytes()));
+  }
+  if (!checksum) return absl::OkStatus();
+  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, fs.Map(path));
+  const std::string_view data = file->data();
+  Sha256 hash;
+  for (size_t offset = 0; offset < data.size(); offset += kPieceBytes) hash.Update(data.substr(offset, kPieceBytes));
+  if (data.size() != static_cast<size_t>(entry.size_bytes()) || hash.HexDigest() != entry.sha256()) {
+    return absl::DataLossError(absl::StrCat(path, ": the SHA-256 of its ", data.size(), " bytes is not the manifest's"));
+  }
+  return absl::OkStatus();
+}
+
+// The sizes of all files and, with `checksums`, their contents; index.faiss is always read, since FAISS trusts what it parses.
+absl::Status VerifyFiles(FileSystem& fs, const std::string& directory, const storage::Manifest& manifest, bool checksums) {
+  std::set<std::string> listed;
+  for (const storage::FileEntry& entry : manifest.files()) {
+    LOCI_RETURN_IF_ERROR(VerifyFile(fs, directory, entry, checksums || entry.path() == kIndexFile));
+    listed.insert(entry.path());
+  }
+  // A further file in the RocksDB could change what is read.
+  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(JoinPath(directory, kPassagesDirectory)));
+  for (const std::string& name : names) {
+    if (listed.count(absl::StrCat(kPassagesDirectory, "/", name)) == 0) {
+      return absl::DataLossError(
+          absl::StrCat(JoinPath(directory, kPassagesDirectory), "/", name, " is there, but not in the manifest"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+// Each probe's own vector, searched exactly, must find it, and its passage must have its id.
+absl::Status RunProbes(const storage::Manifest& manifest, const VectorFile& vectors, const PassageFile& passages,
+                       const PassageIndex& exact) {
+  const int64_t count = manifest.probes_size();
+  if (count == 0) return absl::OkStatus();
+  const int dim = vectors.dim();
+  std::vector<float> queries(count * dim);
+  for (int64_t i = 0; i < count; ++i) vectors.CopyRow(manifest.probes(static_cast<int>(i)).row(), queries.data() + i * dim);
+  IndexSearchOptions options;
+  options.top_k = kProbeTopK;
+  options.exact = true;
+  std::vector<RowHit> hits(count * kProbeTopK);
+  LOCI_RETURN_IF_ERROR(exact.Search({queries.data(), count, dim}, options, RowMask(), hits.data()));
+  for (int64_t i = 0; i < count; ++i) {
+    const storage::Probe& probe = manifest.probes(static_cast<int>(i));
+    const auto begin = hits.begin() + i * kProbeTopK;
+    if (std::none_of(begin, begin + kProbeTopK, [&](const RowHit& hit) { return hit.row == probe.row(); })) {
+      return absl::DataLossError(absl::StrCat("the vector of row ", probe.row(), " does not find its own passage"));
+    }
+    LOCI_ASSIGN_OR_RETURN(const std::string id, passages.ReadId(probe.row()));
+    LOCI_ASSIGN_OR_RETURN(const std::optional<int64_t> row, passages.FindRow(probe.id()));
+    if (id != probe.id() || row != probe.row()) {
+      return absl::DataLossError(absl::StrCat("passage ", probe.id(), " is not at row ", probe.row()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status Generation::Verify(FileSystem& fs, const std::string& directory) {
+  LOCI_ASSIGN_OR_RETURN(const storage::Manifest manifest, ReadManifest(fs, directory));
+  return VerifyFiles(fs, directory, manifest, /*checksums=*/true);
+}
+
+absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& fs, const std::string& directory,
+                                                                   const OpenOptions& options) {
+  auto generation = std::shared_ptr<Generation>(new Generation());
+  LOCI_ASSIGN_OR_RETURN(generation->manifest_, ReadManifest(fs, directory));
+  const storage::Manifest& manifest = generation->manifest_;
+  if (manifest.vector_count() != manifest.passage_count()) {
+    return absl::FailedPreconditionError(absl::StrCat(directory, ": ", manifest.vector_count(), " vectors for ",
+                                                      manifest.passage_count(), " passages; this build serves one each"));
+  }
+  LOCI_RETURN_IF_ERROR(VerifyFiles(fs, directory, manifest, options.verify_checksums));
+
+  const std::string vectors_path = JoinPath(directory, kVectorsFile);
+  LOCI_ASSIGN_OR_RETURN(generation->vectors_, VectorFile::Open(fs, vectors_path));
+  const VectorFile& vectors = *generation->vectors_;
+  if (vectors.rows() != manifest.vector_count() || vectors.dim() != manifest.dim() ||
+      vectors.element_type() != StoredType(manifest)) {
+    return absl::DataLossError(absl::StrCat(vectors_path, ": ", vectors.rows(), " rows of ", vectors.dim(),
+                                            " elements are not what the manifest says"));
+  }
+  LOCI_ASSIGN_OR_RETURN(generation->passages_,
+                        PassageFile::Open(JoinPath(directory, kPassagesDirectory), manifest.passage_count()));
+  generation->exact_ = std::make_unique<ExactIndex>(generation->vectors_, options.search_pool);
+  generation->index_ = generation->exact_.get();
+  if (manifest.index() != generation->exact_->name()) {
+    LOCI_ASSIGN_OR_RETURN(generation->approximate_, OpenFaissIndex(fs, JoinPath(directory, kIndexFile), manifest.index(),
+                                                                   generation->vectors_, options.search_pool));
+    generation->index_ = generation->approximate_.get();
+  }
+  if (options.run_probes) {
+    const absl::Status status = RunProbes(manifest, vectors, *generation->passages_, *generation->exact_);
+    if (!status.ok()) return Annotate(status, directory);
+  }
+  return generation;
+}
+
+int64_t Generation::memory_bytes() const {
+  return passages_->memory_bytes() + (approximate_ == nullptr ? 0 : approximate_->memory_bytes()) +
+         static_cast<int64_t>(manifest_.SpaceUsedLong());
+}
+
+void Generation::Warm() const { vectors_->Warm(); }
+
+}  // namespace loci

@@ -1,0 +1,154 @@
+#include "index/manifest.h"
+
+#include <cmath>
+#include <cstdio>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "base/checksum.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+
+namespace loci {
+namespace {
+
+constexpr size_t kChecksumDigits = 16;
+constexpr int64_t kMaxRows = int64_t{1} << 40;
+constexpr int kMaxDim = 65536;
+constexpr int64_t kVectorHeaderBytes = 64;
+
+std::string ChecksumDigits(std::string_view data) {
+  char digits[kChecksumDigits + 1];
+  snprintf(digits, sizeof(digits), "%016llx", static_cast<unsigned long long>(Xxh3(data)));
+  return std::string(digits, kChecksumDigits);
+}
+
+absl::Status Damaged(std::string_view what) { return absl::DataLossError(absl::StrCat("MANIFEST: ", AbslView(what))); }
+
+bool IsNameCharacter(char c) {
+  return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+}
+
+// vectors.bin, index.faiss or passages/<name>.
+bool IsAllowedPath(std::string_view path) {
+  if (path == kVectorsFile || path == kIndexFile) return true;
+  const std::string folder = std::string(kPassagesDirectory) + "/";
+  if (path.substr(0, folder.size()) != folder) return false;
+  path.remove_prefix(folder.size());
+  if (path.empty() || path.size() > 128 || path.front() == '.') return false;
+  for (const char c : path) {
+    if (!IsNameCharacter(c)) return false;
+  }
+  return true;
+}
+
+bool IsHex(std::string_view text, size_t size) {
+  if (text.size() != size) return false;
+  for (const char c : text) {
+    if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return false;
+  }
+  return true;
+}
+
+// A name of a folder or of a fingerprint: at most `limit` characters, none that leaves a folder. Empty is allowed.
+bool IsPlainName(std::string_view text, size_t limit) {
+  if (text.size() > limit || (!text.empty() && text.front() == '.')) return false;
+  for (const char c : text) {
+    if (!IsNameCharacter(c)) return false;
+  }
+  return true;
+}
+
+absl::Status CheckFiles(const storage::Manifest& manifest) {
+  std::set<std::string> paths;
+  for (const storage::FileEntry& file : manifest.files()) {
+    if (!IsAllowedPath(file.path())) return Damaged("a file has a path that does not belong in a generation");
+    if (!paths.insert(file.path()).second) return Damaged(absl::StrCat(file.path(), " is listed twice"));
+    if (file.size_bytes() < 0) return Damaged(absl::StrCat(file.path(), " has the size ", file.size_bytes()));
+    if (!IsHex(file.sha256(), 64)) return Damaged(absl::StrCat(file.path(), " has no SHA-256"));
+    if (file.path() == kVectorsFile) {
+      const int64_t row_bytes = manifest.dim() * static_cast<int64_t>(ElementSize(StoredType(manifest)));
+      const int64_t expected = kVectorHeaderBytes + manifest.vector_count() * row_bytes;
+      if (file.size_bytes() != expected) {
+        return Damaged(absl::StrCat(file.path(), " has ", file.size_bytes(), " bytes, its vectors need ", expected));
+      }
+    }
+  }
+  if (paths.count(kVectorsFile) == 0) return Damaged("vectors.bin is not listed");
+  if (paths.count(std::string(kPassagesDirectory) + "/CURRENT") == 0) return Damaged("passages/CURRENT is not listed");
+  const bool has_index = paths.count(kIndexFile) == 1;
+  if (has_index && manifest.index() == "exact") return Damaged("index.faiss is listed, but the index is exact");
+  if (!has_index && manifest.index() != "exact") return Damaged("index.faiss is not listed");
+  return absl::OkStatus();
+}
+
+absl::Status CheckFields(const storage::Manifest& manifest) {
+  if (manifest.format_version() > kManifestFormatVersion) {
+    return absl::FailedPreconditionError(absl::StrCat("MANIFEST: format version ", manifest.format_version(), " is newer than ",
+                                                      kManifestFormatVersion, ", the newest this build reads"));
+  }
+  if (manifest.format_version() < 1) return Damaged(absl::StrCat("format version ", manifest.format_version()));
+  if (manifest.generation().empty() || !IsPlainName(manifest.generation(), 128)) return Damaged("the generation's name");
+  if (!IsPlainName(manifest.store(), 128)) return Damaged("the store's name");
+  if (!IsPlainName(manifest.query_fingerprint(), 64)) return Damaged("the query fingerprint");
+  if (!IsPlainName(manifest.passage_fingerprint(), 64)) return Damaged("the passage fingerprint");
+  if (manifest.base_revision() < 0) return Damaged(absl::StrCat("base revision ", manifest.base_revision()));
+  if (manifest.passage_count() < 0 || manifest.passage_count() > kMaxRows) {
+    return Damaged(absl::StrCat("passage count ", manifest.passage_count()));
+  }
+  if (manifest.vector_count() < manifest.passage_count() || manifest.vector_count() > kMaxRows) {
+    return Damaged(absl::StrCat("vector count ", manifest.vector_count(), " for ", manifest.passage_count(), " passages"));
+  }
+  if (manifest.dim() < 1 || manifest.dim() > kMaxDim) {
+    return Damaged(absl::StrCat("dimension ", manifest.dim(), " is not in [1, ", kMaxDim, "]"));
+  }
+  if (manifest.vector_type() != v1::VECTOR_TYPE_FLOAT32 && manifest.vector_type() != v1::VECTOR_TYPE_FLOAT16 &&
+      manifest.vector_type() != v1::VECTOR_TYPE_BFLOAT16) {
+    return Damaged(absl::StrCat("vector type ", static_cast<int>(manifest.vector_type())));
+  }
+  if (manifest.metric() != "inner_product") return Damaged("the metric is not inner_product");
+  if (manifest.index().empty() || manifest.index().size() > 256) return Damaged("the index's name");
+  if (!(manifest.recall_at_10() >= 0 && manifest.recall_at_10() <= 1)) {
+    return Damaged(absl::StrCat("recall ", manifest.recall_at_10(), " is not in [0, 1]"));
+  }
+  if (manifest.recall_query_count() < 0) return Damaged(absl::StrCat("recall query count ", manifest.recall_query_count()));
+  for (const storage::Probe& probe : manifest.probes()) {
+    if (probe.row() < 0 || probe.row() >= manifest.vector_count()) return Damaged(absl::StrCat("probe of row ", probe.row()));
+    if (probe.id().empty()) return Damaged("a probe without an id");
+  }
+  return CheckFiles(manifest);
+}
+
+}  // namespace
+
+absl::StatusOr<storage::Manifest> ParseManifest(std::string_view content) {
+  if (content.size() < kChecksumDigits) return Damaged(absl::StrCat("the file has ", content.size(), " bytes"));
+  const std::string_view body = content.substr(0, content.size() - kChecksumDigits);
+  if (content.substr(body.size()) != ChecksumDigits(body)) return Damaged("its checksum fails");
+  storage::Manifest manifest;
+  if (body.size() > INT32_MAX || !manifest.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
+    return Damaged("it is not a storage.Manifest");
+  }
+  LOCI_RETURN_IF_ERROR(CheckFields(manifest));
+  return manifest;
+}
+
+std::string SerializeManifest(const storage::Manifest& manifest) {
+  std::string content = manifest.SerializeAsString();
+  content += ChecksumDigits(content);
+  return content;
+}
+
+absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string& generation_directory) {
+  const std::string path = JoinPath(generation_directory, kManifestFile);
+  absl::StatusOr<std::string> content = fs.ReadFile(path);
+  if (absl::IsNotFound(content.status())) {
+    return absl::FailedPreconditionError(absl::StrCat(generation_directory, " has no MANIFEST: its build did not finish"));
+  }
+  LOCI_RETURN_IF_ERROR(content.status());
+  absl::StatusOr<storage::Manifest> manifest = ParseManifest(*content);
+  if (manifest.ok()) return manifest;
+  return absl::Status(manifest.status().code(), absl::StrCat(generation_directory, ": ", manifest.status().message()));
+}
+
+}  // namespace loci

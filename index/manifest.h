@@ -1,0 +1,38 @@
+// stores/<store>/<generation>/MANIFEST: what a generation is made of, with the checksum of each of its files.
+//
+// Content: a serialised storage.Manifest followed by its XXH3 as 16 lower-case hex digits.
+#ifndef LOCI_INDEX_MANIFEST_H_
+#define LOCI_INDEX_MANIFEST_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "base/file.h"
+#include "base/vector_type.h"
+#include "proto/loci/storage/storage.pb.h"
+
+namespace loci {
+
+inline constexpr int kManifestFormatVersion = 1;
+inline constexpr char kManifestFile[] = "MANIFEST";
+inline constexpr char kVectorsFile[] = "vectors.bin";
+inline constexpr char kIndexFile[] = "index.faiss";
+inline constexpr char kPassagesDirectory[] = "passages";
+
+// Reads and checks a manifest: DATA_LOSS where its checksum or its fields are wrong (paths with "..", negative counts, ...),
+// FAILED_PRECONDITION for a newer format. Parses hostile bytes safely: what is returned can be trusted not to name a file outside
+// the generation's folder, nor sizes that overflow; that the files are there and fit is not checked here.
+absl::StatusOr<storage::Manifest> ParseManifest(std::string_view content);
+std::string SerializeManifest(const storage::Manifest& manifest);
+
+// FAILED_PRECONDITION where the manifest is missing: an unfinished build.
+absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string& generation_directory);
+
+// VectorType and ElementType have the same values; int8 and float64 are not stored.
+inline ElementType StoredType(const storage::Manifest& manifest) { return static_cast<ElementType>(manifest.vector_type()); }
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_MANIFEST_H_
