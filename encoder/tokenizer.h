@@ -24,7 +24,10 @@ struct TokenizerOptions {
   bool strip_accents = true;
   bool clean_text = true;
   bool handle_chinese_chars = true;
+  // A word of more characters (after normalisation) is the unknown token. In [1, 10000].
   int max_input_chars_per_word = 100;
+  // Marks a piece that continues a word.
+  std::string continuing_subword_prefix = "##";
   std::string unk_token = "[UNK]";
   std::string cls_token = "[CLS]";
   std::string sep_token = "[SEP]";
