@@ -1,0 +1,70 @@
+// Passages out of files: JSONL, TSV and BEIR corpora, each plain or gzipped.
+//
+//   LOCI_ASSIGN_OR_RETURN(auto reader, IngestReader::Open("corpus.jsonl.gz", IngestFormat::kAuto));
+//   PassageRecord record;
+//   while (true) {
+//     LOCI_ASSIGN_OR_RETURN(IngestReader::Result result, reader->Next(&record));
+//     if (result == IngestReader::kEnd) break;
+//     ...
+//   }
+#ifndef LOCI_CLIENTS_CLI_INGEST_READER_H_
+#define LOCI_CLIENTS_CLI_INGEST_READER_H_
+
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "clients/cli/passage_json.h"
+
+namespace loci {
+
+// kText, kMarkdown and kHtml are names only: Open() answers UNIMPLEMENTED.
+enum class IngestFormat { kAuto, kJsonl, kTsv, kBeir, kText, kMarkdown, kHtml };
+
+// "auto", "jsonl", "tsv", "beir", "text", "markdown", "html". INVALID_ARGUMENT otherwise.
+absl::StatusOr<IngestFormat> IngestFormatOfName(std::string_view name);
+
+// Where a record or a problem was found.
+struct InputPlace {
+  std::string file;
+  int64_t line = 0;  // From 1; a record of several lines has that of its first.
+};
+
+// Reads one file after another with memory for one line. Used by one thread: the reader; position_bytes() may be asked by any.
+class IngestReader {
+ public:
+  static constexpr size_t kMaxLineBytes = 16 << 20;
+
+  // `path` is a file, "-" for standard input, or a folder: with kBeir, or where kAuto finds a corpus.jsonl[.gz] in it, that corpus;
+  // otherwise its *.jsonl, *.ndjson and *.tsv files (also .gz) in the order of their names, others being listed in passed_over_files().
+  // kAuto goes by the file's name, and where that says nothing by its first line: "{" is JSONL, a tab TSV.
+  // TSV is `id<TAB>text<TAB>title` or `id<TAB>text`; a first line with the names of such columns may give another order.
+  // Errors name the path: NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED.
+  static absl::StatusOr<std::unique_ptr<IngestReader>> Open(const std::string& path, IngestFormat format,
+                                                            size_t max_line_bytes = kMaxLineBytes);
+  virtual ~IngestReader() = default;
+
+  enum Result { kPassage, kBadLine, kEnd };
+  // kBadLine: error() says what is wrong with it, and reading can go on. A status that is not OK: the input itself failed (cannot be
+  // read, damaged gzip), and what came so far must not be taken for the whole.
+  // The first record decides whether all bring vectors, and of which dimension; one that differs is a bad line.
+  virtual absl::StatusOr<Result> Next(PassageRecord* record) = 0;
+
+  virtual const InputPlace& place() const = 0;   // Of the last record or bad line.
+  virtual const std::string& error() const = 0;  // Of the last bad line.
+
+  // Bytes of the files that were read, and of all of them; the latter is 0 where it is not known.
+  virtual int64_t position_bytes() const = 0;
+  virtual int64_t size_bytes() const = 0;
+
+  virtual const std::set<std::string>& unused_fields() const = 0;  // Of JSON objects: see ParsePassageJson().
+  virtual const std::vector<std::string>& passed_over_files() const = 0;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_CLIENTS_CLI_INGEST_READER_H_
