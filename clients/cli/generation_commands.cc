@@ -1,0 +1,189 @@
+// loci activate, rollback, verify, plan, compare.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "clients/cli/command.h"
+#include "clients/cli/display.h"
+#include "clients/cli/eval_input.h"
+
+namespace loci {
+namespace {
+
+v1::WritesSince WritesSinceOf(const std::string& name) {
+  if (name == "replay") return v1::WRITES_SINCE_REPLAY;
+  if (name == "discard") return v1::WRITES_SINCE_DISCARD;
+  return v1::WRITES_SINCE_UNSPECIFIED;
+}
+
+class ActivateCommand final : public Command {
+ public:
+  std::string name() const override { return "activate"; }
+  std::string summary() const override { return "Make a generation the one that answers"; }
+  std::string details() const override {
+    return "The generation is loaded, verified and warmed, then swapped in; requests in flight finish on the old one. Where "
+           "writes were\n"
+           "made since its base, --writes-since says whether they are laid over it or dropped. --dry-run checks on the server "
+           "and\n"
+           "changes nothing.\n";
+  }
+  std::string examples() const override {
+    return "  loci activate movies g4\n  loci activate movies g4 --writes-since replay\n  loci activate movies g4 --dry-run\n";
+  }
+  void DeclareFlags(FlagSet* flags) override {
+    flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
+    flags->Positional("GENERATION", &generation_, "Name of the generation.");
+    flags->Choice("writes-since", &writes_since_, {"replay", "discard"}, "What becomes of writes made since.");
+    flags->Bool("dry-run", &dry_run_, "Let the server check everything, change nothing.");
+  }
+  int Run(CliContext& cli, const FlagSet&) override {
+    v1::ActivateGenerationRequest request;
+    request.set_store(store_);
+    request.set_generation(generation_);
+    request.set_writes_since(WritesSinceOf(writes_since_));
+    request.set_dry_run(dry_run_);
+    v1::ActivateGenerationResponse response;
+    int exit_code = kExitOk;
+    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::ActivateGeneration, request, &response, &exit_code,
+                  CliContext::kNoTimeout))
+      return exit_code;
+    if (cli.json()) return cli.PrintJson(response);
+    cli.out() << (dry_run_ ? "dry run, nothing was changed: would activate " : "activated ")
+              << SanitizeLine(response.generation()) << " of store " << SanitizeLine(StoreName(store_)) << ", revision "
+              << response.revision()
+              << ", before: " << (response.previous_generation().empty() ? "none" : SanitizeLine(response.previous_generation()));
+    if (response.writes_since_count() > 0)
+      cli.out() << ", writes since: " << FormatCount(response.writes_since_count()) << " " << writes_since_;
+    cli.out() << '\n';
+    return kExitOk;
+  }
+
+ private:
+  std::string store_, generation_, writes_since_;
+  bool dry_run_ = false;
+};
+
+class RollbackCommand final : public Command {
+ public:
+  std::string name() const override { return "rollback"; }
+  std::string summary() const override { return "Go back to the generation that answered before"; }
+  std::string examples() const override { return "  loci rollback movies --writes-since discard\n"; }
+  void DeclareFlags(FlagSet* flags) override {
+    flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
+    flags->Choice("writes-since", &writes_since_, {"replay", "discard"}, "What becomes of writes made since.");
+    flags->Bool("dry-run", &dry_run_, "Send nothing.");
+  }
+  int Run(CliContext& cli, const FlagSet&) override {
+    v1::RollbackStoreRequest request;
+    request.set_store(store_);
+    request.set_writes_since(WritesSinceOf(writes_since_));
+    if (dry_run_) return cli.PrintDryRun(absl::StrCat("roll back store ", StoreName(store_)), request);
+    v1::RollbackStoreResponse response;
+    int exit_code = kExitOk;
+    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::RollbackStore, request, &response, &exit_code, CliContext::kNoTimeout))
+      return exit_code;
+    if (cli.json()) return cli.PrintJson(response);
+    cli.out() << "store " << SanitizeLine(StoreName(store_)) << " is back at generation " << SanitizeLine(response.generation())
+              << ", revision " << response.revision() << '\n';
+    return kExitOk;
+  }
+
+ private:
+  std::string store_, writes_since_;
+  bool dry_run_ = false;
+};
+
+class VerifyCommand final : public Command {
+ public:
+  std::string name() const override { return "verify"; }
+  std::string summary() const override { return "Read every byte of a generation and compare checksums"; }
+  std::string examples() const override { return "  loci verify movies\n  loci verify movies g4\n"; }
+  void DeclareFlags(FlagSet* flags) override {
+    flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
+    flags->Positional("GENERATION", &generation_, "Name of the generation; the active one without it.", /*required=*/false);
+  }
+  int Run(CliContext& cli, const FlagSet&) override {
+    v1::VerifyGenerationRequest request;
+    request.set_store(store_);
+    request.set_generation(generation_);
+    v1::VerifyGenerationResponse response;
+    int exit_code = kExitOk;
+    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::VerifyGeneration, request, &response, &exit_code, CliContext::kNoTimeout))
+      return exit_code;
+    if (cli.json()) return cli.PrintJson(response);
+    cli.out() << "generation " << SanitizeLine(response.generation()) << " is whole: " << response.file_count() << " files, "
+              << FormatBytes(response.size_bytes()) << '\n';
+    return kExitOk;
+  }
+
+ private:
+  std::string store_, generation_;
+};
+
+class PlanCommand final : public Command {
+ public:
+  std::string name() const override { return "plan"; }
+  std::string summary() const override { return "What activating a generation would need in memory and time"; }
+  std::string examples() const override { return "  loci plan movies g4\n"; }
+  void DeclareFlags(FlagSet* flags) override {
+    flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
+    flags->Positional("GENERATION", &generation_, "Name of the generation.");
+  }
+  int Run(CliContext& cli, const FlagSet&) override {
+    v1::PlanActivationRequest request;
+    request.set_store(store_);
+    request.set_generation(generation_);
+    v1::PlanActivationResponse response;
+    int exit_code = kExitOk;
+    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::PlanActivation, request, &response, &exit_code)) return exit_code;
+    return cli.PrintJson(response);
+  }
+
+ private:
+  std::string store_, generation_;
+};
+
+class CompareCommand final : public Command {
+ public:
+  std::string name() const override { return "compare"; }
+  std::string summary() const override { return "Which results change between two generations"; }
+  std::string examples() const override { return "  loci compare movies g3 g4 --queries queries.jsonl\n"; }
+  void DeclareFlags(FlagSet* flags) override {
+    flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
+    flags->Positional("GEN_A", &generation_a_, "One generation.");
+    flags->Positional("GEN_B", &generation_b_, "The other.");
+    flags->String("queries", &queries_path_, "FILE", "BEIR queries (JSONL, gzipped or not).");
+  }
+  int Run(CliContext& cli, const FlagSet&) override {
+    if (queries_path_.empty()) return cli.UsageError("flag --queries FILE is missing");
+    const absl::StatusOr<std::vector<EvalQuery>> queries = ReadQueries(queries_path_);
+    if (!queries.ok()) return cli.Fail(queries.status());
+    v1::CompareGenerationsRequest request;
+    request.set_store(store_);
+    request.set_generation_a(generation_a_);
+    request.set_generation_b(generation_b_);
+    for (const EvalQuery& query : *queries) request.add_queries(query.text);
+    v1::CompareGenerationsResponse response;
+    int exit_code = kExitOk;
+    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::CompareGenerations, request, &response, &exit_code,
+                  CliContext::kNoTimeout))
+      return exit_code;
+    return cli.PrintJson(response);
+  }
+
+ private:
+  std::string store_, generation_a_, generation_b_, queries_path_;
+};
+
+}  // namespace
+
+void AddGenerationCommands(Commands* commands) {
+  commands->push_back(std::make_unique<ActivateCommand>());
+  commands->push_back(std::make_unique<RollbackCommand>());
+  commands->push_back(std::make_unique<VerifyCommand>());
+  commands->push_back(std::make_unique<PlanCommand>());
+  commands->push_back(std::make_unique<CompareCommand>());
+}
+
+}  // namespace loci
