@@ -10,9 +10,11 @@ namespace {
 using ::testing::HasSubstr;
 
 CudaProbe OneGpu() {
-  return {.built_in = true,
-          .devices = {{.ordinal = 1, .name = "H100", .compute_major = 9, .total_memory_bytes = 80ll << 30, .free_memory_bytes = 1 << 30}},
-          .detail = ""};
+  return {
+      .built_in = true,
+      .devices =
+          {{.ordinal = 1, .name = "H100", .compute_major = 9, .total_memory_bytes = 80ll << 30, .free_memory_bytes = 1 << 30}},
+      .detail = ""};
 }
 CudaProbe NoGpu() { return {.built_in = true, .devices = {}, .detail = "no CUDA device: the driver is too old"}; }
 
@@ -46,14 +48,15 @@ TEST(ChooseDevice, AutoTakesTheCpuAndSaysWhy) {
 
 TEST(ChooseDevice, AnExplicitDeviceIsMetOrRefused) {
   EXPECT_TRUE(ChooseDevice("cuda:1", OneGpu(), true)->cuda);
-  for (const auto& choice : {ChooseDevice("cuda:0", OneGpu(), true), ChooseDevice("cuda:1", OneGpu(), false),
-                             ChooseDevice("cuda:0", NoGpu(), true)}) {
+  for (const auto& choice :
+       {ChooseDevice("cuda:0", OneGpu(), true), ChooseDevice("cuda:1", OneGpu(), false), ChooseDevice("cuda:0", NoGpu(), true)}) {
     EXPECT_EQ(choice.status().code(), absl::StatusCode::kFailedPrecondition);
   }
 }
 
 TEST(ChooseDevice, AnotherWordIsInvalid) {
-  for (const char* const word : {"", "gpu", "CUDA:0", "cuda", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda: 1", "cuda:99999999999"}) {
+  for (const char* const word :
+       {"", "gpu", "CUDA:0", "cuda", "cuda:", "cuda:x", "cuda:-1", "cuda:+1", "cuda: 1", "cuda:99999999999"}) {
     EXPECT_EQ(ChooseDevice(word, OneGpu(), true).status().code(), absl::StatusCode::kInvalidArgument) << word;
   }
 }

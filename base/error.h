@@ -24,8 +24,7 @@ struct ErrorReason {
 };
 
 // Returns `status` with `reason` and `metadata` attached. `status` must not be OK.
-absl::Status ErrorWithReason(absl::Status status, std::string_view reason,
-                             std::map<std::string, std::string> metadata = {});
+absl::Status ErrorWithReason(absl::Status status, std::string_view reason, std::map<std::string, std::string> metadata = {});
 
 // The reason attached to `status`, or nullopt where there is none.
 std::optional<ErrorReason> GetErrorReason(const absl::Status& status);

@@ -22,8 +22,7 @@ namespace loci {
 namespace {
 
 absl::Status ErrnoStatus(int error, std::string_view operation, const std::string& path) {
-  const std::string message =
-      absl::StrCat(AbslView(operation), " ", path, ": ", std::generic_category().message(error));
+  const std::string message = absl::StrCat(AbslView(operation), " ", path, ": ", std::generic_category().message(error));
   switch (error) {
     case ENOENT:
       return absl::NotFoundError(message);

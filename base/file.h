@@ -49,7 +49,7 @@ class FileSystem {
   virtual bool IsDirectory(const std::string& path) = 0;
   // Names (not paths) in a folder, sorted, without "." and "..".
   virtual absl::StatusOr<std::vector<std::string>> List(const std::string& directory) = 0;
-  virtual absl::Status CreateDirectories(const std::string& directory) = 0;  // OK if it is there. Syncs nothing.
+  virtual absl::Status CreateDirectories(const std::string& directory) = 0;         // OK if it is there. Syncs nothing.
   virtual absl::Status Rename(const std::string& from, const std::string& to) = 0;  // Replaces `to`, atomically.
   virtual absl::Status SyncDirectory(const std::string& directory) = 0;
   virtual absl::Status DeleteFile(const std::string& path) = 0;
@@ -67,8 +67,8 @@ class FileSystem {
 // The operating system's files. Never destroyed.
 FileSystem& PosixFileSystem();
 
-// write-temp (`path`.tmp: one writer of a path at a time), sync, rename, sync of the folder: after a crash `path` has the old content
-// or the new one.
+// write-temp (`path`.tmp: one writer of a path at a time), sync, rename, sync of the folder: after a crash `path` has the old
+// content or the new one.
 absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path, std::string_view content);
 
 // "a" + "b/c" -> "a/b/c"; one slash between the parts.

@@ -19,8 +19,7 @@ inline void LogError(std::string_view component, std::string_view message) { Log
 }  // namespace loci
 
 // For broken invariants, never for input: prints the condition and ends the process.
-#define LOCI_CHECK(condition) \
-  ((condition) ? (void)0 : ::loci::internal::CheckFailed(#condition, __FILE__, __LINE__))
+#define LOCI_CHECK(condition) ((condition) ? (void)0 : ::loci::internal::CheckFailed(#condition, __FILE__, __LINE__))
 
 namespace loci::internal {
 [[noreturn]] void CheckFailed(const char* condition, const char* file, int line);

@@ -1,5 +1,5 @@
-// Between std::string_view and absl::string_view. Debian's Abseil is built for C++14, so that its string_view is a type of its own,
-// and absl::StrCat and the absl::...Error functions do not take a std::string_view:
+// Between std::string_view and absl::string_view. Debian's Abseil is built for C++14, so that its string_view is a type of its
+// own, and absl::StrCat and the absl::...Error functions do not take a std::string_view:
 //
 //   return absl::NotFoundError(absl::StrCat("no store named ", AbslView(name)));
 //   std::string_view message = StdView(status.message());

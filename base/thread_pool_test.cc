@@ -111,9 +111,7 @@ TEST(ParallelFor, MayBeNestedAndCalledFromTasks) {
   {
     ThreadPool pool("test", 2, 100);
     for (int t = 0; t < 20; ++t) {
-      ASSERT_TRUE(pool.TrySubmit([&] {
-        pool.ParallelFor(7, [&](int64_t) { pool.ParallelFor(5, [&](int64_t) { ++sum; }); });
-      }));
+      ASSERT_TRUE(pool.TrySubmit([&] { pool.ParallelFor(7, [&](int64_t) { pool.ParallelFor(5, [&](int64_t) { ++sum; }); }); }));
     }
   }
   EXPECT_EQ(sum, 20 * 7 * 5);

@@ -30,9 +30,9 @@ TEST(Utf8, NamesTheFirstInvalidByte) {
   EXPECT_EQ(FindInvalidUtf8("plain ascii of more than eight bytes"), std::string_view::npos);
   EXPECT_EQ(FindInvalidUtf8("0123456789\xff"), 10u);
   EXPECT_EQ(FindInvalidUtf8("\x80"), 0u);
-  EXPECT_EQ(FindInvalidUtf8("ab\xc0\x80"), 2u);          // Overlong NUL.
-  EXPECT_EQ(FindInvalidUtf8("\xe0\x80\xaf"), 0u);        // Overlong slash.
-  EXPECT_EQ(FindInvalidUtf8("\xf0\x8f\xbf\xbf"), 0u);    // Overlong U+FFFF.
+  EXPECT_EQ(FindInvalidUtf8("ab\xc0\x80"), 2u);        // Overlong NUL.
+  EXPECT_EQ(FindInvalidUtf8("\xe0\x80\xaf"), 0u);      // Overlong slash.
+  EXPECT_EQ(FindInvalidUtf8("\xf0\x8f\xbf\xbf"), 0u);  // Overlong U+FFFF.
   EXPECT_EQ(FindInvalidUtf8("\xf5\x80\x80\x80"), 0u);
 }
 

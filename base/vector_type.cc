@@ -58,7 +58,7 @@ uint16_t Float32ToFloat16Portable(float value) {
     half = 0x7c00u;
   } else if (magnitude >= 0x38800000u) {  // Normal: 2^-14 and above.
     half = (magnitude - (112u << 23) + 0xfffu + ((magnitude >> 13) & 1u)) >> 13;
-  } else if (magnitude > 0x33000000u) {  // Subnormal: above half of 2^-24.
+  } else if (magnitude > 0x33000000u) {              // Subnormal: above half of 2^-24.
     const uint32_t shift = 126 - (magnitude >> 23);  // From units of the float's last bit to 2^-24.
     const uint32_t mantissa = (magnitude & 0x7fffffu) | 0x800000u;
     const uint32_t halfway = 1u << (shift - 1);

@@ -12,11 +12,16 @@ enum class ElementType : uint8_t { kFloat32 = 1, kFloat16 = 2, kBfloat16 = 3, kI
 
 constexpr size_t ElementSize(ElementType type) {
   switch (type) {
-    case ElementType::kFloat32: return 4;
-    case ElementType::kFloat16: return 2;
-    case ElementType::kBfloat16: return 2;
-    case ElementType::kInt8: return 1;
-    case ElementType::kFloat64: return 8;
+    case ElementType::kFloat32:
+      return 4;
+    case ElementType::kFloat16:
+      return 2;
+    case ElementType::kBfloat16:
+      return 2;
+    case ElementType::kInt8:
+      return 1;
+    case ElementType::kFloat64:
+      return 8;
   }
   return 0;
 }

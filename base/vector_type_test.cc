@@ -50,12 +50,23 @@ TEST(Float16, RoundsToNearestEvenAtEveryHalf) {
     const float low = internal::Float16ToFloat32Portable(static_cast<uint16_t>(i));
     const float high = internal::Float16ToFloat32Portable(static_cast<uint16_t>(i + 1));
     const float middle = (low + high) / 2;  // Exact.
-    const float values[8] = {std::nextafterf(middle, 0), middle, std::nextafterf(middle, high), low, -middle,
-                             -std::nextafterf(middle, high), std::nextafterf(low, high), std::nextafterf(high, low)};
+    const float values[8] = {std::nextafterf(middle, 0),
+                             middle,
+                             std::nextafterf(middle, high),
+                             low,
+                             -middle,
+                             -std::nextafterf(middle, high),
+                             std::nextafterf(low, high),
+                             std::nextafterf(high, low)};
     const auto even = static_cast<uint16_t>(i + (i & 1));
-    const uint16_t expected[8] = {static_cast<uint16_t>(i), even, static_cast<uint16_t>(i + 1), static_cast<uint16_t>(i),
-                                  static_cast<uint16_t>(even | 0x8000), static_cast<uint16_t>((i + 1) | 0x8000),
-                                  static_cast<uint16_t>(i), static_cast<uint16_t>(i + 1)};
+    const uint16_t expected[8] = {static_cast<uint16_t>(i),
+                                  even,
+                                  static_cast<uint16_t>(i + 1),
+                                  static_cast<uint16_t>(i),
+                                  static_cast<uint16_t>(even | 0x8000),
+                                  static_cast<uint16_t>((i + 1) | 0x8000),
+                                  static_cast<uint16_t>(i),
+                                  static_cast<uint16_t>(i + 1)};
     uint16_t out[8];
     Float32ToFloat16(values, out, 8);
     for (int j = 0; j < 8; ++j) {
@@ -67,8 +78,10 @@ TEST(Float16, RoundsToNearestEvenAtEveryHalf) {
 
 TEST(Float16, InstructionsAndPortableCodeAgreeOnManyFloats) {
   std::vector<float> floats;
-  for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 8191) floats.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits)));
-  for (const uint32_t bits : {0x477fefffu, 0x477ff000u, 0x477ff001u, 0x33000000u, 0x33000001u, 0x387fffffu, 0x7f800001u, 0xffc00000u}) {
+  for (uint64_t bits = 0; bits < (uint64_t{1} << 32); bits += 8191)
+    floats.push_back(std::bit_cast<float>(static_cast<uint32_t>(bits)));
+  for (const uint32_t bits :
+       {0x477fefffu, 0x477ff000u, 0x477ff001u, 0x33000000u, 0x33000001u, 0x387fffffu, 0x7f800001u, 0xffc00000u}) {
     floats.push_back(std::bit_cast<float>(bits));
   }
   floats.resize(floats.size() / 8 * 8 + 8, 1.0f);

@@ -74,8 +74,8 @@ struct Answer {
 
 absl::Status CheckSequences(const PackedBatch& batch, int max_length, int vocabulary_size) {
   if (batch.offsets.empty() || batch.offsets.front() != 0 || batch.offsets.back() != batch.token_count()) {
-    return absl::InvalidArgumentError(absl::StrCat("the offsets of ", batch.sequence_count(), " sequences do not span their ",
-                                                   batch.token_count(), " tokens"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the offsets of ", batch.sequence_count(), " sequences do not span their ", batch.token_count(), " tokens"));
   }
   for (int64_t i = 0; i < batch.sequence_count(); ++i) {
     const int64_t length = int64_t{batch.offsets[static_cast<size_t>(i) + 1]} - batch.offsets[static_cast<size_t>(i)];
@@ -118,7 +118,9 @@ struct Metrics {
         failed_batches(sink.counter("loci_batcher_failed_batches_total", "Batches that the encoder could not encode.",
                                     {{"encoder", encoder}})) {}
 
-  static std::vector<double> SecondsBounds() { return {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10}; }
+  static std::vector<double> SecondsBounds() {
+    return {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10};
+  }
   static Counter& Dropped(MetricsSink& sink, const std::string& encoder, const std::string& reason) {
     return sink.counter("loci_batcher_dropped_requests_total", "Requests dropped before all of them was encoded.",
                         {{"encoder", encoder}, {"reason", reason}});
@@ -249,11 +251,11 @@ void BatcherImpl::Submit(PackedBatch sequences, const RequestLimits& limits, Don
   SendAnswers(std::move(dropped));
   if (!accepted) {
     metrics_.refused.Add(1);
-    done(ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat(
-                             "the encoder's queue holds ", held_tokens, " tokens and the request has ", token_count,
-                             ", the limit is ", options_.max_queued_tokens)),
-                         "ENCODER_QUEUE_FULL",
-                         {{"queued_tokens", absl::StrCat(held_tokens)}, {"limit", absl::StrCat(options_.max_queued_tokens)}}));
+    done(ErrorWithReason(
+        absl::ResourceExhaustedError(absl::StrCat("the encoder's queue holds ", held_tokens, " tokens and the request has ",
+                                                  token_count, ", the limit is ", options_.max_queued_tokens)),
+        "ENCODER_QUEUE_FULL",
+        {{"queued_tokens", absl::StrCat(held_tokens)}, {"limit", absl::StrCat(options_.max_queued_tokens)}}));
     return;
   }
   SetGauges();
@@ -310,6 +312,7 @@ Batch BatcherImpl::FormBatch(int64_t now_us, std::vector<Answer>* answers) {
     if (request->first_start_us < 0) request->first_start_us = now_us;
     patient_first = false;
   }
+  LOCI_CHECK(!queue_.empty() || untaken_tokens_ == 0);
   // Patient work is owed its share of what goes by while it waits, up to two batches.
   patient_credit_ += batch.token_count - kPatientShare * batch.patient_tokens;
   patient_credit_ = std::clamp<int64_t>(patient_credit_, 0, 2 * kPatientShare * options_.max_batch_tokens);

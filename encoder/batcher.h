@@ -7,8 +7,8 @@
 // Fairness. (1) Among requests of one deadline, and so among all without one, a request that has taken `max_batch_tokens` goes to
 // the end of the line: a short request waits for at most one batch of each that is before it, however large they are. (2) Work
 // with deadlines comes first, but not for ever: *patient* requests (no deadline, or one more than kPatientUs after their arrival)
-// get at least 1/kPatientShare of the tokens while some wait, the one whose turn is longest due first. So a flood of queries slows
-// bulk work to an eighth, and bulk work takes at most an eighth from a flood of queries.
+// get at least 1/kPatientShare of the tokens while some wait, the one whose turn is longest due first. So a flood of queries
+// slows bulk work to an eighth, and bulk work takes at most an eighth from a flood of queries.
 #ifndef LOCI_ENCODER_BATCHER_H_
 #define LOCI_ENCODER_BATCHER_H_
 
@@ -26,8 +26,8 @@
 namespace loci {
 
 struct BatcherOptions {
-  int64_t max_batch_tokens = 1024;   // A single sequence may be longer; it then makes a batch alone.
-  int64_t max_wait_us = 0;           // 0: a free worker starts at once with what there is.
+  int64_t max_batch_tokens = 1024;      // A single sequence may be longer; it then makes a batch alone.
+  int64_t max_wait_us = 0;              // 0: a free worker starts at once with what there is.
   int64_t max_queued_tokens = 1 << 22;  // Of requests not yet answered. Above it Submit answers RESOURCE_EXHAUSTED.
   int worker_count = 1;
 };
@@ -54,10 +54,10 @@ class Batcher {
 
   // `done` is called exactly once, without a lock held: on a worker's thread, or on the calling one where the request is refused
   // (RESOURCE_EXHAUSTED, CANCELLED, DEADLINE_EXCEEDED, INVALID_ARGUMENT). An empty batch is answered at once with no vectors.
-  // INVALID_ARGUMENT: a sequence that Encoder::Encode would refuse, so that it can't spoil the batch of others, or more tokens than
-  // max_queued_tokens, which no wait can make room for. An error of the encoder answers the requests that had a sequence in that
-  // batch, and no others.
-  // `done` holds up the worker, so it should be short; it may call Submit, and may not destroy the batcher.
+  // INVALID_ARGUMENT: a sequence that Encoder::Encode would refuse, so that it can't spoil the batch of others, or more tokens
+  // than max_queued_tokens, which no wait can make room for. An error of the encoder answers the requests that had a sequence in
+  // that batch, and no others. `done` holds up the worker, so it should be short; it may call Submit, and may not destroy the
+  // batcher.
   virtual void Submit(PackedBatch sequences, const RequestLimits& limits, Done done) = 0;
 
   // Tokens of the requests that are not answered yet: what max_queued_tokens bounds.

@@ -34,7 +34,8 @@ PackedBatch Sequences(const std::vector<std::vector<int32_t>>& sequences) {
 
 // `count` sequences of `length` tokens, all of them `id`: shows in a batch whose they are.
 PackedBatch Marked(int32_t id, int count = 1, int length = 4) {
-  return Sequences(std::vector<std::vector<int32_t>>(static_cast<size_t>(count), std::vector<int32_t>(static_cast<size_t>(length), id)));
+  return Sequences(
+      std::vector<std::vector<int32_t>>(static_cast<size_t>(count), std::vector<int32_t>(static_cast<size_t>(length), id)));
 }
 
 // Collects one answer.
@@ -217,8 +218,8 @@ TEST_F(BatcherTest, TakesTheEarliestDeadlineFirst) {
   batcher_->Submit(Marked(14), Due(1000), answers[4].callback());
   Open();
   for (Answer& answer : answers) EXPECT_TRUE(answer.Wait().ok());
-  EXPECT_THAT(BatchMarks(), ElementsAre(ElementsAre(9), ElementsAre(12), ElementsAre(14), ElementsAre(13), ElementsAre(11),
-                                        ElementsAre(10)));
+  EXPECT_THAT(BatchMarks(),
+              ElementsAre(ElementsAre(9), ElementsAre(12), ElementsAre(14), ElementsAre(13), ElementsAre(11), ElementsAre(10)));
 }
 
 TEST_F(BatcherTest, DropsCancelledAndExpiredWorkBeforeItIsEncoded) {
@@ -322,8 +323,8 @@ TEST_F(BatcherTest, WhatTheEncoderWouldRefuseNeverJoinsABatch) {
   batcher_->Submit(Marked(10), RequestLimits(), good.callback());
   PackedBatch torn = Marked(10, 2);
   torn.offsets.back() += 1;
-  for (const PackedBatch& bad : {Sequences({{1, 2}, {}}), Marked(10, 1, 65), Sequences({{1, -1}}),
-                                 Sequences({{FakeTokenizer::kVocabularySize}}), torn}) {
+  for (const PackedBatch& bad :
+       {Sequences({{1, 2}, {}}), Marked(10, 1, 65), Sequences({{1, -1}}), Sequences({{FakeTokenizer::kVocabularySize}}), torn}) {
     Answer answer;
     batcher_->Submit(bad, RequestLimits(), answer.callback());
     ASSERT_EQ(answer.count(), 1);
@@ -341,7 +342,8 @@ TEST_F(BatcherTest, RefusesAboveTheQueueLimitAndTakesAgainBelowIt) {
   batcher_->Submit(Marked(11), RequestLimits(), refused.callback());
   ASSERT_EQ(refused.count(), 1);
   EXPECT_EQ(refused.Wait().status().code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_THAT(std::string(refused.Wait().status().message()), HasSubstr("holds 20 tokens and the request has 4, the limit is 20"));
+  EXPECT_THAT(std::string(refused.Wait().status().message()),
+              HasSubstr("holds 20 tokens and the request has 4, the limit is 20"));
   EXPECT_EQ(GetErrorReason(refused.Wait().status())->reason, "ENCODER_QUEUE_FULL");
   batcher_->Submit(Marked(12, 6), RequestLimits(), huge.callback());
   EXPECT_EQ(huge.Wait().status().code(), absl::StatusCode::kInvalidArgument) << "waiting would not help";
@@ -503,7 +505,8 @@ TEST_F(BatcherTest, ManyThreadsWithDeadlinesAndCancellations) {
   for (std::thread& thread : threads) thread.join();
   batcher_.reset();
   EXPECT_EQ(answered, kThreads * kRequests);
-  for (const auto code : {absl::StatusCode::kOk, absl::StatusCode::kCancelled}) EXPECT_GT(codes.at(code), 0) << static_cast<int>(code);
+  for (const auto code : {absl::StatusCode::kOk, absl::StatusCode::kCancelled})
+    EXPECT_GT(codes.at(code), 0) << static_cast<int>(code);
   EXPECT_EQ(metrics_.value("loci_batcher_queued_tokens", labels_), 0);
   EXPECT_EQ(metrics_.value("loci_batcher_queued_requests", labels_), 0);
 }

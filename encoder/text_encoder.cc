@@ -57,12 +57,11 @@ absl::StatusOr<Sequences> Tokenize(const Encoder& encoder, const std::vector<std
     usage.input_tokens = static_cast<int32_t>(count + kSpecialTokens);
     usage.used_tokens = usage.input_tokens;
     if (count > window && options.truncation == Truncation::kRefuse) {
-      return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("text ", i, " has ", usage.input_tokens,
-                                                                     " tokens, the encoder takes ", max_length)),
-                             "TEXT_TOO_LONG",
-                             {{"index", absl::StrCat(i)},
-                              {"tokens", absl::StrCat(usage.input_tokens)},
-                              {"limit", absl::StrCat(max_length)}});
+      return ErrorWithReason(
+          absl::InvalidArgumentError(
+              absl::StrCat("text ", i, " has ", usage.input_tokens, " tokens, the encoder takes ", max_length)),
+          "TEXT_TOO_LONG",
+          {{"index", absl::StrCat(i)}, {"tokens", absl::StrCat(usage.input_tokens)}, {"limit", absl::StrCat(max_length)}});
     }
     if (count > window && options.truncation == Truncation::kTruncate) {
       usage.used_tokens = max_length;
@@ -77,7 +76,8 @@ absl::StatusOr<Sequences> Tokenize(const Encoder& encoder, const std::vector<std
     } while (begin < used);
     if (result.batch.token_count() > max_tokens) {
       return absl::InvalidArgumentError(absl::StrCat("the first ", i + 1, " of ", texts.size(), " texts have ",
-                                                     result.batch.token_count(), " tokens, the limit of a request is ", max_tokens));
+                                                     result.batch.token_count(), " tokens, the limit of a request is ",
+                                                     max_tokens));
     }
     result.first.push_back(result.batch.sequence_count());
     result.usage.push_back(usage);
@@ -144,22 +144,20 @@ void TextEncoder::Encode(const std::vector<std::string>& texts, const EncodeText
     first = std::move(tokenized->first);
     offsets = tokenized->batch.offsets;
   }
-  batcher_->Submit(
-      std::move(tokenized->batch), options.limits,
-      [done = std::move(done), result = std::move(result), one_each, first = std::move(first), offsets = std::move(offsets),
-       dim = static_cast<size_t>(encoder_->spec().dim),
-       normalize = encoder_->spec().normalize](absl::StatusOr<BatchedVectors> batched) mutable {
-        if (!batched.ok()) return done(std::move(batched).status());
-        result.queue_us = batched->queue_us;
-        result.encode_us = batched->encode_us;
-        result.vectors = one_each ? std::move(batched->vectors)
-                                  : PoolWindows(first, offsets, batched->vectors, dim, normalize);
-        done(std::move(result));
-      });
+  batcher_->Submit(std::move(tokenized->batch), options.limits,
+                   [done = std::move(done), result = std::move(result), one_each, first = std::move(first),
+                    offsets = std::move(offsets), dim = static_cast<size_t>(encoder_->spec().dim),
+                    normalize = encoder_->spec().normalize](absl::StatusOr<BatchedVectors> batched) mutable {
+                     if (!batched.ok()) return done(std::move(batched).status());
+                     result.queue_us = batched->queue_us;
+                     result.encode_us = batched->encode_us;
+                     result.vectors =
+                         one_each ? std::move(batched->vectors) : PoolWindows(first, offsets, batched->vectors, dim, normalize);
+                     done(std::move(result));
+                   });
 }
 
-absl::StatusOr<EncodedTexts> TextEncoder::EncodeAndWait(const std::vector<std::string>& texts,
-                                                        const EncodeTextOptions& options) {
+absl::StatusOr<EncodedTexts> TextEncoder::EncodeAndWait(const std::vector<std::string>& texts, const EncodeTextOptions& options) {
   Mutex mutex;
   CondVar answered;
   bool ready = false;

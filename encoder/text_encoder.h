@@ -43,8 +43,9 @@ class TextEncoder {
   const Encoder& encoder() const { return *encoder_; }
 
   // Tokenizes on the calling thread (so: never a gRPC thread), then queues. `done` is called exactly once, on this thread or on a
-  // batcher's (see Batcher::Submit for what it may do there). No texts: answered at once. Prefixes count as input tokens. Truncation::kRefuse: INVALID_ARGUMENT naming the text's index, its tokens and the limit.
-  // More tokens in all than the batcher's max_queued_tokens: INVALID_ARGUMENT.
+  // batcher's (see Batcher::Submit for what it may do there). No texts: answered at once. Prefixes count as input tokens.
+  // Truncation::kRefuse: INVALID_ARGUMENT naming the text's index, its tokens and the limit. More tokens in all than the
+  // batcher's max_queued_tokens: INVALID_ARGUMENT.
   void Encode(const std::vector<std::string>& texts, const EncodeTextOptions& options, Done done);
 
   // The same, waiting for the answer. Blocks; never call it from a `done`.

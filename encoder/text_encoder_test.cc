@@ -119,7 +119,8 @@ TEST_F(TextEncoderTest, PoolsWindowsWeightedByTheirTokens) {
         norm += mean[d] * mean[d];
       }
       for (size_t d = 0; d < 8; ++d) {
-        EXPECT_NEAR(static_cast<double>(Row(*encoded, text)[d]), mean[d] / (normalize ? std::sqrt(norm) : 1), 1e-6) << text << " " << d;
+        EXPECT_NEAR(static_cast<double>(Row(*encoded, text)[d]), mean[d] / (normalize ? std::sqrt(norm) : 1), 1e-6)
+            << text << " " << d;
       }
     };
     check(1, {Vector(Words(0, 10)), Vector(Words(10, 20)), Vector(Words(20, 23))}, {10, 10, 3});

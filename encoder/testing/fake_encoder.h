@@ -1,5 +1,5 @@
-// An encoder without a model, for tests: a token is a lower-cased run of letters and digits, a vector the normalised sum of a fixed
-// pseudo-random direction per token. Texts that share words lie near each other.
+// An encoder without a model, for tests: a token is a lower-cased run of letters and digits, a vector the normalised sum of a
+// fixed pseudo-random direction per token. Texts that share words lie near each other.
 //
 //   FakeEncoder encoder({.dim = 16, .max_length = 32});
 //   encoder.set_on_encode([](const PackedBatch& batch) { return absl::OkStatus(); });   // Before a batch is encoded.
