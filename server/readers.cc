@@ -1,7 +1,9 @@
 #include "server/readers.h"
 
+#include "retriever/sentence_reader.h"
+
 namespace loci {
 
-std::vector<std::shared_ptr<const Reader>> MakeReaders() { return {}; }
+std::vector<std::shared_ptr<const Reader>> MakeReaders() { return {MakeSentenceReader()}; }
 
 }  // namespace loci

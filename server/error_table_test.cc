@@ -1,0 +1,78 @@
+#include "server/error_table.h"
+
+#include <string>
+
+#include "base/error.h"
+#include "base/utf8.h"
+#include "gtest/gtest.h"
+#include "proto/loci/rpc/status.pb.h"
+
+namespace loci {
+namespace {
+
+rpc::Status DetailOf(const grpc::Status& status) {
+  rpc::Status detail;
+  EXPECT_TRUE(detail.ParseFromString(status.error_details()));
+  return detail;
+}
+
+rpc::ErrorInfo InfoOf(const grpc::Status& status) {
+  const rpc::Status detail = DetailOf(status);
+  EXPECT_EQ(detail.details_size(), 1);
+  EXPECT_EQ(detail.details(0).type_url(), "type.googleapis.com/google.rpc.ErrorInfo");
+  rpc::ErrorInfo info;
+  EXPECT_TRUE(info.ParseFromString(detail.details(0).value()));
+  return info;
+}
+
+TEST(ErrorTable, GivesEveryCodeItsGrpcCodeAndName) {
+  EXPECT_TRUE(ToGrpcStatus(absl::OkStatus()).ok());
+  for (int code = 1; code <= 16; ++code) {
+    const grpc::Status status = ToGrpcStatus(absl::Status(static_cast<absl::StatusCode>(code), "why"));
+    EXPECT_EQ(static_cast<int>(status.error_code()), code);
+    EXPECT_EQ(status.error_message(), "why");
+    EXPECT_EQ(DetailOf(status).code(), code);
+    EXPECT_EQ(InfoOf(status).domain(), "loci");
+    EXPECT_EQ(InfoOf(status).reason(), CodeName(static_cast<absl::StatusCode>(code)));
+  }
+  EXPECT_EQ(CodeName(absl::StatusCode::kInvalidArgument), "INVALID_ARGUMENT");
+  EXPECT_EQ(ToGrpcStatus(absl::Status(static_cast<absl::StatusCode>(77), "odd")).error_code(), grpc::StatusCode::UNKNOWN);
+}
+
+TEST(ErrorTable, CarriesReasonAndMetadata) {
+  const grpc::Status status =
+      ToGrpcStatus(ErrorWithReason(absl::FailedPreconditionError("3 writes"), "WRITES_SINCE", {{"count", "3"}, {"generation", "g1"}}));
+  const rpc::ErrorInfo info = InfoOf(status);
+  EXPECT_EQ(info.reason(), "WRITES_SINCE");
+  EXPECT_EQ(info.metadata().at("count"), "3");
+  EXPECT_EQ(info.metadata().at("generation"), "g1");
+  EXPECT_EQ(DetailOf(status).message(), "3 writes");
+}
+
+TEST(ErrorTable, PushesBackOnlyWhenExhausted) {
+  for (int code = 1; code <= 16; ++code) {
+    EXPECT_EQ(CarriesPushback(absl::Status(static_cast<absl::StatusCode>(code), "why")), code == 8) << code;
+  }
+}
+
+TEST(ErrorTable, StaysWithinTheTrailersThatClientsAccept) {
+  std::map<std::string, std::string> metadata;
+  for (int i = 0; i < 100; ++i) metadata[std::string(300, 'k') + std::to_string(i)] = std::string(100'000, 'v');
+  std::string message;
+  while (message.size() < 1'000'000) message += "é";  // Two bytes, six once percent-encoded.
+  const grpc::Status status = ToGrpcStatus(ErrorWithReason(absl::NotFoundError(message), "R", metadata));
+  EXPECT_LT(3 * status.error_message().size() + status.error_details().size() * 4 / 3, 7'500u);
+  EXPECT_TRUE(IsValidUtf8(status.error_message()));
+  EXPECT_TRUE(status.error_message().ends_with("..."));
+}
+
+TEST(ErrorTable, NeverSendsInvalidUtf8) {
+  const grpc::Status status = ToGrpcStatus(ErrorWithReason(absl::NotFoundError("no \xff\xc3 here"), "R\xff", {{"\xfe", "\xed\xa0\x80"}}));
+  EXPECT_EQ(status.error_message(), "no ?? here");
+  const rpc::ErrorInfo info = InfoOf(status);
+  EXPECT_TRUE(IsValidUtf8(info.reason()));
+  for (const auto& [key, value] : info.metadata()) EXPECT_TRUE(IsValidUtf8(key) && IsValidUtf8(value));
+}
+
+}  // namespace
+}  // namespace loci

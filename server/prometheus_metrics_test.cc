@@ -1,0 +1,86 @@
+#include "server/prometheus_metrics.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "server/address.h"
+
+namespace loci {
+namespace {
+
+using ::testing::HasSubstr;
+
+std::string HttpGet(const HostPort& address, const std::string& path) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<uint16_t>(address.port));
+  inet_pton(AF_INET, address.host.c_str(), &to.sin_addr);
+  std::string reply;
+  if (connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)) == 0) {
+    const std::string request = "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+    if (write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size())) {
+      char buffer[4096];
+      for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) reply.append(buffer, static_cast<size_t>(n));
+    }
+  }
+  close(fd);
+  return reply;
+}
+
+TEST(PrometheusMetrics, SpeaksTheTextFormat) {
+  PrometheusMetrics metrics;
+  metrics.counter("loci_things_total", "Things.", {{"kind", "a"}}).Add(2);
+  metrics.counter("loci_things_total", "Things.", {{"kind", "b"}});
+  metrics.gauge("loci_level", "Level.", {}).Set(3.5);
+  metrics.histogram("loci_wait_seconds", "Wait.", {}, {0.1, 1}).Observe(0.5);
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, HasSubstr("# TYPE loci_things_total counter"));
+  EXPECT_THAT(text, HasSubstr("loci_things_total{kind=\"a\"} 2"));
+  EXPECT_THAT(text, HasSubstr("loci_things_total{kind=\"b\"} 0"));
+  EXPECT_THAT(text, HasSubstr("loci_level 3.5"));
+  EXPECT_THAT(text, HasSubstr("loci_wait_seconds_bucket{le=\"0.1\"} 0"));
+  EXPECT_THAT(text, HasSubstr("loci_wait_seconds_bucket{le=\"1\"} 1"));
+}
+
+TEST(PrometheusMetrics, FindsTheSameSeriesAgainFromManyThreads) {
+  PrometheusMetrics metrics;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 8; ++i) {
+    threads.emplace_back([&metrics] {
+      for (int n = 0; n < 100; ++n) {
+        metrics.counter("loci_things_total", "Things.", {{"kind", "a"}}).Add(1);
+        metrics.histogram("loci_wait_seconds", "Wait.", {}, {1}).Observe(2);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_THAT(metrics.Text(), HasSubstr("loci_things_total{kind=\"a\"} 800"));
+  EXPECT_THAT(metrics.Text(), HasSubstr("loci_wait_seconds_count 800"));
+}
+
+TEST(PrometheusMetrics, ServesOverHttpOnAPortOfItsOwn) {
+  PrometheusMetrics metrics;
+  metrics.gauge("loci_level", "Level.", {}).Set(3.5);
+  const absl::StatusOr<std::string> address = metrics.Listen("127.0.0.1:0");
+  ASSERT_TRUE(address.ok()) << address.status();
+  const HostPort host_port = *ParseHostPort(*address);
+  EXPECT_GT(host_port.port, 0);
+  EXPECT_THAT(HttpGet(host_port, "/metrics"), AllOf(HasSubstr("200 OK"), HasSubstr("loci_level 3.5")));
+
+  PrometheusMetrics other;
+  const absl::StatusOr<std::string> taken = other.Listen(*address);
+  EXPECT_EQ(taken.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(taken.status().message()), HasSubstr("cannot listen on " + *address));
+}
+
+}  // namespace
+}  // namespace loci
