@@ -1,0 +1,351 @@
+#include "clients/cli/cli.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "clients/cli/fake_server.h"
+#include "nlohmann/json.hpp"
+
+namespace loci {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+class CliTest : public ::testing::Test {
+ protected:
+  CliTest() {
+    std::string pattern = (std::filesystem::temp_directory_path() / "loci_cli_XXXXXX").string();
+    directory_ = mkdtemp(pattern.data());
+  }
+  ~CliTest() override { std::filesystem::remove_all(directory_); }
+
+  std::string Write(const std::string& name, const std::string& content) {
+    const std::string path = directory_ + "/" + name;
+    std::ofstream(path, std::ios::binary) << content;
+    return path;
+  }
+  int Run(const std::vector<std::string>& args) {
+    out_.str("");
+    err_.str("");
+    CliEnvironment environment{out_, err_};
+    environment.server = server_.address();
+    return RunCli(args, environment);
+  }
+  std::string out() const { return out_.str(); }
+  std::string err() const { return err_.str(); }
+
+  FakeServer server_;
+  std::string directory_;
+  std::ostringstream out_, err_;
+};
+
+grpc::Status OneHit(const v1::SearchRequest& request, v1::SearchResponse* response) {
+  for (const v1::Query& query : request.queries()) {
+    v1::Hit* const hit = response->add_results()->add_hits();
+    hit->set_id("d" + query.text());
+    hit->set_score(0.5);
+    if (request.include_text()) hit->mutable_passage()->set_text("a\x1b[2Jtext");
+  }
+  response->set_generation("g1");
+  response->set_revision(7);
+  response->set_exact(true);
+  return grpc::Status::OK;
+}
+
+TEST_F(CliTest, SearchSendsWhatWasAskedAndPrintsATable) {
+  v1::SearchRequest seen;
+  server_.on_search = [&](const v1::SearchRequest& request, v1::SearchResponse* response) {
+    seen = request;
+    return OneHit(request, response);
+  };
+  ASSERT_EQ(Run({"search", "movies", "get", "--top-k", "3", "--exact", "--generation=g1", "--filter", "year > 1979"}), 0)
+      << err();
+  EXPECT_EQ(seen.store(), "movies");
+  EXPECT_EQ(seen.queries(0).text(), "get");
+  EXPECT_EQ(seen.top_k(), 3);
+  EXPECT_TRUE(seen.options().exact());
+  EXPECT_TRUE(seen.include_text());
+  EXPECT_EQ(seen.generation(), "g1");
+  EXPECT_EQ(seen.filter(), "year > 1979");
+  EXPECT_THAT(out(), AllOf(HasSubstr("RANK"), HasSubstr("0.5000   dget"), HasSubstr("generation g1, revision 7"),
+                           Not(HasSubstr("\x1b"))));
+}
+
+TEST_F(CliTest, SearchByVectorSendsFloat32) {
+  v1::SearchRequest seen;
+  server_.on_search = [&](const v1::SearchRequest& request, v1::SearchResponse* response) {
+    seen = request;
+    return OneHit(request, response);
+  };
+  ASSERT_EQ(Run({"search", "s", "--vector", Write("v.json", "[0.5, -1]")}), 0) << err();
+  EXPECT_EQ(seen.queries(0).vector().rows(), 1);
+  EXPECT_EQ(seen.queries(0).vector().cols(), 2);
+  EXPECT_EQ(seen.queries(0).vector().data(), std::string("\0\0\0\x3f\0\0\x80\xbf", 8));
+  EXPECT_EQ(Run({"search", "s", "--vector", Write("v.json", "[NaN]")}), 1);
+  EXPECT_EQ(Run({"search", "s", "text", "--vector", directory_ + "/v.json"}), 2);
+}
+
+TEST_F(CliTest, JsonHasProtoNamesAndDefaults) {
+  server_.on_search = OneHit;
+  ASSERT_EQ(Run({"-o", "json", "search", "movies", "q", "--no-text"}), 0) << err();
+  const nlohmann::json response = nlohmann::json::parse(out());
+  EXPECT_EQ(response["results"][0]["hits"][0]["id"], "dq");
+  EXPECT_EQ(response["encoder_fingerprint"], "");
+  EXPECT_EQ(response["revision"], "7");
+  EXPECT_EQ(response["exact"], true);
+}
+
+TEST_F(CliTest, ErrorsGoToStderrWithCodeMessageReasonAndExitCode) {
+  server_.on_list_stores = [](v1::ListStoresResponse*) {
+    return FakeError(grpc::StatusCode::NOT_FOUND, "no store named \"x\"", "STORE_NOT_FOUND", {{"store", "x"}});
+  };
+  EXPECT_EQ(Run({"get", "stores"}), 1);
+  EXPECT_EQ(out(), "");
+  EXPECT_EQ(err(), "error: NOT_FOUND: no store named \"x\" (reason STORE_NOT_FOUND, store=x)\n");
+  server_.on_list_stores = [](v1::ListStoresResponse*) { return grpc::Status(grpc::StatusCode::UNAVAILABLE, "draining"); };
+  EXPECT_EQ(Run({"get", "stores"}), 3);
+  EXPECT_EQ(Run({"get", "stores", "--server", "127.0.0.1:1"}), 3);
+  EXPECT_THAT(err(), HasSubstr("127.0.0.1:1"));
+  EXPECT_EQ(Run({"get", "jobs"}), 1);
+  EXPECT_THAT(err(), HasSubstr("UNIMPLEMENTED"));
+  server_.on_list_stores = [](v1::ListStoresResponse*) { return grpc::Status(grpc::StatusCode::DEADLINE_EXCEEDED, "late"); };
+  EXPECT_EQ(Run({"get", "stores"}), 4);
+}
+
+TEST_F(CliTest, UsageErrorsExitWithTwoAndSendNothing) {
+  for (const std::vector<std::string>& args : std::vector<std::vector<std::string>>{
+           {},
+           {"serach", "s", "q"},
+           {"get"},
+           {"get", "nothing"},
+           {"search"},
+           {"search", "s", "two", "words"},
+           {"search", "s", "q", "--top-k", "0"},
+           {"search", "s", "\xff"},
+           {"--server"},
+           {"ingest", "s", "f", "--mode", "upsert", "--index", "Flat"},
+           {"delete", "store", "s"},
+           {"delete", "store", "s", "--confirm", "t"},
+           {"eval", "s"},
+       }) {
+    EXPECT_EQ(Run(args), 2) << ::testing::PrintToString(args);
+    EXPECT_NE(err(), "") << ::testing::PrintToString(args);
+    EXPECT_EQ(out(), "") << ::testing::PrintToString(args);
+  }
+  Run({"serach", "s", "q"});
+  EXPECT_THAT(err(), HasSubstr("did you mean search?"));
+  EXPECT_EQ(server_.search_count, 0);
+}
+
+TEST_F(CliTest, EveryCommandHasHelpWithExamples) {
+  ASSERT_EQ(Run({"help"}), 0);
+  std::istringstream overview(out());
+  std::string line;
+  int count = 0;
+  while (std::getline(overview, line) && line != "Commands:") continue;
+  while (std::getline(overview, line) && !line.empty()) {
+    std::vector<std::string> words;
+    std::istringstream split(line.substr(0, line.find("  ", 2)));
+    for (std::string word; split >> word;) words.push_back(word);
+    if (words[0] == "help") continue;
+    words.push_back("--help");
+    EXPECT_EQ(Run(words), 0) << line;
+    EXPECT_THAT(out(), AllOf(HasSubstr("Examples:\n  loci " + words[0]), HasSubstr("Exit codes:"), HasSubstr("--server")))
+        << line;
+    ++count;
+  }
+  EXPECT_GE(count, 20);
+  EXPECT_EQ(Run({"--version"}), 0);
+  EXPECT_THAT(out(), HasSubstr("loci "));
+}
+
+TEST_F(CliTest, IngestStreamsHeaderThenBoundedBatches) {
+  std::string text;
+  for (int i = 0; i < 600; ++i) text += "{\"id\": " + std::to_string(i) + ", \"text\": \"t\", \"vector\": [1, 2]}\n";
+  server_.ingest_response.set_generation("g1");
+  server_.ingest_response.set_accepted_count(600);
+  server_.ingest_response.set_done(true);
+  ASSERT_EQ(Run({"ingest", "s", Write("a.jsonl", text), "--index", "IVF8,Flat", "--no-activate", "--writes-since=discard",
+                 "--encoder-fingerprint", "ab:cd", "-o", "json"}),
+            0)
+      << err();
+  ASSERT_EQ(server_.ingest_requests.size(), 4u);
+  const v1::IngestHeader& header = server_.ingest_requests[0].header();
+  EXPECT_EQ(header.store(), "s");
+  EXPECT_EQ(header.mode(), v1::INGEST_MODE_NEW_GENERATION);
+  EXPECT_EQ(header.index().factory(), "IVF8,Flat");
+  EXPECT_TRUE(header.no_activate());
+  EXPECT_EQ(header.writes_since(), v1::WRITES_SINCE_DISCARD);
+  EXPECT_EQ(header.encoder_fingerprint(), "ab:cd");
+  int count = 0;
+  for (size_t i = 1; i < 4; ++i) {
+    const v1::PassageBatch& batch = server_.ingest_requests[i].batch();
+    for (const v1::Passage& passage : batch.passages()) EXPECT_EQ(passage.id(), std::to_string(count++));
+    EXPECT_EQ(batch.vectors().rows(), batch.passages_size());
+    EXPECT_EQ(batch.vectors().data().size(), batch.passages_size() * 8u);
+  }
+  EXPECT_EQ(count, 600);
+  EXPECT_EQ(nlohmann::json::parse(out())["accepted_count"], "600");
+}
+
+TEST_F(CliTest, IngestTakesGoodLinesNamesBadOnesAndFails) {
+  const std::string path =
+      Write("a.jsonl", "{\"id\": 1, \"text\": \"t\"}\nnonsense\n{\"id\": 3, \"text\": \"t\"}\n{\"id\": 4, \"text\": \"t\"}\n");
+  // The server refuses the stream's third passage, which is line 4 of the file.
+  server_.ingest_response.set_rejected_count(1);
+  v1::LineError* const error = server_.ingest_response.add_errors();
+  error->set_line(3);
+  error->set_id("4");
+  error->set_message("title has 70000 bytes, the limit is 65536");
+  EXPECT_EQ(Run({"ingest", "s", path}), 1);
+  EXPECT_THAT(err(),
+              AllOf(HasSubstr(path + ":2: "), HasSubstr(path + ":4: id 4: title has"), HasSubstr("2 lines were not taken")));
+  ASSERT_EQ(server_.ingest_requests.size(), 2u);
+  EXPECT_EQ(server_.ingest_requests[1].batch().passages_size(), 3);
+  EXPECT_EQ(Run({"ingest", "s", path, "--skip-errors"}), 0);
+}
+
+TEST_F(CliTest, IngestOfADamagedFileIsCancelledNotFinished) {
+  std::string gzip("\x1f\x8b\x08\0\0\0\0\0\0\x03", 10);
+  // A stored block of 65,535 bytes, then nothing.
+  std::string lines;
+  for (int i = 0; lines.size() < 65'535; ++i) lines += "{\"id\": " + std::to_string(i) + ", \"text\": \"t\"}\n";
+  lines.resize(65'535);
+  gzip += std::string("\0\xff\xff\0\0", 5) + lines;
+  EXPECT_EQ(Run({"ingest", "s", Write("cut.jsonl.gz", gzip)}), 1);
+  EXPECT_THAT(err(), AllOf(HasSubstr("cut short"), HasSubstr("nothing was ingested")));
+  EXPECT_TRUE(server_.IngestWasCancelled());
+  EXPECT_GT(server_.ingest_requests.size(), 1u);
+}
+
+TEST_F(CliTest, IngestOfNothingSendsNothing) {
+  EXPECT_EQ(Run({"ingest", "s", Write("empty.jsonl", "\n\n")}), 1);
+  EXPECT_EQ(Run({"ingest", "s", Write("bad.jsonl", "x\n")}), 1);
+  EXPECT_EQ(Run({"ingest", "s", Write("x.txt", "text")}), 1);
+  EXPECT_THAT(err(), HasSubstr("not available yet"));
+  EXPECT_EQ(Run({"ingest", "s", directory_ + "/absent"}), 1);
+  EXPECT_EQ(Run({"ingest", "s", Write("a.jsonl", "{\"id\": 1, \"text\": \"t\"}\n"), "--dry-run"}), 0);
+  EXPECT_THAT(out(), HasSubstr("would ingest 1 passages into store s"));
+  EXPECT_TRUE(server_.ingest_requests.empty());
+}
+
+TEST_F(CliTest, IngestReportsTheServersEarlyRefusal) {
+  server_.ingest_status = FakeError(grpc::StatusCode::INVALID_ARGUMENT, "index: \"Foo\"", "INVALID_FIELD", {});
+  std::string text;
+  for (int i = 0; i < 20'000; ++i) text += "{\"id\": " + std::to_string(i) + ", \"text\": \"t\"}\n";
+  EXPECT_EQ(Run({"ingest", "s", Write("a.jsonl", text), "--index", "Foo"}), 1);
+  EXPECT_THAT(err(), HasSubstr("error: INVALID_ARGUMENT: index: \"Foo\" (reason INVALID_FIELD)"));
+}
+
+TEST_F(CliTest, UpsertAddsUpItsBatches) {
+  int calls = 0;
+  server_.on_upsert = [&](const v1::UpsertPassagesRequest& request, v1::UpsertPassagesResponse* response) {
+    response->set_upserted_count(request.passages_size());
+    response->set_revision(++calls);
+    return grpc::Status::OK;
+  };
+  std::string text;
+  for (int i = 0; i < 300; ++i) text += std::to_string(i) + "\ttext\n";
+  ASSERT_EQ(Run({"upsert", "s", Write("a.tsv", text), "-o", "json"}), 0) << err();
+  EXPECT_EQ(nlohmann::json::parse(out())["upserted_count"], "300");
+  EXPECT_EQ(nlohmann::json::parse(out())["revision"], "2");
+  server_.on_upsert = [&](const v1::UpsertPassagesRequest&, v1::UpsertPassagesResponse* response) {
+    response->set_upserted_count(256);
+    return ++calls == 3 ? grpc::Status::OK : grpc::Status(grpc::StatusCode::INTERNAL, "disk");
+  };
+  EXPECT_EQ(Run({"upsert", "s", directory_ + "/a.tsv"}), 1);
+  EXPECT_THAT(err(), HasSubstr("256 passages were upserted before the error"));
+}
+
+TEST_F(CliTest, DeleteStoreRepeatsTheName) {
+  v1::DeleteStoreRequest seen;
+  server_.on_delete_store = [&](const v1::DeleteStoreRequest& request) {
+    seen = request;
+    return grpc::Status::OK;
+  };
+  ASSERT_EQ(Run({"delete", "store", "s", "--confirm", "s"}), 0) << err();
+  EXPECT_EQ(seen.store(), "s");
+  EXPECT_EQ(seen.confirm_name(), "s");
+}
+
+TEST_F(CliTest, AskPrintsAnswerAndEvidence) {
+  server_.on_answer = [](const v1::AnswerRequest& request, v1::AnswerResponse* response) {
+    EXPECT_EQ(request.question(), "who?");
+    v1::Answer* const answer = response->add_answers();
+    answer->set_text("Ridley Scott directed it.");
+    answer->set_score(0.875);
+    v1::Evidence* const evidence = answer->add_evidence();
+    evidence->set_passage_id("m1");
+    evidence->set_start_byte(3);
+    evidence->set_end_byte(28);
+    response->add_passages()->set_id("m1");
+    return grpc::Status::OK;
+  };
+  ASSERT_EQ(Run({"ask", "movies", "who?"}), 0) << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("Ridley Scott directed it.\n  confidence 0.875, passage m1 bytes 3-28\n")));
+}
+
+TEST_F(CliTest, EvalAveragesOverQueriesWithRelevantDocuments) {
+  // The answer to query text T is document dT: right for q1, wrong for q2; q3 has no relevant document, q4 no judgement.
+  server_.on_search = OneHit;
+  const std::string queries = Write("q.jsonl",
+                                    "{\"_id\": \"q1\", \"text\": \"a\"}\n{\"_id\": \"q2\", \"text\": \"b\"}\n"
+                                    "{\"_id\": \"q3\", \"text\": \"c\"}\n{\"_id\": \"q4\", \"text\": \"d\"}\n");
+  const std::string qrels = Write("qrels.tsv", "query-id\tcorpus-id\tscore\nq1\tda\t2\nq2\tother\t1\nq3\tdc\t0\nq5\tdx\t1\n");
+  ASSERT_EQ(Run({"eval", "s", "--queries", queries, "--qrels", qrels, "-o", "json"}), 0) << err();
+  const nlohmann::json report = nlohmann::json::parse(out());
+  EXPECT_EQ(report["query_count"], 2);
+  EXPECT_EQ(report["left_out_query_count"], 2);
+  for (const char* key : {"ndcg_at_10", "recall_at_10", "recall_at_100", "mrr_at_10"}) EXPECT_EQ(report[key], 0.5) << key;
+  EXPECT_THAT(err(), HasSubstr("1 judged queries are not in the file"));
+}
+
+TEST_F(CliTest, EvalRefusesAStoreThatChangesUnderIt) {
+  int64_t revision = 0;
+  server_.on_search = [&](const v1::SearchRequest& request, v1::SearchResponse* response) {
+    const grpc::Status status = OneHit(request, response);
+    response->set_revision(++revision);
+    return status;
+  };
+  std::string queries, qrels;
+  for (int i = 0; i < 40; ++i) {
+    queries += "{\"id\": " + std::to_string(i) + ", \"text\": \"t\"}\n";
+    qrels += std::to_string(i) + "\td\t1\n";
+  }
+  EXPECT_EQ(Run({"eval", "s", "--queries", Write("q", queries), "--qrels", Write("r", qrels)}), 1);
+  EXPECT_THAT(err(), HasSubstr("the store changed during the run"));
+}
+
+TEST_F(CliTest, BenchCountsSuccessesAndErrorsByCode) {
+  int calls = 0;
+  server_.on_search = [&](const v1::SearchRequest& request, v1::SearchResponse* response) {
+    if (++calls % 3 == 0) return grpc::Status(grpc::StatusCode::RESOURCE_EXHAUSTED, "overloaded");
+    return OneHit(request, response);
+  };
+  const std::string queries = Write("q.jsonl", "{\"_id\": \"q1\", \"text\": \"a\"}\n");
+  ASSERT_EQ(Run({"bench", "s", "--queries", queries, "--concurrency", "2", "--duration", "200ms", "-o", "json"}), 1);
+  const nlohmann::json report = nlohmann::json::parse(out());
+  EXPECT_GT(report["succeeded"], 0);
+  EXPECT_EQ(report["errors"]["RESOURCE_EXHAUSTED"], report["failed"]);
+  EXPECT_EQ(report["requests"].get<int>() + 1, calls);  // And the one ahead.
+  EXPECT_LE(report["p50_us"], report["p99_us"]);
+  EXPECT_LE(report["p99_us"], report["max_us"]);
+
+  calls = -1'000'000;
+  server_.on_search = OneHit;
+  ASSERT_EQ(Run({"bench", "s", "--queries", queries, "--rate", "50", "--duration", "200ms", "-o", "json"}), 0) << err();
+  EXPECT_LE(nlohmann::json::parse(out())["requests"], 10);
+  EXPECT_EQ(Run({"bench", "s", "--queries", queries, "--server", "127.0.0.1:1"}), 3);
+}
+
+}  // namespace
+}  // namespace loci

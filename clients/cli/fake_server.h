@@ -1,0 +1,107 @@
+// A server for tests of the command line: it remembers requests and answers what the test says.
+#ifndef LOCI_CLIENTS_CLI_FAKE_SERVER_H_
+#define LOCI_CLIENTS_CLI_FAKE_SERVER_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "proto/loci/rpc/status.pb.h"
+#include "proto/loci/v1/admin.grpc.pb.h"
+#include "proto/loci/v1/retrieval.grpc.pb.h"
+
+namespace loci {
+
+// An error as the server sends it: with google.rpc.Status in the trailer.
+inline grpc::Status FakeError(grpc::StatusCode code, const std::string& message, const std::string& reason,
+                              const std::map<std::string, std::string>& metadata) {
+  rpc::ErrorInfo info;
+  info.set_reason(reason);
+  info.set_domain("loci");
+  info.mutable_metadata()->insert(metadata.begin(), metadata.end());
+  rpc::Status status;
+  status.set_code(code);
+  status.set_message(message);
+  google::protobuf::Any* const detail = status.add_details();
+  detail->set_type_url("type.googleapis.com/google.rpc.ErrorInfo");
+  detail->set_value(info.SerializeAsString());
+  return grpc::Status(code, message, status.SerializeAsString());
+}
+
+// Listens on a port of loopback from construction on. Set members before the first call; read them when no call is under way.
+class FakeServer final : public v1::RetrievalService::Service, public v1::AdminService::Service {
+ public:
+  FakeServer() {
+    grpc::ServerBuilder builder;
+    int port = 0;
+    builder.AddListeningPort("127.0.0.1:0", grpc::InsecureServerCredentials(), &port);
+    builder.RegisterService(static_cast<v1::RetrievalService::Service*>(this));
+    builder.RegisterService(static_cast<v1::AdminService::Service*>(this));
+    server_ = builder.BuildAndStart();
+    address_ = "127.0.0.1:" + std::to_string(port);
+  }
+  ~FakeServer() override { server_->Shutdown(std::chrono::system_clock::now()); }
+  const std::string& address() const { return address_; }
+
+  std::function<grpc::Status(const v1::SearchRequest&, v1::SearchResponse*)> on_search;
+  std::function<grpc::Status(const v1::AnswerRequest&, v1::AnswerResponse*)> on_answer;
+  std::function<grpc::Status(const v1::UpsertPassagesRequest&, v1::UpsertPassagesResponse*)> on_upsert;
+  std::function<grpc::Status(const v1::DeleteStoreRequest&)> on_delete_store;
+  std::function<grpc::Status(v1::ListStoresResponse*)> on_list_stores;
+  grpc::Status ingest_status;
+  v1::IngestResponse ingest_response;
+
+  // What Ingest saw.
+  std::vector<v1::IngestRequest> ingest_requests;
+  bool ingest_was_cancelled = false;
+  int search_count = 0;
+
+  grpc::Status Search(grpc::ServerContext*, const v1::SearchRequest* request, v1::SearchResponse* response) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    ++search_count;
+    return on_search(*request, response);
+  }
+  grpc::Status Answer(grpc::ServerContext*, const v1::AnswerRequest* request, v1::AnswerResponse* response) override {
+    return on_answer(*request, response);
+  }
+  grpc::Status UpsertPassages(grpc::ServerContext*, const v1::UpsertPassagesRequest* request,
+                              v1::UpsertPassagesResponse* response) override {
+    return on_upsert(*request, response);
+  }
+  grpc::Status DeleteStore(grpc::ServerContext*, const v1::DeleteStoreRequest* request, v1::DeleteStoreResponse*) override {
+    return on_delete_store(*request);
+  }
+  grpc::Status ListStores(grpc::ServerContext*, const v1::ListStoresRequest*, v1::ListStoresResponse* response) override {
+    return on_list_stores(response);
+  }
+  grpc::Status Ingest(grpc::ServerContext* context, grpc::ServerReader<v1::IngestRequest>* reader,
+                      v1::IngestResponse* response) override {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    v1::IngestRequest request;
+    while (reader->Read(&request)) {
+      ingest_requests.push_back(request);
+      if (!ingest_status.ok()) return ingest_status;
+    }
+    ingest_was_cancelled = context->IsCancelled();
+    *response = ingest_response;
+    return grpc::Status::OK;
+  }
+  // Waits for a call of Ingest under way.
+  bool IngestWasCancelled() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    return ingest_was_cancelled;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unique_ptr<grpc::Server> server_;
+  std::string address_;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_CLIENTS_CLI_FAKE_SERVER_H_
