@@ -17,12 +17,11 @@
 #include "base/device.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
+#include "encoder/kernels/op_types.h"
 #include "encoder/tokenizer.h"
 #include "encoder/types.h"
 
 namespace loci {
-
-enum class Pooling { kMean, kCls, kMax };
 
 // What a checkpoint says of itself. Lengths count special tokens.
 struct EncoderSpec {
@@ -60,6 +59,8 @@ struct EncoderOptions {
   // Borrowed; must outlive the encoder. Blocks of whole sequences run on it beside the calling thread; null: calling thread only.
   ThreadPool* pool = nullptr;
   CpuIsa isa = DetectCpuIsa();
+  // Stands for the folder's name in EncoderSpec::model_name where not empty.
+  std::string model_name;
 };
 
 // Loads a Hugging Face BERT-family checkpoint as it is: config.json, model.safetensors, tokenizer.json or vocab.txt, and

@@ -1,0 +1,228 @@
+#include "encoder/cpu_encoder.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "encoder/kernels/attention.h"
+#include "encoder/kernels/embedding.h"
+#include "encoder/kernels/gemm.h"
+#include "encoder/kernels/layer_norm.h"
+#include "encoder/kernels/pooling.h"
+
+namespace loci {
+namespace {
+
+// Tokens of a block, unless one sequence has more. Larger blocks read the weights less often, smaller ones stay in the L2 cache.
+constexpr int64_t kMaxBlockTokens = 144;
+// With idle threads, a batch is cut down to blocks of so many.
+constexpr int64_t kMinBlockTokens = 24;
+
+}  // namespace
+
+// The matrices of one block, each [tokens, its width].
+struct CpuEncoder::Workspace {
+  int64_t tokens = 0;          // What there is room for.
+  std::vector<int32_t> ids;      // [tokens]
+  std::vector<int32_t> offsets;  // Of the block's sequences.
+  AlignedFloats hidden, query_key_value, context, sum, intermediate, scratch;
+};
+
+// How a batch is cut: block b has the sequences order[starts[b]] .. order[starts[b + 1] - 1].
+struct CpuEncoder::Plan {
+  std::vector<int32_t> order;
+  std::vector<int32_t> starts;
+  int64_t max_block_tokens = 0;
+};
+
+CpuEncoder::CpuEncoder(const ModelConfig& config, EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer, ThreadPool* pool,
+                       CpuIsa isa)
+    : config_(config), spec_(std::move(spec)), tokenizer_(std::move(tokenizer)), pool_(pool), isa_(isa) {}
+
+CpuEncoder::~CpuEncoder() = default;
+
+CpuEncoder::Dense CpuEncoder::PackDense(DenseWeights weights, int64_t outputs, int64_t inputs) {
+  Dense dense;
+  dense.packed = PackWeight(isa_, weights.weight.data(), outputs, inputs);
+  dense.bias = std::move(weights.bias);
+  dense.outputs = outputs;
+  dense.inputs = inputs;
+  spec_.memory_bytes += dense.packed.size_bytes() + dense.bias.size_bytes();
+  return dense;
+}
+
+absl::StatusOr<std::shared_ptr<const Encoder>> CpuEncoder::Create(const BertReader& reader, const ModelConfig& config,
+                                                                  EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer,
+                                                                  ThreadPool* pool, CpuIsa isa) {
+  auto encoder = std::shared_ptr<CpuEncoder>(new CpuEncoder(config, std::move(spec), std::move(tokenizer), pool, isa));
+  EncoderSpec& counted = encoder->spec_;
+  counted.memory_bytes = 0;
+  LOCI_ASSIGN_OR_RETURN(encoder->embeddings_, reader.ReadEmbeddings());
+  counted.memory_bytes += encoder->embeddings_.word.size_bytes() + encoder->embeddings_.position.size_bytes() +
+                          3 * encoder->embeddings_.type.size_bytes();
+  const int64_t hidden = config.hidden_size;
+  for (int i = 0; i < config.layer_count; ++i) {
+    LOCI_ASSIGN_OR_RETURN(BertLayer from, reader.ReadLayer(i));
+    Layer layer;
+    layer.query_key_value = encoder->PackDense(std::move(from.query_key_value), 3 * hidden, hidden);
+    layer.attention_output = encoder->PackDense(std::move(from.attention_output), hidden, hidden);
+    layer.intermediate = encoder->PackDense(std::move(from.intermediate), config.intermediate_size, hidden);
+    layer.output = encoder->PackDense(std::move(from.output), hidden, config.intermediate_size);
+    layer.attention_gamma = std::move(from.attention_gamma);
+    layer.attention_beta = std::move(from.attention_beta);
+    layer.output_gamma = std::move(from.output_gamma);
+    layer.output_beta = std::move(from.output_beta);
+    counted.memory_bytes += 4 * layer.output_beta.size_bytes();
+    encoder->layers_.push_back(std::move(layer));
+  }
+  return encoder;
+}
+
+absl::Status CpuEncoder::Check(const PackedBatch& batch) const {
+  const std::vector<int32_t>& offsets = batch.offsets;
+  if (offsets.empty() || offsets[0] != 0 || offsets.back() != batch.token_count()) {
+    return absl::InvalidArgumentError(absl::StrCat("the batch's offsets do not run from 0 to its ", batch.token_count(), " tokens"));
+  }
+  for (size_t i = 0; i + 1 < offsets.size(); ++i) {
+    const int64_t length = static_cast<int64_t>(offsets[i + 1]) - offsets[i];
+    if (length < 1) return absl::InvalidArgumentError(absl::StrCat("sequence ", i, " has ", length, " tokens, the least is 1"));
+    if (length > spec_.max_length) {
+      return absl::InvalidArgumentError(absl::StrCat("sequence ", i, " has ", length, " tokens, the limit is ", spec_.max_length));
+    }
+  }
+  for (size_t t = 0; t < batch.token_ids.size(); ++t) {
+    const int32_t id = batch.token_ids[t];
+    if (id < 0 || id >= config_.vocabulary_size) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token ", t, " has the id ", id, ", the vocabulary has ", config_.vocabulary_size));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void CpuEncoder::MakePlan(const PackedBatch& batch, Plan* plan) const {
+  const int64_t count = batch.sequence_count();
+  const auto length = [&batch](int32_t i) { return batch.offsets[i + 1] - batch.offsets[i]; };
+  plan->order.resize(count);
+  for (int64_t i = 0; i < count; ++i) plan->order[i] = static_cast<int32_t>(i);
+  // The longest first, so that the blocks that are left for the end are small.
+  std::sort(plan->order.begin(), plan->order.end(),
+            [&](int32_t a, int32_t b) { return std::pair(-length(a), a) < std::pair(-length(b), b); });
+  const int64_t threads = 1 + (pool_ == nullptr ? 0 : pool_->thread_count());
+  const int64_t tokens = batch.token_count();
+  int64_t blocks = (tokens + kMaxBlockTokens - 1) / kMaxBlockTokens;
+  if (blocks < threads) blocks = std::min(threads, std::max<int64_t>(1, tokens / kMinBlockTokens));
+  const int64_t target = (tokens + blocks - 1) / blocks;
+  plan->starts.assign(1, 0);
+  plan->max_block_tokens = 0;
+  int64_t in_block = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t next = length(plan->order[i]);
+    // Ends a block where that leaves it nearer to the target.
+    if (in_block > 0 && in_block + next - target > target - in_block) {
+      plan->starts.push_back(static_cast<int32_t>(i));
+      in_block = 0;
+    }
+    in_block += next;
+    plan->max_block_tokens = std::max(plan->max_block_tokens, in_block);
+  }
+  plan->starts.push_back(static_cast<int32_t>(count));
+}
+
+std::unique_ptr<CpuEncoder::Workspace> CpuEncoder::TakeWorkspace(int64_t tokens) const {
+  std::unique_ptr<Workspace> workspace;
+  {
+    MutexLock lock(&mutex_);
+    if (!free_workspaces_.empty()) {
+      workspace = std::move(free_workspaces_.back());
+      free_workspaces_.pop_back();
+    }
+  }
+  if (workspace != nullptr && workspace->tokens >= tokens) return workspace;
+  // The largest that any batch needs, so that it is made once.
+  const int64_t room = std::max({tokens, 2 * kMaxBlockTokens, static_cast<int64_t>(spec_.max_length)});
+  const int64_t hidden = config_.hidden_size;
+  workspace = std::make_unique<Workspace>();
+  workspace->tokens = room;
+  workspace->ids.reserve(room);
+  workspace->offsets.reserve(room + 1);
+  workspace->hidden = AlignedFloats(room * hidden);
+  workspace->query_key_value = AlignedFloats(room * 3 * hidden);
+  workspace->context = AlignedFloats(room * hidden);
+  workspace->sum = AlignedFloats(room * hidden);
+  workspace->intermediate = AlignedFloats(room * config_.intermediate_size);
+  workspace->scratch = AlignedFloats(AttentionScratchSize(isa_, spec_.max_length, hidden / config_.head_count));
+  return workspace;
+}
+
+std::unique_ptr<CpuEncoder::Plan> CpuEncoder::TakePlan() const {
+  MutexLock lock(&mutex_);
+  if (free_plans_.empty()) return std::make_unique<Plan>();
+  std::unique_ptr<Plan> plan = std::move(free_plans_.back());
+  free_plans_.pop_back();
+  return plan;
+}
+
+void CpuEncoder::RunDense(const Dense& dense, const float* input, const float* residual, Activation activation, int64_t rows,
+                          float* output) const {
+  Gemm(isa_, output, input, dense.packed.data(), dense.bias.data(), residual, rows, dense.outputs, dense.inputs, activation);
+}
+
+void CpuEncoder::RunBlock(const PackedBatch& batch, const Plan& plan, int64_t block, Workspace* w, float* vectors) const {
+  w->ids.clear();
+  w->offsets.assign(1, 0);
+  for (int32_t i = plan.starts[block]; i < plan.starts[block + 1]; ++i) {
+    const int32_t sequence = plan.order[i];
+    w->ids.insert(w->ids.end(), batch.token_ids.begin() + batch.offsets[sequence],
+                  batch.token_ids.begin() + batch.offsets[sequence + 1]);
+    w->offsets.push_back(static_cast<int32_t>(w->ids.size()));
+  }
+  const int64_t rows = static_cast<int64_t>(w->ids.size());
+  const int64_t sequences = static_cast<int64_t>(w->offsets.size()) - 1;
+  const int64_t hidden = config_.hidden_size;
+  const float epsilon = config_.layer_norm_epsilon;
+  const EmbeddingTables tables = {embeddings_.word.data(),  embeddings_.position.data(), embeddings_.type.data(),
+                                  embeddings_.gamma.data(), embeddings_.beta.data(),     epsilon};
+  Embedding(isa_, w->hidden.data(), w->ids.data(), w->offsets.data(), sequences, tables, hidden);
+  for (const Layer& layer : layers_) {
+    RunDense(layer.query_key_value, w->hidden.data(), nullptr, Activation::kNone, rows, w->query_key_value.data());
+    Attention(isa_, w->context.data(), w->query_key_value.data(), w->offsets.data(), sequences, config_.head_count,
+              hidden / config_.head_count, w->scratch.data());
+    RunDense(layer.attention_output, w->context.data(), w->hidden.data(), Activation::kNone, rows, w->sum.data());
+    LayerNorm(isa_, w->hidden.data(), w->sum.data(), nullptr, layer.attention_gamma.data(), layer.attention_beta.data(), epsilon,
+              rows, hidden);
+    RunDense(layer.intermediate, w->hidden.data(), nullptr, Activation::kGelu, rows, w->intermediate.data());
+    RunDense(layer.output, w->intermediate.data(), w->hidden.data(), Activation::kNone, rows, w->sum.data());
+    LayerNorm(isa_, w->hidden.data(), w->sum.data(), nullptr, layer.output_gamma.data(), layer.output_beta.data(), epsilon, rows,
+              hidden);
+  }
+  for (int64_t s = 0; s < sequences; ++s) {
+    float* vector = vectors + plan.order[plan.starts[block] + s] * hidden;
+    Pool(isa_, vector, w->hidden.data(), w->offsets.data() + s, 1, hidden, config_.pooling, config_.normalize);
+  }
+}
+
+absl::Status CpuEncoder::Encode(const PackedBatch& batch, float* vectors) const {
+  LOCI_RETURN_IF_ERROR(Check(batch));
+  if (batch.sequence_count() == 0) return absl::OkStatus();
+  std::unique_ptr<Plan> plan = TakePlan();
+  MakePlan(batch, plan.get());
+  const auto run = [&](int64_t block) {
+    std::unique_ptr<Workspace> workspace = TakeWorkspace(plan->max_block_tokens);
+    RunBlock(batch, *plan, block, workspace.get(), vectors);
+    MutexLock lock(&mutex_);
+    free_workspaces_.push_back(std::move(workspace));
+  };
+  const int64_t blocks = static_cast<int64_t>(plan->starts.size()) - 1;
+  if (pool_ == nullptr || blocks == 1) {
+    for (int64_t block = 0; block < blocks; ++block) run(block);
+  } else {
+    pool_->ParallelFor(blocks, [&run](int64_t block) { run(block); });
+  }
+  MutexLock lock(&mutex_);
+  free_plans_.push_back(std::move(plan));
+  return absl::OkStatus();
+}
+
+}  // namespace loci

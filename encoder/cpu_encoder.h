@@ -1,0 +1,76 @@
+// The encoder on the CPU in float32.
+//
+// A batch is cut into blocks of whole sequences, of some hundred tokens, and each block runs through all layers on one thread with a
+// workspace of its own: nothing is synchronised inside a block, and its rows stay in the cache. The kernels give every row the same
+// bits in any block (kernels/gemm.h), so how a batch is cut shows only in its time.
+#ifndef LOCI_ENCODER_CPU_ENCODER_H_
+#define LOCI_ENCODER_CPU_ENCODER_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "base/device.h"
+#include "base/mutex.h"
+#include "base/thread_pool.h"
+#include "encoder/bert.h"
+#include "encoder/encoder.h"
+#include "encoder/kernels/aligned.h"
+#include "encoder/model_config.h"
+
+namespace loci {
+
+// Thread-safe.
+class CpuEncoder : public Encoder {
+ public:
+  // Reads and packs all weights; `reader` is not kept. `spec` comes with everything but memory_bytes. `pool` is borrowed or null.
+  static absl::StatusOr<std::shared_ptr<const Encoder>> Create(const BertReader& reader, const ModelConfig& config, EncoderSpec spec,
+                                                               std::unique_ptr<Tokenizer> tokenizer, ThreadPool* pool, CpuIsa isa);
+  ~CpuEncoder() override;
+
+  const EncoderSpec& spec() const override { return spec_; }
+  const Tokenizer& tokenizer() const override { return *tokenizer_; }
+  absl::Status Encode(const PackedBatch& batch, float* vectors) const override;
+
+ private:
+  struct Dense {
+    AlignedFloats packed;
+    AlignedFloats bias;
+    int64_t outputs = 0;
+    int64_t inputs = 0;
+  };
+  struct Layer {
+    Dense query_key_value, attention_output, intermediate, output;
+    AlignedFloats attention_gamma, attention_beta, output_gamma, output_beta;
+  };
+  struct Workspace;
+  struct Plan;
+
+  CpuEncoder(const ModelConfig& config, EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer, ThreadPool* pool, CpuIsa isa);
+
+  Dense PackDense(DenseWeights weights, int64_t outputs, int64_t inputs);
+  absl::Status Check(const PackedBatch& batch) const;
+  void MakePlan(const PackedBatch& batch, Plan* plan) const;
+  void RunBlock(const PackedBatch& batch, const Plan& plan, int64_t block, Workspace* workspace, float* vectors) const;
+  void RunDense(const Dense& dense, const float* input, const float* residual, Activation activation, int64_t rows, float* output) const;
+  std::unique_ptr<Workspace> TakeWorkspace(int64_t tokens) const;
+  std::unique_ptr<Plan> TakePlan() const;
+
+  // Constant after construction.
+  const ModelConfig config_;
+  EncoderSpec spec_;
+  const std::unique_ptr<Tokenizer> tokenizer_;
+  ThreadPool* const pool_;
+  const CpuIsa isa_;
+  BertEmbeddings embeddings_;
+  std::vector<Layer> layers_;
+
+  // Kept for the next request: as many as were ever in use at once.
+  mutable Mutex mutex_;
+  mutable std::vector<std::unique_ptr<Workspace>> free_workspaces_ ABSL_GUARDED_BY(mutex_);
+  mutable std::vector<std::unique_ptr<Plan>> free_plans_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace loci
+
+#endif  // LOCI_ENCODER_CPU_ENCODER_H_

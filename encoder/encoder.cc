@@ -1,0 +1,72 @@
+#include "encoder/encoder.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/checksum.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+#include "encoder/bert.h"
+#include "encoder/cpu_encoder.h"
+#include "encoder/fingerprint.h"
+#include "encoder/model_config.h"
+#include "encoder/safetensors.h"
+
+namespace loci {
+namespace {
+
+std::string FolderName(const std::string& path) {
+  const size_t end = path.find_last_not_of('/');
+  if (end == std::string::npos) return path;
+  const size_t slash = path.rfind('/', end);
+  const size_t begin = slash == std::string::npos ? 0 : slash + 1;
+  return path.substr(begin, end + 1 - begin);
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const std::string& model_directory,
+                                                           const EncoderOptions& options) {
+  LOCI_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(fs, model_directory));
+  const std::string weights_path = JoinPath(model_directory, "model.safetensors");
+  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<Safetensors> weights, Safetensors::Open(fs, weights_path));
+  LOCI_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(fs, model_directory));
+  if (tokenizer->vocabulary_size() > config.vocabulary_size) {
+    return absl::InvalidArgumentError(absl::StrCat(model_directory, ": the tokenizer's vocabulary has ", tokenizer->vocabulary_size(),
+                                                   " pieces, but the weights have only ", config.vocabulary_size,
+                                                   " rows of word embeddings"));
+  }
+
+  VectorSpace space;
+  space.weights_sha256 = Sha256::Hex(weights->content());
+  space.architecture = absl::StrCat("bert gelu heads=", config.head_count, " epsilon=", config.layer_norm_epsilon,
+                                    " layers=", config.layer_count);
+  space.tokenizer_digest = tokenizer->digest();
+  space.pooling = config.pooling;
+  space.normalize = config.normalize;
+  space.query_prefix = config.query_prefix;
+  space.passage_prefix = config.passage_prefix;
+  space.max_length = config.max_length;
+  space.dim = config.hidden_size;
+
+  EncoderSpec spec;
+  spec.model_name = options.model_name.empty() ? FolderName(model_directory) : options.model_name;
+  spec.dim = config.hidden_size;
+  spec.layer_count = config.layer_count;
+  spec.head_count = config.head_count;
+  spec.intermediate_size = config.intermediate_size;
+  spec.max_length = config.max_length;
+  spec.pooling = config.pooling;
+  spec.normalize = config.normalize;
+  spec.query_prefix = config.query_prefix;
+  spec.passage_prefix = config.passage_prefix;
+  spec.fingerprint = ComputeFingerprint(space);
+  return CpuEncoder::Create(BertReader(*weights, config), config, std::move(spec), std::move(tokenizer), options.pool, options.isa);
+}
+
+std::string PassageText(std::string_view title, std::string_view text) {
+  if (title.empty()) return std::string(text);
+  return absl::StrCat(AbslView(title), " ", AbslView(text));
+}
+
+}  // namespace loci
