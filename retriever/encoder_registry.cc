@@ -126,7 +126,9 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Import(const std::
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::LoadLocked(const std::string& directory) {
   const std::string path = JoinPath(options_.directory, directory);
   LOCI_ASSIGN_OR_RETURN(storage::EncoderLineage lineage, ReadLineage(*options_.fs, path));
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, LoadEncoder(*options_.fs, path, options_.encoder));
+  EncoderOptions encoder_options = options_.encoder;
+  encoder_options.model_name = lineage.model();
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, LoadEncoder(*options_.fs, path, encoder_options));
   const Fingerprint& fingerprint = encoder->spec().fingerprint;
   if (DirectoryName(fingerprint) != directory) {
     return absl::DataLossError(absl::StrCat("the files in ", path, " have fingerprint ", fingerprint.ToString()));
