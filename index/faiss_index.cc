@@ -1,16 +1,358 @@
 #include "index/faiss_index.h"
 
+#include <cblas.h>
+#include <faiss/IndexHNSW.h>
+#include <faiss/IndexIVF.h>
+#include <faiss/IndexIVFPQ.h>
+#include <faiss/IndexPQ.h>
+#include <faiss/impl/IDSelector.h>
+#include <faiss/impl/io.h>
+#include <faiss/impl/io.h>
+#include <faiss/index_factory.h>
+#include <faiss/index_io.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+#include <limits>
+#include <mutex>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/clock.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "index/faiss_factory.h"
+
 namespace loci {
+namespace {
 
-absl::Status ValidateFaissFactory(const std::string&, int, int64_t) { return absl::UnimplementedError("FAISS indexes"); }
+constexpr int kDefaultEfSearch = 64;
+constexpr int64_t kAddRows = 16384;             // Between looks at the limits.
+constexpr int64_t kMaxTrainingBytes = 256 << 20;  // Where there are not more lists than that.
+constexpr int64_t kQueriesPerTask = 8;
+constexpr int64_t kWidenFactor = 8;
 
-absl::Status BuildFaissIndex(FileSystem&, const std::string&, const VectorFile&, const std::string&, const RequestLimits&) {
-  return absl::UnimplementedError("FAISS indexes");
+// The number of threads that OpenMP takes in regions that this thread opens. With one it starts none.
+class OpenMpThreads {
+ public:
+  explicit OpenMpThreads(int count) : before_(omp_get_max_threads()) {
+    static std::once_flag blas_once;
+    std::call_once(blas_once, [] { openblas_set_num_threads(1); });
+    omp_set_num_threads(count);
+  }
+  ~OpenMpThreads() { omp_set_num_threads(before_); }
+  OpenMpThreads(const OpenMpThreads&) = delete;
+  OpenMpThreads& operator=(const OpenMpThreads&) = delete;
+
+ private:
+  const int before_;
+};
+
+// Where FAISS's exceptions end.
+template <typename Body>
+absl::Status CallFaiss(const std::string& what, const Body& body) {
+  try {
+    body();
+    return absl::OkStatus();
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
+  } catch (const std::exception& error) {
+    return absl::InternalError(absl::StrCat(what, ": ", error.what()));
+  }
 }
 
-absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem&, const std::string&, const std::string&,
-                                                             std::shared_ptr<const VectorFile>, ThreadPool*) {
-  return absl::UnimplementedError("FAISS indexes");
+class FileWriter : public faiss::IOWriter {
+ public:
+  explicit FileWriter(std::unique_ptr<WritableFile> file) : file_(std::move(file)) {}
+  size_t operator()(const void* data, size_t size, size_t count) override {
+    buffer_.append(static_cast<const char*>(data), size * count);
+    if (buffer_.size() >= (1 << 20)) Flush();
+    return status_.ok() ? count : 0;
+  }
+  absl::Status Finish() {
+    Flush();
+    LOCI_RETURN_IF_ERROR(status_);
+    LOCI_RETURN_IF_ERROR(file_->Sync());
+    return file_->Close();
+  }
+  const absl::Status& status() const { return status_; }
+
+ private:
+  void Flush() {
+    if (status_.ok()) status_ = file_->Append(buffer_);
+    buffer_.clear();
+  }
+  std::unique_ptr<WritableFile> file_;
+  std::string buffer_;
+  absl::Status status_;
+};
+
+class MappedReader : public faiss::IOReader {
+ public:
+  explicit MappedReader(std::string_view data) : rest_(data) {}
+  size_t operator()(void* data, size_t size, size_t count) override {
+    if (size == 0) return count;
+    count = std::min(count, rest_.size() / size);
+    if (count > 0) std::memcpy(data, rest_.data(), size * count);
+    rest_.remove_prefix(size * count);
+    return count;
+  }
+
+ private:
+  std::string_view rest_;
+};
+
+struct VisibleRows : faiss::IDSelector {
+  explicit VisibleRows(const RowMask& mask) : hidden(mask) {}
+  bool is_member(idx_t id) const override { return !hidden.hidden(id); }
+  const RowMask& hidden;
+};
+
+// The rows that training sees: spread evenly over the file.
+std::vector<float> TrainingRows(const VectorFile& vectors, const FaissFactory& factory) {
+  const int64_t row_bytes = vectors.dim() * static_cast<int64_t>(sizeof(float));
+  int64_t count = std::max<int64_t>(64 * factory.list_count, factory.codec == FaissFactory::Codec::kProduct ? 65536 : 16384);
+  count = std::min(count, std::max(kMaxTrainingBytes / row_bytes, std::max<int64_t>(factory.list_count, 256)));
+  count = std::min(count, vectors.rows());
+  std::vector<float> rows(count * vectors.dim());
+  for (int64_t i = 0; i < count; ++i) {
+    vectors.CopyRow(static_cast<int64_t>(static_cast<__int128>(i) * vectors.rows() / count), rows.data() + i * vectors.dim());
+  }
+  return rows;
+}
+
+int64_t DefaultNprobe(int64_t list_count) { return std::min(list_count, std::max<int64_t>(8, list_count / 16)); }
+
+class FaissIndex : public PassageIndex {
+ public:
+  FaissIndex(std::unique_ptr<faiss::Index> index, std::string name, const FaissFactory& factory, int64_t bytes,
+             std::shared_ptr<const VectorFile> vectors, ThreadPool* pool)
+      : index_(std::move(index)),
+        name_(std::move(name)),
+        factory_(factory),
+        bytes_(bytes),
+        vectors_(std::move(vectors)),
+        exact_(vectors_, pool),
+        pool_(pool) {}
+
+  int64_t row_count() const override { return vectors_->rows(); }
+  int dim() const override { return vectors_->dim(); }
+  std::string name() const override { return name_; }
+  int64_t memory_bytes() const override { return bytes_; }
+  bool IsExact(const IndexSearchOptions& options) const override { return options.exact; }
+
+  absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                      RowHit* hits) const override {
+    // FAISS ends the process on an exception in its HNSW search: nothing that it would refuse may come that far.
+    LOCI_RETURN_IF_ERROR(CheckSearchArguments(*this, queries, options, factory_.list_count, factory_.hnsw));
+    if (options.exact || row_count() == 0) {
+      IndexSearchOptions exact;
+      exact.top_k = options.top_k;
+      exact.limits = options.limits;
+      return exact_.Search(queries, exact, hidden, hits);
+    }
+    const int64_t tasks = (queries.rows + kQueriesPerTask - 1) / kQueriesPerTask;
+    Mutex mutex;
+    absl::Status failure;
+    std::atomic<bool> stopped{false};
+    const auto task = [&](int64_t i) {
+      if (stopped.load(std::memory_order_relaxed)) return;
+      const int64_t first = i * kQueriesPerTask;
+      const MatrixView<const float> part = {queries.row(first), std::min(kQueriesPerTask, queries.rows - first), queries.cols};
+      const absl::Status status = SearchPart(part, options, hidden, hits + first * options.top_k);
+      if (status.ok()) return;
+      stopped.store(true, std::memory_order_relaxed);
+      MutexLock lock(&mutex);
+      failure.Update(status);
+    };
+    if (pool_ == nullptr || tasks == 1) {
+      for (int64_t i = 0; i < tasks; ++i) task(i);
+    } else {
+      pool_->ParallelFor(tasks, task);
+    }
+    return failure;
+  }
+
+ private:
+  // How far one pass looks.
+  struct Effort {
+    int64_t candidates;  // Per query, from FAISS.
+    int64_t nprobe;
+  };
+
+  Effort FirstEffort(const IndexSearchOptions& options, const RowMask& hidden) const {
+    // Coded scores only choose candidates; the more they are off, the more of them are rescored.
+    const int64_t factor = factory_.codec == FaissFactory::Codec::kFlat ? 1 : factory_.codec == FaissFactory::Codec::kScalar ? 2 : 4;
+    Effort effort;
+    effort.candidates = factor * options.top_k + 16;
+    effort.nprobe = options.nprobe != 0 ? options.nprobe : DefaultNprobe(factory_.list_count);
+    if (factory_.hnsw) {
+      effort.candidates = std::max<int64_t>(effort.candidates, options.ef_search != 0 ? options.ef_search : kDefaultEfSearch);
+    }
+    if (!TakesSelector()) effort.candidates += hidden.hidden_count();
+    effort.candidates = std::min(effort.candidates, row_count());
+    return effort;
+  }
+
+  // IndexPQ is the one that can't be told which rows to look at.
+  bool TakesSelector() const { return factory_.codec != FaissFactory::Codec::kProduct || factory_.list_count > 0; }
+
+  absl::Status SearchPart(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                          RowHit* hits) const {
+    const int64_t wanted = std::min<int64_t>(options.top_k, row_count() - hidden.hidden_count());
+    std::vector<int64_t> left(queries.rows);
+    for (int64_t q = 0; q < queries.rows; ++q) left[q] = q;
+    Effort effort = FirstEffort(options, hidden);
+    // Two passes of FAISS at most; what they leave short is scanned.
+    for (int pass = 0; pass < 2 && !left.empty() && wanted > 0; ++pass) {
+      // So many candidates are found faster by scoring every row.
+      if (effort.candidates > std::max<int64_t>(row_count() / 4, 4096)) break;
+      std::vector<int64_t> short_of;
+      for (const int64_t q : left) {
+        LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
+        int64_t found = 0;
+        LOCI_RETURN_IF_ERROR(SearchOne(queries.row(q), options.top_k, effort, hidden, hits + q * options.top_k, &found));
+        if (found < wanted) short_of.push_back(q);
+      }
+      left = std::move(short_of);
+      effort.candidates = std::min(effort.candidates * kWidenFactor, row_count());
+      effort.nprobe = std::min(effort.nprobe * kWidenFactor, factory_.list_count);
+    }
+    IndexSearchOptions exact;
+    exact.top_k = options.top_k;
+    exact.limits = options.limits;
+    for (const int64_t q : left) {
+      LOCI_RETURN_IF_ERROR(exact_.Search({queries.row(q), 1, queries.cols}, exact, hidden, hits + q * options.top_k));
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status SearchOne(const float* query, int top_k, const Effort& effort, const RowMask& hidden, RowHit* hits,
+                         int64_t* found) const {
+    std::vector<faiss::Index::idx_t> rows(effort.candidates, -1);
+    std::vector<float> scores(effort.candidates);
+    VisibleRows visible(hidden);
+    faiss::IDSelector* selector = hidden.hidden_count() > 0 ? &visible : nullptr;
+    LOCI_RETURN_IF_ERROR(CallFaiss(absl::StrCat("cannot search the index ", name_), [&] {
+      const OpenMpThreads one(1);
+      if (factory_.list_count > 0) {
+        faiss::SearchParametersIVF parameters;
+        parameters.nprobe = effort.nprobe;
+        parameters.sel = selector;
+        index_->search(1, query, effort.candidates, scores.data(), rows.data(), &parameters);
+      } else if (factory_.hnsw) {
+        // The size of FAISS's queue follows the number of results and not efSearch: ask for that many.
+        faiss::SearchParametersHNSW parameters;
+        parameters.efSearch = static_cast<int>(effort.candidates);
+        parameters.sel = selector;
+        index_->search(1, query, effort.candidates, scores.data(), rows.data(), &parameters);
+      } else if (TakesSelector() && selector != nullptr) {
+        faiss::SearchParameters parameters;
+        parameters.sel = selector;
+        index_->search(1, query, effort.candidates, scores.data(), rows.data(), &parameters);
+      } else {
+        index_->search(1, query, effort.candidates, scores.data(), rows.data());
+      }
+    }));
+    TopKCollector best(1, top_k);
+    *found = 0;
+    for (const int64_t row : rows) {
+      if (row < 0 || row >= row_count() || hidden.hidden(row)) continue;
+      best.Add(0, row, ExactScore(query, vectors_->row(row), vectors_->element_type(), dim()));
+      ++*found;
+    }
+    best.Finish(hits);
+    return absl::OkStatus();
+  }
+
+  const std::unique_ptr<faiss::Index> index_;
+  const std::string name_;
+  const FaissFactory factory_;
+  const int64_t bytes_;
+  const std::shared_ptr<const VectorFile> vectors_;
+  const ExactIndex exact_;
+  ThreadPool* const pool_;
+};
+
+}  // namespace
+
+absl::Status ValidateFaissFactory(const std::string& factory, int dim, int64_t row_count) {
+  return ParseFaissFactory(factory, dim, row_count).status();
+}
+
+absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const VectorFile& vectors, const std::string& path,
+                             const RequestLimits& limits) {
+  const auto check = [&] { return limits.Check(RealClock().NowMicros()); };
+  LOCI_ASSIGN_OR_RETURN(const FaissFactory parsed, ParseFaissFactory(factory, vectors.dim(), vectors.rows()));
+  LOCI_RETURN_IF_ERROR(check());
+  // Threads of FAISS link a graph in the order in which they come: with one it is the same every time.
+  const OpenMpThreads threads(parsed.hnsw || parsed.hnsw_coarse ? 1 : std::min(2, omp_get_num_procs()));
+  const std::string what = absl::StrCat("cannot build the index ", factory);
+  std::unique_ptr<faiss::Index> index;
+  LOCI_RETURN_IF_ERROR(CallFaiss(what, [&] {
+    index.reset(faiss::index_factory(vectors.dim(), factory.c_str(), faiss::METRIC_INNER_PRODUCT));
+    if (auto* ivf = dynamic_cast<faiss::IndexIVF*>(index.get())) ivf->cp.min_points_per_centroid = 1;  // No warnings on stderr.
+    if (auto* ivf_pq = dynamic_cast<faiss::IndexIVFPQ*>(index.get())) {
+      ivf_pq->do_polysemous_training = false;  // Serves Hamming distances only, and takes long.
+      ivf_pq->pq.cp.min_points_per_centroid = 1;
+    }
+    if (auto* pq = dynamic_cast<faiss::IndexPQ*>(index.get())) {
+      pq->do_polysemous_training = false;
+      pq->pq.cp.min_points_per_centroid = 1;
+    }
+    if (vectors.rows() > 0 && !index->is_trained) {
+      const std::vector<float> training = TrainingRows(vectors, parsed);
+      index->train(static_cast<int64_t>(training.size()) / vectors.dim(), training.data());
+    }
+  }));
+  std::vector<float> rows;
+  for (int64_t first = 0; first < vectors.rows(); first += kAddRows) {
+    LOCI_RETURN_IF_ERROR(check());
+    const int64_t count = std::min(kAddRows, vectors.rows() - first);
+    rows.resize(count * vectors.dim());
+    for (int64_t i = 0; i < count; ++i) vectors.CopyRow(first + i, rows.data() + i * vectors.dim());
+    LOCI_RETURN_IF_ERROR(CallFaiss(what, [&] { index->add(count, rows.data()); }));
+  }
+  LOCI_RETURN_IF_ERROR(check());
+  LOCI_ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, fs.NewWritableFile(path));
+  FileWriter writer(std::move(file));
+  const absl::Status written = CallFaiss(what, [&] { faiss::write_index(index.get(), &writer); });
+  LOCI_RETURN_IF_ERROR(writer.status());  // Says more than FAISS's exception.
+  LOCI_RETURN_IF_ERROR(written);
+  return writer.Finish();
+}
+
+absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, const std::string& path, const std::string& factory,
+                                                             std::shared_ptr<const VectorFile> vectors, ThreadPool* pool) {
+  LOCI_ASSIGN_OR_RETURN(const FaissFactory parsed, ParseFaissFactory(factory, vectors->dim(), vectors->rows()));
+  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, fs.Map(path));
+  std::unique_ptr<faiss::Index> index;
+  const absl::Status read = CallFaiss(path, [&] {
+    MappedReader reader(file->data());
+    index.reset(faiss::read_index(&reader));
+  });
+  if (absl::IsInternal(read)) return absl::DataLossError(read.message());
+  LOCI_RETURN_IF_ERROR(read);
+  auto* ivf = dynamic_cast<faiss::IndexIVF*>(index.get());
+  auto* hnsw = dynamic_cast<faiss::IndexHNSW*>(index.get());
+  if (index->ntotal != vectors->rows() || index->d != vectors->dim() || index->metric_type != faiss::METRIC_INNER_PRODUCT ||
+      (ivf == nullptr ? 0 : static_cast<int64_t>(ivf->nlist)) != parsed.list_count || (hnsw != nullptr) != parsed.hnsw) {
+    return absl::DataLossError(absl::StrCat(path, " is not the index ", factory, " over ", vectors->rows(), " rows of dimension ",
+                                            vectors->dim()));
+  }
+  if (ivf != nullptr) {
+    ivf->parallel_mode = 0;
+    // A graph that finds lists must look at more of them than it returns.
+    if (auto* coarse = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
+      coarse->hnsw.efSearch = static_cast<int>(std::max<int64_t>(kDefaultEfSearch, 2 * DefaultNprobe(parsed.list_count)));
+    }
+  }
+  const int64_t bytes = static_cast<int64_t>(file->data().size());
+  return std::make_unique<FaissIndex>(std::move(index), factory, parsed, bytes, std::move(vectors), pool);
 }
 
 }  // namespace loci

@@ -1,0 +1,117 @@
+#include "index/faiss_factory.h"
+
+#include <optional>
+#include <string_view>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+
+namespace loci {
+namespace {
+
+constexpr int64_t kMaxLists = 65536;
+constexpr int64_t kMaxLinks = 256;
+
+// Reads the parts of a factory string from left to right.
+class Cursor {
+ public:
+  explicit Cursor(std::string_view text) : rest_(text) {}
+  bool Skip(std::string_view word) {
+    if (rest_.substr(0, word.size()) != word) return false;
+    rest_.remove_prefix(word.size());
+    return true;
+  }
+  // 1 to 7 digits, the first not 0.
+  std::optional<int64_t> Number() {
+    size_t digits = 0;
+    int64_t value = 0;
+    while (digits < rest_.size() && rest_[digits] >= '0' && rest_[digits] <= '9' && digits < 8) value = value * 10 + (rest_[digits++] - '0');
+    if (digits == 0 || digits > 7 || rest_[0] == '0') return std::nullopt;
+    rest_.remove_prefix(digits);
+    return value;
+  }
+  bool done() const { return rest_.empty(); }
+
+ private:
+  std::string_view rest_;
+};
+
+absl::Status Invalid(const std::string& factory, std::string_view why) {
+  return absl::InvalidArgumentError(absl::StrCat("index \"", factory.substr(0, 64), "\": ", AbslView(why)));
+}
+
+absl::Status ParseLinks(const std::string& factory, Cursor& cursor) {
+  const std::optional<int64_t> links = cursor.Number();
+  if (!links.has_value()) return Invalid(factory, "the number of links must follow HNSW");
+  if (*links < 2 || *links > kMaxLinks) {
+    return Invalid(factory, absl::StrCat("HNSW takes 2 to ", kMaxLinks, " links, not ", *links));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ParseCodec(const std::string& factory, Cursor& cursor, int dim, FaissFactory* parsed) {
+  if (cursor.Skip("Flat")) return absl::OkStatus();
+  for (const std::string_view scalar : {"SQ4", "SQ6", "SQ8", "SQfp16"}) {
+    if (!cursor.Skip(scalar)) continue;
+    parsed->codec = FaissFactory::Codec::kScalar;
+    return absl::OkStatus();
+  }
+  if (!cursor.Skip("PQ")) return Invalid(factory, "the vectors can be coded as Flat, SQ4, SQ6, SQ8, SQfp16 or PQ<parts>");
+  parsed->codec = FaissFactory::Codec::kProduct;
+  const std::optional<int64_t> parts = cursor.Number();
+  if (!parts.has_value()) return Invalid(factory, "the number of parts must follow PQ");
+  if (*parts > dim || dim % *parts != 0) {
+    return Invalid(factory, absl::StrCat("dimension ", dim, " can't be divided into ", *parts, " parts"));
+  }
+  if (!cursor.Skip("x")) return absl::OkStatus();
+  const std::optional<int64_t> bits = cursor.Number();
+  if (!bits.has_value() || *bits < 4 || *bits > 8) return Invalid(factory, "a part of a PQ takes 4 to 8 bits");
+  parsed->bits = static_cast<int>(*bits);
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<FaissFactory> ParseFaissFactory(const std::string& factory, int dim, int64_t row_count) {
+  FaissFactory parsed;
+  Cursor cursor(factory);
+  if (cursor.Skip("IVF")) {
+    const std::optional<int64_t> lists = cursor.Number();
+    if (!lists.has_value()) return Invalid(factory, "the number of lists must follow IVF");
+    if (*lists > kMaxLists) return Invalid(factory, absl::StrCat("IVF takes 1 to ", kMaxLists, " lists, not ", *lists));
+    if (*lists > row_count) {
+      return Invalid(factory, absl::StrCat(*lists, " lists can't be made of ", row_count, " passages; the limit is one list a passage"));
+    }
+    parsed.list_count = *lists;
+    if (cursor.Skip("_HNSW")) {
+      parsed.hnsw_coarse = true;
+      LOCI_RETURN_IF_ERROR(ParseLinks(factory, cursor));
+    }
+    if (!cursor.Skip(",")) return Invalid(factory, "a comma and how the vectors are coded must follow the lists");
+    LOCI_RETURN_IF_ERROR(ParseCodec(factory, cursor, dim, &parsed));
+  } else if (cursor.Skip("HNSW")) {
+    parsed.hnsw = true;
+    LOCI_RETURN_IF_ERROR(ParseLinks(factory, cursor));
+    if (cursor.Skip(",")) {
+      LOCI_RETURN_IF_ERROR(ParseCodec(factory, cursor, dim, &parsed));
+      if (parsed.codec == FaissFactory::Codec::kProduct) {
+        return Invalid(factory, "FAISS 1.7.3 has no inner product for HNSW over PQ");
+      }
+    }
+  } else {
+    LOCI_RETURN_IF_ERROR(ParseCodec(factory, cursor, dim, &parsed));
+  }
+  if (!cursor.done()) {
+    return Invalid(factory, "it does not end where Flat, IVF<lists>,<code>, HNSW<links>, PQ<parts> or SQ8 would; fast-scan, refine and "
+                            "pre-transformed indexes are not served");
+  }
+  const int64_t training_rows =
+      parsed.codec == FaissFactory::Codec::kProduct ? int64_t{1} << parsed.bits : parsed.codec == FaissFactory::Codec::kScalar ? 1 : 0;
+  if (row_count < training_rows) {
+    return Invalid(factory, absl::StrCat("it is trained with at least ", training_rows, " passages, there are ", row_count));
+  }
+  return parsed;
+}
+
+}  // namespace loci

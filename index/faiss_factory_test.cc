@@ -1,0 +1,54 @@
+#include "index/faiss_factory.h"
+
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+namespace loci {
+namespace {
+
+TEST(ParseFaissFactory, TakesTheFormsThatAreServed) {
+  for (const std::string factory :
+       {"Flat", "SQ4", "SQ6", "SQ8", "SQfp16", "PQ48", "PQ96x4", "IVF1,Flat", "IVF1024,Flat", "IVF64,SQ8", "IVF64,PQ48", "IVF64,PQ48x6",
+        "IVF64_HNSW32,Flat", "HNSW32", "HNSW32,Flat", "HNSW16,SQ8"}) {
+    EXPECT_TRUE(ParseFaissFactory(factory, 384, 100'000).ok()) << ParseFaissFactory(factory, 384, 100'000).status();
+  }
+  const FaissFactory parsed = ParseFaissFactory("IVF64_HNSW32,PQ48x6", 384, 100'000).value();
+  EXPECT_EQ(parsed.list_count, 64);
+  EXPECT_TRUE(parsed.hnsw_coarse);
+  EXPECT_FALSE(parsed.hnsw);
+  EXPECT_EQ(parsed.codec, FaissFactory::Codec::kProduct);
+  EXPECT_EQ(parsed.bits, 6);
+}
+
+TEST(ParseFaissFactory, RefusesEverythingElse) {
+  std::vector<std::string> refused = {
+      "", "exact", "flat", "Flat ", " Flat", "Flat,", "IVF", "IVF,Flat", "IVF0,Flat", "IVF01,Flat", "IVF-1,Flat", "IVF64", "IVF64,",
+      "IVF64Flat", "IVF65537,Flat", "IVF99999999999999999999,Flat", "IVF64,Flat,RFlat", "HNSW", "HNSW1", "HNSW257", "HNSW32,", "HNSW32,PQ48",
+      "HNSW32_SQ8", "PQ", "PQ0", "PQ7", "PQ385", "PQ48x3", "PQ48x9", "PQ48x", "PQ48np", "PQ96x4fs", "PQ96x4fsr", "IVF64,PQ96x4fsr",
+      "OPQ48,IVF64,PQ48", "PCA64,Flat", "L2norm,Flat", "IVF64(Flat),Flat", "IMI2x8,Flat", "NSG32", "LSH", "SQ", "SQ5", "SQbf16",
+      "RQ4x8", "IDMap,Flat", std::string(100'000, 'I'), std::string("Flat\0", 5)};
+  for (const std::string& factory : refused) {
+    const absl::Status status = ParseFaissFactory(factory, 384, 100'000).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << factory.substr(0, 100);
+    EXPECT_LT(status.message().size(), 400u);
+  }
+}
+
+TEST(ParseFaissFactory, NamesTheLimitThatTooFewPassagesBreak) {
+  const absl::Status lists = ParseFaissFactory("IVF1024,Flat", 384, 100).status();
+  EXPECT_EQ(lists.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_NE(lists.message().find("1024 lists"), std::string::npos) << lists;
+  EXPECT_NE(lists.message().find("100 passages"), std::string::npos) << lists;
+  EXPECT_TRUE(ParseFaissFactory("IVF100,Flat", 384, 100).ok());
+  EXPECT_FALSE(ParseFaissFactory("PQ48", 384, 255).ok());
+  EXPECT_TRUE(ParseFaissFactory("PQ48", 384, 256).ok());
+  EXPECT_TRUE(ParseFaissFactory("PQ48x4", 384, 16).ok());
+  EXPECT_FALSE(ParseFaissFactory("SQ8", 384, 0).ok());
+  EXPECT_TRUE(ParseFaissFactory("Flat", 384, 0).ok());
+  EXPECT_TRUE(ParseFaissFactory("HNSW32", 384, 0).ok());
+}
+
+}  // namespace
+}  // namespace loci

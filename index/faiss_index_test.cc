@@ -1,0 +1,250 @@
+#include "index/faiss_index.h"
+
+#include <bit>
+#include <cmath>
+#include <limits>
+#include <random>
+#include <set>
+#include <string>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/file.h"
+#include "index/recall.h"
+
+namespace loci {
+namespace {
+
+constexpr int kDim = 32;
+constexpr int64_t kRows = 2000;
+
+std::vector<float> MakeVectors(int64_t count, uint64_t seed) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal;
+  std::vector<float> centres(20 * kDim), vectors(count * kDim);
+  std::mt19937_64 fixed(99);
+  for (float& value : centres) value = normal(fixed);
+  for (int64_t r = 0; r < count; ++r) {
+    double squares = 0;
+    const float* centre = &centres[random() % 20 * kDim];
+    for (int d = 0; d < kDim; ++d) {
+      const float value = centre[d] + 0.7f * normal(random);
+      vectors[r * kDim + d] = value;
+      squares += value * value;
+    }
+    for (int d = 0; d < kDim; ++d) vectors[r * kDim + d] /= static_cast<float>(std::sqrt(squares));
+  }
+  return vectors;
+}
+
+class FaissIndexTest : public testing::TestWithParam<std::string> {
+ protected:
+  static std::string Path(const std::string& name) { return JoinPath(testing::TempDir(), "faiss_index_test_" + name); }
+
+  static std::shared_ptr<const VectorFile> MakeFile(int64_t rows, ElementType type = ElementType::kFloat32) {
+    const std::vector<float> vectors = MakeVectors(rows, 1);
+    auto writer = VectorFileWriter::Create(PosixFileSystem(), Path("vectors"), rows, kDim, type).value();
+    for (int64_t r = 0; r < rows; ++r) EXPECT_TRUE(writer->Append(&vectors[r * kDim]).ok());
+    EXPECT_TRUE(writer->Finish().ok());
+    return VectorFile::Open(PosixFileSystem(), Path("vectors")).value();
+  }
+
+  static std::unique_ptr<PassageIndex> Build(const std::string& factory, std::shared_ptr<const VectorFile> file, ThreadPool* pool) {
+    const absl::Status built = BuildFaissIndex(PosixFileSystem(), factory, *file, Path("index"), RequestLimits());
+    EXPECT_TRUE(built.ok()) << built;
+    auto index = OpenFaissIndex(PosixFileSystem(), Path("index"), factory, file, pool);
+    EXPECT_TRUE(index.ok()) << index.status();
+    return *std::move(index);
+  }
+
+  static IndexSearchOptions TopK(int top_k) {
+    IndexSearchOptions options;
+    options.top_k = top_k;
+    return options;
+  }
+};
+
+TEST_P(FaissIndexTest, FindsWhatIsNearAndScoresItExactly) {
+  ThreadPool pool("search", 2, 16);
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  const auto index = Build(GetParam(), file, &pool);
+  EXPECT_EQ(index->name(), GetParam());
+  EXPECT_EQ(index->row_count(), kRows);
+  EXPECT_GT(index->memory_bytes(), 0);
+  EXPECT_FALSE(index->IsExact(TopK(10)));
+  const std::vector<float> queries = MakeVectors(40, 2);
+  const MatrixView<const float> view = {queries.data(), 40, kDim};
+  const ExactIndex exact(file, nullptr);
+  EXPECT_GE(MeasureRecall(*index, exact, view, 10, RequestLimits()).value(), 0.85);
+  std::vector<RowHit> hits(40 * 10);
+  ASSERT_TRUE(index->Search(view, TopK(10), RowMask(), hits.data()).ok());
+  for (int q = 0; q < 40; ++q) {
+    std::set<int64_t> rows;
+    for (int i = 0; i < 10; ++i) {
+      const RowHit& hit = hits[q * 10 + i];
+      ASSERT_TRUE(rows.insert(hit.row).second);
+      ASSERT_EQ(std::bit_cast<uint32_t>(hit.score),
+                std::bit_cast<uint32_t>(ExactScore(view.row(q), file->row(hit.row), ElementType::kFloat32, kDim)));
+      if (i > 0) {
+        const RowHit& before = hits[q * 10 + i - 1];
+        ASSERT_TRUE(before.score > hit.score || (before.score == hit.score && before.row < hit.row));
+      }
+    }
+  }
+}
+
+TEST_P(FaissIndexTest, ReturnsEveryVisibleRowWhereFewAreLeft) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  const auto index = Build(GetParam(), file, nullptr);
+  const std::vector<float> queries = MakeVectors(3, 2);
+  for (const int64_t visible : {0, 3, 40, 1000, 1999}) {
+    std::vector<int64_t> hidden;
+    for (int64_t r = 0; r < kRows; ++r) {
+      if (r * 7 % kRows >= visible) hidden.push_back(r);
+    }
+    const RowMask mask = RowMask().WithHidden(hidden);
+    for (const int top_k : {1, 20, 100, 3000}) {
+      std::vector<RowHit> hits(3 * top_k);
+      ASSERT_TRUE(index->Search({queries.data(), 3, kDim}, TopK(top_k), mask, hits.data()).ok());
+      for (int q = 0; q < 3; ++q) {
+        std::set<int64_t> rows;
+        for (int i = 0; i < top_k; ++i) {
+          const RowHit& hit = hits[q * top_k + i];
+          if (i < visible) {
+            ASSERT_GE(hit.row, 0) << visible << " visible, top_k " << top_k << ", hit " << i;
+            ASSERT_FALSE(mask.hidden(hit.row));
+            ASSERT_TRUE(rows.insert(hit.row).second);
+          } else {
+            ASSERT_EQ(hit.row, -1);
+            ASSERT_EQ(hit.score, -std::numeric_limits<float>::infinity());
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_P(FaissIndexTest, IsExactWhenToldTo) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows, ElementType::kFloat16);
+  const auto index = Build(GetParam(), file, nullptr);
+  const std::vector<float> queries = MakeVectors(7, 2);
+  IndexSearchOptions options = TopK(50);
+  options.exact = true;
+  EXPECT_TRUE(index->IsExact(options));
+  std::vector<RowHit> hits(7 * 50), expected(7 * 50);
+  ASSERT_TRUE(index->Search({queries.data(), 7, kDim}, options, RowMask(), hits.data()).ok());
+  ASSERT_TRUE(ExactIndex(file, nullptr).Search({queries.data(), 7, kDim}, options, RowMask(), expected.data()).ok());
+  for (size_t i = 0; i < hits.size(); ++i) {
+    ASSERT_EQ(hits[i].row, expected[i].row);
+    ASSERT_EQ(hits[i].score, expected[i].score);
+  }
+}
+
+TEST_P(FaissIndexTest, GivesTheSameAloneAndInABatch) {
+  ThreadPool pool("search", 2, 16);
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  const auto index = Build(GetParam(), file, &pool);
+  const std::vector<float> queries = MakeVectors(33, 2);
+  std::vector<RowHit> batch(33 * 5), alone(5);
+  ASSERT_TRUE(index->Search({queries.data(), 33, kDim}, TopK(5), RowMask(), batch.data()).ok());
+  for (int q = 0; q < 33; ++q) {
+    ASSERT_TRUE(index->Search({&queries[q * kDim], 1, kDim}, TopK(5), RowMask(), alone.data()).ok());
+    for (int i = 0; i < 5; ++i) ASSERT_EQ(alone[i].row, batch[q * 5 + i].row) << q;
+  }
+}
+
+TEST_P(FaissIndexTest, IsTheSameFileForTheSameVectors) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), GetParam(), *file, Path("a"), RequestLimits()).ok());
+  ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), GetParam(), *file, Path("b"), RequestLimits()).ok());
+  EXPECT_EQ(PosixFileSystem().ReadFile(Path("a")).value(), PosixFileSystem().ReadFile(Path("b")).value());
+}
+
+TEST_P(FaissIndexTest, StopsWhenCancelled) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  RequestLimits limits;
+  limits.Cancel();
+  EXPECT_EQ(BuildFaissIndex(PosixFileSystem(), GetParam(), *file, Path("c"), limits).code(), absl::StatusCode::kCancelled);
+  const auto index = Build(GetParam(), file, nullptr);
+  IndexSearchOptions options = TopK(5);
+  options.limits = limits;
+  std::vector<RowHit> hits(5);
+  const std::vector<float> query = MakeVectors(1, 2);
+  EXPECT_EQ(index->Search({query.data(), 1, kDim}, options, RowMask(), hits.data()).code(), absl::StatusCode::kCancelled);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, FaissIndexTest,
+                         testing::Values("Flat", "SQ8", "SQfp16", "PQ16", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ16x6", "IVF16_HNSW8,Flat",
+                                         "HNSW16", "HNSW16,SQ8"),
+                         [](const testing::TestParamInfo<std::string>& info) {
+                           std::string name = info.param;
+                           for (char& c : name) c = c == ',' ? '_' : c;
+                           return name;
+                         });
+
+TEST_F(FaissIndexTest, LooksFurtherWithLargerParameters) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  const ExactIndex exact(file, nullptr);
+  const std::vector<float> queries = MakeVectors(50, 2);
+  std::vector<RowHit> truth(50 * 10), hits(50 * 10);
+  ASSERT_TRUE(exact.Search({queries.data(), 50, kDim}, TopK(10), RowMask(), truth.data()).ok());
+  const auto recall = [&](const PassageIndex& index, int nprobe, int ef_search) {
+    IndexSearchOptions options = TopK(10);
+    options.nprobe = nprobe;
+    options.ef_search = ef_search;
+    EXPECT_TRUE(index.Search({queries.data(), 50, kDim}, options, RowMask(), hits.data()).ok());
+    int found = 0;
+    for (int q = 0; q < 50; ++q) {
+      for (int i = 0; i < 10; ++i) found += hits[q * 10 + i].score >= truth[q * 10 + 9].score;
+    }
+    return found / 500.0;
+  };
+  const auto ivf = Build("IVF64,Flat", file, nullptr);
+  EXPECT_LT(recall(*ivf, 1, 0), recall(*ivf, 8, 0));
+  EXPECT_EQ(recall(*ivf, 64, 0), 1.0);
+  const auto hnsw = Build("HNSW4", file, nullptr);
+  EXPECT_LT(recall(*hnsw, 0, 1), recall(*hnsw, 0, 1000));
+}
+
+TEST_F(FaissIndexTest, RefusesParametersOfAnotherIndexByName) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  const auto ivf = Build("IVF16,Flat", file, nullptr);
+  const auto hnsw = Build("HNSW8", file, nullptr);
+  const auto flat = Build("Flat", file, nullptr);
+  const std::vector<float> query = MakeVectors(1, 2);
+  std::vector<RowHit> hits(5);
+  const auto search = [&](const PassageIndex& index, int nprobe, int ef_search) {
+    IndexSearchOptions options = TopK(5);
+    options.nprobe = nprobe;
+    options.ef_search = ef_search;
+    const absl::Status status = index.Search({query.data(), 1, kDim}, options, RowMask(), hits.data());
+    EXPECT_TRUE(status.ok() || status.message().find(index.name()) != std::string::npos) << status;
+    return status.code();
+  };
+  EXPECT_EQ(search(*ivf, 16, 0), absl::StatusCode::kOk);
+  EXPECT_EQ(search(*ivf, 17, 0), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(search(*ivf, -1, 0), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(search(*ivf, 0, 1), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(search(*hnsw, 0, 100'000), absl::StatusCode::kOk);
+  EXPECT_EQ(search(*hnsw, 0, 100'001), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(search(*hnsw, 0, -1), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(search(*hnsw, 1, 0), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(search(*flat, 1, 0), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(search(*flat, 0, 1), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(FaissIndexTest, RefusesAFileThatIsNotTheIndexNamed) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), "IVF16,Flat", *file, Path("other"), RequestLimits()).ok());
+  for (const std::string factory : {"IVF17,Flat", "Flat", "HNSW8"}) {
+    EXPECT_EQ(OpenFaissIndex(PosixFileSystem(), Path("other"), factory, file, nullptr).status().code(), absl::StatusCode::kDataLoss);
+  }
+  EXPECT_EQ(OpenFaissIndex(PosixFileSystem(), Path("other"), "IVF16,Flat", MakeFile(kRows - 1), nullptr).status().code(),
+            absl::StatusCode::kDataLoss);
+  ASSERT_TRUE(WriteFileAtomically(PosixFileSystem(), Path("other"), "IwFl").ok());
+  EXPECT_EQ(OpenFaissIndex(PosixFileSystem(), Path("other"), "IVF16,Flat", file, nullptr).status().code(), absl::StatusCode::kDataLoss);
+}
+
+}  // namespace
+}  // namespace loci
