@@ -34,7 +34,7 @@ class CharMap {
     Kind kind;                // kReplace (append), kPunctuation, kSpace, kRemove.
     uint8_t char_count;
     uint8_t byte_count;
-    char bytes[8];            // UTF-8, lower case.
+    char bytes[8];  // UTF-8, lower case.
     std::string_view text() const { return {bytes, byte_count}; }
   };
 

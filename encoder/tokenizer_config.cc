@@ -1,11 +1,10 @@
 #include "encoder/tokenizer_config.h"
 
 #include <map>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <unordered_map>
 #include <utility>
-
-#include <nlohmann/json.hpp>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -47,7 +46,8 @@ absl::StatusOr<bool> RequiredBool(const Json& object, const char* name, const st
   return value.get<bool>();
 }
 
-absl::StatusOr<std::string> RequiredString(const Json& object, const char* name, const std::string& file, const std::string& where) {
+absl::StatusOr<std::string> RequiredString(const Json& object, const char* name, const std::string& file,
+                                           const std::string& where) {
   const Json& value = Member(object, name);
   if (!value.is_string()) return Invalid(file, absl::StrCat(where, ".", name, " is not a string"));
   return value.get<std::string>();
@@ -106,7 +106,8 @@ absl::Status ReadModel(const Json& model, const std::string& file, TokenizerSpec
   LOCI_ASSIGN_OR_RETURN(spec->options.continuing_subword_prefix,
                         RequiredString(model, "continuing_subword_prefix", file, "model"));
   const Json& max_chars = Member(model, "max_input_chars_per_word");
-  if (!max_chars.is_number_unsigned() || max_chars.get<uint64_t>() < 1 || max_chars.get<uint64_t>() > kMaxInputCharsPerWordLimit) {
+  if (!max_chars.is_number_unsigned() || max_chars.get<uint64_t>() < 1 ||
+      max_chars.get<uint64_t>() > kMaxInputCharsPerWordLimit) {
     return Invalid(file, absl::StrCat("model.max_input_chars_per_word is not in [1, ", kMaxInputCharsPerWordLimit, "]"));
   }
   spec->options.max_input_chars_per_word = max_chars.get<int>();
@@ -121,12 +122,14 @@ absl::Status ReadModel(const Json& model, const std::string& file, TokenizerSpec
   for (const auto& [piece, id] : vocabulary.items()) {
     // An id beyond the number of pieces means that there is a gap somewhere.
     if (!id.is_number_unsigned() || id.get<uint64_t>() >= taken.size()) {
-      return Invalid(file, absl::StrCat("model.vocab[", Quote(piece), "] is ", Quote(id.dump(-1, ' ', true, Json::error_handler_t::replace)),
-                                        "; ids run from 0 to ", taken.size() - 1, " without gaps"));
+      return Invalid(
+          file, absl::StrCat("model.vocab[", Quote(piece), "] is ", Quote(id.dump(-1, ' ', true, Json::error_handler_t::replace)),
+                             "; ids run from 0 to ", taken.size() - 1, " without gaps"));
     }
     const size_t index = id.get<size_t>();
     if (taken[index]) {
-      return Invalid(file, absl::StrCat("model.vocab: id ", index, " is given to both ", Quote(spec->vocabulary[index]), " and ", Quote(piece)));
+      return Invalid(file, absl::StrCat("model.vocab: id ", index, " is given to both ", Quote(spec->vocabulary[index]), " and ",
+                                        Quote(piece)));
     }
     taken[index] = true;
     spec->vocabulary[index] = piece;
@@ -149,7 +152,8 @@ absl::Status ReadAddedTokens(const Json& tokens, const std::string& file, Tokeni
     LOCI_ASSIGN_OR_RETURN(const bool single_word, RequiredBool(token, "single_word", file, where));
     // lstrip and rstrip take white space beside the token, which makes no token anyway: they don't change the ids.
     if (normalized || single_word) {
-      return Invalid(file, absl::StrCat(where, " (", Quote(content), ") is matched in normalised text or as a single word: not supported"));
+      return Invalid(
+          file, absl::StrCat(where, " (", Quote(content), ") is matched in normalised text or as a single word: not supported"));
     }
     const auto [known, added] = ids.emplace(content, static_cast<int32_t>(spec->vocabulary.size()));
     if (added) spec->vocabulary.push_back(content);
@@ -178,7 +182,8 @@ absl::Status ReadPostProcessor(const Json& processor, const std::string& file, T
     return absl::OkStatus();
   }
   if (type != "TemplateProcessing") {
-    return Invalid(file, absl::StrCat("post_processor is ", Quote(type), ", only \"TemplateProcessing\" and \"BertProcessing\" are supported"));
+    return Invalid(file, absl::StrCat("post_processor is ", Quote(type),
+                                      ", only \"TemplateProcessing\" and \"BertProcessing\" are supported"));
   }
   const Json& single = Member(processor, "single");
   const bool has_shape = single.is_array() && single.size() == 3 && Member(Member(single[0], "SpecialToken"), "id").is_string() &&
@@ -192,7 +197,8 @@ absl::Status ReadPostProcessor(const Json& processor, const std::string& file, T
 
 }  // namespace
 
-absl::StatusOr<TokenizerSpec> ParseTokenizerJson(std::string_view json, std::string_view tokenizer_config, const std::string& file) {
+absl::StatusOr<TokenizerSpec> ParseTokenizerJson(std::string_view json, std::string_view tokenizer_config,
+                                                 const std::string& file) {
   TokenizerSpec spec;
   if (!tokenizer_config.empty()) {
     LOCI_ASSIGN_OR_RETURN(const Json config, ParseObject(tokenizer_config, ConfigName(file)));
@@ -211,7 +217,8 @@ absl::StatusOr<TokenizerSpec> ParseTokenizerJson(std::string_view json, std::str
   return spec;
 }
 
-absl::StatusOr<TokenizerSpec> ParseVocabularyText(std::string_view vocabulary, std::string_view tokenizer_config, const std::string& file) {
+absl::StatusOr<TokenizerSpec> ParseVocabularyText(std::string_view vocabulary, std::string_view tokenizer_config,
+                                                  const std::string& file) {
   TokenizerOptions options;
   if (!tokenizer_config.empty()) {
     const std::string config_file = ConfigName(file);
@@ -225,7 +232,8 @@ absl::StatusOr<TokenizerSpec> ParseVocabularyText(std::string_view vocabulary, s
       LOCI_ASSIGN_OR_RETURN(options.strip_accents, RequiredBool(config, "strip_accents", config_file, "tokenizer"));
     }
     if (!Member(config, "tokenize_chinese_chars").is_null()) {
-      LOCI_ASSIGN_OR_RETURN(options.handle_chinese_chars, RequiredBool(config, "tokenize_chinese_chars", config_file, "tokenizer"));
+      LOCI_ASSIGN_OR_RETURN(options.handle_chinese_chars,
+                            RequiredBool(config, "tokenize_chinese_chars", config_file, "tokenizer"));
     }
     if (!Member(config, "do_basic_tokenize").is_null()) {
       LOCI_ASSIGN_OR_RETURN(const bool basic, RequiredBool(config, "do_basic_tokenize", config_file, "tokenizer"));
@@ -255,8 +263,8 @@ TokenizerSpec MakeTokenizerSpec(std::vector<std::string> vocabulary, TokenizerOp
   spec.options = std::move(options);
   std::unordered_map<std::string_view, int32_t> ids;
   for (size_t i = 0; i < spec.vocabulary.size(); ++i) ids.emplace(spec.vocabulary[i], static_cast<int32_t>(i));
-  for (const std::string* token : {&spec.options.unk_token, &spec.options.cls_token, &spec.options.sep_token, &spec.options.pad_token,
-                                   &spec.options.mask_token}) {
+  for (const std::string* token : {&spec.options.unk_token, &spec.options.cls_token, &spec.options.sep_token,
+                                   &spec.options.pad_token, &spec.options.mask_token}) {
     const auto found = ids.find(*token);
     if (found != ids.end() && !token->empty()) spec.added_tokens.push_back({*token, found->second});
   }
@@ -266,11 +274,13 @@ TokenizerSpec MakeTokenizerSpec(std::vector<std::string> vocabulary, TokenizerOp
 absl::Status ValidateTokenizerSpec(const TokenizerSpec& spec, const std::string& file) {
   if (spec.vocabulary.empty()) return Invalid(file, "the vocabulary is empty");
   if (spec.vocabulary.size() > kMaxVocabularySize) {
-    return Invalid(file, absl::StrCat("the vocabulary has ", spec.vocabulary.size(), " pieces, the limit is ", kMaxVocabularySize));
+    return Invalid(file,
+                   absl::StrCat("the vocabulary has ", spec.vocabulary.size(), " pieces, the limit is ", kMaxVocabularySize));
   }
   const int max_chars = spec.options.max_input_chars_per_word;
   if (max_chars < 1 || max_chars > kMaxInputCharsPerWordLimit) {
-    return Invalid(file, absl::StrCat("max_input_chars_per_word is ", max_chars, ", not in [1, ", kMaxInputCharsPerWordLimit, "]"));
+    return Invalid(file,
+                   absl::StrCat("max_input_chars_per_word is ", max_chars, ", not in [1, ", kMaxInputCharsPerWordLimit, "]"));
   }
   std::unordered_map<std::string_view, size_t> ids;
   ids.reserve(spec.vocabulary.size());
@@ -290,7 +300,8 @@ absl::Status ValidateTokenizerSpec(const TokenizerSpec& spec, const std::string&
     }
   }
   const auto unknown = ids.find(spec.options.unk_token);
-  if (unknown->second >= spec.piece_count) return Invalid(file, absl::StrCat(Quote(spec.options.unk_token), " is not a piece of the model"));
+  if (unknown->second >= spec.piece_count)
+    return Invalid(file, absl::StrCat(Quote(spec.options.unk_token), " is not a piece of the model"));
   return absl::OkStatus();
 }
 

@@ -35,10 +35,12 @@ struct TokenizerSpec {
 
 // `tokenizer_config` is the text of tokenizer_config.json, or empty where there is none: it names [CLS] and [SEP] where
 // tokenizer.json's post-processor does not. INVALID_ARGUMENT, reason INVALID_TOKENIZER, naming `file` and the entry.
-absl::StatusOr<TokenizerSpec> ParseTokenizerJson(std::string_view json, std::string_view tokenizer_config, const std::string& file);
+absl::StatusOr<TokenizerSpec> ParseTokenizerJson(std::string_view json, std::string_view tokenizer_config,
+                                                 const std::string& file);
 
 // `vocabulary` has one piece a line. `tokenizer_config` as above; without it, an uncased BERT. Errors as above.
-absl::StatusOr<TokenizerSpec> ParseVocabularyText(std::string_view vocabulary, std::string_view tokenizer_config, const std::string& file);
+absl::StatusOr<TokenizerSpec> ParseVocabularyText(std::string_view vocabulary, std::string_view tokenizer_config,
+                                                  const std::string& file);
 
 // A specification from a vocabulary: its special tokens become added tokens; pad and mask where the vocabulary has them.
 TokenizerSpec MakeTokenizerSpec(std::vector<std::string> vocabulary, TokenizerOptions options);

@@ -19,10 +19,12 @@ constexpr char kVocabulary[] = R"("[PAD]":0,"[UNK]":1,"[CLS]":2,"[SEP]":3,"a":4,
 
 // A whole tokenizer.json; each test changes one part of it.
 struct Parts {
-  std::string normalizer = R"({"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true})";
+  std::string normalizer =
+      R"({"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":null,"lowercase":true})";
   std::string pre_tokenizer = R"({"type":"BertPreTokenizer"})";
   std::string post_processor = "null";
-  std::string added_tokens = R"([{"id":3,"content":"[SEP]","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}])";
+  std::string added_tokens =
+      R"([{"id":3,"content":"[SEP]","single_word":false,"lstrip":false,"rstrip":false,"normalized":false,"special":true}])";
   std::string model_type = R"("WordPiece")";
   std::string max_chars = "100";
   std::string vocabulary = kVocabulary;
@@ -31,7 +33,8 @@ struct Parts {
     return R"({"version":"1.0","truncation":{"max_length":3},"padding":{"strategy":{"Fixed":9}},"added_tokens":)" + added_tokens +
            R"(,"normalizer":)" + normalizer + R"(,"pre_tokenizer":)" + pre_tokenizer + R"(,"post_processor":)" + post_processor +
            R"(,"decoder":null,"model":{"type":)" + model_type +
-           R"(,"unk_token":"[UNK]","continuing_subword_prefix":"##","max_input_chars_per_word":)" + max_chars + R"(,"vocab":{)" + vocabulary + "}}}";
+           R"(,"unk_token":"[UNK]","continuing_subword_prefix":"##","max_input_chars_per_word":)" + max_chars + R"(,"vocab":{)" +
+           vocabulary + "}}}";
   }
 };
 
@@ -59,13 +62,15 @@ TEST(ParseTokenizerJsonTest, ReadsWhatItNeeds) {
 
 TEST(ParseTokenizerJsonTest, StripsAccentsAsToldOrAsLowercase) {
   Parts parts;
-  parts.normalizer = R"({"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":false,"strip_accents":null,"lowercase":false})";
+  parts.normalizer =
+      R"({"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":false,"strip_accents":null,"lowercase":false})";
   auto spec = ParseJson(parts);
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_FALSE(spec->options.strip_accents);
   EXPECT_FALSE(spec->options.lowercase);
   EXPECT_FALSE(spec->options.handle_chinese_chars);
-  parts.normalizer = R"({"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":false,"lowercase":true})";
+  parts.normalizer =
+      R"({"type":"BertNormalizer","clean_text":true,"handle_chinese_chars":true,"strip_accents":false,"lowercase":true})";
   spec = ParseJson(parts);
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_FALSE(spec->options.strip_accents);
@@ -76,7 +81,8 @@ TEST(ParseTokenizerJsonTest, TakesClsAndSepFromThePostProcessor) {
   Parts parts;
   parts.vocabulary = R"("[UNK]":0,"<s>":1,"</s>":2)";
   parts.added_tokens = "[]";
-  parts.post_processor = R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}},{"SpecialToken":{"id":"</s>","type_id":0}}]})";
+  parts.post_processor =
+      R"({"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<s>","type_id":0}},{"Sequence":{"id":"A","type_id":0}},{"SpecialToken":{"id":"</s>","type_id":0}}]})";
   auto spec = ParseJson(parts);
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->options.cls_token, "<s>");
@@ -93,7 +99,8 @@ TEST(ParseTokenizerJsonTest, TakesClsAndSepFromThePostProcessor) {
 
 TEST(ParseTokenizerJsonTest, AddedTokensMayFollowTheVocabulary) {
   Parts parts;
-  parts.added_tokens = R"([{"id":6,"content":"[NEW]","single_word":false,"lstrip":true,"rstrip":false,"normalized":false,"special":true}])";
+  parts.added_tokens =
+      R"([{"id":6,"content":"[NEW]","single_word":false,"lstrip":true,"rstrip":false,"normalized":false,"special":true}])";
   auto spec = ParseJson(parts);
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_EQ(spec->vocabulary.size(), 7u);
@@ -113,8 +120,10 @@ TEST(ParseTokenizerJsonTest, RefusesWhatItDoesNotDo) {
   ExpectInvalid(with(&Parts::normalizer, R"({"type":"BertNormalizer","clean_text":1})"), "normalizer.clean_text");
   ExpectInvalid(with(&Parts::pre_tokenizer, R"({"type":"Whitespace"})"), "\"Whitespace\"");
   ExpectInvalid(with(&Parts::post_processor, R"({"type":"RobertaProcessing"})"), "\"RobertaProcessing\"");
-  ExpectInvalid(with(&Parts::post_processor, R"({"type":"TemplateProcessing","single":[{"Sequence":{"id":"A"}}]})"), "post_processor.single");
-  ExpectInvalid(with(&Parts::post_processor, R"({"type":"BertProcessing","sep":"[SEP]","cls":["[CLS]",2]})"), "post_processor.sep");
+  ExpectInvalid(with(&Parts::post_processor, R"({"type":"TemplateProcessing","single":[{"Sequence":{"id":"A"}}]})"),
+                "post_processor.single");
+  ExpectInvalid(with(&Parts::post_processor, R"({"type":"BertProcessing","sep":"[SEP]","cls":["[CLS]",2]})"),
+                "post_processor.sep");
   ExpectInvalid(with(&Parts::post_processor, R"({"type":"BertProcessing","sep":["</s>",3],"cls":["[CLS]",2]})"), "no \"</s>\"");
   for (const char* value : {"0", "-1", "10001", "1e300", "\"100\"", "null"}) {
     ExpectInvalid(with(&Parts::max_chars, value), "max_input_chars_per_word is not in [1, 10000]");
@@ -173,8 +182,10 @@ TEST(ParseVocabularyTextTest, ReadsLinesWithAndWithoutCarriageReturns) {
 }
 
 TEST(ParseVocabularyTextTest, FollowsTheConfiguration) {
-  auto spec = ParseVocabularyText("<u>\n<c>\n<s>\n",
-                                  R"({"do_lower_case":false,"tokenize_chinese_chars":false,"unk_token":"<u>","cls_token":"<c>","sep_token":"<s>"})", "vocab.txt");
+  auto spec = ParseVocabularyText(
+      "<u>\n<c>\n<s>\n",
+      R"({"do_lower_case":false,"tokenize_chinese_chars":false,"unk_token":"<u>","cls_token":"<c>","sep_token":"<s>"})",
+      "vocab.txt");
   ASSERT_TRUE(spec.ok()) << spec.status();
   EXPECT_FALSE(spec->options.lowercase);
   EXPECT_FALSE(spec->options.strip_accents);
@@ -189,7 +200,8 @@ TEST(ParseVocabularyTextTest, RefusesBadLinesAndConfigurations) {
   ExpectInvalid(ParseVocabularyText(good + "a\n", "", "d/vocab.txt"), "\"a\" has two ids, 3 and 4");
   ExpectInvalid(ParseVocabularyText(good + "\xFF\n", "", "d/vocab.txt"), "line 5");
   ExpectInvalid(ParseVocabularyText("[UNK]\n[CLS]\na\n", "", "d/vocab.txt"), "no \"[SEP]\"");
-  ExpectInvalid(ParseVocabularyText(good, R"({"do_lower_case":1})", "d/vocab.txt"), "d/tokenizer_config.json: tokenizer.do_lower_case");
+  ExpectInvalid(ParseVocabularyText(good, R"({"do_lower_case":1})", "d/vocab.txt"),
+                "d/tokenizer_config.json: tokenizer.do_lower_case");
   ExpectInvalid(ParseVocabularyText(good, R"({"do_basic_tokenize":false})", "d/vocab.txt"), "do_basic_tokenize");
   ExpectInvalid(ParseVocabularyText(good, R"({"never_split":["x"]})", "d/vocab.txt"), "never_split");
   ExpectInvalid(ParseVocabularyText(good, R"({"sep_token":7})", "d/vocab.txt"), "sep_token");

@@ -175,9 +175,8 @@ class BertSplitter {
   template <typename OnWord>
   void FlushMarks(OnWord& on_word) {
     if (marks_.size() > 1) {
-      std::stable_sort(marks_.begin(), marks_.end(), [](const CharMap::Part* a, const CharMap::Part* b) {
-        return a->combining_class < b->combining_class;
-      });
+      std::stable_sort(marks_.begin(), marks_.end(),
+                       [](const CharMap::Part* a, const CharMap::Part* b) { return a->combining_class < b->combining_class; });
     }
     for (const CharMap::Part* part : marks_) EmitPart(*part, on_word);
     marks_.clear();

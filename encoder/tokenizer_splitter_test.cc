@@ -22,7 +22,8 @@ using ::testing::IsEmpty;
 std::vector<std::string> Words(const CharMap& map, std::string_view text, int max_chars = 100) {
   std::vector<std::string> words;
   BertSplitter splitter(map, max_chars);
-  splitter.Split(text, [&words](std::string_view word, bool too_long) { words.push_back(too_long ? "TOO LONG" : std::string(word)); });
+  splitter.Split(text,
+                 [&words](std::string_view word, bool too_long) { words.push_back(too_long ? "TOO LONG" : std::string(word)); });
   return words;
 }
 
@@ -47,8 +48,8 @@ TEST(BertSplitterTest, SplitsEveryCodePointAsHuggingFaceTokenizers) {
     int clean, chinese, accents, lower;
     uint32_t first, last;
     uint64_t expected;
-    ASSERT_EQ(std::sscanf(line.c_str(), "%d %d %d %d %" SCNx32 " %" SCNx32 " %" SCNx64, &clean, &chinese, &accents, &lower, &first, &last,
-                          &expected),
+    ASSERT_EQ(std::sscanf(line.c_str(), "%d %d %d %d %" SCNx32 " %" SCNx32 " %" SCNx64, &clean, &chinese, &accents, &lower,
+                          &first, &last, &expected),
               7);
     if (previous != line.substr(0, 7)) {
       previous = line.substr(0, 7);
@@ -90,10 +91,10 @@ TEST(BertSplitterTest, SortsMarksThatStay) {
   const CharMap map{TokenizerOptions()};
   // Combining classes: U+302F 224, U+302A 218 (removed), U+1D165 216, U+1D16D 226.
   EXPECT_THAT(Words(map, "a\u302f\U0001d165b"), ElementsAre("a\U0001d165\u302fb"));
-  EXPECT_THAT(Words(map, "a\u302f\u0301\U0001d165b"), ElementsAre("a\U0001d165\u302fb"));   // Across a removed mark,
-  EXPECT_THAT(Words(map, "a\u302f\u200b\U0001d165b"), ElementsAre("a\U0001d165\u302fb"));   // and what cleaning removes before,
-  EXPECT_THAT(Words(map, "a\u302f\u0e31\U0001d165b"), ElementsAre("a\u302f\U0001d165b"));   // but not across a removed starter,
-  EXPECT_THAT(Words(map, "a\u302f \U0001d165b"), ElementsAre("a\u302f", "\U0001d165b"));    // nor white space.
+  EXPECT_THAT(Words(map, "a\u302f\u0301\U0001d165b"), ElementsAre("a\U0001d165\u302fb"));  // Across a removed mark,
+  EXPECT_THAT(Words(map, "a\u302f\u200b\U0001d165b"), ElementsAre("a\U0001d165\u302fb"));  // and what cleaning removes before,
+  EXPECT_THAT(Words(map, "a\u302f\u0e31\U0001d165b"), ElementsAre("a\u302f\U0001d165b"));  // but not across a removed starter,
+  EXPECT_THAT(Words(map, "a\u302f \U0001d165b"), ElementsAre("a\u302f", "\U0001d165b"));   // nor white space.
 }
 
 TEST(BertSplitterTest, SaysWhichWordIsTooLong) {
@@ -127,7 +128,8 @@ TEST(DecodeUtf8Test, RefusesWhatIsNotUtf8) {
       EXPECT_EQ(length, 1);
     }
   }
-  for (const std::string_view bad : {"\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xF0\x8F\xBF\xBF", "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\x80"}) {
+  for (const std::string_view bad : {"\xC0\x80", "\xC1\xBF", "\xE0\x9F\xBF", "\xED\xA0\x80", "\xF0\x8F\xBF\xBF",
+                                     "\xF4\x90\x80\x80", "\xF5\x80\x80\x80", "\x80"}) {
     EXPECT_EQ(decode(bad, &length), 0xFFFDu);
     EXPECT_EQ(length, 1);
   }

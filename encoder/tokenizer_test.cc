@@ -179,8 +179,8 @@ TEST_F(TokenizerModelTest, ThreadsShareOneTokenizer) {
 }
 
 const std::vector<std::string>& SmallVocabulary() {
-  static const auto* const kPieces = new std::vector<std::string>{"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##aff", "##able",
-                                                                  "##a", "able", ",", "caf\xC3\xA9", "cafe", "Un"};
+  static const auto* const kPieces = new std::vector<std::string>{
+      "[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##aff", "##able", "##a", "able", ",", "caf\xC3\xA9", "cafe", "Un"};
   return *kPieces;
 }
 

@@ -63,8 +63,8 @@ int32_t PieceTrie::FindBase(const std::vector<uint8_t>& labels) {
   for (;; ++candidate) {
     if (candidate + 2 * kAlphabet > cells_.size()) cells_.resize(cells_.size() * 2);
     if (cells_[candidate + labels[0]].parent != -1) continue;
-    const bool fits = std::all_of(labels.begin(), labels.end(),
-                                  [&](uint8_t label) { return cells_[candidate + label].parent == -1; });
+    const bool fits =
+        std::all_of(labels.begin(), labels.end(), [&](uint8_t label) { return cells_[candidate + label].parent == -1; });
     if (fits) return static_cast<int32_t>(candidate);
     if (++tries == kMaxTries) first_free_ = candidate + labels[0];  // Cells before it stay unused.
   }

@@ -30,8 +30,9 @@ std::string Digest(const TokenizerSpec& spec, int32_t cls_id, int32_t sep_id) {
   for (const std::string& piece : spec.vocabulary) append(piece);
   std::vector<AddedToken> added = spec.added_tokens;
   std::sort(added.begin(), added.end(), [](const AddedToken& a, const AddedToken& b) { return a.content < b.content; });
-  added.erase(std::unique(added.begin(), added.end(), [](const AddedToken& a, const AddedToken& b) { return a.content == b.content; }),
-              added.end());
+  added.erase(
+      std::unique(added.begin(), added.end(), [](const AddedToken& a, const AddedToken& b) { return a.content == b.content; }),
+      added.end());
   absl::StrAppend(&text, "\n", added.size(), "\n");
   for (const AddedToken& token : added) {
     append(token.content);

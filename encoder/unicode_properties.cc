@@ -14,8 +14,9 @@ namespace corrections = unicode_corrections;
 
 template <size_t kCount>
 bool Contains(const corrections::CodePointRange (&ranges)[kCount], uint32_t code_point) {
-  const auto* after = std::upper_bound(std::begin(ranges), std::end(ranges), code_point,
-                                       [](uint32_t value, const corrections::CodePointRange& range) { return value < range.first; });
+  const auto* after =
+      std::upper_bound(std::begin(ranges), std::end(ranges), code_point,
+                       [](uint32_t value, const corrections::CodePointRange& range) { return value < range.first; });
   return after != std::begin(ranges) && code_point <= std::prev(after)->last;
 }
 

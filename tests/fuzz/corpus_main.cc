@@ -4,6 +4,8 @@
 //
 // What a mutation of the fuzzer would try first is tried here: cuts, flipped bits, interesting bytes, repeated and spliced parts. A
 // failure is the target's own (a trap, a sanitizer's report); the input being run is then named by file, seed and number.
+#include <unistd.h>
+
 #include <algorithm>
 #include <csignal>
 #include <cstdint>
@@ -17,8 +19,6 @@
 #include <string>
 #include <string_view>
 #include <vector>
-
-#include <unistd.h>
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size);
 
@@ -50,7 +50,8 @@ void RunOne(const std::string& input, std::string_view file, uint32_t seed, int 
 }
 
 std::string Mutate(const std::string& input, const std::string& other, std::mt19937& random) {
-  static constexpr unsigned char kInteresting[] = {0, 1, 0x7f, 0x80, 0xff, '"', '{', '}', '[', ']', ',', '-', '9', ' ', '\n', 0xc0, 0xed, 0xf4};
+  static constexpr unsigned char kInteresting[] = {0,   1,   0x7f, 0x80, 0xff, '"',  '{',  '}',  '[',
+                                                   ']', ',', '-',  '9',  ' ',  '\n', 0xc0, 0xed, 0xf4};
   std::string out = input;
   auto below = [&random](size_t limit) { return limit == 0 ? size_t{0} : static_cast<size_t>(random() % limit); };
   const int steps = 1 + static_cast<int>(below(4));

@@ -19,7 +19,8 @@ void Require(bool holds) {
 }
 
 std::vector<std::string> Vocabulary() {
-  std::vector<std::string> pieces = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "un", "##aff", "##able", "\u00e9", "##\u302f", "\u4e2d", "##\uFFFD"};
+  std::vector<std::string> pieces = {"[PAD]", "[UNK]",  "[CLS]",  "[SEP]",    "[MASK]", "un",
+                                     "##aff", "##able", "\u00e9", "##\u302f", "\u4e2d", "##\uFFFD"};
   for (char c = '!'; c <= '~'; ++c) pieces.push_back(std::string(1, c));
   for (char c = 'a'; c <= 'z'; ++c) pieces.push_back(std::string("##") + c);
   return pieces;
@@ -53,7 +54,8 @@ void FuzzText(uint8_t choice, std::string_view text) {
   std::vector<int32_t> twice;
   tokenizer.Tokenize(joined, &twice);
   Require(twice.size() == 2 * ids.size());
-  Require(std::equal(ids.begin(), ids.end(), twice.begin()) && std::equal(ids.begin(), ids.end(), twice.begin() + static_cast<ptrdiff_t>(ids.size())));
+  Require(std::equal(ids.begin(), ids.end(), twice.begin()) &&
+          std::equal(ids.begin(), ids.end(), twice.begin() + static_cast<ptrdiff_t>(ids.size())));
 }
 
 void CheckSpec(const absl::StatusOr<TokenizerSpec>& spec) {
@@ -65,7 +67,8 @@ void CheckSpec(const absl::StatusOr<TokenizerSpec>& spec) {
   Require(ValidateTokenizerSpec(*spec, "again").ok());
   Require(spec->piece_count <= spec->vocabulary.size());
   for (const AddedToken& token : spec->added_tokens) {
-    Require(token.id >= 0 && static_cast<size_t>(token.id) < spec->vocabulary.size() && spec->vocabulary[static_cast<size_t>(token.id)] == token.content);
+    Require(token.id >= 0 && static_cast<size_t>(token.id) < spec->vocabulary.size() &&
+            spec->vocabulary[static_cast<size_t>(token.id)] == token.content);
   }
   static int made = 0;
   if (++made > 8) return;
