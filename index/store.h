@@ -32,6 +32,7 @@ struct StoreOptions {
   FileSystem* fs = &PosixFileSystem();
   Clock* clock = &RealClock();
   ThreadPool* search_pool = nullptr;  // Borrowed by the generations that are opened.
+  std::shared_ptr<rocksdb::FileSystem> log_file_system;  // Of the write log; null: the operating system's. For tests that fail it.
 };
 
 // One upsert (with its vector) or deletion.

@@ -28,6 +28,7 @@ namespace {
 
 constexpr size_t kKeyBytes = 12;
 constexpr size_t kValueHeaderBytes = 20;  // Checksum, previous revision, record count.
+constexpr size_t kRestHeaderBytes = kValueHeaderBytes - 8;
 constexpr size_t kSlotBytes = 16;
 constexpr char kTrimKey[] = "\xff";
 
@@ -122,6 +123,10 @@ class RocksWriteLog : public WriteLog {
       PutFixed32(&rest, static_cast<uint32_t>(records.size()));
       if (!records[i].AppendToString(&rest)) {
         return absl::InvalidArgumentError(absl::StrCat("the write of a passage is too large for the ", what_));
+      }
+      // A string that is not UTF-8 can be serialised, but not parsed again.
+      if (!storage::WriteRecord().ParseFromArray(rest.data() + kRestHeaderBytes, static_cast<int>(rest.size() - kRestHeaderBytes))) {
+        return absl::InvalidArgumentError("the write of a passage could not be read again: a string in it is not valid UTF-8");
       }
       std::string value;
       value.reserve(8 + rest.size());

@@ -10,6 +10,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "index/rocksdb_fault.h"
+#include "index/store_testing.h"
 
 namespace loci {
 namespace {
@@ -19,17 +20,9 @@ using ::testing::IsEmpty;
 
 namespace stdfs = std::filesystem;
 
-// A folder that is made empty and goes away with the test.
 class WriteLogTest : public ::testing::Test {
  protected:
-  WriteLogTest() {
-    root_ = JoinPath(::testing::TempDir(), std::string("write_log_") +
-                                               ::testing::UnitTest::GetInstance()->current_test_info()->name());
-    stdfs::remove_all(root_);
-    stdfs::create_directories(root_);
-    directory_ = JoinPath(root_, "writes");
-  }
-  ~WriteLogTest() override { stdfs::remove_all(root_); }
+  WriteLogTest() : root_directory_("write_log"), root_(root_directory_.path()), directory_(JoinPath(root_, "writes")) {}
 
   static std::vector<storage::WriteRecord> Request(int64_t revision, int count = 1) {
     std::vector<storage::WriteRecord> records;
@@ -77,7 +70,8 @@ class WriteLogTest : public ::testing::Test {
     std::ofstream(path, std::ios::binary | std::ios::trunc) << content;
   }
 
-  std::string root_, directory_;
+  const TestDirectory root_directory_;
+  const std::string root_, directory_;
 };
 
 TEST_F(WriteLogTest, KeepsRequestsInOrderOverARestart) {

@@ -1,0 +1,92 @@
+#include "index/current_file.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/checksum.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+
+namespace loci {
+namespace {
+
+constexpr int kFormatVersion = 1;
+constexpr size_t kChecksumDigits = 16;
+
+std::string Checksum(std::string_view body) { return absl::StrFormat("%016x", Xxh3(body)); }
+
+}  // namespace
+
+std::string SerializeCurrent(const storage::Current& current) {
+  std::string content = current.SerializeAsString();
+  content += Checksum(content);
+  return content;
+}
+
+absl::StatusOr<storage::Current> ParseCurrent(std::string_view content) {
+  if (content.size() < kChecksumDigits) {
+    return absl::DataLossError(absl::StrCat("CURRENT has ", content.size(), " bytes, at least ", kChecksumDigits, " are needed"));
+  }
+  const std::string_view body = content.substr(0, content.size() - kChecksumDigits);
+  if (Checksum(body) != content.substr(body.size())) return absl::DataLossError("the checksum of CURRENT differs");
+  storage::Current current;
+  if (!current.ParseFromArray(body.data(), static_cast<int>(body.size()))) return absl::DataLossError("CURRENT can't be parsed");
+  if (current.format_version() > kFormatVersion) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("CURRENT has format ", current.format_version(), ", this server reads up to ", kFormatVersion));
+  }
+  if (current.format_version() < 1 || current.floor_revision() < 0 || current.revision() < current.floor_revision() ||
+      current.generation().find('/') != std::string::npos || current.generation() == "." || current.generation() == "..") {
+    return absl::DataLossError("CURRENT has impossible values");
+  }
+  return current;
+}
+
+CurrentFile::CurrentFile(FileSystem& fs, const std::string& store_directory)
+    : fs_(fs), directory_(store_directory), path_(JoinPath(store_directory, kCurrentFile)) {
+  value_.set_format_version(kFormatVersion);
+}
+
+absl::Status CurrentFile::Load() {
+  absl::StatusOr<std::string> content = fs_.ReadFile(path_);
+  if (absl::IsNotFound(content.status())) return absl::OkStatus();
+  LOCI_RETURN_IF_ERROR(content.status());
+  absl::StatusOr<storage::Current> parsed = ParseCurrent(*content);
+  if (!parsed.ok()) return Annotate(parsed.status(), path_);
+  value_ = *std::move(parsed);
+  exists_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status CurrentFile::Replace(const storage::Current& next) {
+  LOCI_RETURN_IF_ERROR(Settle());
+  storage::Current content = next;
+  content.set_format_version(kFormatVersion);
+  if (absl::Status status = WriteFileAtomically(fs_, path_, SerializeCurrent(content)); !status.ok()) {
+    uncertain_ = true;
+    (void)Settle();
+    return status;
+  }
+  value_ = std::move(content);
+  exists_ = true;
+  return absl::OkStatus();
+}
+
+absl::Status CurrentFile::Settle() {
+  if (!uncertain_) return absl::OkStatus();
+  // Mostly the replacement failed before the rename, and the old file is in its place; a full disk does not keep us from seeing that.
+  const absl::StatusOr<std::string> content = fs_.ReadFile(path_);
+  if (exists_ ? content.ok() && *content == SerializeCurrent(value_) : absl::IsNotFound(content.status())) {
+    LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(directory_));
+  } else if (exists_) {
+    LOCI_RETURN_IF_ERROR(WriteFileAtomically(fs_, path_, SerializeCurrent(value_)));
+  } else {
+    LOCI_RETURN_IF_ERROR(fs_.DeleteFile(path_));
+    LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(directory_));
+  }
+  uncertain_ = false;
+  return absl::OkStatus();
+}
+
+}  // namespace loci

@@ -1,0 +1,28 @@
+// Lays logged writes over a generation.
+#ifndef LOCI_INDEX_REPLAY_H_
+#define LOCI_INDEX_REPLAY_H_
+
+#include <cstdint>
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "index/generation.h"
+#include "index/overlay.h"
+#include "index/row_mask.h"
+#include "index/write_log.h"
+
+namespace loci {
+
+// What a view needs beside its generation. The overlay has no hidden rows: of several writes to an id only the last is laid.
+struct ReplayedWrites {
+  std::shared_ptr<Overlay> overlay;
+  RowMask hidden_body;
+};
+
+// Reads the writes of revisions in (after, upto] and lays the last one to each id over `generation`. FAILED_PRECONDITION, reason
+// WRITES_NEED_ENCODING with `count`, where one of them has no vector of the generation's passage half; DATA_LOSS from the log.
+absl::StatusOr<ReplayedWrites> ReplayWrites(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation);
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_REPLAY_H_

@@ -1,0 +1,128 @@
+#include "index/view.h"
+
+#include <cstring>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "index/overlay.h"
+
+namespace loci {
+
+View::View(std::shared_ptr<const Generation> generation, std::shared_ptr<const Overlay> overlay, int64_t overlay_rows,
+           RowMask hidden_body, RowMask hidden_overlay, int64_t revision)
+    : generation_(std::move(generation)),
+      overlay_(std::move(overlay)),
+      overlay_rows_(overlay_rows),
+      hidden_body_(std::move(hidden_body)),
+      hidden_overlay_(std::move(hidden_overlay)),
+      revision_(revision) {}
+
+std::shared_ptr<const View> View::Bare(std::shared_ptr<const Generation> generation) {
+  const int64_t revision = generation->manifest().base_revision();
+  return std::make_shared<const View>(std::move(generation), nullptr, 0, RowMask(), RowMask(), revision);
+}
+
+int64_t View::passage_count() const { return generation_->row_count() - hidden_body_.hidden_count() + overlay_count(); }
+int64_t View::overlay_count() const { return overlay_rows_ - hidden_overlay_.hidden_count(); }
+
+int64_t View::overlay_memory_bytes() const {
+  return (overlay_ ? overlay_->memory_bytes() : 0) + hidden_body_.memory_bytes() + hidden_overlay_.memory_bytes();
+}
+
+absl::StatusOr<ViewSearchResult> View::Search(MatrixView<const float> queries, const IndexSearchOptions& options) const {
+  const PassageIndex& index = generation_->index();
+  const int top_k = options.top_k;
+  // The index checks the options, so that there is one place that does; only what sizes the buffer is looked at here.
+  const int64_t slots = top_k >= 1 && top_k <= kMaxTopK ? top_k : 0;
+  std::vector<RowHit> body(static_cast<size_t>(queries.rows * slots));
+  LOCI_RETURN_IF_ERROR(index.Search(queries, options, hidden_body_, body.data()));
+  std::vector<std::vector<RowHit>> written(static_cast<size_t>(queries.rows));
+  if (overlay_count() > 0) {
+    LOCI_ASSIGN_OR_RETURN(written, overlay_->Search(queries, top_k, overlay_rows_, hidden_overlay_, options.limits));
+  }
+
+  ViewSearchResult result;
+  result.exact = index.IsExact(options);
+  result.hits.resize(static_cast<size_t>(queries.rows));
+  for (int64_t query = 0; query < queries.rows; ++query) {
+    const RowHit* body_hit = body.data() + query * slots;
+    const RowHit* const body_end = body_hit + slots;
+    const std::vector<RowHit>& overlay_hits = written[static_cast<size_t>(query)];
+    size_t next = 0;
+    std::vector<ViewHit>& hits = result.hits[static_cast<size_t>(query)];
+    // Of the body's next hit, once it is needed.
+    std::optional<std::string> body_id;
+    while (hits.size() < static_cast<size_t>(slots)) {
+      const bool have_body = body_hit != body_end && body_hit->row >= 0;
+      const bool have_overlay = next < overlay_hits.size();
+      if (!have_body && !have_overlay) break;
+      bool take_body = have_body;
+      if (have_body && have_overlay) {
+        const RowHit& other = overlay_hits[next];
+        if (body_hit->score == other.score) {
+          if (!body_id) {
+            LOCI_ASSIGN_OR_RETURN(body_id, generation_->passages().ReadId(body_hit->row));
+          }
+          take_body = *body_id < overlay_->id(other.row);
+        } else {
+          take_body = body_hit->score > other.score;
+        }
+      }
+      if (take_body) {
+        if (!body_id) {
+          LOCI_ASSIGN_OR_RETURN(body_id, generation_->passages().ReadId(body_hit->row));
+        }
+        hits.push_back({{false, body_hit->row}, body_hit->score, *std::move(body_id)});
+        body_id.reset();
+        ++body_hit;
+      } else {
+        const RowHit& hit = overlay_hits[next++];
+        hits.push_back({{true, hit.row}, hit.score, overlay_->id(hit.row)});
+      }
+    }
+  }
+  return result;
+}
+
+absl::StatusOr<std::optional<ViewRow>> View::Find(std::string_view id) const {
+  if (overlay_) {
+    if (const std::optional<Overlay::Found> found = overlay_->Find(id, revision_)) {
+      if (found->deleted()) return std::optional<ViewRow>();
+      return std::optional<ViewRow>(ViewRow{true, found->row});
+    }
+  }
+  LOCI_ASSIGN_OR_RETURN(const std::optional<int64_t> row, generation_->passages().FindRow(id));
+  if (!row.has_value()) return std::optional<ViewRow>();
+  return std::optional<ViewRow>(ViewRow{false, *row});
+}
+
+absl::Status View::Read(std::span<const ViewRow> rows, std::vector<loci::v1::Passage>* passages) const {
+  std::vector<int64_t> body_rows;
+  for (const ViewRow& row : rows) {
+    if (!row.in_overlay) body_rows.push_back(row.row);
+  }
+  std::vector<loci::v1::Passage> from_body;
+  if (!body_rows.empty()) LOCI_RETURN_IF_ERROR(generation_->passages().Read(body_rows, &from_body));
+  passages->clear();
+  passages->resize(rows.size());
+  size_t next = 0;
+  for (size_t i = 0; i < rows.size(); ++i) {
+    if (!rows[i].in_overlay) {
+      (*passages)[i] = std::move(from_body[next++]);
+    } else if (rows[i].row >= overlay_rows_ || !(*passages)[i].ParseFromString(overlay_->serialized_passage(rows[i].row))) {
+      return absl::InternalError(absl::StrCat("overlay row ", rows[i].row, " of ", overlay_rows_, " can't be read"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+void View::CopyVector(ViewRow row, float* out) const {
+  if (row.in_overlay) {
+    std::memcpy(out, overlay_->vector(row.row), sizeof(float) * static_cast<size_t>(dim()));
+  } else {
+    generation_->vectors().CopyRow(row.row, out);
+  }
+}
+
+}  // namespace loci
