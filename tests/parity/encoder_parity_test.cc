@@ -1,0 +1,153 @@
+// The default encoder against transformers' float32 vectors, and against itself: the same bits in every batch.
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "base/file.h"
+#include "base/thread_pool.h"
+#include "encoder/encoder.h"
+#include "gtest/gtest.h"
+
+namespace loci {
+namespace {
+
+struct Golden {
+  int dim = 0;
+  std::vector<std::vector<int32_t>> ids;
+  std::vector<std::vector<float>> vectors;
+};
+
+// Grammar: tests/golden/make_encoder_golden.py.
+Golden ReadGolden() {
+  const absl::StatusOr<std::string> file = PosixFileSystem().ReadFile("tests/golden/encoder.golden");
+  EXPECT_TRUE(file.ok()) << file.status();
+  Golden golden;
+  if (!file.ok() || file->substr(0, 8) != "LOCIENC1") return golden;
+  size_t at = 8;
+  const auto take = [&](void* out, size_t size) {
+    ASSERT_LE(at + size, file->size());
+    std::memcpy(out, file->data() + at, size);
+    at += size;
+  };
+  int32_t count = 0, dim = 0;
+  take(&count, 4);
+  take(&dim, 4);
+  golden.dim = dim;
+  for (int i = 0; i < count; ++i) {
+    int32_t length = 0;
+    take(&length, 4);
+    golden.ids.emplace_back(length);
+    take(golden.ids.back().data(), length * sizeof(int32_t));
+    golden.vectors.emplace_back(dim);
+    take(golden.vectors.back().data(), dim * sizeof(float));
+  }
+  EXPECT_EQ(at, file->size());
+  return golden;
+}
+
+std::vector<CpuIsa> MachineIsas() {
+  std::vector<CpuIsa> isas = {CpuIsa::kAvx2};
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl")) {
+    isas.push_back(CpuIsa::kAvx512);
+  }
+  return isas;
+}
+
+class EncoderParity : public testing::TestWithParam<CpuIsa> {
+ protected:
+  static std::shared_ptr<const Encoder> Load(CpuIsa isa, ThreadPool* pool = nullptr) {
+    const char* folder = std::getenv("LOCI_MODEL_DIR");
+    EncoderOptions options;
+    options.isa = isa;
+    options.pool = pool;
+    auto encoder = LoadEncoder(PosixFileSystem(), folder != nullptr ? folder : "models/all-MiniLM-L6-v2", options);
+    EXPECT_TRUE(encoder.ok()) << encoder.status();
+    return encoder.ok() ? *std::move(encoder) : nullptr;
+  }
+
+  static PackedBatch Pack(const Golden& golden, const std::vector<size_t>& which) {
+    PackedBatch batch;
+    for (size_t i : which) {
+      batch.token_ids.insert(batch.token_ids.end(), golden.ids[i].begin(), golden.ids[i].end());
+      batch.offsets.push_back(static_cast<int32_t>(batch.token_ids.size()));
+    }
+    return batch;
+  }
+
+  static std::vector<float> Encode(const Encoder& encoder, const PackedBatch& batch) {
+    std::vector<float> vectors(batch.sequence_count() * encoder.spec().dim, std::nanf(""));
+    const absl::Status status = encoder.Encode(batch, vectors.data());
+    EXPECT_TRUE(status.ok()) << status;
+    return vectors;
+  }
+};
+
+TEST_P(EncoderParity, VectorsAreThoseOfTransformers) {
+  const Golden golden = ReadGolden();
+  ASSERT_EQ(golden.ids.size(), 60u);
+  const std::shared_ptr<const Encoder> encoder = Load(GetParam());
+  ASSERT_NE(encoder, nullptr);
+  ASSERT_EQ(encoder->spec().dim, golden.dim);
+  EXPECT_EQ(encoder->spec().max_length, 256);
+  std::vector<size_t> all(golden.ids.size());
+  for (size_t i = 0; i < all.size(); ++i) all[i] = i;
+  const std::vector<float> vectors = Encode(*encoder, Pack(golden, all));
+  double worst_cosine = 1, worst_difference = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    double dot = 0, length = 0, golden_length = 0;
+    for (int d = 0; d < golden.dim; ++d) {
+      const double a = vectors[i * golden.dim + d], b = golden.vectors[i][d];
+      dot += a * b;
+      length += a * a;
+      golden_length += b * b;
+      worst_difference = std::max(worst_difference, std::abs(a - b));
+    }
+    EXPECT_NEAR(length, 1.0, 1e-6);
+    const double cosine = dot / std::sqrt(length * golden_length);
+    EXPECT_GE(cosine, 0.99999) << "text " << i << " of " << golden.ids[i].size() << " tokens";
+    worst_cosine = std::min(worst_cosine, cosine);
+  }
+  EXPECT_LE(worst_difference, 2e-5);
+  RecordProperty("worst_cosine", std::to_string(worst_cosine));
+  std::printf("%s: worst cosine %.9f, largest difference %.2g\n", std::string(CpuIsaName(GetParam())).c_str(), worst_cosine,
+              worst_difference);
+}
+
+TEST_P(EncoderParity, ASequenceHasTheSameBitsInEveryBatchAndOnEveryNumberOfThreads) {
+  const Golden golden = ReadGolden();
+  ASSERT_EQ(golden.ids.size(), 60u);
+  const std::shared_ptr<const Encoder> encoder = Load(GetParam());
+  ASSERT_NE(encoder, nullptr);
+  const int dim = golden.dim;
+  std::vector<std::vector<float>> alone;
+  for (size_t i = 0; i < golden.ids.size(); ++i) alone.push_back(Encode(*encoder, Pack(golden, {i})));
+  const auto expect_same = [&](const Encoder& by, const std::vector<size_t>& which, const std::string& what) {
+    const std::vector<float> together = Encode(by, Pack(golden, which));
+    for (size_t i = 0; i < which.size(); ++i) {
+      ASSERT_EQ(std::memcmp(together.data() + i * dim, alone[which[i]].data(), dim * sizeof(float)), 0)
+          << what << " place=" << i << " text=" << which[i];
+    }
+  };
+  std::mt19937 random(7);
+  for (int pool_threads : {0, 1, 2}) {
+    std::unique_ptr<ThreadPool> pool;
+    if (pool_threads > 0) pool = std::make_unique<ThreadPool>("encode", pool_threads, 100);
+    const std::shared_ptr<const Encoder> by = pool == nullptr ? encoder : Load(GetParam(), pool.get());
+    for (int round = 0; round < 6; ++round) {
+      std::vector<size_t> which(1 + random() % 12);
+      for (size_t& i : which) i = random() % golden.ids.size();
+      ASSERT_NO_FATAL_FAILURE(expect_same(*by, which, "threads=" + std::to_string(pool_threads + 1)));
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Isa, EncoderParity, testing::ValuesIn(MachineIsas()),
+                         [](const auto& info) { return std::string(CpuIsaName(info.param)); });
+
+}  // namespace
+}  // namespace loci
