@@ -290,7 +290,9 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
   LOCI_ASSIGN_OR_RETURN(const FaissFactory parsed, ParseFaissFactory(factory, vectors.dim(), vectors.rows()));
   LOCI_RETURN_IF_ERROR(check());
   // Threads of FAISS link a graph in the order in which they come: with one it is the same every time.
-  const OpenMpThreads threads(parsed.hnsw || parsed.hnsw_coarse ? 1 : std::min(2, omp_get_num_procs()));
+  // Few rows are not worth a second one.
+  const bool alone = parsed.hnsw || parsed.hnsw_coarse || vectors.rows() < 50'000;
+  const OpenMpThreads threads(alone ? 1 : std::min(2, omp_get_num_procs()));
   const std::string what = absl::StrCat("cannot build the index ", factory);
   std::unique_ptr<faiss::Index> index;
   LOCI_RETURN_IF_ERROR(CallFaiss(what, [&] {

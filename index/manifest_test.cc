@@ -1,0 +1,132 @@
+#include "index/manifest.h"
+
+#include <cmath>
+#include <functional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <gtest/gtest.h>
+
+#include "base/file.h"
+
+namespace loci {
+namespace {
+
+void AddFile(storage::Manifest& manifest, const std::string& path, int64_t size) {
+  storage::FileEntry* file = manifest.add_files();
+  file->set_path(path);
+  file->set_size_bytes(size);
+  file->set_sha256(std::string(64, 'a'));
+}
+
+storage::Manifest Good() {
+  storage::Manifest manifest;
+  manifest.set_format_version(1);
+  manifest.set_generation("20261121-094142-3f2a");
+  manifest.set_store("default");
+  manifest.set_query_fingerprint("00112233445566aa");
+  manifest.set_passage_fingerprint("8899aabbccddeeff");
+  manifest.set_passage_count(3);
+  manifest.set_vector_count(3);
+  manifest.set_dim(4);
+  manifest.set_vector_type(v1::VECTOR_TYPE_FLOAT32);
+  manifest.set_metric("inner_product");
+  manifest.set_index("exact");
+  manifest.set_recall_at_10(1);
+  AddFile(manifest, "vectors.bin", 64 + 3 * 4 * 4);
+  AddFile(manifest, "passages/CURRENT", 16);
+  return manifest;
+}
+
+TEST(ParseManifest, ReturnsWhatWasSerialized) {
+  const storage::Manifest manifest = Good();
+  const auto parsed = ParseManifest(SerializeManifest(manifest));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->SerializeAsString(), manifest.SerializeAsString());
+}
+
+TEST(ParseManifest, FindsEveryChangedOrMissingByte) {
+  const std::string content = SerializeManifest(Good());
+  for (size_t i = 0; i < content.size(); ++i) {
+    std::string damaged = content;
+    damaged[i] ^= 1;
+    EXPECT_EQ(ParseManifest(damaged).status().code(), absl::StatusCode::kDataLoss) << i;
+    EXPECT_EQ(ParseManifest(content.substr(0, i)).status().code(), absl::StatusCode::kDataLoss) << i;
+  }
+  EXPECT_EQ(ParseManifest(content + "0").status().code(), absl::StatusCode::kDataLoss);
+}
+
+TEST(ParseManifest, RefusesANewerFormat) {
+  storage::Manifest manifest = Good();
+  manifest.set_format_version(2);
+  EXPECT_EQ(ParseManifest(SerializeManifest(manifest)).status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(ParseManifest, RefusesFieldsThatCannotBeTrue) {
+  const std::vector<std::pair<std::string, std::function<void(storage::Manifest&)>>> changes = {
+      {"version", [](auto& m) { m.set_format_version(0); }},
+      {"no generation", [](auto& m) { m.set_generation(""); }},
+      {"generation up", [](auto& m) { m.set_generation(".."); }},
+      {"generation slash", [](auto& m) { m.set_generation("a/b"); }},
+      {"store slash", [](auto& m) { m.set_store("a/b"); }},
+      {"fingerprint", [](auto& m) { m.set_passage_fingerprint("a b"); }},
+      {"revision", [](auto& m) { m.set_base_revision(-1); }},
+      {"passages", [](auto& m) { m.set_passage_count(-1); }},
+      {"fewer vectors", [](auto& m) { m.set_vector_count(2); }},
+      {"huge", [](auto& m) { m.set_passage_count(INT64_MAX), m.set_vector_count(INT64_MAX); }},
+      {"dim 0", [](auto& m) { m.set_dim(0); }},
+      {"dim huge", [](auto& m) { m.set_dim(65537); }},
+      {"type", [](auto& m) { m.set_vector_type(v1::VECTOR_TYPE_INT8); }},
+      {"no type", [](auto& m) { m.set_vector_type(v1::VECTOR_TYPE_UNSPECIFIED); }},
+      {"unknown type", [](auto& m) { m.set_vector_type(static_cast<v1::VectorType>(99)); }},
+      {"metric", [](auto& m) { m.set_metric("l2"); }},
+      {"no index", [](auto& m) { m.set_index(""); }},
+      {"index without file", [](auto& m) { m.set_index("HNSW32"); }},
+      {"file without index", [](auto& m) { AddFile(m, "index.faiss", 1); }},
+      {"recall", [](auto& m) { m.set_recall_at_10(1.01); }},
+      {"recall nan", [](auto& m) { m.set_recall_at_10(std::nan("")); }},
+      {"queries", [](auto& m) { m.set_recall_query_count(-1); }},
+      {"probe outside", [](auto& m) { m.add_probes()->set_id("a"), m.mutable_probes(0)->set_row(3); }},
+      {"probe negative", [](auto& m) { m.add_probes()->set_id("a"), m.mutable_probes(0)->set_row(-1); }},
+      {"probe without id", [](auto& m) { m.add_probes(); }},
+      {"vectors' size", [](auto& m) { m.mutable_files(0)->set_size_bytes(111); }},
+      {"negative size", [](auto& m) { m.mutable_files(1)->set_size_bytes(-1); }},
+      {"checksum", [](auto& m) { m.mutable_files(1)->set_sha256(std::string(64, 'g')); }},
+      {"short checksum", [](auto& m) { m.mutable_files(1)->set_sha256("aa"); }},
+      {"twice", [](auto& m) { AddFile(m, "vectors.bin", 64 + 48); }},
+      {"no vectors", [](auto& m) { m.mutable_files(0)->set_path("passages/x"); }},
+      {"no passages", [](auto& m) { m.mutable_files(1)->set_path("passages/x"); }},
+      {"up", [](auto& m) { AddFile(m, "../x", 1); }},
+      {"up inside", [](auto& m) { AddFile(m, "passages/../../x", 1); }},
+      {"dots", [](auto& m) { AddFile(m, "passages/..", 1); }},
+      {"absolute", [](auto& m) { AddFile(m, "/etc/passwd", 1); }},
+      {"folder", [](auto& m) { AddFile(m, "passages/", 1); }},
+      {"nul", [](auto& m) { AddFile(m, std::string("passages/a\0b", 12), 1); }},
+      {"elsewhere", [](auto& m) { AddFile(m, "MANIFEST", 1); }},
+  };
+  for (const auto& [name, change] : changes) {
+    storage::Manifest manifest = Good();
+    change(manifest);
+    EXPECT_EQ(ParseManifest(SerializeManifest(manifest)).status().code(), absl::StatusCode::kDataLoss) << name;
+  }
+}
+
+TEST(ReadManifest, NamesTheFolder) {
+  FileSystem& fs = PosixFileSystem();
+  const std::string directory = JoinPath(testing::TempDir(), "manifest_test_g1");
+  ASSERT_TRUE(fs.CreateDirectories(directory).ok());
+  fs.DeleteFile(JoinPath(directory, "MANIFEST")).IgnoreError();
+  const absl::Status missing = ReadManifest(fs, directory).status();
+  EXPECT_EQ(missing.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_NE(missing.message().find("manifest_test_g1"), std::string::npos);
+  ASSERT_TRUE(WriteFileAtomically(fs, JoinPath(directory, "MANIFEST"), "garbage that is long enough").ok());
+  const absl::Status damaged = ReadManifest(fs, directory).status();
+  EXPECT_EQ(damaged.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(damaged.message().find("manifest_test_g1"), std::string::npos);
+  ASSERT_TRUE(WriteFileAtomically(fs, JoinPath(directory, "MANIFEST"), SerializeManifest(Good())).ok());
+  EXPECT_TRUE(ReadManifest(fs, directory).ok());
+}
+
+}  // namespace
+}  // namespace loci
