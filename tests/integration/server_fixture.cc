@@ -1,0 +1,114 @@
+#include "tests/integration/server_fixture.h"
+
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <sstream>
+#include <thread>
+
+#include "encoder/testing/tiny_checkpoint.h"
+#include "server/matrix_codec.h"
+
+namespace loci {
+
+void ServerFixture::SetUp() {
+  std::string pattern = testing::TempDir() + "/loci_server_XXXXXX";
+  ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+  directory_ = pattern;
+  options.data_directory = directory_ + "/data";
+  options.model_directory = directory_ + "/model";
+  options.listen = "127.0.0.1:0";
+  options.metrics_listen = "";
+  options.thread_count = 2;
+  ASSERT_TRUE(WriteTinyCheckpoint(PosixFileSystem(), options.model_directory, {}).ok());
+}
+
+void ServerFixture::TearDown() {
+  server.reset();
+  EXPECT_TRUE(PosixFileSystem().DeleteRecursively(directory_).ok());
+}
+
+void ServerFixture::StartServer() {
+  server.reset();
+  absl::StatusOr<std::unique_ptr<Server>> started = Server::Start(options);
+  ASSERT_TRUE(started.ok()) << started.status();
+  server = *std::move(started);
+  grpc::ChannelArguments arguments;
+  arguments.SetMaxReceiveMessageSize(-1);
+  arguments.SetMaxSendMessageSize(-1);
+  arguments.SetInt(GRPC_ARG_USE_LOCAL_SUBCHANNEL_POOL, 1);
+  channel = grpc::CreateCustomChannel(server->address(), grpc::InsecureChannelCredentials(), arguments);
+  retrieval = loci::v1::RetrievalService::NewStub(channel);
+  admin = loci::v1::AdminService::NewStub(channel);
+}
+
+loci::v1::IngestResponse ServerFixture::Ingest(const std::string& store, const std::vector<std::pair<std::string, std::string>>& id_texts) {
+  grpc::ClientContext context;
+  loci::v1::IngestResponse response;
+  std::unique_ptr<grpc::ClientWriter<loci::v1::IngestRequest>> stream = admin->Ingest(&context, &response);
+  loci::v1::IngestRequest request;
+  request.mutable_header()->set_store(store);
+  stream->Write(request);
+  loci::v1::PassageBatch& batch = *request.mutable_batch();
+  for (const auto& [id, text] : id_texts) {
+    loci::v1::Passage& passage = *batch.add_passages();
+    passage.set_id(id);
+    passage.set_text(text);
+  }
+  stream->Write(request);
+  stream->WritesDone();
+  const grpc::Status status = stream->Finish();
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return response;
+}
+
+loci::v1::SearchRequest ServerFixture::TextSearch(const std::string& store, const std::string& text, int top_k) {
+  loci::v1::SearchRequest request;
+  request.set_store(store);
+  request.add_queries()->set_text(text);
+  request.set_top_k(top_k);
+  return request;
+}
+
+loci::v1::Matrix ServerFixture::Vector(const std::vector<float>& values) {
+  loci::v1::Matrix matrix;
+  EncodeMatrix(values.data(), 1, static_cast<int64_t>(values.size()), ElementType::kFloat32, &matrix);
+  return matrix;
+}
+
+rpc::ErrorInfo ServerFixture::InfoOf(const grpc::Status& status) {
+  rpc::Status detail;
+  rpc::ErrorInfo info;
+  EXPECT_TRUE(detail.ParseFromString(status.error_details()));
+  EXPECT_EQ(detail.code(), status.error_code());
+  if (detail.details_size() == 1) EXPECT_TRUE(info.ParseFromString(detail.details(0).value()));
+  return info;
+}
+
+double ServerFixture::Metric(const std::string& series) {
+  std::istringstream text(server->MetricsText());
+  std::string line;
+  while (std::getline(text, line)) {
+    if (line.starts_with(series + " ")) return std::stod(line.substr(series.size() + 1));
+  }
+  return -1;
+}
+
+void ServerFixture::WaitForMetric(const std::string& series, double value) {
+  for (int i = 0; i < 30'000 && Metric(series) != value; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  ASSERT_EQ(Metric(series), value) << series;
+}
+
+void ServerFixture::ExpectServing() {
+  loci::v1::GetStoreRequest get;
+  get.set_store("alive");
+  loci::v1::GetStoreResponse store;
+  if (!Call(*admin, &loci::v1::AdminService::Stub::GetStore, get, &store).ok()) Ingest("alive", {{"a", "still here"}});
+  loci::v1::SearchResponse response;
+  const grpc::Status status = Call(*retrieval, &loci::v1::RetrievalService::Stub::Search, TextSearch("alive", "still here", 1), &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  EXPECT_EQ(response.results(0).hits(0).id(), "a");
+}
+
+}  // namespace loci
