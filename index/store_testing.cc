@@ -1,5 +1,6 @@
 #include "index/store_testing.h"
 
+#include <stdlib.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -42,12 +43,16 @@ loci::v1::Passage MakePassage(const std::string& id, const std::string& text) {
   return passage;
 }
 
+// LOCI_TEST_DIRECTORY, else in memory where the machine has such a folder: these tests sync thousands of times, and none of them
+// cuts the power.
+std::string TestRoot() {
+  if (const char* const given = ::getenv("LOCI_TEST_DIRECTORY")) return given;
+  return ::access("/dev/shm", W_OK) == 0 ? "/dev/shm" : ::testing::TempDir();
+}
+
 }  // namespace
 
-// In memory where the machine has such a folder: these tests sync thousands of times, and none of them cuts the power.
-TestDirectory::TestDirectory(const std::string& name)
-    : path_(JoinPath(::access("/dev/shm", W_OK) == 0 ? std::string("/dev/shm") : ::testing::TempDir(),
-                     absl::StrCat("loci_", name, "_", ::getpid()))) {
+TestDirectory::TestDirectory(const std::string& name) : path_(JoinPath(TestRoot(), absl::StrCat("loci_", name, "_", ::getpid()))) {
   std::filesystem::remove_all(path_);
   std::filesystem::create_directories(path_);
 }
