@@ -173,7 +173,7 @@ absl::Status ExactIndex::Search(MatrixView<const float> queries, const IndexSear
           const int count = static_cast<int>(std::min<int64_t>(kTileQueries, queries.rows - q));
           const int64_t offset = std::min(q / kTileQueries * share, next_bytes);
           tile(padded.row(q), count, data, rows, dim, scores, kBlockRows, data + rows * row_bytes + offset,
-               tile_count > 1 ? std::min(share, next_bytes - offset) : 0);
+               std::min(share, next_bytes - offset));
           for (int i = 0; i < count; ++i) collector.AddScores(q + i, scores + i * kBlockRows, first, rows, hidden);
         }
         // A range of many queries takes long: about every million multiplications is often enough.

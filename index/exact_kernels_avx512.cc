@@ -115,8 +115,8 @@ void AnyTile(const float* queries, int query_count, const void* rows, int64_t ro
              const char* prefetch, int64_t prefetch_bytes) {
   const char* bytes = static_cast<const char*>(rows);
   switch (query_count) {
-    case 1: Tile<Rows, 8, 1>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
-    case 2: Tile<Rows, 8, 2>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
+    case 1: Tile<Rows, 4, 1>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
+    case 2: Tile<Rows, 4, 2>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
     case 3: Tile<Rows, 4, 3>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
     case 4: Tile<Rows, 4, 4>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
     case 5: Tile<Rows, 4, 5>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
