@@ -1,0 +1,96 @@
+#include "retriever/encoder_registry.h"
+
+#include <string>
+
+#include "base/error.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "retriever/testing/retriever_fixture.h"
+
+namespace loci {
+namespace {
+
+using ::testing::HasSubstr;
+
+class EncoderRegistryTest : public RetrieverFixture {
+ protected:
+  std::string EncodersDirectory() const { return JoinPath(DataDirectory(), "encoders"); }
+};
+
+TEST_F(EncoderRegistryTest, FindsAnEncoderByEitherHalfAndByDefault) {
+  Start();
+  const auto encoder = registry_->Get("");
+  ASSERT_TRUE(encoder.ok());
+  const Fingerprint fingerprint = (*encoder)->spec().fingerprint;
+  for (const std::string& name : {fingerprint.ToString(), fingerprint.query, fingerprint.passage}) {
+    const auto found = registry_->Get(name);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(found->get(), encoder->get());
+  }
+  ASSERT_TRUE(registry_->ForPassageHalf(fingerprint.passage).ok());
+}
+
+TEST_F(EncoderRegistryTest, NamesWhatItDoesNotHave) {
+  Start();
+  const absl::Status status = registry_->Get("0123456789abcdef").status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("0123456789abcdef"));
+  EXPECT_EQ(GetErrorReason(status)->reason, "ENCODER_NOT_FOUND");
+  // A query half makes no passage vectors.
+  const std::string query_half = (*registry_->Get(""))->spec().fingerprint.query;
+  const absl::Status mismatch = registry_->ForPassageHalf(query_half).status();
+  EXPECT_EQ(mismatch.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(GetErrorReason(mismatch)->reason, "ENCODER_MISMATCH");
+}
+
+TEST_F(EncoderRegistryTest, HasNoDefaultWithoutAModel) {
+  Start(/*import_encoder=*/false);
+  EXPECT_EQ(registry_->Get("").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_TRUE(registry_->Loaded().empty());
+}
+
+TEST_F(EncoderRegistryTest, LoadsWhatItImportedAfterARestartWithoutTheModel) {
+  Start();
+  const EncoderSpec spec = (*registry_->Get(""))->spec();
+  Stop();
+  ASSERT_TRUE(fs_.DeleteRecursively(CheckpointDirectory(1)).ok());
+  Start(/*import_encoder=*/false);
+  const auto again = registry_->Get(spec.fingerprint.ToString());
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ((*again)->spec().fingerprint, spec.fingerprint);
+  EXPECT_EQ((*again)->spec().model_name, "checkpoint-1");
+}
+
+TEST_F(EncoderRegistryTest, TwoCheckpointsAreTwoVectorSpaces) {
+  Start();
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, CheckpointDirectory(2), {.seed = 2}).ok());
+  const std::string first = (*registry_->Get(""))->spec().fingerprint.ToString();
+  const auto second = registry_->Import(CheckpointDirectory(2));
+  ASSERT_TRUE(second.ok()) << second.status();
+  EXPECT_NE((*second)->spec().fingerprint.ToString(), first);
+  EXPECT_EQ((*registry_->Get(""))->spec().fingerprint, (*second)->spec().fingerprint);
+  EXPECT_TRUE(registry_->Get(first).ok());
+  EXPECT_EQ(registry_->Loaded().size(), 2u);
+}
+
+TEST_F(EncoderRegistryTest, RemovesWhatAnInterruptedImportLeft) {
+  Start();
+  Stop();
+  ASSERT_TRUE(fs_.CreateDirectories(JoinPath(EncodersDirectory(), ".importing-x")).ok());
+  Start();
+  EXPECT_FALSE(fs_.Exists(JoinPath(EncodersDirectory(), ".importing-x")));
+}
+
+TEST_F(EncoderRegistryTest, NoticesThatACopyIsNotWhatItsFolderSays) {
+  Start();
+  const std::string fingerprint = (*registry_->Get(""))->spec().fingerprint.ToString();
+  Stop();
+  const std::string folder = JoinPath(EncodersDirectory(), fs_.List(EncodersDirectory())->front());
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, CheckpointDirectory(2), {.seed = 2}).ok());
+  ASSERT_TRUE(fs_.Rename(JoinPath(CheckpointDirectory(2), "model.safetensors"), JoinPath(folder, "model.safetensors")).ok());
+  Start(/*import_encoder=*/false);
+  EXPECT_EQ(registry_->Get(fingerprint).status().code(), absl::StatusCode::kDataLoss);
+}
+
+}  // namespace
+}  // namespace loci

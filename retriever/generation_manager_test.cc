@@ -1,0 +1,262 @@
+#include "retriever/generation_manager.h"
+
+#include <atomic>
+#include <chrono>
+#include <set>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "retriever/testing/retriever_fixture.h"
+
+namespace loci {
+namespace {
+
+using ::testing::ElementsAre;
+using ::testing::HasSubstr;
+
+class GenerationManagerTest : public RetrieverFixture {
+ protected:
+  GenerationState StateOf(const std::string& store, const std::string& generation) {
+    const GenerationList list = manager_->ListGenerations(store).value();
+    for (const GenerationInfo& info : list.generations) {
+      if (info.manifest.generation() == generation) return info.state;
+    }
+    return GenerationState::kFailed;
+  }
+  void WaitForState(const std::string& store, const std::string& generation, GenerationState state) {
+    while (StateOf(store, generation) != state) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  }
+};
+
+TEST_F(GenerationManagerTest, ServesWhatWasIngestedAndAgainAfterARestart) {
+  Start();
+  const auto ingested = Ingest("s", {MakePassage("a", "the red fox"), MakePassage("b", "a blue whale"), MakePassage("c", "green tea")});
+  ASSERT_TRUE(ingested.ok()) << ingested.status();
+  EXPECT_EQ(ingested->accepted_count, 3);
+  EXPECT_EQ(SearchIds("s", "a blue whale", 1), std::vector<std::string>{"b"});
+  const auto upserted = manager_->Upsert("s", {MakePassage("d", "a yellow submarine")}, {});
+  ASSERT_TRUE(upserted.ok()) << upserted.status();
+  EXPECT_GT(upserted->revision, ingested->revision);
+  ASSERT_TRUE(manager_->Delete("s", {"b", "unknown"}).ok());
+  const StoreInfo before = *manager_->GetStore("s");
+  Stop();
+  Start();
+  const StoreInfo after = *manager_->GetStore("s");
+  EXPECT_EQ(after.generation, before.generation);
+  EXPECT_EQ(after.revision, before.revision);
+  EXPECT_EQ(after.passage_count, 3);
+  EXPECT_EQ(SearchIds("s", "a yellow submarine", 1), std::vector<std::string>{"d"});
+  for (const std::string& id : SearchIds("s", "a blue whale", 10)) EXPECT_NE(id, "b");
+}
+
+TEST_F(GenerationManagerTest, ServesStoresWhoseEncoderIsNotTheDefault) {
+  Start();
+  ASSERT_TRUE(Ingest("s", {MakePassage("a", "the red fox")}).ok());
+  Stop();
+  Start(/*import_encoder=*/false);
+  EXPECT_EQ(SearchIds("s", "fox", 1), std::vector<std::string>{"a"});
+}
+
+TEST_F(GenerationManagerTest, FirstUpsertMakesAnEmptyGeneration) {
+  Start();
+  ASSERT_TRUE(manager_->CreateStore("s").ok());
+  EXPECT_EQ(GetErrorReason(manager_->Capture("s", "").status())->reason, "NO_ACTIVE_GENERATION");
+  const auto upserted = manager_->Upsert("s", {MakePassage("a", "one")}, {});
+  ASSERT_TRUE(upserted.ok()) << upserted.status();
+  EXPECT_EQ(manager_->GetStore("s")->passage_count, 1);
+  EXPECT_EQ(SearchIds("s", "one", 5), std::vector<std::string>{"a"});
+}
+
+TEST_F(GenerationManagerTest, FirstUpsertsAtOnceLoseNothing) {
+  Start();
+  ASSERT_TRUE(manager_->CreateStore("s").ok());
+  std::vector<std::thread> threads;
+  std::atomic<int> failures{0};
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (int i = 0; i < 5; ++i) {
+        if (!manager_->Upsert("s", {MakePassage(absl::StrCat(t, "-", i), "text")}, {}).ok()) failures.fetch_add(1);
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(failures.load(), 0);
+  EXPECT_EQ(manager_->GetStore("s")->passage_count, 20);
+}
+
+TEST_F(GenerationManagerTest, RefusesToDropWritesUnlessTold) {
+  Start();
+  const std::string first = Ingest("s", {MakePassage("a", "one")})->generation;
+  const std::string second = Ingest("s", {MakePassage("b", "two")}, {.activate = false})->generation;
+  ASSERT_TRUE(manager_->Upsert("s", {MakePassage("c", "three")}, {}).ok());
+  const auto refused = manager_->Activate("s", second, WritesPolicy::kRefuse, false);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(GetErrorReason(refused.status())->reason, "WRITES_SINCE");
+  EXPECT_EQ(GetErrorReason(refused.status())->metadata["count"], "1");
+  EXPECT_EQ(manager_->GetStore("s")->generation, first);
+
+  const auto dry = manager_->Activate("s", second, WritesPolicy::kReplay, /*dry_run=*/true);
+  ASSERT_TRUE(dry.ok()) << dry.status();
+  EXPECT_EQ(dry->writes_since_count, 1);
+  EXPECT_EQ(manager_->GetStore("s")->generation, first);
+
+  const auto replayed = manager_->Activate("s", second, WritesPolicy::kReplay, false);
+  ASSERT_TRUE(replayed.ok()) << replayed.status();
+  EXPECT_EQ(replayed->previous_generation, first);
+  EXPECT_EQ(manager_->GetStore("s")->passage_count, 2);  // b and c
+  ASSERT_TRUE(manager_->Activate("s", first, WritesPolicy::kDiscard, false).ok());
+  EXPECT_EQ(SearchIds("s", "three", 10), std::vector<std::string>{"a"});
+}
+
+TEST_F(GenerationManagerTest, KeepsServingWhenALoadFails) {
+  Start();
+  const std::string first = Ingest("s", {MakePassage("a", "one")})->generation;
+  const std::string second = Ingest("s", {MakePassage("b", "two")}, {.activate = false})->generation;
+  const std::string vectors = JoinPath(DataDirectory(), absl::StrCat("stores/s/", second, "/vectors.bin"));
+  std::string content = *fs_.ReadFile(vectors);
+  content.back() ^= 1;
+  auto file = fs_.NewWritableFile(vectors);
+  ASSERT_TRUE(file.ok() && (*file)->Append(content).ok() && (*file)->Close().ok());
+  const auto activated = manager_->Activate("s", second, WritesPolicy::kRefuse, false);
+  EXPECT_EQ(activated.status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(activated.status().message()), HasSubstr("vectors.bin"));
+  EXPECT_EQ(manager_->Verify("s", second).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(StateOf("s", second), GenerationState::kFailed);
+  EXPECT_EQ(manager_->GetStore("s")->generation, first);
+  EXPECT_EQ(SearchIds("s", "one", 1), std::vector<std::string>{"a"});
+  EXPECT_TRUE(manager_->Verify("s", "").ok());
+}
+
+TEST_F(GenerationManagerTest, ARequestKeepsItsViewAndTheOldGenerationDrains) {
+  Start();
+  const std::string first = Ingest("s", {MakePassage("a", "one")})->generation;
+  auto held = *manager_->Capture("s", "");
+  const std::string second = Ingest("s", {MakePassage("b", "two")})->generation;
+  EXPECT_EQ(StateOf("s", second), GenerationState::kServing);
+  EXPECT_EQ(StateOf("s", first), GenerationState::kDraining);
+  std::vector<loci::v1::Passage> passages;
+  ASSERT_TRUE(held->view->Read(std::vector<ViewRow>{**held->view->Find("a")}, &passages).ok());
+  EXPECT_EQ(passages[0].text(), "one");
+  EXPECT_EQ(held->view->generation().id(), first);
+  held.reset();
+  WaitForState("s", first, GenerationState::kRetired);
+}
+
+TEST_F(GenerationManagerTest, PinsAnInactiveGenerationAsItsBareBody) {
+  Start();
+  const std::string first = Ingest("s", {MakePassage("a", "one")})->generation;
+  ASSERT_TRUE(manager_->Upsert("s", {MakePassage("x", "ex")}, {}).ok());
+  ASSERT_TRUE(Ingest("s", {MakePassage("b", "two")}, {.writes_since = WritesPolicy::kDiscard}).ok());
+  EXPECT_TRUE(manager_->CaptureNeedsLoad("s", first));
+  const auto pinned = manager_->Capture("s", first);
+  ASSERT_TRUE(pinned.ok()) << pinned.status();
+  EXPECT_EQ((*pinned)->view->generation().id(), first);
+  EXPECT_EQ((*pinned)->view->passage_count(), 1);
+  EXPECT_FALSE(manager_->CaptureNeedsLoad("s", first));
+  EXPECT_EQ(manager_->Capture("s", "20000101-000000-0000").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(manager_->Capture("s", "../../etc").status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(GenerationManagerTest, StoresComeAndGo) {
+  Start();
+  ASSERT_TRUE(manager_->CreateStore("one").ok());
+  EXPECT_EQ(manager_->CreateStore("one").status().code(), absl::StatusCode::kAlreadyExists);
+  for (const char* bad : {"", ".", "..", "a/b", "A", "-a", "a.b", "\xff"}) {
+    EXPECT_EQ(manager_->CreateStore(bad).status().code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+  EXPECT_EQ(manager_->CreateStore(std::string(10'000, 'a')).status().code(), absl::StatusCode::kInvalidArgument);
+  ASSERT_TRUE(Ingest("two", {MakePassage("a", "x")}).ok());
+  std::vector<std::string> names;
+  for (const StoreInfo& info : manager_->ListStores()) names.push_back(info.name);
+  EXPECT_THAT(names, ElementsAre("one", "two"));
+  const auto held = *manager_->Capture("two", "");
+  ASSERT_TRUE(manager_->DeleteStore("two").ok());
+  EXPECT_EQ(manager_->Capture("two", "").status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(held->view->passage_count(), 1);  // Requests in flight end on what they hold.
+  EXPECT_EQ(manager_->DeleteStore("two").code(), absl::StatusCode::kNotFound);
+  ASSERT_TRUE(Ingest("two", {MakePassage("b", "y")}).ok());
+  EXPECT_EQ(SearchIds("two", "y", 5), std::vector<std::string>{"b"});
+  EXPECT_FALSE(fs_.Exists(JoinPath(DataDirectory(), "stores/.deleted-two")));
+}
+
+TEST_F(GenerationManagerTest, DoesNotDeleteAStoreUnderAnIngest) {
+  Start();
+  auto ingester = Ingester::Start(*manager_, {.store = "s"});
+  ASSERT_TRUE(ingester.ok()) << ingester.status();
+  EXPECT_EQ(manager_->DeleteStore("s").code(), absl::StatusCode::kAborted);
+  ingester->reset();
+  EXPECT_TRUE(manager_->DeleteStore("s").ok());
+}
+
+TEST_F(GenerationManagerTest, OneServerADirectory) {
+  Start();
+  const auto second = GenerationManager::Open({.data_directory = DataDirectory(), .encoders = registry_.get(), .search_pool = &pool_});
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST_F(GenerationManagerTest, ADamagedStoreDoesNotKeepTheOthersFromServing) {
+  Start();
+  ASSERT_TRUE(Ingest("good", {MakePassage("a", "one")}).ok());
+  ASSERT_TRUE(Ingest("bad", {MakePassage("a", "one")}).ok());
+  Stop();
+  ASSERT_TRUE(WriteFileAtomically(fs_, JoinPath(DataDirectory(), "stores/bad/CURRENT"), "nonsense").ok());
+  Start();
+  EXPECT_EQ(SearchIds("good", "one", 1), std::vector<std::string>{"a"});
+  EXPECT_EQ(manager_->Capture("bad", "").status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(manager_->Upsert("bad", {MakePassage("b", "two")}, {}).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(manager_->ListStores().size(), 2u);
+}
+
+TEST_F(GenerationManagerTest, RefusesVectorsOfAnotherEncoder) {
+  Start();
+  ASSERT_TRUE(Ingest("s", {MakePassage("a", "one")}).ok());
+  const std::vector<float> vector(kDim, 0.5f);
+  const auto refused = manager_->UpsertVectors("s", {MakePassage("b", "two")}, vector.data(), kDim, "0123456789abcdef");
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(GetErrorReason(refused.status())->reason, "ENCODER_MISMATCH");
+}
+
+TEST_F(GenerationManagerTest, NoSearchSeesTwoGenerationsWhileTheySwap) {
+  Start();
+  std::vector<loci::v1::Passage> even, odd;
+  for (int i = 0; i < 50; ++i) {
+    even.push_back(MakePassage(absl::StrCat("even-", i), absl::StrCat("word ", i)));
+    odd.push_back(MakePassage(absl::StrCat("odd-", i), absl::StrCat("word ", i)));
+  }
+  const std::string first = Ingest("s", even)->generation;
+  const std::string second = Ingest("s", odd)->generation;
+  std::atomic<bool> stop{false};
+  std::atomic<int> mixed{0}, searches{0};
+  std::vector<std::thread> threads;
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      std::vector<float> query(kDim, 0.1f);
+      while (!stop.load()) {
+        const auto set = manager_->Capture("s", "");
+        const auto found = (*set)->view->Search({query.data(), 1, kDim}, {.top_k = 50});
+        if (!found.ok()) mixed.fetch_add(1);
+        const std::string expected = (*set)->view->generation().id() == first ? "even" : "odd";
+        for (const ViewHit& hit : found->hits[0]) {
+          if (hit.id.rfind(expected, 0) != 0) mixed.fetch_add(1);
+        }
+        searches.fetch_add(1);
+      }
+    });
+  }
+  for (int i = 0; i < 20; ++i) {
+    const auto activated = manager_->Activate("s", i % 2 == 0 ? first : second, WritesPolicy::kRefuse, false);
+    EXPECT_TRUE(activated.ok()) << activated.status();
+  }
+  stop.store(true);
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(mixed.load(), 0);
+  EXPECT_GT(searches.load(), 20);
+}
+
+}  // namespace
+}  // namespace loci

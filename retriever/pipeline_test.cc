@@ -1,0 +1,150 @@
+#include "retriever/pipeline.h"
+
+#include <future>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "base/error.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "retriever/testing/retriever_fixture.h"
+
+namespace loci {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Answers with the first passage.
+class FirstPassageReader : public Reader {
+ public:
+  std::string name() const override { return "first"; }
+  void Read(ReadRequest request, TextEncoder&, Done done) const override {
+    EXPECT_EQ(request.question_vector.size(), 32u);
+    EXPECT_EQ(request.passages.size(), request.passage_scores.size());
+    ReadResult result;
+    if (request.passages.empty()) {
+      result.abstained = true;
+    } else {
+      const std::string& text = request.passages[0].text();
+      result.answers.push_back({.text = text, .score = 1.0, .end_byte = static_cast<int32_t>(text.size())});
+    }
+    done(std::move(result));
+  }
+};
+
+class PipelineTest : public RetrieverFixture {
+ protected:
+  void SetUp() override {
+    Start();
+    ASSERT_TRUE(Ingest("s", {MakePassage("a", "the red fox", "Fox"), MakePassage("b", "a blue whale"), MakePassage("c", "green tea")}).ok());
+    pipeline_ = std::make_unique<Pipeline>(
+        Pipeline::Options{.manager = manager_.get(), .pool = &work_pool_, .readers = {std::make_shared<FirstPassageReader>()}});
+  }
+  absl::StatusOr<SearchReply> Search(SearchCall call) {
+    std::promise<absl::StatusOr<SearchReply>> promise;
+    pipeline_->Search(std::move(call), [&](absl::StatusOr<SearchReply> reply) { promise.set_value(std::move(reply)); });
+    return promise.get_future().get();
+  }
+  absl::StatusOr<AnswerReply> Answer(AnswerCall call) {
+    std::promise<absl::StatusOr<AnswerReply>> promise;
+    pipeline_->Answer(std::move(call), [&](absl::StatusOr<AnswerReply> reply) { promise.set_value(std::move(reply)); });
+    return promise.get_future().get();
+  }
+  absl::StatusOr<EncodeReply> Encode(EncodeCall call) {
+    std::promise<absl::StatusOr<EncodeReply>> promise;
+    pipeline_->Encode(std::move(call), [&](absl::StatusOr<EncodeReply> reply) { promise.set_value(std::move(reply)); });
+    return promise.get_future().get();
+  }
+
+  ThreadPool work_pool_{"work", 2, 64};
+  std::unique_ptr<Pipeline> pipeline_;
+};
+
+TEST_F(PipelineTest, TextsAndVectorsFindTheSame) {
+  const auto encoded = Encode({.texts = {"a blue whale"}, .options = {.role = TextRole::kQuery}});
+  ASSERT_TRUE(encoded.ok()) << encoded.status();
+  EXPECT_EQ(encoded->dim, kDim);
+  const auto reply = Search({.store = "s",
+                             .queries = {std::string("a blue whale"), encoded->vectors},
+                             .options = {.top_k = 2},
+                             .include_text = true,
+                             .include_vectors = true});
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  ASSERT_EQ(reply->results.size(), 2u);
+  for (const std::vector<SearchHit>& hits : reply->results) {
+    ASSERT_EQ(hits.size(), 2u);
+    EXPECT_EQ(hits[0].id, "b");
+    EXPECT_EQ(hits[0].passage.text(), "a blue whale");
+    EXPECT_EQ(hits[0].vector.size(), static_cast<size_t>(kDim));
+    EXPECT_GE(hits[0].score, hits[1].score);
+  }
+  EXPECT_EQ(reply->results[0][0].score, reply->results[1][0].score);
+  EXPECT_TRUE(reply->usage[0].has_value());
+  EXPECT_FALSE(reply->usage[1].has_value());
+  EXPECT_TRUE(reply->exact);
+  EXPECT_EQ(reply->serving_set->view->generation().id(), manager_->GetStore("s")->generation);
+  EXPECT_GT(reply->times.total_us, 0);
+}
+
+TEST_F(PipelineTest, NeverMoreThanThereIs) {
+  const auto reply = Search({.store = "s", .queries = {std::string("tea")}, .options = {.top_k = 10'000}});
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  EXPECT_EQ(reply->results[0].size(), 3u);
+  EXPECT_TRUE(reply->results[0][0].passage.text().empty());  // Not asked for.
+}
+
+TEST_F(PipelineTest, NamesTheBadQuery) {
+  const auto wrong_dim = Search({.store = "s", .queries = {std::string("x"), std::vector<float>(7)}, .options = {.top_k = 1}});
+  EXPECT_EQ(wrong_dim.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(wrong_dim.status().message()), HasSubstr("queries[1].vector has dimension 7"));
+  const auto empty = Search({.store = "s", .queries = {std::string()}, .options = {.top_k = 1}});
+  EXPECT_EQ(empty.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(Search({.store = "nobody", .queries = {std::string("x")}, .options = {.top_k = 1}}).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_EQ(Search({.store = "s", .generation = "g", .queries = {std::string("x")}, .options = {.top_k = 1}}).status().code(),
+            absl::StatusCode::kNotFound);
+  EXPECT_EQ(Encode({.encoder = "0123456789abcdef", .texts = {"x"}}).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(PipelineTest, ReadsAnAnswerOutOfTheView) {
+  const auto reply = Answer({.store = "s", .question = "the red fox", .top_k = 2, .reader = "first"});
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  ASSERT_EQ(reply->read.answers.size(), 1u);
+  EXPECT_EQ(reply->passages.size(), 2u);
+  EXPECT_EQ(reply->read.answers[0].text, reply->passages[0].passage.text());
+  EXPECT_EQ(Answer({.store = "s", .question = "x", .reader = "none"}).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(PipelineTest, DoesNoWorkForWhoIsGone) {
+  RequestLimits cancelled;
+  cancelled.Cancel();
+  EXPECT_EQ(Search({.store = "s", .queries = {std::string("x")}, .options = {.top_k = 1, .limits = cancelled}}).status().code(),
+            absl::StatusCode::kCancelled);
+  EXPECT_EQ(Search({.store = "s", .queries = {std::string("x")}, .options = {.top_k = 1, .limits = RequestLimits(1)}}).status().code(),
+            absl::StatusCode::kDeadlineExceeded);
+  EXPECT_EQ(Encode({.texts = {"x"}, .options = {.limits = cancelled}}).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Answer({.store = "s", .question = "x", .reader = "first", .limits = cancelled}).status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(PipelineTest, AFullQueueRefuses) {
+  ThreadPool small("small", 1, 1);
+  Pipeline pipeline({.manager = manager_.get(), .pool = &small});
+  std::promise<void> release, running;
+  ASSERT_TRUE(small.TrySubmit([&] {
+    running.set_value();
+    release.get_future().wait();
+  }));
+  running.get_future().wait();
+  ASSERT_TRUE(small.TrySubmit([] {}));
+  absl::Status status;
+  pipeline.Search({.store = "s", .queries = {std::string("x")}, .options = {.top_k = 1}},
+                  [&](absl::StatusOr<SearchReply> reply) { status = reply.status(); });
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(GetErrorReason(status)->reason, "OVERLOADED");
+  release.set_value();
+}
+
+}  // namespace
+}  // namespace loci
