@@ -11,6 +11,7 @@
 #include "gtest/gtest.h"
 #include "index/rocksdb_fault.h"
 #include "index/store_testing.h"
+#include "rocksdb/db.h"
 
 namespace loci {
 namespace {
@@ -236,6 +237,57 @@ TEST_F(WriteLogTest, OpensWithoutTheTornEndOfAnUnacknowledgedAppend) {
     EXPECT_THAT(*Ids(*log), ElementsAre("p1.0", "p2.0", "p3.0", "p5.0"));
   }
   EXPECT_GT(full, size_before + 100);
+}
+
+// What RocksDB's own checks let through: whole records that are not there, or not what was written.
+TEST_F(WriteLogTest, NoticesHolesAndChangedRecords) {
+  const auto key = [](int64_t revision, char ordinal) {
+    return std::string(7, '\0') + static_cast<char>(revision) + std::string(3, '\0') + ordinal;
+  };
+  const auto status_after = [&](auto change) {
+    stdfs::remove_all(directory_);
+    {
+      auto log = OpenOrDie();
+      for (int64_t revision = 1; revision <= 5; ++revision) EXPECT_TRUE(log->Append(revision, Request(revision, 3)).ok());
+    }
+    rocksdb::DB* raw = nullptr;
+    rocksdb::Options options;
+    options.track_and_verify_wals_in_manifest = true;
+    EXPECT_TRUE(rocksdb::DB::Open(options, directory_, &raw).ok());
+    change(*raw);
+    delete raw;
+    auto log = WriteLog::Open(directory_);
+    if (!log.ok()) return log.status().code();
+    EXPECT_EQ(Ids(**log).status(), (*log)->CountRequests(0, INT64_MAX).status());
+    return Ids(**log).status().code();
+  };
+  const auto remove = [&](int64_t revision, char first, char last) {
+    return [=](rocksdb::DB& db) {
+      for (char ordinal = first; ordinal <= last; ++ordinal) ASSERT_TRUE(db.Delete({}, key(revision, ordinal)).ok());
+    };
+  };
+  EXPECT_EQ(status_after([](rocksdb::DB&) {}), absl::StatusCode::kOk);
+  EXPECT_EQ(status_after(remove(3, 0, 2)), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(status_after(remove(1, 0, 2)), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(status_after(remove(5, 0, 2)), absl::StatusCode::kDataLoss);
+  for (char ordinal : {0, 1, 2}) {
+    EXPECT_EQ(status_after(remove(2, ordinal, ordinal)), absl::StatusCode::kDataLoss) << int{ordinal};
+    EXPECT_EQ(status_after(remove(5, ordinal, ordinal)), absl::StatusCode::kDataLoss) << int{ordinal};
+  }
+  EXPECT_EQ(status_after([&](rocksdb::DB& db) {
+              std::string value;
+              ASSERT_TRUE(db.Get({}, key(2, 1), &value).ok());
+              value.back() ^= 1;
+              ASSERT_TRUE(db.Put({}, key(2, 1), value).ok());
+            }),
+            absl::StatusCode::kDataLoss);
+  // A good record in another's place.
+  EXPECT_EQ(status_after([&](rocksdb::DB& db) {
+              std::string value;
+              ASSERT_TRUE(db.Get({}, key(2, 1), &value).ok());
+              ASSERT_TRUE(db.Put({}, key(2, 2), value).ok());
+            }),
+            absl::StatusCode::kDataLoss);
 }
 
 // Reads a log that was written in several sessions, so that RocksDB has moved it into its tables.
