@@ -1,7 +1,8 @@
 // loci_server: flags, signals, exit codes. Everything else is in server.cc.
-#include <pthread.h>
+#include <fcntl.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
@@ -61,6 +62,40 @@ int Fail(const absl::Status& status, int exit_code) {
   return exit_code;
 }
 
+// The pipe's end for writing. A handler may do little more than write to it.
+int signal_pipe = -1;
+
+void OnSignal(int) {
+  const int saved_errno = errno;
+  const char byte = 0;
+  (void)!write(signal_pipe, &byte, 1);
+  errno = saved_errno;
+}
+
+// From here on the first SIGTERM or SIGINT raises `stop`, and the second ends the process. Handlers and not sigwait: libraries
+// (OpenBLAS) start threads before main, which do not inherit a mask that is set here.
+bool CatchSignals(StopRequest* stop) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) return false;
+  signal_pipe = ends[1];
+  std::thread([read_end = ends[0], stop] {
+    const auto wait = [read_end] {
+      char byte;
+      while (read(read_end, &byte, 1) != 1) {
+      }
+    };
+    wait();
+    if (!stop->armed()) _exit(0);
+    stop->Raise();
+    wait();
+    _exit(kExitForced);
+  }).detach();
+  struct sigaction action = {};
+  action.sa_handler = OnSignal;
+  action.sa_flags = SA_RESTART;
+  return sigaction(SIGTERM, &action, nullptr) == 0 && sigaction(SIGINT, &action, nullptr) == 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -70,21 +105,8 @@ int main(int argc, char** argv) {
   if (flags->version) return std::printf("loci_server %s\n", loci::kVersion) < 0;
 
   std::signal(SIGPIPE, SIG_IGN);
-  sigset_t signals;
-  sigemptyset(&signals);
-  sigaddset(&signals, SIGTERM);
-  sigaddset(&signals, SIGINT);
-  // Before any thread starts: all of them inherit it, so that the signals come to the one that waits for them.
-  pthread_sigmask(SIG_BLOCK, &signals, nullptr);
   auto* const stop = new StopRequest;  // Never destroyed: the signal thread is not joined.
-  std::thread([signals, stop] {
-    int number = 0;
-    sigwait(&signals, &number);
-    if (!stop->armed()) _exit(0);
-    stop->Raise();
-    sigwait(&signals, &number);
-    _exit(kExitForced);
-  }).detach();
+  if (!CatchSignals(stop)) return Fail(absl::InternalError("cannot catch signals"), kExitFailed);
 
   loci::ServerOptions options;
   options.data_directory = flags->data_dir;

@@ -122,6 +122,7 @@ struct Server::State {
   absl::Status OpenData(const DeviceChoice& device);
   absl::Status Listen();
   void SetHealth(bool serving);
+  void CloseData();
 };
 
 absl::Status Server::State::OpenData(const DeviceChoice& device) {
@@ -207,6 +208,22 @@ void Server::State::SetHealth(bool serving) {
   health->SetServingStatus(serving);  // Overall.
 }
 
+// Every call has been answered, but the threads that answered may still hold what they answered with. An encoder may not end on a
+// thread of its own batcher, so this thread keeps each until it is the last that does.
+void Server::State::CloseData() {
+  admin_pool.reset();
+  std::vector<std::shared_ptr<TextEncoder>> held = encoders->Loaded();
+  manager.reset();
+  encoders.reset();
+  for (const std::shared_ptr<TextEncoder>& encoder : held) {
+    while (encoder.use_count() > 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  held.clear();
+  compute_pool.reset();
+  pipeline.reset();
+  lock.reset();
+}
+
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   if (openblas_set_num_threads != nullptr) openblas_set_num_threads(1);
   auto state = std::make_unique<State>();
@@ -278,6 +295,7 @@ void Server::Stop() {
   state.grpc_server->Shutdown(std::chrono::system_clock::now() + (idle ? kDeliveryTime : std::chrono::seconds(0)));
   state.grpc_server->Wait();
   state.grpc_server.reset();
+  state.CloseData();
   LogInfo("server", "stopped");
 }
 
