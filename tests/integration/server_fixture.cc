@@ -82,7 +82,10 @@ rpc::ErrorInfo ServerFixture::InfoOf(const grpc::Status& status) {
   rpc::ErrorInfo info;
   EXPECT_TRUE(detail.ParseFromString(status.error_details()));
   EXPECT_EQ(detail.code(), status.error_code());
-  if (detail.details_size() == 1) EXPECT_TRUE(info.ParseFromString(detail.details(0).value()));
+  EXPECT_EQ(detail.details_size(), 1);
+  if (detail.details_size() > 0) {
+    EXPECT_TRUE(info.ParseFromString(detail.details(0).value()));
+  }
   return info;
 }
 
