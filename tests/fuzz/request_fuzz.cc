@@ -1,0 +1,111 @@
+// Whatever bytes a client sends, validation answers with a call whose promises hold or with an error that a client may see.
+//
+// The first byte of the input chooses the message, the rest is its wire format. gRPC parses before we are asked, so that bytes that
+// do not parse are not our case.
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "base/utf8.h"
+#include "server/validation.h"
+
+namespace {
+
+void Require(bool condition) {
+  if (!condition) __builtin_trap();
+}
+
+void RequireError(const absl::Status& status) {
+  Require(!status.ok());
+  Require(status.code() == absl::StatusCode::kInvalidArgument || status.code() == absl::StatusCode::kNotFound ||
+          status.code() == absl::StatusCode::kUnimplemented);
+  Require(!status.message().empty() && status.message().size() < 2048);
+  Require(loci::IsValidUtf8(std::string(status.message())));
+}
+
+bool IsName(std::string_view name) {
+  return !name.empty() && name.size() <= 64 && name.find('/') == std::string_view::npos && name[0] != '.' && name.find('\0') == std::string_view::npos;
+}
+
+template <typename Request, typename Validate, typename Check>
+void Run(std::string_view bytes, Validate validate, Check check) {
+  Request request;
+  if (!request.ParseFromArray(bytes.data(), static_cast<int>(bytes.size()))) return;
+  auto result = validate(request);
+  if (result.ok()) {
+    check(request, *result);
+  } else {
+    RequireError(result.status());
+  }
+}
+
+void CheckSearch(const loci::v1::SearchRequest& request, const loci::SearchCall& call) {
+  Require(IsName(call.store) && (call.generation.empty() || IsName(call.generation)));
+  Require(call.options.top_k >= 1 && call.options.top_k <= 10'000 && call.options.nprobe >= 0 && call.options.ef_search >= 0);
+  Require(call.queries.size() == static_cast<size_t>(request.queries_size()) && !call.queries.empty() && request.filter().empty());
+  for (const auto& query : call.queries) {
+    if (const std::string* text = std::get_if<std::string>(&query)) {
+      Require(!text->empty());
+    } else {
+      const std::vector<float>& vector = std::get<std::vector<float>>(query);
+      Require(!vector.empty());
+      for (const float value : vector) Require(std::isfinite(value));
+    }
+  }
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
+  if (size == 0) return 0;
+  const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
+  const loci::RequestLimits limits;
+  switch (data[0] % 7) {
+    case 0:
+      Run<loci::v1::SearchRequest>(bytes, [&](const auto& request) { return loci::ValidateSearch(request, limits); }, CheckSearch);
+      break;
+    case 1:
+      Run<loci::v1::EncodeRequest>(
+          bytes, [&](const auto& request) { return loci::ValidateEncode(request, limits); },
+          [](const auto& request, const loci::ValidEncode& valid) {
+            Require(valid.call.texts.size() == static_cast<size_t>(request.texts_size()) && !valid.call.texts.empty());
+            Require(valid.call.encoder.size() <= 33 && valid.call.encoder.find('/') == std::string::npos);
+          });
+      break;
+    case 2:
+      Run<loci::v1::AnswerRequest>(
+          bytes, [&](const auto& request) { return loci::ValidateAnswer(request, limits); },
+          [](const auto&, const loci::AnswerCall& call) {
+            Require(!call.question.empty() && call.top_k >= 1 && call.top_k <= 100 && call.max_answers >= 1 && call.max_answers <= 100);
+            Require(IsName(call.store));
+          });
+      break;
+    case 3:
+      Run<loci::v1::IngestHeader>(
+          bytes, [&](const auto& request) { return loci::ValidateIngestHeader(request, limits); },
+          [](const auto&, const loci::IngestOptions& options) {
+            Require(IsName(options.store) && !options.index.empty());
+            Require(options.element_type == loci::ElementType::kFloat32 || options.element_type == loci::ElementType::kFloat16 ||
+                    options.element_type == loci::ElementType::kBfloat16);
+          });
+      break;
+    case 4:
+      Run<loci::v1::PassageBatch>(bytes, loci::ValidateBatch, [](const auto& request, const loci::DecodedMatrix& vectors) {
+        Require(vectors.values.empty() || vectors.rows == request.passages_size());
+        Require(static_cast<int64_t>(vectors.values.size()) == vectors.rows * vectors.cols);
+      });
+      break;
+    case 5:
+      Run<loci::v1::UpsertPassagesRequest>(bytes, loci::ValidateUpsert, [](const auto& request, const loci::ValidUpsert& valid) {
+        Require(IsName(valid.store) && valid.passages.size() == static_cast<size_t>(request.passages_size()) && !valid.passages.empty());
+        for (const loci::v1::Passage& passage : valid.passages) Require(!passage.id().empty());
+      });
+      break;
+    default:
+      Run<loci::v1::GetPassagesRequest>(bytes, loci::ValidateGetPassages,
+                                        [](const auto& request, const std::string& store) { Require(IsName(store) && request.ids_size() > 0); });
+      break;
+  }
+  return 0;
+}
