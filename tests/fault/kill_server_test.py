@@ -1,0 +1,183 @@
+"""Kills a server by SIGKILL at random moments of ingest, upsert, deletion and activation, and looks at what it left.
+
+Three clients work at once until the server dies under them; then it is started again on the same folder:
+  * `writes`: upserts and deletions of pairs. What was acknowledged is there; a pair is never torn apart; what was under way is there
+    whole or not at all.
+  * `builds`: whole corpora ingested as new generations. The active one is complete, of one corpus only, and not older than the last
+    acknowledged; each generation verifies.
+  * `swaps`: activations of two generations in turn, with REPLAY, and upserts between them. No acknowledged upsert is lost.
+
+LOCI_KILL_ITERATIONS (default 4) and LOCI_KILL_SEED set how often and where. The server is $LOCI_SERVER_BINARY.
+"""
+
+import os
+import random
+import signal
+import tempfile
+import threading
+import time
+import unittest
+
+import grpc
+from loci_server import ReflectionClient, ServerProcess, main
+
+ITERATIONS = int(os.environ.get("LOCI_KILL_ITERATIONS", "4"))
+SEED = int(os.environ.get("LOCI_KILL_SEED", "20261121"))
+PAIRS = 12
+CORPUS_SIZE = 40
+ABSENT = -1
+
+
+class Worker(threading.Thread):
+    """Repeats `step` until the server is gone; any other error than that is kept."""
+
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+        self.error = None
+
+    def run(self):
+        try:
+            while True:
+                self.step()
+        except grpc.RpcError as error:
+            if error.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                self.error = error
+        except Exception as error:  # pylint: disable=broad-except
+            self.error = error
+
+
+class KillServerTest(unittest.TestCase):
+    def setUp(self):
+        self.random = random.Random(SEED)
+        self.data_dir = tempfile.TemporaryDirectory(prefix="loci_kill_")
+        self.addCleanup(self.data_dir.cleanup)
+        self.client = None
+        self.version = 0
+        # Pair -> versions that it may have: the acknowledged one, and one under way.
+        self.pairs = {pair: {ABSENT} for pair in range(PAIRS)}
+        self.acknowledged_corpus = 0
+        self.started_corpus = 0
+        self.swap_generations = []
+        self.swap_ids = set()
+        self.acknowledgements = 0
+
+    def passage(self, passage_id, text):
+        return self.client.message("Passage", id=passage_id, text=text)
+
+    # --- What the clients do ---
+
+    def write_pair(self):
+        pair = self.random.randrange(PAIRS)
+        self.version += 1
+        ids = [f"{pair}-left", f"{pair}-right"]
+        delete = self.random.random() < 0.25
+        target = ABSENT if delete else self.version
+        self.pairs[pair].add(target)
+        if delete:
+            self.client.call("AdminService.DeletePassages", store="writes", ids=ids)
+        else:
+            self.client.call("AdminService.UpsertPassages", store="writes", passages=[self.passage(i, str(target)) for i in ids])
+        self.pairs[pair] = {target}
+        self.acknowledgements += 1
+
+    def build(self):
+        self.started_corpus += 1
+        corpus = self.started_corpus
+        batches = [{"passages": [self.passage(f"p{i}", str(corpus)) for i in range(first, first + 10)]}
+                   for first in range(0, CORPUS_SIZE, 10)]
+        self.client.ingest({"store": "builds"}, batches)
+        self.acknowledged_corpus = corpus
+        self.acknowledgements += 1
+
+    def swap(self):
+        self.version += 1
+        new_id = f"new-{self.version}"
+        self.client.call("AdminService.UpsertPassages", store="swaps", passages=[self.passage(new_id, "text")])
+        self.swap_ids.add(new_id)
+        generation = self.swap_generations[self.version % 2]
+        self.client.call("AdminService.ActivateGeneration", store="swaps", generation=generation,
+                         writes_since=self.client.value("WritesSince", "WRITES_SINCE_REPLAY"))
+        self.acknowledgements += 1
+
+    # --- What must hold after a restart ---
+
+    def text_of(self, store, passage_id):
+        try:
+            return self.client.call("AdminService.GetPassages", store=store, ids=[passage_id]).passages[0].text
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.NOT_FOUND:
+                return None
+            raise
+
+    def check_writes(self):
+        for pair, allowed in self.pairs.items():
+            left, right = self.text_of("writes", f"{pair}-left"), self.text_of("writes", f"{pair}-right")
+            self.assertEqual(left, right, f"pair {pair} was torn apart")
+            found = ABSENT if left is None else int(left)
+            self.assertIn(found, allowed, f"pair {pair}: acknowledged or under way were {allowed}")
+            self.pairs[pair] = {found}
+
+    def check_builds(self):
+        texts = {p.text for p in self.client.call("AdminService.GetPassages", store="builds",
+                                                  ids=[f"p{i}" for i in range(CORPUS_SIZE)]).passages}
+        self.assertEqual(len(texts), 1, "two corpora are mixed")
+        corpus = int(texts.pop())
+        self.assertGreaterEqual(corpus, self.acknowledged_corpus)
+        self.assertLessEqual(corpus, self.started_corpus)
+        self.acknowledged_corpus = corpus
+        listed = self.client.call("AdminService.ListGenerations", store="builds")
+        for generation in listed.generations:
+            self.assertEqual(generation.passage_count, CORPUS_SIZE)
+            self.client.call("AdminService.VerifyGeneration", store="builds", generation=generation.generation)
+            if generation.generation != listed.generation:
+                self.client.call("AdminService.DeleteGeneration", store="builds", generation=generation.generation)
+
+    def check_swaps(self):
+        listed = self.client.call("AdminService.ListGenerations", store="swaps")
+        self.assertIn(listed.generation, self.swap_generations)
+        base = "even" if listed.generation == self.swap_generations[0] else "odd"
+        self.assertEqual(self.text_of("swaps", "base"), base)
+        if self.swap_ids:
+            self.client.call("AdminService.GetPassages", store="swaps", ids=sorted(self.swap_ids))
+
+    def start(self):
+        server = ServerProcess(self.data_dir.name)
+        self.client = ReflectionClient(server.address)
+        return server
+
+    def test_nothing_acknowledged_is_lost(self):
+        server = self.start()
+        self.client.call("AdminService.CreateStore", store="writes")
+        self.client.call("AdminService.UpsertPassages", store="writes", passages=[self.passage("first", "text")])
+        self.build()
+        for base in ("even", "odd"):
+            reply = self.client.ingest({"store": "swaps"}, [{"passages": [self.passage("base", base)]}])
+            self.swap_generations.append(reply.generation)
+        for iteration in range(ITERATIONS):
+            moment_s = self.random.uniform(0.0, 0.8)
+            with self.subTest(iteration=iteration, seed=SEED, moment_s=moment_s):
+                workers = [Worker(step) for step in (self.write_pair, self.build, self.swap)]
+                for worker in workers:
+                    worker.start()
+                time.sleep(moment_s)
+                server.process.send_signal(signal.SIGKILL)
+                server.process.wait()
+                for worker in workers:
+                    worker.join()
+                self.client.close()
+                server.process.stdout.close()
+                server = self.start()
+                for worker in workers:
+                    self.assertIsNone(worker.error)
+                self.check_writes()
+                self.check_builds()
+                self.check_swaps()
+        self.client.close()
+        self.assertEqual(server.stop(), 0)
+        print(f"{ITERATIONS} kills, {self.acknowledgements} acknowledgements, none lost", flush=True)
+        self.assertGreater(self.acknowledgements, ITERATIONS // 2)
+
+
+if __name__ == "__main__":
+    main()
