@@ -1,6 +1,7 @@
 #include "server/address.h"
 
 #include <netdb.h>
+#include <netinet/in.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -40,7 +41,7 @@ absl::StatusOr<HostPort> ParseHostPort(std::string_view address) {
   return result;
 }
 
-absl::Status CheckCanListen(const HostPort& address) {
+absl::StatusOr<Listener> ListenOn(const HostPort& address) {
   const auto failed = [&address](const char* why) {
     return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", address.ToString(), ": ", why));
   };
@@ -50,22 +51,35 @@ absl::Status CheckCanListen(const HostPort& address) {
   addrinfo* found = nullptr;
   const int error = getaddrinfo(address.host.c_str(), std::to_string(address.port).c_str(), &hints, &found);
   if (error != 0) return failed(gai_strerror(error));
-  absl::Status status = failed("the name has no address");
-  for (const addrinfo* info = found; info != nullptr; info = info->ai_next) {
-    const int fd = socket(info->ai_family, info->ai_socktype | SOCK_CLOEXEC, info->ai_protocol);
+  absl::StatusOr<Listener> result = failed("the name has no address");
+  for (const addrinfo* info = found; info != nullptr && !result.ok(); info = info->ai_next) {
+    const int fd = socket(info->ai_family, info->ai_socktype | SOCK_CLOEXEC | SOCK_NONBLOCK, info->ai_protocol);
     if (fd < 0) {
-      status = failed(strerror(errno));
+      result = failed(strerror(errno));
       continue;
     }
     const int on = 1;  // As gRPC does: connections that linger after the last server's end are no reason.
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-    const bool good = bind(fd, info->ai_addr, info->ai_addrlen) == 0 && listen(fd, 1) == 0;
-    status = good ? absl::OkStatus() : failed(strerror(errno));
-    close(fd);
-    if (good) break;
+    sockaddr_storage bound{};
+    socklen_t size = sizeof(bound);
+    if (bind(fd, info->ai_addr, info->ai_addrlen) != 0 || listen(fd, 16) != 0 ||
+        getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) != 0) {
+      result = failed(strerror(errno));
+      close(fd);
+      continue;
+    }
+    const int port = ntohs(bound.ss_family == AF_INET6 ? reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port
+                                                       : reinterpret_cast<sockaddr_in*>(&bound)->sin_port);
+    result = Listener{fd, {address.host, port}};
   }
   freeaddrinfo(found);
-  return status;
+  return result;
+}
+
+absl::Status CheckCanListen(const HostPort& address) {
+  const absl::StatusOr<Listener> listener = ListenOn(address);
+  if (listener.ok()) close(listener->fd);
+  return listener.status();
 }
 
 }  // namespace loci

@@ -20,8 +20,16 @@ struct HostPort {
 // INVALID_ARGUMENT where `address` is not HOST:PORT or [IPV6]:PORT.
 absl::StatusOr<HostPort> ParseHostPort(std::string_view address);
 
-// Binds and lets go at once, for an error in words: gRPC and the HTTP library only say that they could not.
+// A listening TCP socket.
+struct Listener {
+  int fd = -1;       // Non-blocking; the caller's to close.
+  HostPort address;  // The port as it is.
+};
+
 // FAILED_PRECONDITION "cannot listen on 127.0.0.1:7440: Address already in use". Blocks while a name is resolved.
+absl::StatusOr<Listener> ListenOn(const HostPort& address);
+
+// ListenOn that lets go at once, for its error in words: gRPC only says that it could not.
 absl::Status CheckCanListen(const HostPort& address);
 
 }  // namespace loci

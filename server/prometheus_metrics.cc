@@ -1,20 +1,18 @@
 #include "server/prometheus_metrics.h"
 
 #include <prometheus/counter.h>
-#include <prometheus/exposer.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
-#include <exception>
 #include <map>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "server/address.h"
+#include "server/metrics_http.h"
 
 namespace loci {
 namespace {
@@ -59,11 +57,11 @@ struct PrometheusMetrics::State {
   SeriesMap<PrometheusCounter> counters ABSL_GUARDED_BY(mutex);
   SeriesMap<PrometheusGauge> gauges ABSL_GUARDED_BY(mutex);
   SeriesMap<PrometheusHistogram> histograms ABSL_GUARDED_BY(mutex);
-  std::unique_ptr<prometheus::Exposer> exposer;  // Set once, by Listen.
+  std::unique_ptr<MetricsHttp> http;  // Set once, by Listen. The last member: it reads the others until it ends.
 };
 
 PrometheusMetrics::PrometheusMetrics() : state_(std::make_unique<State>()) {}
-PrometheusMetrics::~PrometheusMetrics() = default;
+PrometheusMetrics::~PrometheusMetrics() { state_->http.reset(); }  // Its thread reads `state_`.
 
 Counter& PrometheusMetrics::counter(const std::string& name, const std::string& help, const MetricLabels& labels) {
   MutexLock lock(&state_->mutex);
@@ -96,16 +94,8 @@ Histogram& PrometheusMetrics::histogram(const std::string& name, const std::stri
 
 absl::StatusOr<std::string> PrometheusMetrics::Listen(const std::string& address) {
   LOCI_ASSIGN_OR_RETURN(const HostPort host_port, ParseHostPort(address));
-  LOCI_RETURN_IF_ERROR(CheckCanListen(host_port));
-  try {
-    state_->exposer = std::make_unique<prometheus::Exposer>(host_port.ToString(), 1);
-    state_->exposer->RegisterCollectable(state_->registry);
-    const std::vector<int> ports = state_->exposer->GetListeningPorts();
-    if (ports.empty()) return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", address));
-    return HostPort{host_port.host, ports[0]}.ToString();
-  } catch (const std::exception& error) {
-    return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", address, ": ", error.what()));
-  }
+  LOCI_ASSIGN_OR_RETURN(state_->http, MetricsHttp::Listen(host_port, [this] { return Text(); }));
+  return state_->http->address().ToString();
 }
 
 std::string PrometheusMetrics::Text() const { return prometheus::TextSerializer().Serialize(state_->registry->Collect()); }

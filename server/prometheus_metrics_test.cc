@@ -5,6 +5,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <memory>
 #include <string>
 #include <thread>
 #include <vector>
@@ -18,7 +19,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-std::string HttpGet(const HostPort& address, const std::string& path) {
+std::string HttpSend(const HostPort& address, const std::string& request) {
   const int fd = socket(AF_INET, SOCK_STREAM, 0);
   sockaddr_in to{};
   to.sin_family = AF_INET;
@@ -26,7 +27,6 @@ std::string HttpGet(const HostPort& address, const std::string& path) {
   inet_pton(AF_INET, address.host.c_str(), &to.sin_addr);
   std::string reply;
   if (connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)) == 0) {
-    const std::string request = "GET " + path + " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
     if (write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size())) {
       char buffer[4096];
       for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) reply.append(buffer, static_cast<size_t>(n));
@@ -34,6 +34,10 @@ std::string HttpGet(const HostPort& address, const std::string& path) {
   }
   close(fd);
   return reply;
+}
+
+std::string HttpGet(const HostPort& address, const std::string& path) {
+  return HttpSend(address, "GET " + path + " HTTP/1.1\r\nHost: x\r\n\r\n");
 }
 
 TEST(PrometheusMetrics, SpeaksTheTextFormat) {
@@ -76,10 +80,30 @@ TEST(PrometheusMetrics, ServesOverHttpOnAPortOfItsOwn) {
   EXPECT_GT(host_port.port, 0);
   EXPECT_THAT(HttpGet(host_port, "/metrics"), AllOf(HasSubstr("200 OK"), HasSubstr("loci_level 3.5")));
 
+  EXPECT_THAT(HttpGet(host_port, "/metrics?x=1"), HasSubstr("200 OK"));
+  EXPECT_THAT(HttpGet(host_port, "/"), HasSubstr("404 Not Found"));
+  EXPECT_THAT(HttpSend(host_port, "POST /metrics HTTP/1.1\r\n\r\n"), HasSubstr("405"));
+  EXPECT_EQ(HttpSend(host_port, std::string(100'000, 'x')), "") << "a request without an end is cut off";
+  EXPECT_THAT(HttpGet(host_port, "/metrics"), HasSubstr("200 OK")) << "and the next one is answered";
+
   PrometheusMetrics other;
   const absl::StatusOr<std::string> taken = other.Listen(*address);
   EXPECT_EQ(taken.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(taken.status().message()), HasSubstr("cannot listen on " + *address));
+}
+
+TEST(PrometheusMetrics, EndsWhileAClientStalls) {
+  auto metrics = std::make_unique<PrometheusMetrics>();
+  const HostPort address = *ParseHostPort(*metrics->Listen("127.0.0.1:0"));
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in to{};
+  to.sin_family = AF_INET;
+  to.sin_port = htons(static_cast<uint16_t>(address.port));
+  to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  ASSERT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
+  ASSERT_EQ(write(fd, "GET ", 4), 4);
+  metrics.reset();  // Does not wait for the rest; a hang shows as this test's timeout.
+  close(fd);
 }
 
 }  // namespace

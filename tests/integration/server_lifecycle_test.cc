@@ -1,4 +1,8 @@
 // Start, overload, cancellation, deadlines and draining.
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
@@ -104,6 +108,32 @@ TEST_F(ServerLifecycle, HealthIsToldPerServiceAndOverall) {
   StartServer();
   for (const char* service : {"", "loci.v1.RetrievalService", "loci.v1.AdminService"}) EXPECT_EQ(Health(service), 1) << service;
   EXPECT_EQ(Health("loci.v1.NoService"), -1);
+}
+
+// In the whole server, with every library that it links: each thread's stack is what their thread-local storage leaves of it.
+TEST_F(ServerLifecycle, IsScrapedOverHttp) {
+  options.metrics_listen = "127.0.0.1:0";
+  std::string announced;
+  options.on_metrics_listening = [&announced](const std::string& address) { announced = address; };
+  StartServer();
+  ASSERT_EQ(announced, server->metrics_address());
+  const int port = std::stoi(announced.substr(announced.rfind(':') + 1));
+  for (int i = 0; i < 3; ++i) {
+    const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    sockaddr_in to{};
+    to.sin_family = AF_INET;
+    to.sin_port = htons(static_cast<uint16_t>(port));
+    to.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    ASSERT_EQ(connect(fd, reinterpret_cast<sockaddr*>(&to), sizeof(to)), 0);
+    const std::string request = "GET /metrics HTTP/1.1\r\nHost: x\r\nAccept: */*\r\n\r\n";
+    ASSERT_EQ(write(fd, request.data(), request.size()), static_cast<ssize_t>(request.size()));
+    std::string reply;
+    char buffer[4096];
+    for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) reply.append(buffer, static_cast<size_t>(n));
+    close(fd);
+    EXPECT_THAT(reply, AllOf(HasSubstr("200 OK"), HasSubstr("loci_requests_total{code=\"OK\",method=\"Search\"} 0")));
+  }
+  ExpectServing();
 }
 
 TEST_F(ServerLifecycle, AnswersWhatItAdmittedAndNothingElseWhileDraining) {
