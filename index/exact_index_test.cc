@@ -223,24 +223,35 @@ TEST(ExactIndex, BreaksTiesByRow) {
   Data data = MakeRows(5000, 8, ElementType::kFloat32, 1);
   std::fill(data.values.begin(), data.values.end(), 0.5f);
   ThreadPool pool("search", 2, 16);
-  const ExactIndex index(MakeFile(data), &pool);
-  const std::vector<RowHit> hits = Search(index, std::vector<float>(8, 1.0f), 300);
-  for (int i = 0; i < 300; ++i) ASSERT_EQ(hits[i].row, i);
+  for (const CpuIsa isa : Isas()) {
+    const ExactIndex index(MakeFile(data), &pool, isa);
+    const std::vector<RowHit> hits = Search(index, std::vector<float>(8, 1.0f), 300);
+    for (int i = 0; i < 300; ++i) ASSERT_EQ(hits[i].row, i);
+    // Also where the rows that win come last, after the threshold has risen to their score.
+    TopKCollector backwards(1, 300, isa);
+    const std::vector<float> scores(70, 4.0f);
+    for (int64_t first = 4900; first >= 0; first -= 70) backwards.AddBlock(scores.data(), first, 70, RowMask());
+    std::vector<RowHit> best(300);
+    backwards.Finish(best.data());
+    for (int i = 0; i < 300; ++i) ASSERT_EQ(best[i].row, i) << CpuIsaName(isa);
+  }
 }
 
 TEST(ExactIndex, PaddingNeverWinsOverNegativeOrInfiniteScores) {
   Data data = MakeRows(7, 5, ElementType::kFloat32, 1);
   std::fill(data.values.begin(), data.values.end(), -1.0f);
   for (int d = 0; d < 5; ++d) data.values[2 * 5 + d] = -3e38f;
-  const ExactIndex index(MakeFile(data), nullptr);
-  const std::vector<RowHit> hits = Search(index, std::vector<float>(5, 10.0f), 9);
-  EXPECT_EQ(hits[0].row, 0);
-  EXPECT_EQ(hits[0].score, -50.0f);
-  EXPECT_EQ(hits[5].row, 6);
-  EXPECT_EQ(hits[6].row, 2);
-  EXPECT_EQ(hits[6].score, -kInfinity);
-  EXPECT_EQ(hits[7].row, -1);
-  EXPECT_EQ(hits[8].row, -1);
+  for (const CpuIsa isa : Isas()) {
+    const ExactIndex index(MakeFile(data), nullptr, isa);
+    const std::vector<RowHit> hits = Search(index, std::vector<float>(5, 10.0f), 9);
+    EXPECT_EQ(hits[0].row, 0);
+    EXPECT_EQ(hits[0].score, -50.0f);
+    EXPECT_EQ(hits[5].row, 6);
+    EXPECT_EQ(hits[6].row, 2);
+    EXPECT_EQ(hits[6].score, -kInfinity);
+    EXPECT_EQ(hits[7].row, -1);
+    EXPECT_EQ(hits[8].row, -1);
+  }
 }
 
 TEST(ExactIndex, KeepsARowWhoseScoreOverflowsToNan) {
@@ -248,11 +259,13 @@ TEST(ExactIndex, KeepsARowWhoseScoreOverflowsToNan) {
   std::fill(data.values.begin(), data.values.end(), 1.0f);
   data.values[0] = 3e38f;   // + infinity in lane 0 after two products
   data.values[1] = -3e38f;  // - infinity in lane 1
-  const ExactIndex index(MakeFile(data), nullptr);
-  const std::vector<RowHit> hits = Search(index, std::vector<float>(17, 100.0f), 2);
-  EXPECT_EQ(hits[0].row, 1);
-  EXPECT_EQ(hits[1].row, 0);
-  EXPECT_EQ(hits[1].score, -kInfinity);
+  for (const CpuIsa isa : Isas()) {
+    const ExactIndex index(MakeFile(data), nullptr, isa);
+    const std::vector<RowHit> hits = Search(index, std::vector<float>(17, 100.0f), 2);
+    EXPECT_EQ(hits[0].row, 1);
+    EXPECT_EQ(hits[1].row, 0);
+    EXPECT_EQ(hits[1].score, -kInfinity);
+  }
 }
 
 TEST(ExactIndex, RefusesArgumentsThatDoNotFit) {

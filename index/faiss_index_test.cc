@@ -242,7 +242,8 @@ TEST_F(FaissIndexTest, RefusesAFileThatIsNotTheIndexNamed) {
   }
   EXPECT_EQ(OpenFaissIndex(PosixFileSystem(), Path("other"), "IVF16,Flat", MakeFile(kRows - 1), nullptr).status().code(),
             absl::StatusCode::kDataLoss);
-  ASSERT_TRUE(WriteFileAtomically(PosixFileSystem(), Path("other"), "IwFl").ok());
+  // FAISS leaks what it has made when a file ends too early, which the checksum finds before; here it makes nothing.
+  ASSERT_TRUE(WriteFileAtomically(PosixFileSystem(), Path("other"), "not an index").ok());
   EXPECT_EQ(OpenFaissIndex(PosixFileSystem(), Path("other"), "IVF16,Flat", file, nullptr).status().code(), absl::StatusCode::kDataLoss);
 }
 
