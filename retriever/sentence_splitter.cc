@@ -43,8 +43,10 @@ bool IsAbbreviation(std::string_view text, size_t at) {
   return std::find(std::begin(kAbbreviations), std::end(kAbbreviations), folded) != std::end(kAbbreviations);
 }
 
-// Where the sentence that reaches `at` ends if one ends here, else 0.
-size_t BoundaryAt(std::string_view text, size_t at) {
+// Where the sentence that reaches `at` ends if one ends here, else 0. `next_at`: where to look next in that case; past what was read,
+// so that a text of terminators alone takes linear time.
+size_t BoundaryAt(std::string_view text, size_t at, size_t* next_at) {
+  *next_at = at + 1;
   if (const size_t size = MatchAt(text, at, kFullWidthTerminators); size > 0) return at + size;
   const char c = text[at];
   if (c == '\n') {
@@ -64,6 +66,7 @@ size_t BoundaryAt(std::string_view text, size_t at) {
       break;
     }
   }
+  *next_at = end;
   if (end == text.size()) return end;
   if (!IsSpace(text[end])) return 0;
   size_t next = end;
@@ -99,9 +102,10 @@ std::vector<SentenceSpan> SplitSentences(std::string_view text, size_t max_sente
   std::vector<SentenceSpan> spans;
   size_t start = 0;
   for (size_t at = 0; at < text.size() && spans.size() < max_sentences;) {
-    const size_t end = BoundaryAt(text, at);
+    size_t next_at = 0;
+    const size_t end = BoundaryAt(text, at, &next_at);
     if (end == 0) {
-      ++at;
+      at = next_at;
       continue;
     }
     Add(text, start, end, max_bytes, max_sentences, &spans);

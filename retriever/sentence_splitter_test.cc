@@ -59,6 +59,12 @@ TEST(SplitSentences, CutsLongSentencesAtWhiteSpaceAndNeverInACharacter) {
   }
 }
 
+TEST(SplitSentences, TakesLinearTimeForRunsOfTerminators) {
+  const std::string text = std::string(1'000'000, '?') + "x";  // Quadratic time would take minutes.
+  EXPECT_EQ(SplitSentences(text, 1, text.size()).size(), 1u);
+  EXPECT_EQ(SplitSentences("a" + std::string(1'000'000, '\n') + "b", 9).size(), 2u);
+}
+
 TEST(SplitSentences, StopsAtTheLimit) { EXPECT_THAT(Split("A b. C d. E f.", 2), ElementsAre("A b.", "C d.")); }
 
 }  // namespace
