@@ -81,6 +81,11 @@ std::vector<SentenceCandidate> FindSentenceCandidates(const std::vector<loci::v1
   return candidates;
 }
 
+double PassageMargin(const std::vector<float>& scores, int passage) {
+  if (scores.size() < 2) return 0;
+  return static_cast<double>(scores[passage]) - scores[passage == 0 ? 1 : 0];
+}
+
 QuestionWords::QuestionWords(std::string_view question) {
   for (std::string& word : Words(question)) {
     if (!std::binary_search(std::begin(kFunctionWords), std::end(kFunctionWords), std::string_view(word))) {

@@ -3,7 +3,7 @@
 //   std::vector<SentenceCandidate> candidates = FindSentenceCandidates(passages, tokenizer, 256, {});
 //   ... encode candidate.encoded_text ...
 //   QuestionWords words(question);
-//   double overlap = words.ShareIn(candidate.encoded_text);
+//   SentenceEvidence evidence = {cosine(question, encoded_text), PassageMargin(scores, candidate.passage), words.ShareIn(encoded_text)};
 #ifndef LOCI_RETRIEVER_SENTENCE_EVIDENCE_H_
 #define LOCI_RETRIEVER_SENTENCE_EVIDENCE_H_
 
@@ -35,6 +35,17 @@ struct SentenceCandidate {
 // (EndsWithQuestionMark) are left out: they answer nothing. `max_length` is the encoder's, in tokens.
 std::vector<SentenceCandidate> FindSentenceCandidates(const std::vector<loci::v1::Passage>& passages, const Tokenizer& tokenizer,
                                                       int max_length, const SentenceLimits& limits);
+
+// What speaks for a sentence.
+struct SentenceEvidence {
+  double cosine = 0;   // Of the question's vector with that of the encoded text.
+  double margin = 0;   // PassageMargin of its passage.
+  double overlap = 0;  // QuestionWords::ShareIn of the encoded text.
+};
+
+// How far the score of a passage is ahead of the best other one's; negative where it is behind, 0 where it is the only one.
+// `scores` are those of all passages found, best first.
+double PassageMargin(const std::vector<float>& scores, int passage);
 
 // Whether the last character is '?' or the full-width form, quotes and brackets after it aside.
 bool EndsWithQuestionMark(std::string_view sentence);

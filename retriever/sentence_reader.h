@@ -1,24 +1,28 @@
 // The `sentence` reader: the sentences of the passages, scored against the question by the store's own encoder.
 //
-// Each sentence is encoded as a passage under its passage's title. A sentence's evidence is its cosine with the question and the
-// score of the passage that it stands in. The confidence of an answer is a logistic function of them, fitted on questions with and
-// without their gold passages; below `abstain_threshold` the reader abstains. README.md, "Answers", has data, fit and risk-coverage.
+// Each sentence is encoded as a passage under its passage's title; a sentence that is itself a question is left out. The confidence of an
+// answer is a logistic function of three things that speak for it (SentenceEvidence), fitted on questions with and without their gold
+// passages. Below `abstain_threshold` the reader abstains. A sentence that stands in several passages is given once.
+//
+// Cost of a question: at most SentenceLimits::max_tokens tokens are encoded, the best passage's sentences first. Sentences beyond that
+// are not looked at, so that the answer of a long first passage may hide those of the next.
 #ifndef LOCI_RETRIEVER_SENTENCE_READER_H_
 #define LOCI_RETRIEVER_SENTENCE_READER_H_
 
 #include <memory>
 
 #include "retriever/reader.h"
+#include "retriever/sentence_evidence.h"
 
 namespace loci {
 
 struct SentenceReaderOptions {
-  int max_sentences = 128;             // Encoded for one question, over all passages.
-  int max_sentences_per_passage = 32;  // From the passage's start.
-  // logit(confidence) = bias + sentence_weight * cosine(question, sentence) + passage_weight * passage score.
-  double bias = -6.0;
-  double sentence_weight = 8.0;
-  double passage_weight = 4.0;
+  SentenceLimits limits;
+  // logit(confidence) = bias + cosine_weight * cosine + margin_weight * margin + overlap_weight * overlap.
+  double bias = -8.97;
+  double cosine_weight = 11.63;
+  double margin_weight = 12.66;
+  double overlap_weight = 1.34;
   double abstain_threshold = 0.5;
 };
 
