@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cmath>
-#include <condition_variable>
 #include <deque>
 #include <future>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
@@ -195,6 +195,11 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
   state.result.duplicate_count = state.builder->duplicate_count();
   state.result.revision = manifest.base_revision();
   state.builder.reset();
+  // Whoever is gone by now did not see the build succeed; a broken stream may have held half a corpus.
+  if (absl::Status live = state.options.limits.Check(RealClock().NowMicros()); !live.ok()) {
+    LOCI_RETURN_IF_ERROR(state.manager->DeleteGeneration(state.options.store, state.result.generation));
+    return live;
+  }
   if (!state.options.activate) return std::move(state.result);
   absl::StatusOr<ActivationResult> activated =
       state.manager->Activate(state.options.store, state.result.generation, state.options.writes_since, /*dry_run=*/false);
