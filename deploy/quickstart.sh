@@ -128,6 +128,10 @@ echo "time taken"
 printf '%s\n' "${steps[@]}"
 all_ms=$(($(now_ms) - all_start))
 printf '%7d.%d s  in all\n' $((all_ms / 1000)) $((all_ms % 1000 / 100))
+echo
+# RssFile is what of mapped files (vectors, program) happens to be in memory.
+awk '/^(VmHWM|VmRSS|RssAnon|RssFile):/ {printf "%s %.0f MiB  ", $1, $2 / 1024} END {print "of the server"}' "/proc/$server_pid/status"
+du -sm "$data_dir/stores/packages" | awk '{print $1 " MiB on disk for the store"}'
 
 if [ $serve = 1 ]; then
   disown "$server_pid"
