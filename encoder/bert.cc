@@ -25,7 +25,8 @@ absl::StatusOr<AlignedFloats> BertReader::Read(const std::string& name, const st
   AlignedFloats values(size);
   LOCI_RETURN_IF_ERROR(file_.ReadFloats(prefix_ + name, shape, values.data()));
   if (!std::all_of(values.data(), values.data() + size, [](float x) { return std::isfinite(x); })) {
-    return absl::InvalidArgumentError(absl::StrCat(file_.name(), ": tensor \"", prefix_, name, "\" has a value that is not finite"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(file_.name(), ": tensor \"", prefix_, name, "\" has a value that is not finite"));
   }
   return values;
 }
@@ -70,8 +71,9 @@ absl::StatusOr<BertLayer> BertReader::ReadLayer(int index) const {
   const int64_t hidden = config_.hidden_size;
   const int64_t intermediate = config_.intermediate_size;
   BertLayer layer;
-  LOCI_ASSIGN_OR_RETURN(layer.query_key_value, ReadDense({at + "attention.self.query", at + "attention.self.key",
-                                                          at + "attention.self.value"}, hidden, hidden));
+  LOCI_ASSIGN_OR_RETURN(
+      layer.query_key_value,
+      ReadDense({at + "attention.self.query", at + "attention.self.key", at + "attention.self.value"}, hidden, hidden));
   LOCI_ASSIGN_OR_RETURN(layer.attention_output, ReadDense({at + "attention.output.dense"}, hidden, hidden));
   LOCI_ASSIGN_OR_RETURN(layer.attention_gamma, ReadNorm(at + "attention.output.LayerNorm", ".weight", ".gamma"));
   LOCI_ASSIGN_OR_RETURN(layer.attention_beta, ReadNorm(at + "attention.output.LayerNorm", ".bias", ".beta"));

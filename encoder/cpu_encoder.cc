@@ -23,7 +23,7 @@ constexpr int64_t kMinBlockTokens = 24;
 
 // The matrices of one block, each [tokens, its width].
 struct CpuEncoder::Workspace {
-  int64_t tokens = 0;          // What there is room for.
+  int64_t tokens = 0;            // What there is room for.
   std::vector<int32_t> ids;      // [tokens]
   std::vector<int32_t> offsets;  // Of the block's sequences.
   AlignedFloats hidden, query_key_value, context, sum, intermediate, scratch;
@@ -82,13 +82,15 @@ absl::StatusOr<std::shared_ptr<const Encoder>> CpuEncoder::Create(const BertRead
 absl::Status CpuEncoder::Check(const PackedBatch& batch) const {
   const std::vector<int32_t>& offsets = batch.offsets;
   if (offsets.empty() || offsets[0] != 0 || offsets.back() != batch.token_count()) {
-    return absl::InvalidArgumentError(absl::StrCat("the batch's offsets do not run from 0 to its ", batch.token_count(), " tokens"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the batch's offsets do not run from 0 to its ", batch.token_count(), " tokens"));
   }
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
     const int64_t length = static_cast<int64_t>(offsets[i + 1]) - offsets[i];
     if (length < 1) return absl::InvalidArgumentError(absl::StrCat("sequence ", i, " has ", length, " tokens, the least is 1"));
     if (length > spec_.max_length) {
-      return absl::InvalidArgumentError(absl::StrCat("sequence ", i, " has ", length, " tokens, the limit is ", spec_.max_length));
+      return absl::InvalidArgumentError(
+          absl::StrCat("sequence ", i, " has ", length, " tokens, the limit is ", spec_.max_length));
     }
   }
   for (size_t t = 0; t < batch.token_ids.size(); ++t) {

@@ -24,8 +24,9 @@ namespace loci {
 class CpuEncoder : public Encoder {
  public:
   // Reads and packs all weights; `reader` is not kept. `spec` comes with everything but memory_bytes. `pool` is borrowed or null.
-  static absl::StatusOr<std::shared_ptr<const Encoder>> Create(const BertReader& reader, const ModelConfig& config, EncoderSpec spec,
-                                                               std::unique_ptr<Tokenizer> tokenizer, ThreadPool* pool, CpuIsa isa);
+  static absl::StatusOr<std::shared_ptr<const Encoder>> Create(const BertReader& reader, const ModelConfig& config,
+                                                               EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer,
+                                                               ThreadPool* pool, CpuIsa isa);
   ~CpuEncoder() override;
 
   const EncoderSpec& spec() const override { return spec_; }
@@ -52,7 +53,8 @@ class CpuEncoder : public Encoder {
   absl::Status Check(const PackedBatch& batch) const;
   void MakePlan(const PackedBatch& batch, Plan* plan) const;
   void RunBlock(const PackedBatch& batch, const Plan& plan, int64_t block, Workspace* workspace, float* vectors) const;
-  void RunDense(const Dense& dense, const float* input, const float* residual, Activation activation, int64_t rows, float* output) const;
+  void RunDense(const Dense& dense, const float* input, const float* residual, Activation activation, int64_t rows,
+                float* output) const;
   std::unique_ptr<Workspace> TakeWorkspace(int64_t tokens) const;
   std::unique_ptr<Plan> TakePlan() const;
 

@@ -32,15 +32,15 @@ absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const
   LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<Safetensors> weights, Safetensors::Open(fs, weights_path));
   LOCI_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(fs, model_directory));
   if (tokenizer->vocabulary_size() > config.vocabulary_size) {
-    return absl::InvalidArgumentError(absl::StrCat(model_directory, ": the tokenizer's vocabulary has ", tokenizer->vocabulary_size(),
-                                                   " pieces, but the weights have only ", config.vocabulary_size,
-                                                   " rows of word embeddings"));
+    return absl::InvalidArgumentError(absl::StrCat(model_directory, ": the tokenizer's vocabulary has ",
+                                                   tokenizer->vocabulary_size(), " pieces, but the weights have only ",
+                                                   config.vocabulary_size, " rows of word embeddings"));
   }
 
   VectorSpace space;
   space.weights_sha256 = Sha256::Hex(weights->content());
-  space.architecture = absl::StrCat("bert gelu heads=", config.head_count, " epsilon=", config.layer_norm_epsilon,
-                                    " layers=", config.layer_count);
+  space.architecture =
+      absl::StrCat("bert gelu heads=", config.head_count, " epsilon=", config.layer_norm_epsilon, " layers=", config.layer_count);
   space.tokenizer_digest = tokenizer->digest();
   space.pooling = config.pooling;
   space.normalize = config.normalize;
@@ -61,7 +61,8 @@ absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const
   spec.query_prefix = config.query_prefix;
   spec.passage_prefix = config.passage_prefix;
   spec.fingerprint = ComputeFingerprint(space);
-  return CpuEncoder::Create(BertReader(*weights, config), config, std::move(spec), std::move(tokenizer), options.pool, options.isa);
+  return CpuEncoder::Create(BertReader(*weights, config), config, std::move(spec), std::move(tokenizer), options.pool,
+                            options.isa);
 }
 
 std::string PassageText(std::string_view title, std::string_view text) {

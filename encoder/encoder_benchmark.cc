@@ -41,13 +41,14 @@ double RoofGflops(CpuIsa isa) {
     int64_t steps = kSteps;
     const double begin = Seconds(CLOCK_THREAD_CPUTIME_ID);
 #define LOCI_FMA(r, n) "vfmadd231ps %%" #r "mm0, %%" #r "mm1, %%" #r "mm" #n "\n"
-#define LOCI_FMAS(r)                                                                                                   \
-  LOCI_FMA(r, 2) LOCI_FMA(r, 3) LOCI_FMA(r, 4) LOCI_FMA(r, 5) LOCI_FMA(r, 6) LOCI_FMA(r, 7) LOCI_FMA(r, 8) LOCI_FMA(r, 9) \
-  LOCI_FMA(r, 10) LOCI_FMA(r, 11) LOCI_FMA(r, 12) LOCI_FMA(r, 13)
-#define LOCI_FMA_LOOP(r)                                                                                                   \
-  asm volatile("vzeroall\n1:\n" LOCI_FMAS(r) "dec %0\njnz 1b\nvzeroupper\n"                                             \
-               : "+r"(steps)                                                                                               \
-               :                                                                                                           \
+#define LOCI_FMAS(r)                                                                                                       \
+  LOCI_FMA(r, 2)                                                                                                           \
+  LOCI_FMA(r, 3) LOCI_FMA(r, 4) LOCI_FMA(r, 5) LOCI_FMA(r, 6) LOCI_FMA(r, 7) LOCI_FMA(r, 8) LOCI_FMA(r, 9) LOCI_FMA(r, 10) \
+      LOCI_FMA(r, 11) LOCI_FMA(r, 12) LOCI_FMA(r, 13)
+#define LOCI_FMA_LOOP(r)                                                                                                 \
+  asm volatile("vzeroall\n1:\n" LOCI_FMAS(r) "dec %0\njnz 1b\nvzeroupper\n"                                              \
+               : "+r"(steps)                                                                                             \
+               :                                                                                                         \
                : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", \
                  "xmm12", "xmm13", "xmm14", "xmm15")
     if (isa == CpuIsa::kAvx512) {
@@ -93,7 +94,8 @@ int Main(int argc, char** argv) {
     flop += spec.layer_count * length * (2 * dense + 4 * length * spec.dim);
     tokens += static_cast<int64_t>(ids.size());
     ++sequences;
-    if (batches.back().token_count() > 0 && batches.back().token_count() + static_cast<int64_t>(ids.size()) > max_tokens) batches.emplace_back();
+    if (batches.back().token_count() > 0 && batches.back().token_count() + static_cast<int64_t>(ids.size()) > max_tokens)
+      batches.emplace_back();
     PackedBatch& batch = batches.back();
     batch.token_ids.insert(batch.token_ids.end(), ids.begin(), ids.end());
     batch.offsets.push_back(static_cast<int32_t>(batch.token_ids.size()));

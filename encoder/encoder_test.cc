@@ -90,7 +90,8 @@ TEST_F(EncoderTest, SpecSaysWhatTheCheckpointIs) {
 TEST_F(EncoderTest, NearTextsGetNearVectorsOfUnitLength) {
   const auto encoder = Load({});
   ASSERT_NE(encoder, nullptr);
-  const std::vector<float> v = Encode(*encoder, Pack(*encoder, {"the cat and the dog", "the cat and the bird", "web server tool 42"}));
+  const std::vector<float> v =
+      Encode(*encoder, Pack(*encoder, {"the cat and the dog", "the cat and the bird", "web server tool 42"}));
   for (int i = 0; i < 3; ++i) EXPECT_NEAR(Dot(v, i, i, 32), 1.0, 1e-5);
   EXPECT_GT(Dot(v, 0, 1, 32), Dot(v, 0, 2, 32) + 0.1);
 }
@@ -207,7 +208,8 @@ TEST_F(EncoderTest, NamesTheTensorThatDoesNotFit) {
   missing.erase("encoder.layer.1.output.dense.bias");
   expect(missing, "tensor \"encoder.layer.1.output.dense.bias\" is missing");
   auto turned = tensors();
-  std::swap(turned["encoder.layer.0.intermediate.dense.weight"].shape[0], turned["encoder.layer.0.intermediate.dense.weight"].shape[1]);
+  std::swap(turned["encoder.layer.0.intermediate.dense.weight"].shape[0],
+            turned["encoder.layer.0.intermediate.dense.weight"].shape[1]);
   expect(turned, "tensor \"encoder.layer.0.intermediate.dense.weight\" has the shape [32, 64], the configuration says [64, 32]");
   auto typed = tensors();
   typed["encoder.layer.0.output.dense.bias"].dtype = "I32";

@@ -30,9 +30,12 @@ void AddCommon(Sha256* hash, const VectorSpace& space) {
 
 std::string_view PoolingName(Pooling pooling) {
   switch (pooling) {
-    case Pooling::kMean: return "mean";
-    case Pooling::kCls: return "cls";
-    case Pooling::kMax: return "max";
+    case Pooling::kMean:
+      return "mean";
+    case Pooling::kCls:
+      return "cls";
+    case Pooling::kMax:
+      return "max";
   }
   return "unknown";
 }

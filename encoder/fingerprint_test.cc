@@ -33,12 +33,15 @@ TEST(Fingerprint, HalvesAreSixteenHexDigitsAndRepeatable) {
 }
 
 TEST(Fingerprint, EveryFieldOfTheSpaceChangesBothHalves) {
-  const std::vector<std::function<void(VectorSpace&)>> changes = {
-      [](VectorSpace& s) { s.weights_sha256[0] = 'c'; }, [](VectorSpace& s) { s.architecture = "bert heads=2"; },
-      [](VectorSpace& s) { s.tokenizer_digest[0] = 'c'; }, [](VectorSpace& s) { s.pooling = Pooling::kCls; },
-      [](VectorSpace& s) { s.pooling = Pooling::kMax; }, [](VectorSpace& s) { s.normalize = false; },
-      [](VectorSpace& s) { s.max_length = 128; }, [](VectorSpace& s) { s.dim = 768; },
-      [](VectorSpace& s) { s.passage_prefix = "document: "; }};
+  const std::vector<std::function<void(VectorSpace&)>> changes = {[](VectorSpace& s) { s.weights_sha256[0] = 'c'; },
+                                                                  [](VectorSpace& s) { s.architecture = "bert heads=2"; },
+                                                                  [](VectorSpace& s) { s.tokenizer_digest[0] = 'c'; },
+                                                                  [](VectorSpace& s) { s.pooling = Pooling::kCls; },
+                                                                  [](VectorSpace& s) { s.pooling = Pooling::kMax; },
+                                                                  [](VectorSpace& s) { s.normalize = false; },
+                                                                  [](VectorSpace& s) { s.max_length = 128; },
+                                                                  [](VectorSpace& s) { s.dim = 768; },
+                                                                  [](VectorSpace& s) { s.passage_prefix = "document: "; }};
   std::set<std::string> seen = {ComputeFingerprint(Space()).query, ComputeFingerprint(Space()).passage};
   for (size_t i = 0; i < changes.size(); ++i) {
     VectorSpace space = Space();

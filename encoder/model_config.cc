@@ -46,7 +46,8 @@ class ConfigFile {
     return found == json_.end() || found->is_null() ? nullptr : &*found;
   }
 
-  absl::StatusOr<int> Integer(const std::string& key, int64_t least, int64_t most, std::optional<int> otherwise = std::nullopt) const {
+  absl::StatusOr<int> Integer(const std::string& key, int64_t least, int64_t most,
+                              std::optional<int> otherwise = std::nullopt) const {
     const Json* value = Find(key);
     if (value == nullptr && otherwise.has_value()) return *otherwise;
     if (value == nullptr) return Invalid(absl::StrCat(key, " is missing"));
@@ -99,8 +100,8 @@ absl::Status ReadArchitecture(const ConfigFile& file, ModelConfig* config) {
   LOCI_ASSIGN_OR_RETURN(config->max_positions, file.Integer("max_position_embeddings", 3, 65536));
   LOCI_ASSIGN_OR_RETURN(config->type_vocabulary_size, file.Integer("type_vocab_size", 1, 1024, 2));
   if (config->hidden_size % config->head_count != 0) {
-    return file.Invalid(absl::StrCat("hidden_size ", config->hidden_size, " is not a multiple of num_attention_heads ",
-                                     config->head_count));
+    return file.Invalid(
+        absl::StrCat("hidden_size ", config->hidden_size, " is not a multiple of num_attention_heads ", config->head_count));
   }
   const Json* epsilon = file.Find("layer_norm_eps");
   if (epsilon != nullptr && (!epsilon->is_number() || !(epsilon->get<double>() >= 0 && epsilon->get<double>() < 1))) {
@@ -126,10 +127,14 @@ absl::Status ReadPooling(const ConfigFile& file, ModelConfig* config) {
     if (on) modes.push_back(key);
   }
   if (modes.size() != 1) return file.Invalid(absl::StrCat("names ", modes.size(), " pooling modes, exactly one is supported"));
-  if (modes[0] == "mean" || modes[0] == "pooling_mode_mean_tokens") config->pooling = Pooling::kMean;
-  else if (modes[0] == "cls" || modes[0] == "pooling_mode_cls_token") config->pooling = Pooling::kCls;
-  else if (modes[0] == "max" || modes[0] == "pooling_mode_max_tokens") config->pooling = Pooling::kMax;
-  else return file.Invalid(absl::StrCat("pooling mode ", modes[0], " is not supported, only mean, cls and max are"));
+  if (modes[0] == "mean" || modes[0] == "pooling_mode_mean_tokens")
+    config->pooling = Pooling::kMean;
+  else if (modes[0] == "cls" || modes[0] == "pooling_mode_cls_token")
+    config->pooling = Pooling::kCls;
+  else if (modes[0] == "max" || modes[0] == "pooling_mode_max_tokens")
+    config->pooling = Pooling::kMax;
+  else
+    return file.Invalid(absl::StrCat("pooling mode ", modes[0], " is not supported, only mean, cls and max are"));
   LOCI_ASSIGN_OR_RETURN(const bool include_prompt, file.Bool("include_prompt", true));
   if (!include_prompt) return file.Invalid("include_prompt false is not supported");
   return absl::OkStatus();
@@ -154,7 +159,8 @@ absl::Status ReadModules(FileSystem& fs, const std::string& directory, ModelConf
       return file.Invalid(absl::StrCat("the path \"", at, "\" does not name a folder of the model"));
     }
     if (kind == "Transformer") {
-      if (!at.empty()) return file.Invalid(absl::StrCat("the Transformer lies in \"", at, "\", only the model's folder itself is supported"));
+      if (!at.empty())
+        return file.Invalid(absl::StrCat("the Transformer lies in \"", at, "\", only the model's folder itself is supported"));
     } else if (kind == "Pooling") {
       LOCI_ASSIGN_OR_RETURN(const ConfigFile pooling, ConfigFile::Read(fs, JoinPath(JoinPath(directory, at), "config.json")));
       LOCI_RETURN_IF_ERROR(ReadPooling(pooling, config));

@@ -21,9 +21,9 @@ struct Dtype {
   const char* name;
   int64_t size_bytes;
 };
-constexpr Dtype kDtypes[] = {{"F32", 4}, {"F16", 2},  {"BF16", 2}, {"F64", 8},     {"I64", 8},     {"I32", 4}, {"I16", 2},
-                             {"I8", 1},  {"U64", 8},  {"U32", 4},  {"U16", 2},     {"U8", 1},      {"BOOL", 1}, {"F8_E4M3", 1},
-                             {"F8_E5M2", 1}};
+constexpr Dtype kDtypes[] = {{"F32", 4}, {"F16", 2}, {"BF16", 2}, {"F64", 8},     {"I64", 8},
+                             {"I32", 4}, {"I16", 2}, {"I8", 1},   {"U64", 8},     {"U32", 4},
+                             {"U16", 2}, {"U8", 1},  {"BOOL", 1}, {"F8_E4M3", 1}, {"F8_E5M2", 1}};
 
 // A name from the file as it may stand in a message.
 std::string Quote(std::string_view text) {
@@ -40,9 +40,14 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
 
   bool start_object(std::size_t) override {
     switch (state_) {
-      case State::kStart: state_ = State::kTop; return true;
-      case State::kEntry: state_ = entry_ == kMetadata ? State::kMetadataKey : State::kField; return true;
-      default: return Unexpected("an object");
+      case State::kStart:
+        state_ = State::kTop;
+        return true;
+      case State::kEntry:
+        state_ = entry_ == kMetadata ? State::kMetadataKey : State::kField;
+        return true;
+      default:
+        return Unexpected("an object");
     }
   }
 
@@ -56,14 +61,20 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
         state_ = State::kEntry;
         return true;
       case State::kField: {
-        bool* seen = key == "dtype" ? &seen_dtype_ : key == "shape" ? &seen_shape_ : key == "data_offsets" ? &seen_offsets_ : nullptr;
+        bool* seen = key == "dtype"          ? &seen_dtype_
+                     : key == "shape"        ? &seen_shape_
+                     : key == "data_offsets" ? &seen_offsets_
+                                             : nullptr;
         if (seen == nullptr) return Fail(absl::StrCat("has the unknown key ", Quote(key)));
         if (std::exchange(*seen, true)) return Fail(absl::StrCat("has the key ", key, " twice"));
         state_ = key == "dtype" ? State::kDtype : key == "shape" ? State::kShape : State::kOffsets;
         return true;
       }
-      case State::kMetadataKey: state_ = State::kMetadataValue; return true;
-      default: return Unexpected("a key");
+      case State::kMetadataKey:
+        state_ = State::kMetadataValue;
+        return true;
+      default:
+        return Unexpected("a key");
     }
   }
 
@@ -79,9 +90,12 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
   }
 
   bool start_array(std::size_t) override {
-    if (state_ == State::kShape) state_ = State::kShapeItem;
-    else if (state_ == State::kOffsets) state_ = State::kOffsetsItem;
-    else return Unexpected("an array");
+    if (state_ == State::kShape)
+      state_ = State::kShapeItem;
+    else if (state_ == State::kOffsets)
+      state_ = State::kOffsetsItem;
+    else
+      return Unexpected("an array");
     return true;
   }
 
@@ -133,8 +147,11 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
         seen_metadata_ = true;
         state_ = State::kTop;
         return true;
-      case State::kTop: state_ = State::kEnd; return true;
-      default: return Unexpected("the end of an object");
+      case State::kTop:
+        state_ = State::kEnd;
+        return true;
+      default:
+        return Unexpected("the end of an object");
     }
   }
 
@@ -146,7 +163,18 @@ class HeaderHandler : public nlohmann::json_sax<nlohmann::json> {
  private:
   static constexpr char kMetadata[] = "__metadata__";
   enum class State {
-    kStart, kTop, kEntry, kField, kDtype, kShape, kShapeItem, kOffsets, kOffsetsItem, kMetadataKey, kMetadataValue, kEnd
+    kStart,
+    kTop,
+    kEntry,
+    kField,
+    kDtype,
+    kShape,
+    kShapeItem,
+    kOffsets,
+    kOffsetsItem,
+    kMetadataKey,
+    kMetadataValue,
+    kEnd
   };
 
   bool Fail(std::string_view what) {
@@ -190,7 +218,8 @@ std::string CheckTensor(const TensorInfo& info, int64_t data_size) {
   }
   int64_t size = *element_size;
   for (int64_t extent : info.shape) {
-    if (__builtin_mul_overflow(size, extent, &size)) return absl::StrCat("has the shape ", ShapeText(info.shape), ", whose size overflows");
+    if (__builtin_mul_overflow(size, extent, &size))
+      return absl::StrCat("has the shape ", ShapeText(info.shape), ", whose size overflows");
   }
   if (size != info.end - info.begin) {
     return absl::StrCat("of shape ", ShapeText(info.shape), " and dtype ", info.dtype, " needs ", size,
@@ -210,7 +239,8 @@ absl::StatusOr<std::unique_ptr<Safetensors>> Safetensors::Open(FileSystem& fs, c
 
 absl::StatusOr<std::unique_ptr<Safetensors>> Safetensors::Parse(std::string_view content, const std::string& name) {
   const auto invalid = [&name](const std::string& what) { return absl::InvalidArgumentError(absl::StrCat(name, ": ", what)); };
-  if (content.size() < 8) return invalid(absl::StrCat("the file has ", content.size(), " bytes, a safetensors file has at least 8"));
+  if (content.size() < 8)
+    return invalid(absl::StrCat("the file has ", content.size(), " bytes, a safetensors file has at least 8"));
   uint64_t header_size = 0;
   for (int i = 7; i >= 0; --i) header_size = header_size << 8 | static_cast<uint8_t>(content[i]);
   if (header_size > static_cast<uint64_t>(kMaxHeaderBytes)) {

@@ -76,7 +76,8 @@ TEST(Safetensors, NamesATensorThatDoesNotFit) {
   const auto parsed = Safetensors::Parse(file, "m.safetensors");
   ASSERT_TRUE(parsed.ok());
   float out[2];
-  EXPECT_THAT(std::string((*parsed)->ReadFloats("a", {3}, out).message()), HasSubstr("m.safetensors: tensor \"a\" has the shape [2]"));
+  EXPECT_THAT(std::string((*parsed)->ReadFloats("a", {3}, out).message()),
+              HasSubstr("m.safetensors: tensor \"a\" has the shape [2]"));
   EXPECT_THAT(std::string((*parsed)->ReadFloats("none", {3}, out).message()), HasSubstr("\"none\" is missing"));
   EXPECT_THAT(std::string((*parsed)->ReadFloats("i", {1}, out).message()), HasSubstr("dtype I32"));
 }
@@ -157,9 +158,7 @@ TEST(Safetensors, RefusesDuplicatesOverlapsAndGaps) {
   ExpectRefused(SafetensorsBytes("{\"w\":" + one + ",\"v\":" + late + "}", "123456789012"), "leaving a gap after 4");
 }
 
-TEST(Safetensors, EscapesNamesInMessages) {
-  ExpectRefused(SafetensorsBytes("{\"a\\u0000\\n\":1}", ""), "tensor \"a\\x00\\n\"");
-}
+TEST(Safetensors, EscapesNamesInMessages) { ExpectRefused(SafetensorsBytes("{\"a\\u0000\\n\":1}", ""), "tensor \"a\\x00\\n\""); }
 
 TEST(Safetensors, SaysThatAFileIsMissing) {
   const auto opened = Safetensors::Open(PosixFileSystem(), testing::TempDir() + "/nothing.safetensors");

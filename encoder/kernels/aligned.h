@@ -15,7 +15,7 @@ class AlignedFloats {
   AlignedFloats() = default;
   explicit AlignedFloats(int64_t size) : size_(size) {
     if (size == 0) return;
-    data_.reset(static_cast<float*>(::operator new(static_cast<size_t>(size) * sizeof(float), std::align_val_t{64})));
+    data_.reset(static_cast<float*>(::operator new (static_cast<size_t>(size) * sizeof(float), std::align_val_t{64})));
     std::memset(data_.get(), 0, static_cast<size_t>(size) * sizeof(float));
   }
   AlignedFloats(AlignedFloats&& other) noexcept : data_(std::move(other.data_)), size_(other.size_) { other.size_ = 0; }
@@ -35,7 +35,7 @@ class AlignedFloats {
 
  private:
   struct Free {
-    void operator()(float* p) const { ::operator delete(p, std::align_val_t{64}); }
+    void operator()(float* p) const { ::operator delete (p, std::align_val_t{64}); }
   };
   std::unique_ptr<float[], Free> data_;
   int64_t size_ = 0;

@@ -26,7 +26,7 @@ LOCI_INLINE float SoftmaxRow(float* row, int64_t length) {
 }
 
 struct Layout {
-  int64_t keys = 0;    // Offsets into the scratch space, in floats.
+  int64_t keys = 0;  // Offsets into the scratch space, in floats.
   int64_t values = 0;
   int64_t scores = 0;
   int64_t context = 0;
@@ -92,8 +92,8 @@ void Attention(float* context, const float* qkv, const int32_t* offsets, int64_t
         for (int i = 0; i < rows; ++i) inverse[i] = SoftmaxRow(scores + i * padded, length);
         for (int64_t d = 0; d < dim; d += kPanelWidth) {
           const int64_t vectors = (dim - d) / kLanes;
-          GetTile(rows, static_cast<int>(vectors < kTileVectors ? vectors : kTileVectors))(
-              scores, padded, values + d, dim, sums + d, dim, length, false);
+          GetTile(rows, static_cast<int>(vectors < kTileVectors ? vectors : kTileVectors))(scores, padded, values + d, dim,
+                                                                                           sums + d, dim, length, false);
         }
         for (int i = 0; i < rows; ++i) {
           float* out = context + (offsets[s] + r + i) * hidden + h * head_dim;

@@ -8,20 +8,20 @@
 
 namespace loci {
 
-#define LOCI_DECLARE_VARIANT(isa)                                                                                               \
-  namespace isa {                                                                                                               \
-  int64_t PackedPanelWidth();                                                                                                   \
-  void Gemm(float* output, const float* input, const float* packed, const float* bias, const float* residual, int64_t rows,     \
-            int64_t cols, int64_t depth, Activation activation);                                                                \
-  int64_t AttentionScratchSize(int64_t max_length, int64_t head_dim);                                                           \
-  void Attention(float* context, const float* qkv, const int32_t* offsets, int64_t sequence_count, int64_t head_count,          \
-                 int64_t head_dim, float* scratch);                                                                             \
-  void LayerNorm(float* output, const float* input, const float* residual, const float* gamma, const float* beta,               \
-                 float epsilon, int64_t rows, int64_t dim);                                                                     \
-  void Embedding(float* output, const int32_t* token_ids, const int32_t* offsets, int64_t sequence_count,                       \
-                 const EmbeddingTables& tables, int64_t dim);                                                                   \
-  void Pool(float* output, const float* input, const int32_t* offsets, int64_t sequence_count, int64_t dim, Pooling pooling,    \
-            bool normalize);                                                                                                    \
+#define LOCI_DECLARE_VARIANT(isa)                                                                                                \
+  namespace isa {                                                                                                                \
+  int64_t PackedPanelWidth();                                                                                                    \
+  void Gemm(float* output, const float* input, const float* packed, const float* bias, const float* residual, int64_t rows,      \
+            int64_t cols, int64_t depth, Activation activation);                                                                 \
+  int64_t AttentionScratchSize(int64_t max_length, int64_t head_dim);                                                            \
+  void Attention(float* context, const float* qkv, const int32_t* offsets, int64_t sequence_count, int64_t head_count,           \
+                 int64_t head_dim, float* scratch);                                                                              \
+  void LayerNorm(float* output, const float* input, const float* residual, const float* gamma, const float* beta, float epsilon, \
+                 int64_t rows, int64_t dim);                                                                                     \
+  void Embedding(float* output, const int32_t* token_ids, const int32_t* offsets, int64_t sequence_count,                        \
+                 const EmbeddingTables& tables, int64_t dim);                                                                    \
+  void Pool(float* output, const float* input, const int32_t* offsets, int64_t sequence_count, int64_t dim, Pooling pooling,     \
+            bool normalize);                                                                                                     \
   }
 
 LOCI_DECLARE_VARIANT(avx2)

@@ -8,8 +8,7 @@ void EmbeddingReference(float* output, const int32_t* token_ids, const int32_t* 
   for (int64_t s = 0; s < sequence_count; ++s) {
     for (int64_t t = offsets[s]; t < offsets[s + 1]; ++t) {
       for (int64_t i = 0; i < dim; ++i) {
-        output[t * dim + i] =
-            tables.word[token_ids[t] * dim + i] + tables.type[i] + tables.position[(t - offsets[s]) * dim + i];
+        output[t * dim + i] = tables.word[token_ids[t] * dim + i] + tables.type[i] + tables.position[(t - offsets[s]) * dim + i];
       }
     }
   }

@@ -35,8 +35,8 @@ void Gemm(float* output, const float* input, const float* packed, const float* b
   if (rows == 0) return;
   const bool gelu = activation == Activation::kGelu;
   const int64_t tiles = (rows + kTileRows - 1) / kTileRows;
-  const int64_t least = rows / tiles;    // Rows are spread evenly: 8 is 4 + 4, not 6 + 2.
-  const int64_t longer = rows % tiles;   // So many tiles have one row more.
+  const int64_t least = rows / tiles;   // Rows are spread evenly: 8 is 4 + 4, not 6 + 2.
+  const int64_t longer = rows % tiles;  // So many tiles have one row more.
   const int64_t slices = (depth + kDepthSlice - 1) / kDepthSlice;
   // The sums of earlier slices wait in `output`, which therefore can't be the residual too.
   const bool sliced = slices > 1 && residual != output && cols % kPanelWidth == 0;
@@ -60,8 +60,8 @@ void Gemm(float* output, const float* input, const float* packed, const float* b
           }
           tile(input + r * depth + k, depth, panel, kPanelWidth, sums, kPanelWidth, now, k > 0);
           for (int64_t i = 0; i < count; ++i) {
-            FinishRow(out + i * cols, sums + i * kPanelWidth, bias + c, residual == nullptr ? nullptr : residual + (r + i) * cols + c,
-                      width, gelu);
+            FinishRow(out + i * cols, sums + i * kPanelWidth, bias + c,
+                      residual == nullptr ? nullptr : residual + (r + i) * cols + c, width, gelu);
           }
         } else {
           tile(input + r * depth + k, depth, panel, kPanelWidth, out, cols, now, k > 0);

@@ -12,8 +12,8 @@ namespace loci {
 
 // `output` is [sequence_count, dim], `input` [offsets[sequence_count], dim]; sequence s has the rows offsets[s] .. offsets[s + 1] - 1,
 // at least one.
-void PoolReference(float* output, const float* input, const int32_t* offsets, int64_t sequence_count, int64_t dim, Pooling pooling,
-                   bool normalize);
+void PoolReference(float* output, const float* input, const int32_t* offsets, int64_t sequence_count, int64_t dim,
+                   Pooling pooling, bool normalize);
 
 // The machine must have `isa`.
 void Pool(CpuIsa isa, float* output, const float* input, const int32_t* offsets, int64_t sequence_count, int64_t dim,

@@ -6,8 +6,8 @@
 
 namespace loci {
 
-void PoolReference(float* output, const float* input, const int32_t* offsets, int64_t sequence_count, int64_t dim, Pooling pooling,
-                   bool normalize) {
+void PoolReference(float* output, const float* input, const int32_t* offsets, int64_t sequence_count, int64_t dim,
+                   Pooling pooling, bool normalize) {
   std::vector<double> x(dim);
   for (int64_t s = 0; s < sequence_count; ++s) {
     double squares = 0;

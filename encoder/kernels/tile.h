@@ -26,13 +26,13 @@ __attribute__((noinline)) void Tile(const float* a, int64_t a_stride, const floa
 #define LOCI_TILE_DECLARE(r) Vec c##r##0 = Zero(), c##r##1 = Zero(), c##r##2 = Zero(), c##r##3 = Zero();
   LOCI_TILE_EACH_ROW(LOCI_TILE_DECLARE)
   if (accumulate) {
-#define LOCI_TILE_LOAD(r)                                                           \
-  if constexpr (kRows > r) {                                                        \
-    const float* row = c + r * c_stride;                                            \
-    c##r##0 = Load(row);                                                            \
-    if constexpr (kVectors > 1) c##r##1 = Load(row + kLanes);                       \
-    if constexpr (kVectors > 2) c##r##2 = Load(row + 2 * kLanes);                   \
-    if constexpr (kVectors > 3) c##r##3 = Load(row + 3 * kLanes);                   \
+#define LOCI_TILE_LOAD(r)                                         \
+  if constexpr (kRows > r) {                                      \
+    const float* row = c + r * c_stride;                          \
+    c##r##0 = Load(row);                                          \
+    if constexpr (kVectors > 1) c##r##1 = Load(row + kLanes);     \
+    if constexpr (kVectors > 2) c##r##2 = Load(row + 2 * kLanes); \
+    if constexpr (kVectors > 3) c##r##3 = Load(row + 3 * kLanes); \
   }
     LOCI_TILE_EACH_ROW(LOCI_TILE_LOAD)
   }
@@ -46,25 +46,25 @@ __attribute__((noinline)) void Tile(const float* a, int64_t a_stride, const floa
     if constexpr (kVectors > 2) b2 = Load(b + 2 * kLanes);
     if constexpr (kVectors > 3) b3 = Load(b + 3 * kLanes);
     b += b_stride;
-#define LOCI_TILE_STEP(r)                                                           \
-  if constexpr (kRows > r) {                                                        \
-    const Vec x = Set(r < 3 ? a0[r * a_stride] : a3[(r - 3) * a_stride]);           \
-    c##r##0 = Fma(x, b0, c##r##0);                                                  \
-    if constexpr (kVectors > 1) c##r##1 = Fma(x, b1, c##r##1);                      \
-    if constexpr (kVectors > 2) c##r##2 = Fma(x, b2, c##r##2);                      \
-    if constexpr (kVectors > 3) c##r##3 = Fma(x, b3, c##r##3);                      \
+#define LOCI_TILE_STEP(r)                                                 \
+  if constexpr (kRows > r) {                                              \
+    const Vec x = Set(r < 3 ? a0[r * a_stride] : a3[(r - 3) * a_stride]); \
+    c##r##0 = Fma(x, b0, c##r##0);                                        \
+    if constexpr (kVectors > 1) c##r##1 = Fma(x, b1, c##r##1);            \
+    if constexpr (kVectors > 2) c##r##2 = Fma(x, b2, c##r##2);            \
+    if constexpr (kVectors > 3) c##r##3 = Fma(x, b3, c##r##3);            \
   }
     LOCI_TILE_EACH_ROW(LOCI_TILE_STEP)
     ++a0;
     ++a3;
   }
-#define LOCI_TILE_STORE(r)                                                          \
-  if constexpr (kRows > r) {                                                        \
-    float* row = c + r * c_stride;                                                  \
-    Store(row, c##r##0);                                                            \
-    if constexpr (kVectors > 1) Store(row + kLanes, c##r##1);                       \
-    if constexpr (kVectors > 2) Store(row + 2 * kLanes, c##r##2);                   \
-    if constexpr (kVectors > 3) Store(row + 3 * kLanes, c##r##3);                   \
+#define LOCI_TILE_STORE(r)                                        \
+  if constexpr (kRows > r) {                                      \
+    float* row = c + r * c_stride;                                \
+    Store(row, c##r##0);                                          \
+    if constexpr (kVectors > 1) Store(row + kLanes, c##r##1);     \
+    if constexpr (kVectors > 2) Store(row + 2 * kLanes, c##r##2); \
+    if constexpr (kVectors > 3) Store(row + 3 * kLanes, c##r##3); \
   }
   LOCI_TILE_EACH_ROW(LOCI_TILE_STORE)
 #undef LOCI_TILE_DECLARE
@@ -75,11 +75,14 @@ __attribute__((noinline)) void Tile(const float* a, int64_t a_stride, const floa
 
 // rows in [1, kTileRows], vectors in [1, kTileVectors].
 LOCI_INLINE TileFunction GetTile(int rows, int vectors) {
-#define LOCI_TILE_ROW_OF_TABLE(v) {Tile<1, v>, Tile<2, v>, Tile<3, v>, Tile<4, v>, Tile<5, v>, Tile<6, v>}
+#define LOCI_TILE_ROW_OF_TABLE(v) \
+  { Tile<1, v>, Tile<2, v>, Tile<3, v>, Tile<4, v>, Tile<5, v>, Tile<6, v> }
   static constexpr TileFunction kTiles[kTileVectors][kTileRows] = {
-      LOCI_TILE_ROW_OF_TABLE(1), LOCI_TILE_ROW_OF_TABLE(2),
+    LOCI_TILE_ROW_OF_TABLE(1),
+    LOCI_TILE_ROW_OF_TABLE(2),
 #if defined(__AVX512F__)
-      LOCI_TILE_ROW_OF_TABLE(3), LOCI_TILE_ROW_OF_TABLE(4),
+    LOCI_TILE_ROW_OF_TABLE(3),
+    LOCI_TILE_ROW_OF_TABLE(4),
 #endif
   };
 #undef LOCI_TILE_ROW_OF_TABLE

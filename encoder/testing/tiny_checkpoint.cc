@@ -14,11 +14,12 @@ namespace loci {
 namespace {
 
 constexpr const char* kWords[] = {
-    "the",  "a",     "of",    "and",  "to",     "in",    "is",     "it",    "for",   "on",    "with",   "as",    "by",     "at",
-    "that", "this",  "from",  "or",   "an",     "be",    "are",    "was",   "which", "what",  "who",    "where", "when",   "how",
-    "why",  "not",   "text",  "file", "server", "tool",  "package", "library", "python", "data", "web",  "mail",  "music",  "image",
-    "pdf",  "index", "query", "cat",  "dog",    "bird",  "fish",   "tree",  "river", "city",  "house",  "river", "moon",   "sun",
-    "red",  "green", "blue",  "one",  "two",    "three", "four",   "five",  "north", "south", "east",   "west",  "passage", "question"};
+    "the",    "a",     "of",    "and",  "to",    "in",    "is",   "it",    "for",     "on",      "with",    "as",
+    "by",     "at",    "that",  "this", "from",  "or",    "an",   "be",    "are",     "was",     "which",   "what",
+    "who",    "where", "when",  "how",  "why",   "not",   "text", "file",  "server",  "tool",    "package", "library",
+    "python", "data",  "web",   "mail", "music", "image", "pdf",  "index", "query",   "cat",     "dog",     "bird",
+    "fish",   "tree",  "river", "city", "house", "river", "moon", "sun",   "red",     "green",   "blue",    "one",
+    "two",    "three", "four",  "five", "north", "south", "east", "west",  "passage", "question"};
 
 std::vector<std::string> Vocabulary() {
   std::vector<std::string> pieces = {"[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"};
@@ -115,7 +116,8 @@ std::string BuildSafetensors(const std::map<std::string, TestTensor>& tensors) {
   nlohmann::json header = {{"__metadata__", {{"format", "pt"}}}};
   std::string data;
   for (const auto& [name, tensor] : tensors) {
-    header[name] = {{"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {data.size(), data.size() + tensor.data.size()}}};
+    header[name] = {
+        {"dtype", tensor.dtype}, {"shape", tensor.shape}, {"data_offsets", {data.size(), data.size() + tensor.data.size()}}};
     data += tensor.data;
   }
   std::string text = header.dump();
@@ -132,7 +134,8 @@ absl::Status WriteTinyCheckpoint(FileSystem& fs, const std::string& directory, c
   LOCI_RETURN_IF_ERROR(fs.CreateDirectories(JoinPath(directory, "1_Pooling")));
   LOCI_RETURN_IF_ERROR(write("vocab.txt", absl::StrCat(absl::StrJoin(vocabulary, "\n"), "\n")));
   LOCI_RETURN_IF_ERROR(write("model.safetensors", Weights(options, static_cast<int64_t>(vocabulary.size()))));
-  LOCI_RETURN_IF_ERROR(write("tokenizer_config.json", Json{{"do_lower_case", true}, {"tokenizer_class", "BertTokenizer"}}.dump()));
+  LOCI_RETURN_IF_ERROR(
+      write("tokenizer_config.json", Json{{"do_lower_case", true}, {"tokenizer_class", "BertTokenizer"}}.dump()));
   LOCI_RETURN_IF_ERROR(write("config.json", Json{{"architectures", {"BertModel"}},
                                                  {"model_type", "bert"},
                                                  {"hidden_act", "gelu"},

@@ -29,9 +29,9 @@ struct TinyCheckpointOptions {
   bool normalize = true;
   std::string query_prefix;
   std::string passage_prefix;
-  std::string dtype = "F32";         // "F32", "F16" or "BF16"
-  std::string tensor_prefix;         // "bert." as in checkpoints with a head
-  uint64_t seed = 1;                 // Another seed is another vector space.
+  std::string dtype = "F32";  // "F32", "F16" or "BF16"
+  std::string tensor_prefix;  // "bert." as in checkpoints with a head
+  uint64_t seed = 1;          // Another seed is another vector space.
 };
 
 // Writes config.json, vocab.txt, tokenizer_config.json, model.safetensors, modules.json, the pooling configuration and

@@ -11,52 +11,10 @@
 #include "base/thread_pool.h"
 #include "encoder/encoder.h"
 #include "gtest/gtest.h"
+#include "tests/parity/golden.h"
 
 namespace loci {
 namespace {
-
-struct Golden {
-  int dim = 0;
-  std::vector<std::vector<int32_t>> ids;
-  std::vector<std::vector<float>> vectors;
-};
-
-// Grammar: tests/golden/make_encoder_golden.py.
-Golden ReadGolden() {
-  const absl::StatusOr<std::string> file = PosixFileSystem().ReadFile("tests/golden/encoder.golden");
-  EXPECT_TRUE(file.ok()) << file.status();
-  Golden golden;
-  if (!file.ok() || file->substr(0, 8) != "LOCIENC1") return golden;
-  size_t at = 8;
-  const auto take = [&](void* out, size_t size) {
-    ASSERT_LE(at + size, file->size());
-    std::memcpy(out, file->data() + at, size);
-    at += size;
-  };
-  int32_t count = 0, dim = 0;
-  take(&count, 4);
-  take(&dim, 4);
-  golden.dim = dim;
-  for (int i = 0; i < count; ++i) {
-    int32_t length = 0;
-    take(&length, 4);
-    golden.ids.emplace_back(length);
-    take(golden.ids.back().data(), length * sizeof(int32_t));
-    golden.vectors.emplace_back(dim);
-    take(golden.vectors.back().data(), dim * sizeof(float));
-  }
-  EXPECT_EQ(at, file->size());
-  return golden;
-}
-
-std::vector<CpuIsa> MachineIsas() {
-  std::vector<CpuIsa> isas = {CpuIsa::kAvx2};
-  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512bw") &&
-      __builtin_cpu_supports("avx512vl")) {
-    isas.push_back(CpuIsa::kAvx512);
-  }
-  return isas;
-}
 
 class EncoderParity : public testing::TestWithParam<CpuIsa> {
  protected:
@@ -88,7 +46,7 @@ class EncoderParity : public testing::TestWithParam<CpuIsa> {
 };
 
 TEST_P(EncoderParity, VectorsAreThoseOfTransformers) {
-  const Golden golden = ReadGolden();
+  const Golden golden = ReadGolden("tests/golden/encoder.golden");
   ASSERT_EQ(golden.ids.size(), 60u);
   const std::shared_ptr<const Encoder> encoder = Load(GetParam());
   ASSERT_NE(encoder, nullptr);
@@ -119,7 +77,7 @@ TEST_P(EncoderParity, VectorsAreThoseOfTransformers) {
 }
 
 TEST_P(EncoderParity, ASequenceHasTheSameBitsInEveryBatchAndOnEveryNumberOfThreads) {
-  const Golden golden = ReadGolden();
+  const Golden golden = ReadGolden("tests/golden/encoder.golden");
   ASSERT_EQ(golden.ids.size(), 60u);
   const std::shared_ptr<const Encoder> encoder = Load(GetParam());
   ASSERT_NE(encoder, nullptr);
