@@ -128,7 +128,8 @@ TEST_P(KernelsParity, GeluOverItsWholeRange) {
   GemmReference(expected.data(), input.data(), &one, &zero, nullptr, input.size(), 1, 1, Activation::kGelu);
   Gemm(isa, actual.data(), input.data(), packed.data(), &zero, nullptr, input.size(), 1, 1, Activation::kGelu);
   for (size_t i = 0; i < input.size(); ++i) {
-    ASSERT_NEAR(actual[i], expected[i], 1e-6f + 2e-7f * std::abs(expected[i])) << "x=" << input[i];
+    const float bound = std::abs(input[i]) > 5.52f ? 2e-7f : 1e-6f;  // Far out it is 0 or x, nearly.
+    ASSERT_NEAR(actual[i], expected[i], bound + 2e-7f * std::abs(expected[i])) << "x=" << input[i];
   }
 }
 

@@ -4,6 +4,11 @@
 #ifndef LOCI_ENCODER_KERNELS_SIMD_H_
 #define LOCI_ENCODER_KERNELS_SIMD_H_
 
+#if !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wuninitialized"  // g++ 12's own AVX-512 header trips both.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#endif
+
 #include <immintrin.h>
 
 #include <cstdint>
