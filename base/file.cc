@@ -327,8 +327,24 @@ absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path, std::s
     (void)fs.DeleteFile(temporary);
     return status;
   }
+  return fs.SyncDirectory(ParentPath(path));
+}
+
+absl::Status CreateDirectoriesSynced(FileSystem& fs, const std::string& path) {
+  if (path.empty() || fs.IsDirectory(path)) return absl::OkStatus();
+  const std::string parent = ParentPath(path);
+  if (parent != path) LOCI_RETURN_IF_ERROR(CreateDirectoriesSynced(fs, parent));
+  LOCI_RETURN_IF_ERROR(fs.CreateDirectories(path));
+  return fs.SyncDirectory(parent);
+}
+
+std::string ParentPath(std::string_view path) {
+  while (path.size() > 1 && path.back() == '/') path.remove_suffix(1);
   const size_t slash = path.rfind('/');
-  return fs.SyncDirectory(slash == std::string::npos ? "." : slash == 0 ? "/" : path.substr(0, slash));
+  if (slash == std::string_view::npos) return ".";
+  path = path.substr(0, slash);
+  while (path.size() > 1 && path.back() == '/') path.remove_suffix(1);
+  return path.empty() ? "/" : std::string(path);
 }
 
 std::string JoinPath(std::string_view a, std::string_view b) {

@@ -71,6 +71,13 @@ FileSystem& PosixFileSystem();
 // content or the new one.
 absl::Status WriteFileAtomically(FileSystem& fs, const std::string& path, std::string_view content);
 
+// Makes the folder `path` and those above it that are missing, one by one, and syncs the parent of each that it makes, so that all
+// of them outlive a power cut. OK if it is there. After an error some of them may be there, not synced.
+absl::Status CreateDirectoriesSynced(FileSystem& fs, const std::string& path);
+
+// The folder that `path` lies in: "a/b/c/" -> "a/b", "/a" -> "/", "a" -> ".".
+std::string ParentPath(std::string_view path);
+
 // "a" + "b/c" -> "a/b/c"; one slash between the parts.
 std::string JoinPath(std::string_view a, std::string_view b);
 

@@ -6,7 +6,10 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <memory>
 #include <string>
+#include <string_view>
+#include <vector>
 
 namespace loci {
 namespace {
@@ -138,6 +141,50 @@ TEST_F(FileTest, CreatesFoldersOnceAndRefusesAFileInTheWay) {
   EXPECT_EQ(fs_.CreateDirectories(Path("file/x")).code(), absl::StatusCode::kFailedPrecondition);
 }
 
+TEST_F(FileTest, CreatesFoldersWhoseEntriesAreSynced) {
+  // The operating system's folders, with a list of what was done to them.
+  class Recorder : public FileSystem {
+   public:
+    absl::StatusOr<std::unique_ptr<WritableFile>> NewWritableFile(const std::string& path) override { return fs.NewWritableFile(path); }
+    absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) override { return fs.Map(path); }
+    absl::StatusOr<std::string> ReadFile(const std::string& path) override { return fs.ReadFile(path); }
+    absl::StatusOr<int64_t> FileSize(const std::string& path) override { return fs.FileSize(path); }
+    bool Exists(const std::string& path) override { return fs.Exists(path); }
+    bool IsDirectory(const std::string& path) override { return fs.IsDirectory(path); }
+    absl::StatusOr<std::vector<std::string>> List(const std::string& directory) override { return fs.List(directory); }
+    absl::Status CreateDirectories(const std::string& directory) override {
+      done.push_back("make " + directory);
+      return fs.CreateDirectories(directory);
+    }
+    absl::Status Rename(const std::string& from, const std::string& to) override { return fs.Rename(from, to); }
+    absl::Status SyncDirectory(const std::string& directory) override {
+      done.push_back("sync " + directory);
+      return fail_sync ? absl::InternalError("injected") : fs.SyncDirectory(directory);
+    }
+    absl::Status DeleteFile(const std::string& path) override { return fs.DeleteFile(path); }
+    absl::Status DeleteRecursively(const std::string& path) override { return fs.DeleteRecursively(path); }
+    absl::StatusOr<std::unique_ptr<Lock>> LockFile(const std::string& path) override { return fs.LockFile(path); }
+
+    FileSystem& fs = PosixFileSystem();
+    std::vector<std::string> done;
+    bool fail_sync = false;
+  } fs;
+  EXPECT_TRUE(CreateDirectoriesSynced(fs, Path("x/y")).ok());
+  EXPECT_THAT(fs.done, ElementsAre("make " + Path("x"), "sync " + folder_, "make " + Path("x/y"), "sync " + Path("x")));
+  EXPECT_TRUE(fs.IsDirectory(Path("x/y")));
+  fs.done.clear();
+  EXPECT_TRUE(CreateDirectoriesSynced(fs, Path("x//y/")).ok());
+  EXPECT_TRUE(CreateDirectoriesSynced(fs, "/").ok());
+  EXPECT_TRUE(CreateDirectoriesSynced(fs, ".").ok());
+  EXPECT_THAT(fs.done, ElementsAre());
+  fs.fail_sync = true;
+  EXPECT_EQ(CreateDirectoriesSynced(fs, Path("z")).code(), absl::StatusCode::kInternal);
+  fs.fail_sync = false;
+  Write(Path("file"), "");
+  EXPECT_EQ(CreateDirectoriesSynced(fs, Path("file")).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(CreateDirectoriesSynced(fs, Path("file/x")).code(), absl::StatusCode::kFailedPrecondition);
+}
+
 TEST_F(FileTest, DeletesFolders) {
   ASSERT_TRUE(fs_.CreateDirectories(Path("x/y")).ok());
   Write(Path("x/y/a"), "1");
@@ -164,6 +211,15 @@ TEST_F(FileTest, ALockHasOneHolder) {
   EXPECT_EQ(fs_.LockFile(Path("LOCK")).status().code(), absl::StatusCode::kFailedPrecondition);
   lock->reset();
   EXPECT_TRUE(fs_.LockFile(Path("LOCK")).ok());
+}
+
+TEST(ParentPath, IsTheFolderThatAPathLiesIn) {
+  EXPECT_EQ(ParentPath("a/b/c"), "a/b");
+  EXPECT_EQ(ParentPath("a/b//c//"), "a/b");
+  EXPECT_EQ(ParentPath("/a"), "/");
+  EXPECT_EQ(ParentPath("//a"), "/");
+  EXPECT_EQ(ParentPath("/"), "/");
+  EXPECT_EQ(ParentPath("a"), ".");
 }
 
 TEST(JoinPath, PutsOneSlashBetween) {
