@@ -26,6 +26,9 @@ Drainer::~Drainer() {
 void Drainer::Add(std::shared_ptr<const void> object, std::function<void()> retired) {
   {
     MutexLock lock(&mutex_);
+    for (const Entry& entry : entries_) {
+      if (entry.object == object) return;  // Two references of ours would wait for each other.
+    }
     entries_.push_back({std::move(object), std::move(retired)});
   }
   changed_.NotifyAll();

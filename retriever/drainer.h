@@ -20,7 +20,7 @@ class Drainer {
   ~Drainer();
 
   // Takes a reference to something that nobody can get a new reference to. When this is the last one, it is released on the
-  // drainer's thread, and `retired` is called there.
+  // drainer's thread, and `retired` is called there. What is draining already is not taken twice: the first call's `retired` stands.
   void Add(std::shared_ptr<const void> object, std::function<void()> retired);
 
   // Replaced objects that somebody still holds.

@@ -51,6 +51,18 @@ TEST(Drainer, HoldsBackOneButNotTheOthers) {
   EXPECT_EQ(drainer.draining_count(), 1);
 }
 
+TEST(Drainer, TakesTheSameObjectOnce) {
+  Drainer drainer;
+  std::promise<std::thread::id> freed_by;
+  std::future<std::thread::id> freed = freed_by.get_future();
+  auto object = std::make_shared<const Tracked>(&freed_by);
+  drainer.Add(object, nullptr);
+  drainer.Add(object, nullptr);
+  EXPECT_EQ(drainer.draining_count(), 1);
+  object.reset();
+  freed.get();
+}
+
 TEST(Drainer, ManyHoldersOnManyThreads) {
   std::atomic<int> retired{0};
   {

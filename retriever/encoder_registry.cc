@@ -97,7 +97,7 @@ absl::StatusOr<storage::EncoderLineage> ReadLineage(FileSystem& fs, const std::s
 
 absl::StatusOr<std::unique_ptr<EncoderRegistry>> EncoderRegistry::Open(Options options) {
   FileSystem& fs = *options.fs;
-  LOCI_RETURN_IF_ERROR(fs.CreateDirectories(options.directory));
+  LOCI_RETURN_IF_ERROR(CreateDirectoriesSynced(fs, options.directory));
   LOCI_ASSIGN_OR_RETURN(std::vector<std::string> names, fs.List(options.directory));
   for (const std::string& name : names) {
     if (!absl::StartsWith(name, kImportingPrefix)) continue;

@@ -15,13 +15,14 @@
 #include "base/strings.h"
 #include "retriever/drainer.h"
 #include "retriever/passage_validation.h"
+#include "retriever/store_entry.h"
 
 namespace loci {
 namespace {
 
 constexpr char kDeletedPrefix[] = ".deleted-";
-// Inactive generations that requests named stay open, so that the next such request need not load one again.
-constexpr size_t kMaxPinned = 2;
+// So many inactive generations that requests named stay open in a store, so that the next such request need not load one again.
+constexpr size_t kMaxPinned = 4;
 // How often an upsert is encoded again because an activation changed the encoder under it.
 constexpr int kMaxEncoderChanges = 3;
 
@@ -30,96 +31,10 @@ absl::Status NoActiveGeneration(std::string_view store) {
                          "NO_ACTIVE_GENERATION", {{"store", std::string(store)}});
 }
 
-absl::Status StoreNotFound(std::string_view store) {
-  return ErrorWithReason(absl::NotFoundError(absl::StrCat("there is no store \"", AbslView(store.substr(0, 80)), "\"")),
-                         "STORE_NOT_FOUND", {{"store", std::string(store.substr(0, 80))}});
-}
-
-struct GenerationStatus {
-  GenerationState state = GenerationState::kReady;
-  std::string detail;
-};
-
-// A store of the manager. `store` is null after DeleteStore, and where the store could not be opened.
-struct StoreEntry {
-  explicit StoreEntry(std::string store_name) : name(std::move(store_name)) {}
-
-  const std::string name;
-  ServingSetHolder holder;
-
-  // Order of locking: first_generation, writer, mutex. Whoever waits for `writer` holds no reference to `store`, since DeleteStore waits,
-  // with `writer`, for all of them.
-  Mutex first_generation;  // Held while the empty generation for a first upsert is made.
-  Mutex writer;            // Held by whoever changes the store: writes and activations, one after the other.
-
-  mutable Mutex mutex;
-  int builder_count ABSL_GUARDED_BY(mutex) = 0;  // Builds that are under way.
-  std::shared_ptr<Store> store ABSL_GUARDED_BY(mutex);
-  absl::Status open_error ABSL_GUARDED_BY(mutex);
-  std::map<std::string, GenerationStatus> states ABSL_GUARDED_BY(mutex);
-  // Newest last.
-  std::vector<std::pair<std::string, std::shared_ptr<const ServingSet>>> pinned ABSL_GUARDED_BY(mutex);
-
-  absl::StatusOr<std::shared_ptr<Store>> GetStore() const {
-    MutexLock lock(&mutex);
-    return GetStoreLocked();
-  }
-
-  absl::StatusOr<std::shared_ptr<Store>> GetStoreLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    if (store != nullptr) return store;
-    if (!open_error.ok()) return open_error;
-    return StoreNotFound(name);
-  }
-
-  void SetState(const std::string& generation, GenerationState state, std::string detail = "") {
-    MutexLock lock(&mutex);
-    states[generation] = {state, std::move(detail)};
-  }
-};
-
-// Keeps the store's folder from being deleted under a build.
-class HeldBuilder : public GenerationBuilder {
- public:
-  static absl::StatusOr<std::unique_ptr<GenerationBuilder>> Create(std::shared_ptr<StoreEntry> entry, BuildOptions options) {
-    std::shared_ptr<Store> store;
-    {
-      MutexLock lock(&entry->mutex);
-      LOCI_ASSIGN_OR_RETURN(store, entry->GetStoreLocked());
-      ++entry->builder_count;
-    }
-    auto held = std::make_unique<HeldBuilder>(std::move(entry));
-    LOCI_ASSIGN_OR_RETURN(held->builder_, store->NewGeneration(std::move(options)));
-    return std::unique_ptr<GenerationBuilder>(std::move(held));
-  }
-  // The caller has counted it.
-  explicit HeldBuilder(std::shared_ptr<StoreEntry> entry) : entry_(std::move(entry)) {}
-  ~HeldBuilder() override {
-    builder_.reset();
-    MutexLock lock(&entry_->mutex);
-    --entry_->builder_count;
-  }
-  absl::Status Add(std::span<const loci::v1::Passage> passages, const float* vectors) override {
-    return builder_->Add(passages, vectors);
-  }
-  int64_t added_count() const override { return builder_->added_count(); }
-  int64_t duplicate_count() const override { return builder_->duplicate_count(); }
-  absl::StatusOr<storage::Manifest> Finish(
-      const RequestLimits& limits,
-      const std::function<void(std::string_view phase, int64_t done, int64_t total)>& progress) override {
-    return builder_->Finish(limits, progress);
-  }
-
- private:
-  std::unique_ptr<GenerationBuilder> builder_;
-  const std::shared_ptr<StoreEntry> entry_;
-};
-
 }  // namespace
 
 struct GenerationManager::State {
   Options options;
-  std::unique_ptr<FileSystem::Lock> directory_lock;
-
   mutable Mutex mutex;
   std::map<std::string, std::shared_ptr<StoreEntry>, std::less<>> stores ABSL_GUARDED_BY(mutex);
 
@@ -171,9 +86,7 @@ struct GenerationManager::State {
     drainer.Add(std::move(generation), [this, store, id] {
       absl::StatusOr<std::shared_ptr<StoreEntry>> entry = Find(store);
       if (!entry.ok()) return;
-      MutexLock lock(&(*entry)->mutex);
-      GenerationStatus& status = (*entry)->states[id];
-      if (status.state == GenerationState::kDraining) status = {GenerationState::kRetired, ""};
+      if ((*entry)->GetState(id).state == GenerationState::kDraining) (*entry)->SetState(id, GenerationState::kRetired);
     });
   }
 
@@ -206,18 +119,27 @@ GenerationManager::~GenerationManager() = default;
 
 EncoderRegistry& GenerationManager::encoders() { return *state_->options.encoders; }
 
+absl::StatusOr<std::shared_ptr<FileSystem::Lock>> LockDataDirectory(FileSystem& fs, const std::string& data_directory) {
+  LOCI_ASSIGN_OR_RETURN(std::unique_ptr<FileSystem::Lock> lock, fs.LockFile(JoinPath(data_directory, "LOCK")));
+  return std::shared_ptr<FileSystem::Lock>(std::move(lock));
+}
+
 absl::StatusOr<std::unique_ptr<GenerationManager>> GenerationManager::Open(Options options) {
   FileSystem& fs = *options.fs;
   auto state = std::make_unique<State>();
   state->options = options;
   const std::string stores_directory = state->StoresDirectory();
-  LOCI_RETURN_IF_ERROR(fs.CreateDirectories(stores_directory));
-  LOCI_ASSIGN_OR_RETURN(state->directory_lock, fs.LockFile(JoinPath(options.data_directory, "LOCK")));
+  LOCI_RETURN_IF_ERROR(CreateDirectoriesSynced(fs, stores_directory));
+  if (state->options.directory_lock == nullptr) {
+    LOCI_ASSIGN_OR_RETURN(state->options.directory_lock, LockDataDirectory(fs, options.data_directory));
+  }
   LOCI_ASSIGN_OR_RETURN(std::vector<std::string> names, fs.List(stores_directory));
   for (const std::string& name : names) {
     const std::string directory = JoinPath(stores_directory, name);
     if (absl::StartsWith(name, kDeletedPrefix)) {
-      LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(directory));
+      if (absl::Status deleted = fs.DeleteRecursively(directory); !deleted.ok()) {
+        LogWarning("generation_manager", absl::StrCat("what a deleted store left stays in ", directory, ": ", deleted.ToString()));
+      }
       continue;
     }
     if (!ValidateStoreName(name).ok() || !fs.IsDirectory(directory)) {
@@ -233,12 +155,10 @@ absl::StatusOr<std::unique_ptr<GenerationManager>> GenerationManager::Open(Optio
                                                    " revision=", view->revision(), " passages=", view->passage_count()));
         state->Publish(*entry, std::move(view), std::move(encoder));
       }
-      MutexLock lock(&entry->mutex);
-      entry->store = *std::move(store);
+      entry->SetStore(*std::move(store), absl::OkStatus());
     } else {
       LogError("generation_manager", absl::StrCat("store=", name, " can't be opened: ", store.status().ToString()));
-      MutexLock lock(&entry->mutex);
-      entry->open_error = Annotate(store.status(), absl::StrCat("store \"", name, "\" can't be opened"));
+      entry->SetStore(nullptr, Annotate(store.status(), absl::StrCat("store \"", name, "\" can't be opened")));
     }
     MutexLock lock(&state->mutex);
     state->stores.emplace(name, std::move(entry));
@@ -248,17 +168,7 @@ absl::StatusOr<std::unique_ptr<GenerationManager>> GenerationManager::Open(Optio
 
 // --- What requests hold ---
 
-bool GenerationManager::CaptureNeedsLoad(std::string_view store, std::string_view generation) const {
-  if (generation.empty()) return false;
-  const absl::StatusOr<std::shared_ptr<StoreEntry>> entry = state_->Find(store);
-  if (!entry.ok()) return false;
-  const std::shared_ptr<const ServingSet> active = (*entry)->holder.Get();
-  if (active != nullptr && active->view->generation().id() == generation) return false;
-  MutexLock lock(&(*entry)->mutex);
-  return std::none_of((*entry)->pinned.begin(), (*entry)->pinned.end(), [&](const auto& pin) { return pin.first == generation; });
-}
-
-absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std::string_view store, std::string_view generation) {
+absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::TryCapture(std::string_view store, std::string_view generation) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   std::shared_ptr<const ServingSet> active = entry->holder.Get();
   if (generation.empty()) {
@@ -267,21 +177,25 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std
     return NoActiveGeneration(store);
   }
   if (active != nullptr && active->view->generation().id() == generation) return active;
-  {
-    MutexLock lock(&entry->mutex);
-    for (const auto& [id, serving_set] : entry->pinned) {
-      if (id == generation) return serving_set;
-    }
-  }
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened_store, entry->GetStore());
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Generation> loaded,
-                        opened_store->OpenGeneration(std::string(generation), /*verify=*/true));
+  return entry->FindPinned(generation);
+}
+
+absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std::string_view store, std::string_view generation) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> at_hand, TryCapture(store, generation));
+  if (at_hand != nullptr) return at_hand;
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  // One load at a time, and none of a generation that is being deleted.
+  MutexLock loading(&entry->pinning);
+  if (std::shared_ptr<const ServingSet> pinned = entry->FindPinned(generation); pinned != nullptr) return pinned;
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Generation> loaded, opened->OpenGeneration(std::string(generation), /*verify=*/true));
+  opened.reset();
   std::shared_ptr<const View> view = View::Bare(std::move(loaded));
   std::shared_ptr<TextEncoder> encoder = state_->EncoderFor(entry->name, *view);
   auto serving_set = std::make_shared<const ServingSet>(ServingSet{entry->name, std::move(view), std::move(encoder)});
-  MutexLock lock(&entry->mutex);
-  if (entry->pinned.size() >= kMaxPinned) entry->pinned.erase(entry->pinned.begin());
-  entry->pinned.emplace_back(std::string(generation), serving_set);
+  if (std::shared_ptr<const ServingSet> dropped = entry->Pin(std::string(generation), serving_set, kMaxPinned); dropped != nullptr) {
+    state_->drainer.Add(dropped->view->shared_generation(), nullptr);
+  }
   return serving_set;
 }
 
@@ -306,9 +220,9 @@ absl::StatusOr<StoreInfo> GenerationManager::CreateStore(std::string_view store)
     state_->stores.erase(name);
     return opened.status();
   }
-  MutexLock lock(&entry->mutex);
-  entry->store = *std::move(opened);
-  return StoreInfo{.name = name, .revision = entry->store->revision()};
+  const int64_t revision = (*opened)->revision();
+  entry->SetStore(*std::move(opened), absl::OkStatus());
+  return StoreInfo{.name = name, .revision = revision};
 }
 
 absl::StatusOr<StoreInfo> GenerationManager::GetStore(std::string_view store) {
@@ -348,27 +262,21 @@ std::vector<StoreInfo> GenerationManager::ListStores() {
 
 absl::Status GenerationManager::DeleteStore(std::string_view store) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  FileSystem& fs = *state_->options.fs;
+  const std::string directory = JoinPath(state_->StoresDirectory(), entry->name);
+  const std::string deleted = JoinPath(state_->StoresDirectory(),
+                                       absl::StrCat(kDeletedPrefix, entry->name, "-", state_->options.clock->UnixMicros()));
+  MutexLock pinning(&entry->pinning);
   MutexLock writer(&entry->writer);
-  std::weak_ptr<Store> closing;
-  {
-    MutexLock lock(&entry->mutex);
-    if (entry->builder_count > 0) {
-      return ErrorWithReason(absl::AbortedError(absl::StrCat("an ingest into store \"", entry->name, "\" is running")),
-                             "INGEST_RUNNING", {{"store", entry->name}});
-    }
-    if (entry->store == nullptr && entry->open_error.ok()) return StoreNotFound(store);
-    closing = entry->store;
-    entry->store.reset();
-    entry->open_error = absl::OkStatus();
-    entry->pinned.clear();
-  }
+  LOCI_ASSIGN_OR_RETURN(std::weak_ptr<Store> closing, entry->TakeForDeletion());
   // Short calls may still hold the store; its log must be closed before the name is free again.
   while (!closing.expired()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  FileSystem& fs = *state_->options.fs;
-  const std::string deleted = JoinPath(state_->StoresDirectory(), absl::StrCat(kDeletedPrefix, entry->name));
-  LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(deleted));
-  LOCI_RETURN_IF_ERROR(fs.Rename(JoinPath(state_->StoresDirectory(), entry->name), deleted));
-  LOCI_RETURN_IF_ERROR(fs.SyncDirectory(state_->StoresDirectory()));
+  if (absl::Status renamed = fs.Rename(directory, deleted); !renamed.ok()) {
+    // Nothing has changed on disk: serve on.
+    absl::StatusOr<std::shared_ptr<Store>> reopened = state_->OpenStore(entry->name);
+    entry->SetStore(reopened.ok() ? *std::move(reopened) : nullptr, reopened.status());
+    return renamed;
+  }
   {
     MutexLock lock(&state_->mutex);
     state_->stores.erase(entry->name);
@@ -377,6 +285,7 @@ absl::Status GenerationManager::DeleteStore(std::string_view store) {
     state_->drainer.Add(old->view->shared_generation(), nullptr);
   }
   LogInfo("generation_manager", absl::StrCat("deleted store=", entry->name));
+  LOCI_RETURN_IF_ERROR(fs.SyncDirectory(state_->StoresDirectory()));
   return fs.DeleteRecursively(deleted);
 }
 
@@ -465,17 +374,30 @@ absl::Status GenerationManager::EnsureGeneration(std::string_view store) {
   MutexLock creating(&entry->first_generation);
   if (entry->holder.Get() != nullptr) return absl::OkStatus();  // Another upsert made it.
   LOCI_ASSIGN_OR_RETURN(GenerationList list, ListGenerations(store));
-  if (!list.generations.empty()) return NoActiveGeneration(store);
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> encoder, state_->options.encoders->Get(""));
-  const EncoderSpec& spec = encoder->spec();
-  LOCI_ASSIGN_OR_RETURN(std::unique_ptr<GenerationBuilder> builder,
-                        NewGeneration(store, {.dim = spec.dim,
-                                              .query_fingerprint = spec.fingerprint.query,
-                                              .passage_fingerprint = spec.fingerprint.passage,
-                                              .base_revision = -1}));
-  LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, builder->Finish({}, nullptr));
-  builder.reset();
-  return Activate(store, manifest.generation(), WritesPolicy::kReplay, /*dry_run=*/false).status();
+  std::string empty_generation;
+  for (const GenerationInfo& info : list.generations) {
+    // A corpus that waits to be activated is not passed over.
+    if (info.manifest.passage_count() > 0) return NoActiveGeneration(store);
+    empty_generation = info.manifest.generation();  // Left by a first upsert that ended before its activation.
+  }
+  if (empty_generation.empty()) {
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> encoder, state_->options.encoders->Get(""));
+    const EncoderSpec& spec = encoder->spec();
+    LOCI_ASSIGN_OR_RETURN(std::unique_ptr<GenerationBuilder> builder,
+                          NewGeneration(store, {.dim = spec.dim,
+                                                .query_fingerprint = spec.fingerprint.query,
+                                                .passage_fingerprint = spec.fingerprint.passage,
+                                                .base_revision = -1}));
+    LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, builder->Finish({}, nullptr));
+    empty_generation = manifest.generation();
+  }
+  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, empty_generation));
+  MutexLock writer(&entry->writer);
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+  if (entry->holder.Get() != nullptr) return opened->DeleteGeneration(empty_generation);  // An ingest was quicker.
+  LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), WritesPolicy::kReplay));
+  state_->Publish(*entry, result.view, std::move(loaded.encoder));
+  return absl::OkStatus();
 }
 
 // --- Generations ---
@@ -494,14 +416,12 @@ absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_vi
     list.active = active->view->generation().id();
     list.revision = active->view->revision();
   }
-  MutexLock lock(&entry->mutex);
   for (storage::Manifest& manifest : manifests) {
     GenerationInfo info;
-    const auto status = entry->states.find(manifest.generation());
-    if (status != entry->states.end()) {
-      info.state = status->second.state;
-      info.detail = status->second.detail;
-    }
+    const GenerationStatus status = entry->GetState(manifest.generation());
+    // What serves is told by what serves, whatever another activation of it is about.
+    info.state = manifest.generation() == list.active ? GenerationState::kServing : status.state;
+    if (info.state == GenerationState::kFailed) info.detail = status.detail;
     for (const storage::FileEntry& file : manifest.files()) info.size_bytes += file.size_bytes();
     info.manifest = std::move(manifest);
     list.generations.push_back(std::move(info));
@@ -509,56 +429,56 @@ absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_vi
   return list;
 }
 
-absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view store, const std::string& generation, WritesPolicy policy,
-                                                             bool dry_run) {
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
-
-  // Loading takes long and touches nothing that serves, so that it holds no lock.
-  std::shared_ptr<const ServingSet> active = entry->holder.Get();
-  std::shared_ptr<const Generation> loaded;
+absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(StoreEntry& entry, const std::string& generation) {
+  LoadedGeneration loaded;
+  const std::shared_ptr<const ServingSet> active = entry.holder.Get();
   if (active != nullptr && active->view->generation().id() == generation) {
-    loaded = active->view->shared_generation();
+    loaded.generation = active->view->shared_generation();
   } else {
-    entry->SetState(generation, GenerationState::kVerifying);
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());
+    entry.SetState(generation, GenerationState::kVerifying);
     absl::StatusOr<std::shared_ptr<const Generation>> candidate = opened->OpenGeneration(generation, /*verify=*/true);
     if (!candidate.ok()) {
       if (absl::IsNotFound(candidate.status())) {
-        MutexLock lock(&entry->mutex);
-        entry->states.erase(generation);
+        entry.ForgetGeneration(generation);
       } else {
-        entry->SetState(generation, GenerationState::kFailed, std::string(StdView(candidate.status().message())));
+        entry.SetState(generation, GenerationState::kFailed, std::string(StdView(candidate.status().message())));
       }
       return candidate.status();
     }
-    loaded = *std::move(candidate);
+    loaded.generation = *std::move(candidate);
+    entry.SetState(generation, GenerationState::kWarming);
+    loaded.generation->Warm();
+    entry.SetState(generation, GenerationState::kReady);
   }
   absl::StatusOr<std::shared_ptr<TextEncoder>> encoder =
-      state_->options.encoders->ForPassageHalf(loaded->manifest().passage_fingerprint());
+      state_->options.encoders->ForPassageHalf(loaded.generation->manifest().passage_fingerprint());
   if (!encoder.ok()) {
-    entry->SetState(generation, GenerationState::kFailed, std::string(StdView(encoder.status().message())));
+    entry.SetState(generation, GenerationState::kFailed, std::string(StdView(encoder.status().message())));
     return encoder.status();
   }
-  const bool is_active = active != nullptr && loaded == active->view->shared_generation();
-  if (!is_active) {
-    entry->SetState(generation, GenerationState::kWarming);
-    loaded->Warm();
-    entry->SetState(generation, GenerationState::kReady);
-  }
+  loaded.encoder = *std::move(encoder);
+  return loaded;
+}
+
+absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view store, const std::string& generation, WritesPolicy policy,
+                                                             bool dry_run) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  // Loading takes long and touches nothing that serves, so that it holds no lock.
+  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, generation));
   if (dry_run) {
-    LOCI_ASSIGN_OR_RETURN(int64_t count, opened->CountWritesSince(loaded->manifest()));
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+    const std::shared_ptr<const ServingSet> active = entry->holder.Get();
     ActivationResult result;
     result.view = active != nullptr ? active->view : nullptr;
     result.previous_generation = active != nullptr ? active->view->generation().id() : "";
-    result.writes_since_count = count;
+    LOCI_ASSIGN_OR_RETURN(result.writes_since_count, opened->CountWritesSince(loaded.generation->manifest()));
     return result;
   }
-
-  opened.reset();
   MutexLock writer(&entry->writer);
-  LOCI_ASSIGN_OR_RETURN(opened, entry->GetStore());  // An error where it was deleted meanwhile.
-  LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded), policy));
-  state_->Publish(*entry, result.view, *std::move(encoder));
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());  // An error where it was deleted meanwhile.
+  LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), policy));
+  state_->Publish(*entry, result.view, std::move(loaded.encoder));
   LogInfo("generation_manager", absl::StrCat("activated store=", entry->name, " generation=", generation,
                                              " revision=", result.view->revision(), " passages=", result.view->passage_count(),
                                              " previous=", result.previous_generation));
@@ -567,12 +487,13 @@ absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view st
 
 absl::Status GenerationManager::DeleteGeneration(std::string_view store, const std::string& generation) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  MutexLock pinning(&entry->pinning);
   MutexLock writer(&entry->writer);
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
   LOCI_RETURN_IF_ERROR(opened->DeleteGeneration(generation));
-  MutexLock lock(&entry->mutex);
-  entry->states.erase(generation);
-  std::erase_if(entry->pinned, [&](const auto& pin) { return pin.first == generation; });
+  if (std::shared_ptr<const ServingSet> unpinned = entry->ForgetGeneration(generation); unpinned != nullptr) {
+    state_->drainer.Add(unpinned->view->shared_generation(), nullptr);
+  }
   return absl::OkStatus();
 }
 

@@ -22,11 +22,10 @@
 #include "base/thread_pool.h"
 #include "index/store.h"
 #include "retriever/encoder_registry.h"
+#include "retriever/generation_state.h"
 #include "retriever/serving_set.h"
 
 namespace loci {
-
-enum class GenerationState { kLoading, kVerifying, kWarming, kReady, kServing, kDraining, kRetired, kFailed };
 
 struct StoreInfo {
   std::string name;
@@ -71,8 +70,13 @@ struct VerifyResult {
   int64_t size_bytes = 0;
 };
 
-// `store` is a valid name everywhere ("default" for the empty one is the server's business). Thread-safe. Everything but Capture blocks
-// (files, encoder): call from a pool thread, never from a gRPC thread.
+// Takes the data directory (which is there) for one server. FAILED_PRECONDITION where another has it.
+absl::StatusOr<std::shared_ptr<FileSystem::Lock>> LockDataDirectory(FileSystem& fs, const std::string& data_directory);
+
+struct StoreEntry;
+
+// `store` is a valid name everywhere ("default" for the empty one is the server's business). Thread-safe. Everything but TryCapture
+// blocks (files, encoder): call from a pool thread, never from a gRPC thread.
 class GenerationManager {
  public:
   struct Options {
@@ -82,6 +86,8 @@ class GenerationManager {
     MetricsSink* metrics = &NullMetrics();
     EncoderRegistry* encoders = nullptr;  // Borrowed.
     ThreadPool* search_pool = nullptr;    // Borrowed.
+    // That of LockDataDirectory, where the caller has taken it already; else Open takes it.
+    std::shared_ptr<FileSystem::Lock> directory_lock;
   };
 
   // Opens every store and loads what its CURRENT needs. A store that can't be opened is reported, logged and left alone (requests
@@ -90,11 +96,11 @@ class GenerationManager {
   ~GenerationManager();
 
   // What a request holds. `generation` empty: the active one (FAILED_PRECONDITION, reason NO_ACTIVE_GENERATION, where none is);
-  // naming the active one pins nothing else; naming another opens its bare body, which blocks: see CaptureNeedsLoad.
+  // naming another opens its bare body, which blocks while every byte of it is verified, and keeps it open for the next such request.
   // NOT_FOUND names store or generation.
   absl::StatusOr<std::shared_ptr<const ServingSet>> Capture(std::string_view store, std::string_view generation);
-  // Whether Capture would have to load a generation, and so must not be called on a gRPC thread.
-  bool CaptureNeedsLoad(std::string_view store, std::string_view generation) const;
+  // The same without blocking, so also on a gRPC thread: null where the generation would have to be opened.
+  absl::StatusOr<std::shared_ptr<const ServingSet>> TryCapture(std::string_view store, std::string_view generation);
 
   absl::StatusOr<StoreInfo> CreateStore(std::string_view store);  // ALREADY_EXISTS.
   absl::StatusOr<StoreInfo> GetStore(std::string_view store);
@@ -121,6 +127,12 @@ class GenerationManager {
 
  private:
   struct State;
+  struct LoadedGeneration {
+    std::shared_ptr<const Generation> generation;
+    std::shared_ptr<TextEncoder> encoder;
+  };
+  // Opens, verifies and warms a generation (or takes the active one) and finds its encoder. Changes nothing that serves.
+  absl::StatusOr<LoadedGeneration> Load(StoreEntry& entry, const std::string& generation);
   explicit GenerationManager(std::unique_ptr<State> state);
   // Gives a store that has no generation at all an empty one, so that the first upsert finds something to lie over.
   absl::Status EnsureGeneration(std::string_view store);

@@ -1,9 +1,11 @@
 #include "retriever/ingester.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <deque>
 #include <future>
+#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -22,6 +24,7 @@ namespace {
 constexpr size_t kMaxPendingBatches = 4;
 // Passages of one encoding or of one upsert.
 constexpr size_t kBatchPassages = 256;
+constexpr std::chrono::milliseconds kOverloadPause(50);
 
 bool IsFinite(const float* vector, int64_t dim) {
   return std::all_of(vector, vector + dim, [](float value) { return std::isfinite(value); });
@@ -53,21 +56,28 @@ struct Ingester::State {
     }
   }
 
-  void StartEncoding(std::vector<loci::v1::Passage> passages) {
+  std::future<absl::StatusOr<EncodedTexts>> StartEncoding(const std::vector<loci::v1::Passage>& passages) const {
     std::vector<std::string> texts;
     texts.reserve(passages.size());
     for (const loci::v1::Passage& passage : passages) texts.push_back(PassageText(passage.title(), passage.text()));
     auto promise = std::make_shared<std::promise<absl::StatusOr<EncodedTexts>>>();
-    pending.push_back({std::move(passages), promise->get_future()});
     encoder->Encode(texts, {.role = TextRole::kPassage, .limits = options.limits},
                     [promise](absl::StatusOr<EncodedTexts> encoded) { promise->set_value(std::move(encoded)); });
+    return promise->get_future();
   }
 
   absl::Status FinishOldest() {
     Pending oldest = std::move(pending.front());
     pending.pop_front();
-    LOCI_ASSIGN_OR_RETURN(EncodedTexts encoded, oldest.encoded.get());
-    LOCI_RETURN_IF_ERROR(builder->Add(oldest.passages, encoded.vectors.data()));
+    absl::StatusOr<EncodedTexts> encoded = oldest.encoded.get();
+    // Other clients' work may fill the encoder's queue for a while; hours of ingest do not end for that.
+    while (absl::IsResourceExhausted(encoded.status())) {
+      LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
+      std::this_thread::sleep_for(kOverloadPause);
+      encoded = StartEncoding(oldest.passages).get();
+    }
+    LOCI_RETURN_IF_ERROR(encoded.status());
+    LOCI_RETURN_IF_ERROR(builder->Add(oldest.passages, encoded->vectors.data()));
     result.accepted_count += static_cast<int64_t>(oldest.passages.size());
     return absl::OkStatus();
   }
@@ -93,7 +103,8 @@ struct Ingester::State {
       return absl::OkStatus();
     }
     while (pending.size() >= kMaxPendingBatches) LOCI_RETURN_IF_ERROR(FinishOldest());
-    StartEncoding(std::move(passages));
+    std::future<absl::StatusOr<EncodedTexts>> encoded = StartEncoding(passages);
+    pending.push_back({std::move(passages), std::move(encoded)});
     return absl::OkStatus();
   }
 };

@@ -38,8 +38,8 @@ std::vector<std::string> Pipeline::reader_names() const {
   return names;
 }
 
-void Pipeline::Submit(std::function<void()> task, const std::function<void(absl::Status)>& refuse) {
-  if (options_.pool->TrySubmit(std::move(task))) return;
+void Pipeline::Submit(ThreadPool* pool, std::function<void()> task, const std::function<void(absl::Status)>& refuse) {
+  if (pool->TrySubmit(std::move(task))) return;
   refuse(ErrorWithReason(absl::ResourceExhaustedError("the server's work queue is full"), "OVERLOADED"));
 }
 
@@ -49,6 +49,7 @@ void Pipeline::Encode(EncodeCall call, std::function<void(absl::StatusOr<EncodeR
   const int64_t start_us = options_.clock->NowMicros();
   auto shared_call = std::make_shared<EncodeCall>(std::move(call));
   Submit(
+      options_.pool,
       [this, shared_call, start_us, done] {
         const int64_t dequeued_us = options_.clock->NowMicros();
         if (absl::Status live = shared_call->options.limits.Check(dequeued_us); !live.ok()) return done(live);
@@ -89,12 +90,22 @@ void Pipeline::StartSearch(std::shared_ptr<SearchState> state) {
   state->start_us = state->phase_start_us = options_.clock->NowMicros();
   const auto refuse = [state](absl::Status status) { state->finish(std::move(status)); };
   // The view is the one that serves now, not the one that serves when a thread is free.
-  if (!options_.manager->CaptureNeedsLoad(state->call.store, state->call.generation)) {
-    absl::StatusOr<std::shared_ptr<const ServingSet>> captured = options_.manager->Capture(state->call.store, state->call.generation);
-    if (!captured.ok()) return refuse(captured.status());
-    state->reply.serving_set = *std::move(captured);
-  }
-  Submit([this, state] { EncodeQueries(state); }, refuse);
+  absl::StatusOr<std::shared_ptr<const ServingSet>> captured = options_.manager->TryCapture(state->call.store, state->call.generation);
+  if (!captured.ok()) return refuse(captured.status());
+  state->reply.serving_set = *std::move(captured);
+  if (state->reply.serving_set != nullptr) return Submit(options_.pool, [this, state] { EncodeQueries(state); }, refuse);
+
+  // An inactive generation that nobody has asked for lately: every byte of it is verified, which must not hold up other searches.
+  Submit(
+      options_.load_pool != nullptr ? options_.load_pool : options_.pool,
+      [this, state, refuse] {
+        if (absl::Status live = state->call.options.limits.Check(options_.clock->NowMicros()); !live.ok()) return refuse(live);
+        absl::StatusOr<std::shared_ptr<const ServingSet>> loaded = options_.manager->Capture(state->call.store, state->call.generation);
+        if (!loaded.ok()) return refuse(loaded.status());
+        state->reply.serving_set = *std::move(loaded);
+        Submit(options_.pool, [this, state] { EncodeQueries(state); }, refuse);
+      },
+      refuse);
 }
 
 void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
@@ -103,11 +114,6 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
   const int64_t now_us = options_.clock->NowMicros();
   reply.times.queue_us += now_us - state->phase_start_us;
   if (absl::Status live = call.options.limits.Check(now_us); !live.ok()) return state->finish(live);
-  if (reply.serving_set == nullptr) {
-    absl::StatusOr<std::shared_ptr<const ServingSet>> captured = options_.manager->Capture(call.store, call.generation);
-    if (!captured.ok()) return state->finish(captured.status());
-    reply.serving_set = *std::move(captured);
-  }
   const View& view = *reply.serving_set->view;
   const size_t dim = static_cast<size_t>(view.dim());
 
@@ -151,6 +157,7 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
                     // The encoder's thread goes back to encoding.
                     state->phase_start_us = options_.clock->NowMicros();
                     Submit(
+                        options_.pool,
                         [this, state] {
                           state->reply.times.queue_us += options_.clock->NowMicros() - state->phase_start_us;
                           RunSearch(state);
@@ -172,32 +179,55 @@ void Pipeline::RunSearch(std::shared_ptr<SearchState> state) {
   reply.times.search_us = fetch_start_us - search_start_us;
   reply.exact = found->exact;
 
-  reply.results.resize(found->hits.size());
-  for (size_t q = 0; q < found->hits.size(); ++q) {
-    std::vector<ViewHit>& hits = found->hits[q];
-    std::vector<loci::v1::Passage> passages;
-    if (call.include_text) {
-      std::vector<ViewRow> rows;
-      rows.reserve(hits.size());
-      for (const ViewHit& hit : hits) rows.push_back(hit.row);
-      if (absl::Status read = view.Read(rows, &passages); !read.ok()) return state->finish(read);
-    }
-    reply.results[q].resize(hits.size());
-    for (size_t i = 0; i < hits.size(); ++i) {
-      SearchHit& hit = reply.results[q][i];
-      hit.id = std::move(hits[i].id);
-      hit.score = hits[i].score;
-      if (call.include_text) hit.passage = std::move(passages[i]);
-      if (call.include_vectors) {
-        hit.vector.resize(view.dim());
-        view.CopyVector(hits[i].row, hit.vector.data());
-      }
-    }
-  }
+  if (absl::Status fetched = Fetch(*found, call, &reply); !fetched.ok()) return state->finish(fetched);
   const int64_t end_us = options_.clock->NowMicros();
   reply.times.fetch_us = end_us - fetch_start_us;
   reply.times.total_us = end_us - state->start_us;
   state->finish(absl::OkStatus());
+}
+
+absl::Status Pipeline::Fetch(ViewSearchResult& found, const SearchCall& call, SearchReply* reply) const {
+  // Hits are turned into the reply in pieces, so that neither a reply that can't be sent nor one that nobody waits for is gathered.
+  constexpr size_t kPiece = 64;
+  const View& view = *reply->serving_set->view;
+  int64_t reply_bytes = 0;
+  reply->results.resize(found.hits.size());
+  for (size_t q = 0; q < found.hits.size(); ++q) {
+    std::vector<ViewHit>& hits = found.hits[q];
+    reply->results[q].reserve(hits.size());
+    for (size_t first = 0; first < hits.size(); first += kPiece) {
+      LOCI_RETURN_IF_ERROR(call.options.limits.Check(options_.clock->NowMicros()));
+      const size_t count = std::min(kPiece, hits.size() - first);
+      std::vector<loci::v1::Passage> passages;
+      if (call.include_text) {
+        std::vector<ViewRow> rows;
+        for (size_t i = first; i < first + count; ++i) rows.push_back(hits[i].row);
+        LOCI_RETURN_IF_ERROR(view.Read(rows, &passages));
+      }
+      for (size_t i = 0; i < count; ++i) {
+        SearchHit hit;
+        hit.id = std::move(hits[first + i].id);
+        hit.score = hits[first + i].score;
+        reply_bytes += static_cast<int64_t>(hit.id.size() + sizeof(float));
+        if (call.include_text) {
+          hit.passage = std::move(passages[i]);
+          reply_bytes += static_cast<int64_t>(hit.passage.ByteSizeLong());
+        }
+        if (call.include_vectors) {
+          hit.vector.resize(view.dim());
+          view.CopyVector(hits[first + i].row, hit.vector.data());
+          reply_bytes += static_cast<int64_t>(hit.vector.size() * sizeof(float));
+        }
+        reply->results[q].push_back(std::move(hit));
+      }
+      if (reply_bytes > call.max_reply_bytes) {
+        return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("the reply would have more than ", call.max_reply_bytes,
+                                                                       " bytes; ask for less at once")),
+                               "REPLY_TOO_LARGE", {{"limit_bytes", absl::StrCat(call.max_reply_bytes)}});
+      }
+    }
+  }
+  return absl::OkStatus();
 }
 
 // --- Answer: search, then read ---

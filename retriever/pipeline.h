@@ -54,6 +54,7 @@ struct SearchCall {
   IndexSearchOptions options;
   bool include_text = false;
   bool include_vectors = false;
+  int64_t max_reply_bytes = 64 << 20;  // Of ids, texts and vectors; more is INVALID_ARGUMENT, reason REPLY_TOO_LARGE.
 };
 struct SearchHit {
   std::string id;
@@ -94,6 +95,7 @@ class Pipeline {
   struct Options {
     GenerationManager* manager = nullptr;  // Borrowed, like all below.
     ThreadPool* pool = nullptr;            // Tokenizes, searches, fetches.
+    ThreadPool* load_pool = nullptr;       // Opens inactive generations that requests name; null: `pool` does.
     Clock* clock = &RealClock();
     MetricsSink* metrics = &NullMetrics();
     std::vector<std::shared_ptr<const Reader>> readers;
@@ -108,10 +110,12 @@ class Pipeline {
 
  private:
   struct SearchState;
-  void Submit(std::function<void()> task, const std::function<void(absl::Status)>& refuse);
+  void Submit(ThreadPool* pool, std::function<void()> task, const std::function<void(absl::Status)>& refuse);
   void StartSearch(std::shared_ptr<SearchState> state);
   void EncodeQueries(std::shared_ptr<SearchState> state);
   void RunSearch(std::shared_ptr<SearchState> state);
+  // Fills reply->results; takes the ids out of `found`.
+  absl::Status Fetch(ViewSearchResult& found, const SearchCall& call, SearchReply* reply) const;
 
   const Options options_;
   std::map<std::string, std::shared_ptr<const Reader>> readers_;

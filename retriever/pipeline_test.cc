@@ -95,6 +95,27 @@ TEST_F(PipelineTest, NeverMoreThanThereIs) {
   EXPECT_TRUE(reply->results[0][0].passage.text().empty());  // Not asked for.
 }
 
+TEST_F(PipelineTest, GathersNoReplyThatCanNotBeSent) {
+  SearchCall call{.store = "s", .queries = {std::string("tea")}, .options = {.top_k = 3}, .include_vectors = true};
+  call.max_reply_bytes = 3 * (kDim * 4 + 1 + 4);
+  EXPECT_TRUE(Search(call).ok());
+  --call.max_reply_bytes;
+  const auto refused = Search(call);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GetErrorReason(refused.status())->reason, "REPLY_TOO_LARGE");
+}
+
+TEST_F(PipelineTest, OpensAnInactiveGenerationThatIsNamed) {
+  const std::string first = manager_->GetStore("s")->generation;
+  ASSERT_TRUE(Ingest("s", {MakePassage("new", "green tea")}).ok());
+  for (int i = 0; i < 2; ++i) {
+    const auto reply = Search({.store = "s", .generation = first, .queries = {std::string("green tea")}, .options = {.top_k = 1}});
+    ASSERT_TRUE(reply.ok()) << reply.status();
+    EXPECT_EQ(reply->results[0][0].id, "c");
+    EXPECT_EQ(reply->serving_set->view->generation().id(), first);
+  }
+}
+
 TEST_F(PipelineTest, NamesTheBadQuery) {
   const auto wrong_dim = Search({.store = "s", .queries = {std::string("x"), std::vector<float>(7)}, .options = {.top_k = 1}});
   EXPECT_EQ(wrong_dim.status().code(), absl::StatusCode::kInvalidArgument);

@@ -66,6 +66,12 @@ std::string Clean(std::string_view text, size_t limit) {
 
 }  // namespace
 
+bool CarriesPushback(const absl::Status& status) {
+  if (status.code() != absl::StatusCode::kResourceExhausted) return false;
+  const std::optional<ErrorReason> reason = GetErrorReason(status);
+  return reason.has_value() && (reason->reason == "OVERLOADED" || reason->reason == "ENCODER_QUEUE_FULL");
+}
+
 std::string_view CodeName(absl::StatusCode code) { return Find(code).name; }
 
 grpc::Status ToGrpcStatus(const absl::Status& status) {

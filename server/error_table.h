@@ -19,8 +19,8 @@ inline constexpr char kPushbackTrailer[] = "grpc-retry-pushback-ms";
 // UTF-8, so that the trailers stay below the 8 KiB that clients accept.
 grpc::Status ToGrpcStatus(const absl::Status& status);
 
-// Whether the error comes with a pushback: RESOURCE_EXHAUSTED, and only that.
-inline bool CarriesPushback(const absl::Status& status) { return status.code() == absl::StatusCode::kResourceExhausted; }
+// Whether the error comes with a pushback: RESOURCE_EXHAUSTED of an overload, which passes. A full disk does not.
+bool CarriesPushback(const absl::Status& status);
 
 // "INVALID_ARGUMENT"; "UNKNOWN" for a code that gRPC does not have.
 std::string_view CodeName(absl::StatusCode code);

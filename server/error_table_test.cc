@@ -49,9 +49,12 @@ TEST(ErrorTable, CarriesReasonAndMetadata) {
   EXPECT_EQ(DetailOf(status).message(), "3 writes");
 }
 
-TEST(ErrorTable, PushesBackOnlyWhenExhausted) {
+TEST(ErrorTable, PushesBackOnlyWhatPasses) {
   for (int code = 1; code <= 16; ++code) {
-    EXPECT_EQ(CarriesPushback(absl::Status(static_cast<absl::StatusCode>(code), "why")), code == 8) << code;
+    const absl::Status status(static_cast<absl::StatusCode>(code), "why");
+    EXPECT_EQ(CarriesPushback(ErrorWithReason(status, "OVERLOADED")), code == 8) << code;
+    EXPECT_EQ(CarriesPushback(ErrorWithReason(status, "ENCODER_QUEUE_FULL")), code == 8) << code;
+    EXPECT_FALSE(CarriesPushback(status)) << code;  // A full disk.
   }
 }
 

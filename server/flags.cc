@@ -19,6 +19,12 @@ absl::Status SetInteger(const std::string& flag, const std::string& value, int l
   return absl::InvalidArgumentError(absl::StrCat(flag, " is ", Quoted(value), "; it must be a number from ", least, " to ", most));
 }
 
+absl::Status SetFraction(const std::string& flag, const std::string& value, double* out) {
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *out);
+  if (error == std::errc() && end == value.data() + value.size() && *out >= 0 && *out <= 1) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(flag, " is ", Quoted(value), "; it must be a number from 0 to 1"));
+}
+
 absl::Status SetText(const std::string& flag, const std::string& value, std::string* out) {
   if (value.empty()) return absl::InvalidArgumentError(absl::StrCat(flag, " is empty"));
   *out = value;
@@ -42,12 +48,13 @@ absl::Status SetFlag(const std::string& flag, const std::string& value, ServerFl
   if (flag == "--max-in-flight") return SetInteger(flag, value, 1, 1'000'000, &flags->max_in_flight);
   if (flag == "--max-ingests") return SetInteger(flag, value, 1, 64, &flags->max_ingests);
   if (flag == "--drain-timeout-s") return SetInteger(flag, value, 0, 86'400, &flags->drain_timeout_s);
+  if (flag == "--abstain-threshold") return SetFraction(flag, value, &flags->abstain_threshold);
   return NotAvailableYet(flag);  // --config
 }
 
 bool TakesValue(const std::string& flag) {
   for (const char* known : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--threads", "--max-in-flight",
-                            "--max-ingests", "--drain-timeout-s"}) {
+                            "--max-ingests", "--drain-timeout-s", "--abstain-threshold"}) {
     if (flag == known) return true;
   }
   return false;
@@ -105,6 +112,9 @@ usage: loci_server [flags]
   --drain-timeout-s N         after SIGTERM, how long requests in flight may take
                               (default )",
                       defaults.drain_timeout_s, R"()
+  --abstain-threshold P       below this confidence, 0 to 1, a question gets its passages
+                              but no answer (default )",
+                      defaults.abstain_threshold, R"()
   --config FILE               not available yet
   --help, --version
 

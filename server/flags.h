@@ -19,6 +19,7 @@ struct ServerFlags {
   int max_in_flight = 1024;
   int max_ingests = 4;
   int drain_timeout_s = 30;
+  double abstain_threshold = 0.42;  // That of retriever/sentence_reader.h.
   bool help = false;
   bool version = false;
 };

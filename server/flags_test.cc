@@ -25,7 +25,7 @@ TEST(ServerFlags, HasDefaults) {
 TEST(ServerFlags, TakesBothForms) {
   const absl::StatusOr<ServerFlags> flags =
       ParseServerFlags({"--data-dir", "a=b", "--listen=127.0.0.1:0", "--metrics-listen", "[::1]:0", "--device=cpu", "--max-in-flight=7",
-                        "--threads", "3", "--drain-timeout-s=0", "--max-ingests", "2", "--model", "m"});
+                        "--threads", "3", "--drain-timeout-s=0", "--max-ingests", "2", "--model", "m", "--abstain-threshold=0.25"});
   ASSERT_TRUE(flags.ok()) << flags.status();
   EXPECT_EQ(flags->data_dir, "a=b");
   EXPECT_EQ(flags->listen, "127.0.0.1:0");
@@ -36,6 +36,7 @@ TEST(ServerFlags, TakesBothForms) {
   EXPECT_EQ(flags->drain_timeout_s, 0);
   EXPECT_EQ(flags->max_ingests, 2);
   EXPECT_EQ(flags->model, "m");
+  EXPECT_EQ(flags->abstain_threshold, 0.25);
 }
 
 TEST(ServerFlags, NamesWhatIsWrong) {
@@ -51,6 +52,8 @@ TEST(ServerFlags, NamesWhatIsWrong) {
   EXPECT_THAT(error({"--listen=::1:80"}), HasSubstr("not an address"));
   EXPECT_THAT(error({"--max-in-flight", "0"}), HasSubstr("from 1 to 1000000"));
   EXPECT_THAT(error({"--threads", "2x"}), HasSubstr("--threads is \"2x\""));
+  EXPECT_THAT(error({"--abstain-threshold", "1.5"}), HasSubstr("--abstain-threshold is \"1.5\"; it must be a number from 0 to 1"));
+  EXPECT_THAT(error({"--abstain-threshold=nan"}), HasSubstr("from 0 to 1"));
   EXPECT_THAT(error({"--config", "loci.txtpb"}), HasSubstr("--config is not available yet"));
 }
 
@@ -58,7 +61,7 @@ TEST(ServerFlags, HelpNamesEveryFlag) {
   EXPECT_TRUE(ParseServerFlags({"--help"})->help);
   EXPECT_TRUE(ParseServerFlags({"--version"})->version);
   for (const char* flag : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--threads", "--max-in-flight",
-                           "--max-ingests", "--drain-timeout-s"}) {
+                           "--max-ingests", "--drain-timeout-s", "--abstain-threshold"}) {
     EXPECT_THAT(ServerHelp(), HasSubstr(flag));
   }
 }

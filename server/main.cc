@@ -117,6 +117,7 @@ int main(int argc, char** argv) {
   options.thread_count = flags->threads;
   options.max_in_flight = flags->max_in_flight;
   options.max_ingests = flags->max_ingests;
+  options.abstain_threshold = flags->abstain_threshold;
   options.drain_timeout_ms = int64_t{1000} * flags->drain_timeout_s;
   options.on_metrics_listening = [](const std::string& address) { Announce("metrics", address); };
   absl::StatusOr<std::unique_ptr<loci::Server>> server = loci::Server::Start(std::move(options));

@@ -4,6 +4,8 @@
 
 namespace loci {
 
-std::vector<std::shared_ptr<const Reader>> MakeReaders() { return {MakeSentenceReader()}; }
+std::vector<std::shared_ptr<const Reader>> MakeReaders(double abstain_threshold) {
+  return {MakeSentenceReader({.abstain_threshold = abstain_threshold})};
+}
 
 }  // namespace loci

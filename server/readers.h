@@ -9,7 +9,8 @@
 
 namespace loci {
 
-std::vector<std::shared_ptr<const Reader>> MakeReaders();
+// Below a confidence of `abstain_threshold`, 0 to 1, a reader gives no answer.
+std::vector<std::shared_ptr<const Reader>> MakeReaders(double abstain_threshold);
 
 }  // namespace loci
 

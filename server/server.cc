@@ -102,7 +102,7 @@ struct Server::State {
   std::string address;
   std::string metrics_address;
   PrometheusMetrics metrics;
-  std::unique_ptr<FileSystem::Lock> lock;  // Of the data directory, from before anything in it is touched.
+  std::shared_ptr<FileSystem::Lock> lock;  // Of the data directory, from before anything in it is touched.
   std::unique_ptr<ThreadPool> compute_pool;
   std::unique_ptr<EncoderRegistry> encoders;
   std::unique_ptr<GenerationManager> manager;
@@ -128,10 +128,10 @@ struct Server::State {
 absl::Status Server::State::OpenData(const DeviceChoice& device) {
   FileSystem& fs = *options.fs;
   // A path that exists but can't be made a folder, or written to, is told as one thing: what the directory is for.
-  if (absl::Status status = fs.CreateDirectories(options.data_directory); !status.ok()) {
+  if (absl::Status status = CreateDirectoriesSynced(fs, options.data_directory); !status.ok()) {
     return Annotate(status, absl::StrCat("data directory ", options.data_directory));
   }
-  absl::StatusOr<std::unique_ptr<FileSystem::Lock>> taken = fs.LockFile(JoinPath(options.data_directory, "SERVER.LOCK"));
+  absl::StatusOr<std::shared_ptr<FileSystem::Lock>> taken = LockDataDirectory(fs, options.data_directory);
   if (!taken.ok()) return Annotate(taken.status(), absl::StrCat("data directory ", options.data_directory));
   lock = *std::move(taken);
 
@@ -164,14 +164,16 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   manager_options.metrics = &metrics;
   manager_options.encoders = encoders.get();
   manager_options.search_pool = compute_pool.get();
+  manager_options.directory_lock = lock;
   LOCI_ASSIGN_OR_RETURN(manager, GenerationManager::Open(std::move(manager_options)));
 
   Pipeline::Options pipeline_options;
   pipeline_options.manager = manager.get();
   pipeline_options.pool = compute_pool.get();
+  pipeline_options.load_pool = admin_pool.get();
   pipeline_options.clock = options.clock;
   pipeline_options.metrics = &metrics;
-  pipeline_options.readers = MakeReaders();
+  pipeline_options.readers = MakeReaders(options.abstain_threshold);
   pipeline = std::make_unique<Pipeline>(std::move(pipeline_options));
   return absl::OkStatus();
 }

@@ -32,6 +32,7 @@ struct ServerOptions {
   int64_t pushback_ms = 250;
   int64_t ingest_idle_timeout_ms = 120'000;
   int64_t drain_timeout_ms = 30'000;  // Stop waits so long for requests in flight, then cancels them.
+  double abstain_threshold = 0.42;  // Below this confidence a reader gives no answer.
   BatcherOptions batcher;
   FileSystem* fs = &PosixFileSystem();
   Clock* clock = &RealClock();

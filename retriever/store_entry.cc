@@ -1,0 +1,104 @@
+#include "retriever/store_entry.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+
+namespace loci {
+
+absl::Status StoreNotFound(std::string_view store) {
+  const std::string_view shown = store.substr(0, 80);
+  return ErrorWithReason(absl::NotFoundError(absl::StrCat("there is no store \"", AbslView(shown), "\"")), "STORE_NOT_FOUND",
+                         {{"store", std::string(shown)}});
+}
+
+absl::StatusOr<std::shared_ptr<Store>> StoreEntry::GetStore() const {
+  MutexLock lock(&mutex_);
+  if (store_ != nullptr) return store_;
+  if (!open_error_.ok()) return open_error_;
+  return StoreNotFound(name);
+}
+
+void StoreEntry::SetStore(std::shared_ptr<Store> store, absl::Status open_error) {
+  MutexLock lock(&mutex_);
+  store_ = std::move(store);
+  open_error_ = std::move(open_error);
+}
+
+absl::StatusOr<std::weak_ptr<Store>> StoreEntry::TakeForDeletion() {
+  MutexLock lock(&mutex_);
+  if (builder_count_ > 0) {
+    return ErrorWithReason(absl::AbortedError(absl::StrCat("an ingest into store \"", name, "\" is running")), "INGEST_RUNNING",
+                           {{"store", name}});
+  }
+  if (store_ == nullptr && open_error_.ok()) return StoreNotFound(name);
+  std::weak_ptr<Store> closing = store_;
+  store_.reset();
+  open_error_ = absl::OkStatus();
+  pinned_.clear();
+  return closing;
+}
+
+GenerationStatus StoreEntry::GetState(const std::string& generation) const {
+  MutexLock lock(&mutex_);
+  const auto found = states_.find(generation);
+  return found == states_.end() ? GenerationStatus{} : found->second;
+}
+
+void StoreEntry::SetState(const std::string& generation, GenerationState state, std::string detail) {
+  MutexLock lock(&mutex_);
+  states_[generation] = {state, std::move(detail)};
+}
+
+std::shared_ptr<const ServingSet> StoreEntry::ForgetGeneration(const std::string& generation) {
+  MutexLock lock(&mutex_);
+  states_.erase(generation);
+  const auto pin = std::find_if(pinned_.begin(), pinned_.end(), [&](const auto& p) { return p.first == generation; });
+  if (pin == pinned_.end()) return nullptr;
+  std::shared_ptr<const ServingSet> serving_set = std::move(pin->second);
+  pinned_.erase(pin);
+  return serving_set;
+}
+
+std::shared_ptr<const ServingSet> StoreEntry::FindPinned(std::string_view generation) const {
+  MutexLock lock(&mutex_);
+  for (const auto& [id, serving_set] : pinned_) {
+    if (id == generation) return serving_set;
+  }
+  return nullptr;
+}
+
+std::shared_ptr<const ServingSet> StoreEntry::Pin(std::string generation, std::shared_ptr<const ServingSet> serving_set, size_t limit) {
+  MutexLock lock(&mutex_);
+  std::shared_ptr<const ServingSet> dropped;
+  if (pinned_.size() >= limit) {
+    dropped = std::move(pinned_.front().second);
+    pinned_.erase(pinned_.begin());
+  }
+  pinned_.emplace_back(std::move(generation), std::move(serving_set));
+  return dropped;
+}
+
+absl::StatusOr<std::unique_ptr<GenerationBuilder>> HeldBuilder::Create(std::shared_ptr<StoreEntry> entry, BuildOptions options) {
+  std::shared_ptr<Store> store;
+  {
+    MutexLock lock(&entry->mutex_);
+    if (entry->store_ == nullptr) return entry->open_error_.ok() ? StoreNotFound(entry->name) : entry->open_error_;
+    store = entry->store_;
+    ++entry->builder_count_;
+  }
+  std::unique_ptr<HeldBuilder> held(new HeldBuilder(std::move(entry)));
+  LOCI_ASSIGN_OR_RETURN(held->builder_, store->NewGeneration(std::move(options)));
+  return std::unique_ptr<GenerationBuilder>(std::move(held));
+}
+
+HeldBuilder::~HeldBuilder() {
+  builder_.reset();
+  MutexLock lock(&entry_->mutex_);
+  --entry_->builder_count_;
+}
+
+}  // namespace loci

@@ -1,0 +1,94 @@
+// A store as the generation manager keeps it: what serves, and the locks that order its changes.
+#ifndef LOCI_RETRIEVER_STORE_ENTRY_H_
+#define LOCI_RETRIEVER_STORE_ENTRY_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/mutex.h"
+#include "index/store.h"
+#include "retriever/generation_state.h"
+#include "retriever/serving_set.h"
+
+namespace loci {
+
+struct GenerationStatus {
+  GenerationState state = GenerationState::kReady;
+  std::string detail;
+};
+
+// NOT_FOUND, reason STORE_NOT_FOUND.
+absl::Status StoreNotFound(std::string_view store);
+
+// Order of locking: first_generation, pinning, writer, then the entry's own. Whoever waits for one of the first three holds no reference
+// to the store, since a deletion waits, with them, for all of those. Thread-safe.
+struct StoreEntry {
+  explicit StoreEntry(std::string store_name) : name(std::move(store_name)) {}
+
+  const std::string name;
+  ServingSetHolder holder;
+
+  Mutex first_generation;  // Held while the empty generation for a first upsert is made.
+  Mutex pinning;           // Held while an inactive generation is opened for a request that named it, or deleted.
+  Mutex writer;            // Held by whoever changes the store: writes and activations, one after the other.
+
+  // The store; the error it could not be opened with; NOT_FOUND after its deletion.
+  absl::StatusOr<std::shared_ptr<Store>> GetStore() const;
+  void SetStore(std::shared_ptr<Store> store, absl::Status open_error);
+  // Takes the store away, for whoever holds `writer` and `pinning`. ABORTED, reason INGEST_RUNNING, while a build is under way.
+  absl::StatusOr<std::weak_ptr<Store>> TakeForDeletion();
+
+  GenerationStatus GetState(const std::string& generation) const;
+  void SetState(const std::string& generation, GenerationState state, std::string detail = "");
+  // Its state and its pin, which is returned.
+  std::shared_ptr<const ServingSet> ForgetGeneration(const std::string& generation);
+
+  // Null where it is not pinned.
+  std::shared_ptr<const ServingSet> FindPinned(std::string_view generation) const;
+  // Returns what had to go so that at most `limit` are pinned.
+  std::shared_ptr<const ServingSet> Pin(std::string generation, std::shared_ptr<const ServingSet> serving_set, size_t limit);
+
+ private:
+  friend class HeldBuilder;
+
+  mutable Mutex mutex_;
+  int builder_count_ ABSL_GUARDED_BY(mutex_) = 0;  // Builds that are under way.
+  std::shared_ptr<Store> store_ ABSL_GUARDED_BY(mutex_);
+  absl::Status open_error_ ABSL_GUARDED_BY(mutex_);
+  std::map<std::string, GenerationStatus> states_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::pair<std::string, std::shared_ptr<const ServingSet>>> pinned_ ABSL_GUARDED_BY(mutex_);  // Newest last.
+};
+
+// A builder that keeps the store's folder from being deleted under it. Used by one thread at a time.
+class HeldBuilder : public GenerationBuilder {
+ public:
+  static absl::StatusOr<std::unique_ptr<GenerationBuilder>> Create(std::shared_ptr<StoreEntry> entry, BuildOptions options);
+  ~HeldBuilder() override;
+
+  absl::Status Add(std::span<const loci::v1::Passage> passages, const float* vectors) override {
+    return builder_->Add(passages, vectors);
+  }
+  int64_t added_count() const override { return builder_->added_count(); }
+  int64_t duplicate_count() const override { return builder_->duplicate_count(); }
+  absl::StatusOr<storage::Manifest> Finish(
+      const RequestLimits& limits,
+      const std::function<void(std::string_view phase, int64_t done, int64_t total)>& progress) override {
+    return builder_->Finish(limits, progress);
+  }
+
+ private:
+  explicit HeldBuilder(std::shared_ptr<StoreEntry> entry) : entry_(std::move(entry)) {}  // The caller has counted it.
+
+  const std::shared_ptr<StoreEntry> entry_;
+  std::unique_ptr<GenerationBuilder> builder_;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_RETRIEVER_STORE_ENTRY_H_
