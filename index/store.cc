@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <functional>
 #include <limits>
 #include <random>
 #include <set>
@@ -60,12 +61,14 @@ int64_t SizeOf(FileSystem& fs, const std::string& path) {
   return bytes;
 }
 
-// Builds that are under way: their writes since may not be trimmed.
+// Builds that are under way: their writes since may not be trimmed. Thread-safe.
 class BuildsUnderWay {
  public:
-  void Add(int64_t base_revision) {
+  // Registers a build whose base is what `base_revision` returns, in one step: a trimming either sees the build, or has chosen its
+  // limit before, below any revision that is read now.
+  int64_t Add(const std::function<int64_t()>& base_revision) {
     MutexLock lock(&mutex_);
-    bases_.insert(base_revision);
+    return *bases_.insert(base_revision());
   }
   void Remove(int64_t base_revision) {
     MutexLock lock(&mutex_);
@@ -81,18 +84,29 @@ class BuildsUnderWay {
   std::multiset<int64_t> bases_ ABSL_GUARDED_BY(mutex_);
 };
 
+// Keeps a build registered for as long as it lives. Immutable after construction.
+class BuildRegistration {
+ public:
+  BuildRegistration(std::shared_ptr<BuildsUnderWay> builds, const std::function<int64_t()>& base_revision)
+      : builds_(std::move(builds)), base_revision_(builds_->Add(base_revision)) {}
+  ~BuildRegistration() { builds_->Remove(base_revision_); }
+  BuildRegistration(const BuildRegistration&) = delete;
+  BuildRegistration& operator=(const BuildRegistration&) = delete;
+  int64_t base_revision() const { return base_revision_; }
+
+ private:
+  const std::shared_ptr<BuildsUnderWay> builds_;
+  const int64_t base_revision_;
+};
+
 class StoreGenerationBuilder : public GenerationBuilder {
  public:
   StoreGenerationBuilder(std::unique_ptr<GenerationBuilder> builder, FileSystem& fs, std::string store_directory,
-                         std::shared_ptr<BuildsUnderWay> builds, int64_t base_revision)
-      : builder_(std::move(builder)),
+                         std::unique_ptr<const BuildRegistration> registration)
+      : registration_(std::move(registration)),
+        builder_(std::move(builder)),
         fs_(fs),
-        store_directory_(std::move(store_directory)),
-        builds_(std::move(builds)),
-        base_revision_(base_revision) {
-    builds_->Add(base_revision_);
-  }
-  ~StoreGenerationBuilder() override { builds_->Remove(base_revision_); }
+        store_directory_(std::move(store_directory)) {}
 
   absl::Status Add(std::span<const loci::v1::Passage> passages, const float* vectors) override {
     return builder_->Add(passages, vectors);
@@ -108,11 +122,10 @@ class StoreGenerationBuilder : public GenerationBuilder {
   }
 
  private:
+  const std::unique_ptr<const BuildRegistration> registration_;
   const std::unique_ptr<GenerationBuilder> builder_;
   FileSystem& fs_;
   const std::string store_directory_;
-  const std::shared_ptr<BuildsUnderWay> builds_;
-  const int64_t base_revision_;
 };
 
 // The last write to each id, in the order of these.
@@ -210,6 +223,11 @@ struct Store::State {
     return next_revision++;
   }
   absl::Status TrimLog();
+  // True for one caller and once.
+  bool TakeGenerationId(const std::string& generation) {
+    MutexLock guard(&mutex);
+    return given_ids.insert(generation).second;
+  }
 
   // Constant after construction.
   const std::string directory;
@@ -224,9 +242,9 @@ struct Store::State {
   CurrentFile current;
   std::shared_ptr<Overlay> overlay;  // Of the newest view.
   int64_t next_revision = 1;
-  std::set<std::string> given_ids;
 
   mutable Mutex mutex;
+  std::set<std::string> given_ids ABSL_GUARDED_BY(mutex);
   std::shared_ptr<const View> view ABSL_GUARDED_BY(mutex);
   int64_t revision ABSL_GUARDED_BY(mutex) = 0;
 };
@@ -265,7 +283,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
   LOCI_RETURN_IF_ERROR(ValidateStoreName(name));
   auto state = std::make_unique<State>(directory, name, std::move(options));
   FileSystem& fs = state->fs;
-  LOCI_RETURN_IF_ERROR(fs.CreateDirectories(directory));
+  LOCI_RETURN_IF_ERROR(CreateDirectoriesSynced(fs, directory));
   LOCI_ASSIGN_OR_RETURN(state->lock, fs.LockFile(JoinPath(directory, kLockFile)));
   LOCI_RETURN_IF_ERROR(state->current.Load());
   const storage::Current& current = state->current.value();
@@ -280,8 +298,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
       return absl::DataLossError(absl::StrCat("store ", name, " has writes up to revision ", last_write, " but no ", kCurrentFile));
     }
     LOCI_RETURN_IF_ERROR(fs.SyncDirectory(directory));
-    const size_t slash = directory.rfind('/');
-    if (slash != std::string::npos && slash > 0) LOCI_RETURN_IF_ERROR(fs.SyncDirectory(directory.substr(0, slash)));
+    LOCI_RETURN_IF_ERROR(fs.SyncDirectory(ParentPath(directory)));
   }
   LOCI_RETURN_IF_ERROR(state->RemoveLeftovers());
 
@@ -330,15 +347,16 @@ absl::StatusOr<std::vector<storage::Manifest>> Store::ListGenerations() const {
 }
 
 absl::StatusOr<std::unique_ptr<GenerationBuilder>> Store::NewGeneration(BuildOptions options) {
-  if (options.base_revision < 0) options.base_revision = revision();
+  auto registration = std::make_unique<const BuildRegistration>(
+      state_->builds, [&] { return options.base_revision < 0 ? revision() : options.base_revision; });
+  options.base_revision = registration->base_revision();
   std::string generation;
   do {
     generation = MakeGenerationId(state_->options.clock->UnixMicros());
-  } while (state_->fs.Exists(state_->GenerationDirectory(generation)) || !state_->given_ids.insert(generation).second);
-  const int64_t base_revision = options.base_revision;
+  } while (state_->fs.Exists(state_->GenerationDirectory(generation)) || !state_->TakeGenerationId(generation));
   LOCI_ASSIGN_OR_RETURN(auto builder, GenerationBuilder::Create(state_->fs, state_->GenerationDirectory(generation), state_->name,
                                                                 generation, std::move(options)));
-  return std::make_unique<StoreGenerationBuilder>(std::move(builder), state_->fs, state_->directory, state_->builds, base_revision);
+  return std::make_unique<StoreGenerationBuilder>(std::move(builder), state_->fs, state_->directory, std::move(registration));
 }
 
 absl::StatusOr<std::shared_ptr<const Generation>> Store::OpenGeneration(const std::string& generation, bool verify) const {

@@ -55,8 +55,8 @@ struct ActivationResult {
 };
 
 // Every crash leaves the old state or the new one, whole. What Write and Activate acknowledge is synced.
-// view() and the const functions are thread-safe; the others are called by one thread at a time (the store's writer), except
-// that GenerationBuilders work beside it.
+// The const functions and NewGeneration are thread-safe, beside every other call; the others are called by one thread at a time (the
+// store's writer). A GenerationBuilder, used by one thread at a time, works beside all of them.
 class Store {
  public:
   // Opens or makes the store's folder; removes what unfinished builds left; replays the writes over the active generation.
@@ -75,7 +75,7 @@ class Store {
   absl::StatusOr<std::vector<storage::Manifest>> ListGenerations() const;
 
   // A new generation's id is never one that was used before: "20261121-094142-3f2a". base_revision in `options` is filled in
-  // from revision() where it is negative. The builder's folder belongs to this store; Finish makes it a generation of it.
+  // from revision() where it is negative; from then on, until the builder dies, no write after it is trimmed. The builder's folder belongs to this store; Finish makes it a generation of it.
   absl::StatusOr<std::unique_ptr<GenerationBuilder>> NewGeneration(BuildOptions options);
 
   // Opens (verifying) a generation of this store without activating it. NOT_FOUND names it.

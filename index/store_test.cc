@@ -4,6 +4,7 @@
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <set>
 #include <string>
@@ -11,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "gmock/gmock.h"
@@ -406,6 +408,66 @@ TEST_F(StoreTest, TrimsTheLogBelowWhatAnyGenerationNeeds) {
   ASSERT_TRUE(Activate(finished->generation(), WritesPolicy::kReplay).ok());
   EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("d", "d3"), Pair("f", "f4")));
   EXPECT_EQ(store_->revision(), 6);
+}
+
+// A build that is begun while the writer activates and deletes finds every write since its base in the log.
+TEST_F(StoreTest, ABuildBegunBesideADeletionKeepsItsWrites) {
+  // Shows what happens in the middle of NewGeneration: there it asks for the time.
+  class HookClock : public Clock {
+   public:
+    int64_t NowMicros() const override { return RealClock().NowMicros(); }
+    int64_t UnixMicros() const override {
+      if (hook) std::exchange(hook, nullptr)();
+      return RealClock().UnixMicros();
+    }
+    mutable std::function<void()> hook;
+  } clock;
+  StoreOptions options;
+  options.clock = &clock;
+  Open(options);
+  const std::string g1 = Build({{"a", P("a1")}});
+  ASSERT_TRUE(Activate(g1).ok());
+  Write({Upsert("b", P("b2"))});
+  clock.hook = [&] {
+    Write({Upsert("c", P("c3"))});
+    const std::string g2 = Build({{"d", P("d")}});  // Base 3.
+    ASSERT_TRUE(Activate(g2).ok());
+    ASSERT_TRUE(store_->DeleteGeneration(g1).ok());  // Trims what nobody needs.
+  };
+  const std::string g3 = Build({{"e", P("e")}});  // Base 2.
+  auto activated = Activate(g3, WritesPolicy::kReplay);
+  ASSERT_TRUE(activated.ok()) << activated.status();
+  EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("c", "c3"), Pair("e", "e")));
+}
+
+TEST_F(StoreTest, BeginsBuildsFromManyThreadsBesideTheWriter) {
+  FakeClock clock;  // All in the same second.
+  StoreOptions options;
+  options.clock = &clock;
+  Open(options);
+  std::vector<std::thread> threads;
+  std::atomic<int> failures{0};
+  for (int t = 0; t < 4; ++t) {
+    threads.emplace_back([&] {
+      for (int i = 0; i < 6; ++i) {
+        BuildOptions build;
+        build.dim = 2;
+        build.base_revision = -1;
+        auto id = BuildGeneration(*store_, {{"a", P("x")}}, build);
+        if (!id.ok() || !store_->OpenGeneration(*id, false).ok()) ++failures;
+      }
+    });
+  }
+  for (int i = 0; i < 3; ++i) {
+    const std::string id = Build({{"a", P("y")}});
+    EXPECT_TRUE(Activate(id, WritesPolicy::kReplay).ok());
+    Write({Upsert("b", P("b"))});
+    const std::string other = Build({});
+    EXPECT_TRUE(store_->DeleteGeneration(other).ok());
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(failures, 0);
+  EXPECT_EQ(store_->ListGenerations()->size(), 27u);
 }
 
 TEST_F(StoreTest, RefusesASecondHandleOnAFolder) {
