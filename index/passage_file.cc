@@ -1,5 +1,6 @@
 #include "index/passage_file.h"
 
+#include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <system_error>
@@ -21,7 +22,6 @@ namespace loci {
 namespace {
 
 constexpr size_t kBlockCacheBytes = 32 << 20;
-constexpr uint64_t kTableBytes = 256 << 20;  // A table file is ended when it is larger.
 constexpr size_t kChecksumBytes = 8;
 
 std::string BigEndian(int64_t row) {
@@ -63,7 +63,7 @@ rocksdb::Options TableOptions(std::shared_ptr<rocksdb::Cache> cache) {
   options.compression = rocksdb::kLZ4Compression;
   options.disable_auto_compactions = true;
   options.paranoid_checks = true;
-  options.max_open_files = 64;
+  options.max_open_files = -1;  // All tables, at once: their folder may be deleted while they are read.
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
   options.write_buffer_size = 1 << 20;
@@ -165,7 +165,8 @@ class RocksPassageFile : public PassageFile {
 // A run of tables of one key prefix, filled in order.
 class TableRun {
  public:
-  TableRun(const rocksdb::Options& options, std::string path_prefix) : options_(options), path_prefix_(std::move(path_prefix)) {}
+  TableRun(const rocksdb::Options& options, std::string path_prefix, int64_t table_bytes)
+      : options_(options), path_prefix_(std::move(path_prefix)), table_bytes_(static_cast<uint64_t>(table_bytes)) {}
 
   rocksdb::Status Put(const rocksdb::Slice& key, const rocksdb::Slice& value) {
     if (writer_ == nullptr) {
@@ -175,7 +176,7 @@ class TableRun {
       if (!status.ok()) return status;
     }
     rocksdb::Status status = writer_->Put(key, value);
-    if (status.ok() && writer_->FileSize() > kTableBytes) status = Finish();
+    if (status.ok() && writer_->FileSize() > table_bytes_) status = Finish();
     return status;
   }
 
@@ -192,6 +193,7 @@ class TableRun {
  private:
   const rocksdb::Options options_;
   const std::string path_prefix_;
+  const uint64_t table_bytes_;
   std::unique_ptr<rocksdb::SstFileWriter> writer_;
   std::vector<std::string> paths_;
 };
@@ -199,11 +201,11 @@ class TableRun {
 // Writes sorted tables and lets an empty RocksDB take them over: no log, no memtable, no compaction.
 class RocksPassageFileWriter : public PassageFileWriter {
  public:
-  RocksPassageFileWriter(std::unique_ptr<rocksdb::DB> db, const std::string& directory)
+  RocksPassageFileWriter(std::unique_ptr<rocksdb::DB> db, const std::string& directory, int64_t table_bytes)
       : directory_(directory),
         db_(std::move(db)),
-        rows_(TableOptions(nullptr), directory + "/rows"),
-        ids_(TableOptions(nullptr), directory + "/ids") {}
+        rows_(TableOptions(nullptr), directory + "/rows", table_bytes),
+        ids_(TableOptions(nullptr), directory + "/ids", table_bytes) {}
 
   absl::Status Append(const loci::v1::Passage& passage) override {
     if (next_row_ > 0 && passage.id() <= last_id_) {
@@ -270,21 +272,25 @@ absl::StatusOr<std::unique_ptr<PassageFile>> PassageFile::Open(const std::string
   rocksdb::DB* raw = nullptr;
   const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(TableOptions(cache), directory, &raw);
   if (!status.ok()) {
+    const std::string text = status.ToString();
+    if (text.find(std::strerror(EMFILE)) != std::string::npos || text.find(std::strerror(ENFILE)) != std::string::npos) {
+      return absl::ResourceExhaustedError(absl::StrCat("cannot open ", directory, ": ", text));
+    }
     // A file that is missing or can't be parsed is damage, whatever RocksDB calls it.
-    return absl::DataLossError(absl::StrCat("cannot open ", directory, ": ", status.ToString()));
+    return absl::DataLossError(absl::StrCat("cannot open ", directory, ": ", text));
   }
   auto file = std::make_unique<RocksPassageFile>(std::unique_ptr<rocksdb::DB>(raw), std::move(cache), directory, row_count);
   LOCI_RETURN_IF_ERROR(file->CheckRowCount());
   return file;
 }
 
-absl::StatusOr<std::unique_ptr<PassageFileWriter>> PassageFileWriter::Create(const std::string& directory) {
+absl::StatusOr<std::unique_ptr<PassageFileWriter>> PassageFileWriter::Create(const std::string& directory, int64_t table_bytes) {
   rocksdb::Options options = TableOptions(nullptr);
   options.create_if_missing = true;
   options.error_if_exists = true;
   rocksdb::DB* raw = nullptr;
   LOCI_RETURN_IF_ERROR(FromRocksDb(rocksdb::DB::Open(options, directory, &raw), absl::StrCat("cannot make ", directory)));
-  return std::make_unique<RocksPassageFileWriter>(std::unique_ptr<rocksdb::DB>(raw), directory);
+  return std::make_unique<RocksPassageFileWriter>(std::unique_ptr<rocksdb::DB>(raw), directory, table_bytes);
 }
 
 }  // namespace loci

@@ -21,7 +21,8 @@ namespace loci {
 // Thread-safe.
 class PassageFile {
  public:
-  // DATA_LOSS where the folder is damaged.
+  // Opens every table, so that what is open can be read after the folder is deleted. DATA_LOSS where the folder is damaged,
+  // RESOURCE_EXHAUSTED where the process has no file descriptors left.
   static absl::StatusOr<std::unique_ptr<PassageFile>> Open(const std::string& directory, int64_t row_count);
   virtual ~PassageFile() = default;
 
@@ -37,7 +38,9 @@ class PassageFile {
 // Used by one thread: the builder's.
 class PassageFileWriter {
  public:
-  static absl::StatusOr<std::unique_ptr<PassageFileWriter>> Create(const std::string& directory);
+  // A table is ended when it is larger than `table_bytes`. An open passage file takes a file descriptor a table.
+  static constexpr int64_t kTableBytes = 256 << 20;
+  static absl::StatusOr<std::unique_ptr<PassageFileWriter>> Create(const std::string& directory, int64_t table_bytes = kTableBytes);
   virtual ~PassageFileWriter() = default;
   virtual absl::Status Append(const loci::v1::Passage& passage) = 0;
   // Flushes, syncs, compacts and closes. The folder then holds only files that may be listed in a manifest.

@@ -1,5 +1,8 @@
 #include "index/passage_file.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <cstdio>
 #include <map>
 #include <string>
@@ -66,6 +69,44 @@ TEST(PassageFile, ReturnsPassagesByRowAndRowsById) {
   for (const std::string id : {"", "p", "p0003000", "q", "p00000001"}) EXPECT_EQ((*file)->FindRow(id).value(), std::nullopt) << id;
   EXPECT_GT((*file)->memory_bytes(), 0);
   EXPECT_LT((*file)->memory_bytes(), 40 << 20);
+}
+
+// A generation is deleted while requests hold it: their reads need files that were opened before.
+TEST(PassageFile, ReadsEveryRowAfterItsFolderIsDeleted) {
+  constexpr int64_t kRows = 1200;
+  const std::string directory = FreshDirectory("deleted");
+  auto writer = PassageFileWriter::Create(directory, /*table_bytes=*/1);
+  ASSERT_TRUE(writer.ok());
+  for (int64_t row = 0; row < kRows; ++row) ASSERT_TRUE((*writer)->Append(MakePassage(row)).ok());
+  ASSERT_TRUE((*writer)->Finish().ok());
+  int tables = 0;
+  for (const auto& [name, content] : Contents(directory)) tables += name.find(".sst") != std::string::npos;
+  ASSERT_GT(tables, 64);
+  auto file = PassageFile::Open(directory, kRows);
+  ASSERT_TRUE(file.ok()) << file.status();
+  ASSERT_TRUE(PosixFileSystem().DeleteRecursively(directory).ok());
+  std::vector<loci::v1::Passage> passages;
+  for (int64_t row = 0; row < kRows; ++row) {
+    const absl::Status status = (*file)->Read({&row, 1}, &passages);
+    ASSERT_TRUE(status.ok()) << status;
+    ASSERT_EQ(passages[0].id(), MakePassage(row).id());
+    ASSERT_EQ((*file)->FindRow(passages[0].id()).value(), row);
+  }
+}
+
+// Too many open files are not damage.
+TEST(PassageFile, SaysWhenThereAreNoFileDescriptorsLeft) {
+  const std::string directory = Write("descriptors", 3);
+  rlimit before;
+  ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &before), 0);
+  const int lowest_free = dup(0);
+  close(lowest_free);
+  const rlimit none{static_cast<rlim_t>(lowest_free) + 1, before.rlim_max};
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &none), 0);
+  const absl::Status status = PassageFile::Open(directory, 3).status();
+  ASSERT_EQ(setrlimit(RLIMIT_NOFILE, &before), 0);
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_TRUE(PassageFile::Open(directory, 3).ok());
 }
 
 TEST(PassageFile, MayBeEmpty) {
