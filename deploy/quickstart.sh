@@ -96,7 +96,10 @@ if [ -z "$data_dir" ]; then
 fi
 mkdir -p "$data_dir"
 log=$data_dir/server.log out=$data_dir/server.out
+# The catalogue has many packages that do nearly the same, which makes the reader unsure; here it shall answer all the same, and say how
+# sure it is.
 setsid "$server" --data-dir "$data_dir" --model "$root/models/all-MiniLM-L6-v2" --listen "127.0.0.1:$port" --metrics-listen 127.0.0.1:0 \
+  --abstain-threshold 0.05 \
   >"$out" 2>"$log" < /dev/null &
 server_pid=$!
 address=''
