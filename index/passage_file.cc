@@ -44,6 +44,22 @@ std::string IdKey(std::string_view id) {
   return key;
 }
 
+// The id in a record, where it is the passage's first field.
+std::optional<std::string_view> IdOf(std::string_view record) {
+  constexpr uint8_t kIdTag = loci::v1::Passage::kIdFieldNumber << 3 | 2;
+  size_t at = kChecksumBytes;
+  if (record.size() < at + 2 || static_cast<uint8_t>(record[at++]) != kIdTag) return std::nullopt;
+  size_t size = 0;
+  for (int shift = 0;; shift += 7) {
+    if (at == record.size() || shift > 14) return std::nullopt;  // An id has 512 bytes at most.
+    const uint8_t byte = static_cast<uint8_t>(record[at++]);
+    size |= static_cast<size_t>(byte & 0x7f) << shift;
+    if (byte < 0x80) break;
+  }
+  if (size == 0 || size > record.size() - at) return std::nullopt;
+  return record.substr(at, size);
+}
+
 // `cache` is null for a writer.
 rocksdb::Options TableOptions(std::shared_ptr<rocksdb::Cache> cache) {
   rocksdb::BlockBasedTableOptions table;
@@ -80,30 +96,24 @@ class RocksPassageFile : public PassageFile {
   absl::Status Read(std::span<const int64_t> rows, std::vector<loci::v1::Passage>* passages) const override {
     passages->clear();
     passages->resize(rows.size());
-    std::vector<std::string> names;
-    names.reserve(rows.size());
-    for (const int64_t row : rows) {
-      LOCI_RETURN_IF_ERROR(CheckRow(row));
-      names.push_back(RowKey(row));
-    }
-    const std::vector<rocksdb::Slice> keys(names.begin(), names.end());
-    std::vector<rocksdb::PinnableSlice> values(rows.size());
-    std::vector<rocksdb::Status> statuses(rows.size());
-    db_->MultiGet(rocksdb::ReadOptions(), db_->DefaultColumnFamily(), keys.size(), keys.data(), values.data(), statuses.data());
-    for (size_t i = 0; i < rows.size(); ++i) {
-      LOCI_RETURN_IF_ERROR(Parse(rows[i], statuses[i], {values[i].data(), values[i].size()}, &(*passages)[i]));
-      values[i].Reset();
-    }
-    return absl::OkStatus();
+    return ReadRecords(rows, [&](size_t i, std::string_view record) { return Parse(rows[i], record, &(*passages)[i]); });
   }
 
-  absl::StatusOr<std::string> ReadId(int64_t row) const override {
-    LOCI_RETURN_IF_ERROR(CheckRow(row));
-    rocksdb::PinnableSlice value;
-    const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), db_->DefaultColumnFamily(), RowKey(row), &value);
-    loci::v1::Passage passage;
-    LOCI_RETURN_IF_ERROR(Parse(row, status, {value.data(), value.size()}, &passage));
-    return std::move(*passage.mutable_id());
+  absl::Status ReadIds(std::span<const int64_t> rows, std::vector<std::string>* ids) const override {
+    ids->clear();
+    ids->resize(rows.size());
+    return ReadRecords(rows, [&](size_t i, std::string_view record) -> absl::Status {
+      const std::optional<std::string_view> id = IdOf(record);
+      if (id.has_value()) {
+        (*ids)[i] = *id;
+        return absl::OkStatus();
+      }
+      // Not as the writer writes it. Parsing says what is wrong; other serialisers may have put the fields in another order.
+      loci::v1::Passage passage;
+      LOCI_RETURN_IF_ERROR(Parse(rows[i], record, &passage));
+      (*ids)[i] = std::move(*passage.mutable_id());
+      return absl::OkStatus();
+    });
   }
 
   absl::StatusOr<std::optional<int64_t>> FindRow(std::string_view id) const override {
@@ -141,9 +151,29 @@ class RocksPassageFile : public PassageFile {
     return absl::InvalidArgumentError(absl::StrCat("row ", row, " is not in [0, ", row_count_, ")"));
   }
 
-  absl::Status Parse(int64_t row, const rocksdb::Status& status, std::string_view record, loci::v1::Passage* passage) const {
-    if (status.IsNotFound()) return absl::DataLossError(absl::StrCat(directory_, ": passage of row ", row, " is missing"));
-    LOCI_RETURN_IF_ERROR(FromRocksDb(status, absl::StrCat("cannot read row ", row, " of ", directory_)));
+  // Calls visit(position in `rows`, record) for each row.
+  template <typename Visit>
+  absl::Status ReadRecords(std::span<const int64_t> rows, const Visit& visit) const {
+    std::vector<std::string> names;
+    names.reserve(rows.size());
+    for (const int64_t row : rows) {
+      LOCI_RETURN_IF_ERROR(CheckRow(row));
+      names.push_back(RowKey(row));
+    }
+    const std::vector<rocksdb::Slice> keys(names.begin(), names.end());
+    std::vector<rocksdb::PinnableSlice> values(rows.size());
+    std::vector<rocksdb::Status> statuses(rows.size());
+    db_->MultiGet(rocksdb::ReadOptions(), db_->DefaultColumnFamily(), keys.size(), keys.data(), values.data(), statuses.data());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      if (statuses[i].IsNotFound()) return absl::DataLossError(absl::StrCat(directory_, ": passage of row ", rows[i], " is missing"));
+      LOCI_RETURN_IF_ERROR(FromRocksDb(statuses[i], absl::StrCat("cannot read row ", rows[i], " of ", directory_)));
+      LOCI_RETURN_IF_ERROR(visit(i, std::string_view(values[i].data(), values[i].size())));
+      values[i].Reset();
+    }
+    return absl::OkStatus();
+  }
+
+  absl::Status Parse(int64_t row, std::string_view record, loci::v1::Passage* passage) const {
     uint64_t checksum = 0;
     if (record.size() >= kChecksumBytes) std::memcpy(&checksum, record.data(), kChecksumBytes);
     if (record.size() < kChecksumBytes || checksum != Xxh3(record.substr(kChecksumBytes))) {
@@ -266,6 +296,12 @@ class RocksPassageFileWriter : public PassageFileWriter {
 };
 
 }  // namespace
+
+absl::StatusOr<std::string> PassageFile::ReadId(int64_t row) const {
+  std::vector<std::string> ids;
+  LOCI_RETURN_IF_ERROR(ReadIds({&row, 1}, &ids));
+  return std::move(ids[0]);
+}
 
 absl::StatusOr<std::unique_ptr<PassageFile>> PassageFile::Open(const std::string& directory, int64_t row_count) {
   auto cache = rocksdb::NewLRUCache(kBlockCacheBytes, /*num_shard_bits=*/2);

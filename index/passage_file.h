@@ -16,7 +16,8 @@
 
 namespace loci {
 
-// Keys: "r" + row (8 bytes, big-endian) -> record := XXH3 of the rest (8 bytes, little-endian) + serialised loci.v1.Passage;
+// Keys: "r" + row (8 bytes, big-endian) -> record := XXH3 of the rest (8 bytes, little-endian) + serialised loci.v1.Passage, whose
+//       first field is its id (0x0a, length as varint, bytes), so that an id is read without parsing or checking what follows;
 //       "i" + id -> row (8 bytes, big-endian). Row order is id order.
 // Thread-safe.
 class PassageFile {
@@ -29,7 +30,10 @@ class PassageFile {
   virtual int64_t row_count() const = 0;
   // `rows` each in [0, row_count()). Fills `passages` in their order. DATA_LOSS for a record whose checksum fails.
   virtual absl::Status Read(std::span<const int64_t> rows, std::vector<loci::v1::Passage>* passages) const = 0;
-  virtual absl::StatusOr<std::string> ReadId(int64_t row) const = 0;
+  // The ids of `rows` in their order, without parsing the passages, nor checking the XXH3 of their records (the tables' blocks have
+  // checksums of their own). In one batch: give a few hundred rows at a time.
+  virtual absl::Status ReadIds(std::span<const int64_t> rows, std::vector<std::string>* ids) const = 0;
+  absl::StatusOr<std::string> ReadId(int64_t row) const;
   virtual absl::StatusOr<std::optional<int64_t>> FindRow(std::string_view id) const = 0;
   virtual int64_t memory_bytes() const = 0;
 };

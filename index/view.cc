@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 #include "index/overlay.h"
 
@@ -42,39 +43,30 @@ absl::StatusOr<ViewSearchResult> View::Search(MatrixView<const float> queries, c
     LOCI_ASSIGN_OR_RETURN(written, overlay_->Search(queries, top_k, overlay_rows_, hidden_overlay_, options.limits));
   }
 
+  std::vector<std::string> ids;  // One a slot of `body`.
+  LOCI_RETURN_IF_ERROR(ReadIds(body, options.limits, &ids));
+
   ViewSearchResult result;
   result.exact = index.IsExact(options);
   result.hits.resize(static_cast<size_t>(queries.rows));
   for (int64_t query = 0; query < queries.rows; ++query) {
-    const RowHit* body_hit = body.data() + query * slots;
-    const RowHit* const body_end = body_hit + slots;
+    int64_t body_hit = query * slots;
+    const int64_t body_end = body_hit + slots;
     const std::vector<RowHit>& overlay_hits = written[static_cast<size_t>(query)];
     size_t next = 0;
     std::vector<ViewHit>& hits = result.hits[static_cast<size_t>(query)];
-    // Of the body's next hit, once it is needed.
-    std::optional<std::string> body_id;
     while (hits.size() < static_cast<size_t>(slots)) {
-      const bool have_body = body_hit != body_end && body_hit->row >= 0;
+      const bool have_body = body_hit != body_end && body[body_hit].row >= 0;
       const bool have_overlay = next < overlay_hits.size();
       if (!have_body && !have_overlay) break;
       bool take_body = have_body;
       if (have_body && have_overlay) {
+        const float score = body[body_hit].score;
         const RowHit& other = overlay_hits[next];
-        if (body_hit->score == other.score) {
-          if (!body_id) {
-            LOCI_ASSIGN_OR_RETURN(body_id, generation_->passages().ReadId(body_hit->row));
-          }
-          take_body = *body_id < overlay_->id(other.row);
-        } else {
-          take_body = body_hit->score > other.score;
-        }
+        take_body = score == other.score ? ids[body_hit] < overlay_->id(other.row) : score > other.score;
       }
       if (take_body) {
-        if (!body_id) {
-          LOCI_ASSIGN_OR_RETURN(body_id, generation_->passages().ReadId(body_hit->row));
-        }
-        hits.push_back({{false, body_hit->row}, body_hit->score, *std::move(body_id)});
-        body_id.reset();
+        hits.push_back({{false, body[body_hit].row}, body[body_hit].score, std::move(ids[body_hit])});
         ++body_hit;
       } else {
         const RowHit& hit = overlay_hits[next++];
@@ -83,6 +75,28 @@ absl::StatusOr<ViewSearchResult> View::Search(MatrixView<const float> queries, c
     }
   }
   return result;
+}
+
+absl::Status View::ReadIds(std::span<const RowHit> hits, const RequestLimits& limits, std::vector<std::string>* ids) const {
+  constexpr size_t kBatch = 256;
+  ids->assign(hits.size(), "");
+  std::vector<int64_t> rows;
+  std::vector<size_t> places;
+  std::vector<std::string> some;
+  for (size_t i = 0; i < hits.size();) {
+    rows.clear();
+    places.clear();
+    for (; i < hits.size() && rows.size() < kBatch; ++i) {
+      if (hits[i].row < 0) continue;
+      rows.push_back(hits[i].row);
+      places.push_back(i);
+    }
+    if (rows.empty()) break;
+    LOCI_RETURN_IF_ERROR(limits.Check(RealClock().NowMicros()));
+    LOCI_RETURN_IF_ERROR(generation_->passages().ReadIds(rows, &some));
+    for (size_t k = 0; k < places.size(); ++k) (*ids)[places[k]] = std::move(some[k]);
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::optional<ViewRow>> View::Find(std::string_view id) const {

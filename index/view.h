@@ -69,6 +69,9 @@ class View {
 
  private:
   friend class Store;
+  // The ids of the body's `hits`, "" for a missing one. CANCELLED or DEADLINE_EXCEEDED by `limits`, looked at every few hundred.
+  absl::Status ReadIds(std::span<const RowHit> hits, const RequestLimits& limits, std::vector<std::string>* ids) const;
+
   std::shared_ptr<const Generation> generation_;
   std::shared_ptr<const Overlay> overlay_;  // Null: no writes.
   int64_t overlay_rows_ = 0;  // Rows of the overlay that this view knows.
