@@ -7,6 +7,7 @@
 #include "base/checksum.h"
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "index/manifest.h"
 
 namespace loci {
 namespace {
@@ -37,6 +38,7 @@ absl::StatusOr<storage::Current> ParseCurrent(std::string_view content) {
         absl::StrCat("CURRENT has format ", current.format_version(), ", this server reads up to ", kFormatVersion));
   }
   if (current.format_version() < 1 || current.floor_revision() < 0 || current.revision() < current.floor_revision() ||
+      current.revision() > kMaxRevision ||
       current.generation().find('/') != std::string::npos || current.generation() == "." || current.generation() == "..") {
     return absl::DataLossError("CURRENT has impossible values");
   }

@@ -95,7 +95,7 @@ absl::Status Generation::Verify(FileSystem& fs, const std::string& directory) {
 absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& fs, const std::string& directory,
                                                                    const OpenOptions& options) {
   auto generation = std::shared_ptr<Generation>(new Generation());
-  LOCI_ASSIGN_OR_RETURN(generation->manifest_, ReadManifest(fs, directory));
+  LOCI_ASSIGN_OR_RETURN(generation->manifest_, ReadManifest(fs, directory, options.store));
   const storage::Manifest& manifest = generation->manifest_;
   if (manifest.vector_count() != manifest.passage_count()) {
     return absl::FailedPreconditionError(absl::StrCat(directory, ": ", manifest.vector_count(), " vectors for ",

@@ -36,8 +36,10 @@ class Generation {
     bool verify_checksums = true;  // Reads every byte once. DATA_LOSS names the file.
     bool run_probes = true;        // Searches the manifest's probes.
     ThreadPool* search_pool = nullptr;  // Borrowed.
+    std::string store;                  // That the manifest must name; empty: any.
   };
-  // FAILED_PRECONDITION where the manifest is missing (an unfinished build); DATA_LOSS for what is damaged.
+  // FAILED_PRECONDITION where the manifest is missing (an unfinished build); DATA_LOSS for what is damaged, or is of another
+  // generation than the folder's name says.
   static absl::StatusOr<std::shared_ptr<const Generation>> Open(FileSystem& fs, const std::string& directory,
                                                                 const OpenOptions& options);
   // Reads every byte of every file that the manifest lists and compares sizes and checksums. DATA_LOSS names the file.

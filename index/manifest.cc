@@ -2,6 +2,7 @@
 
 #include <cmath>
 #include <cstdio>
+#include <filesystem>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -92,7 +93,9 @@ absl::Status CheckFields(const storage::Manifest& manifest) {
   if (!IsPlainName(manifest.store(), 128)) return Damaged("the store's name");
   if (!IsPlainName(manifest.query_fingerprint(), 64)) return Damaged("the query fingerprint");
   if (!IsPlainName(manifest.passage_fingerprint(), 64)) return Damaged("the passage fingerprint");
-  if (manifest.base_revision() < 0) return Damaged(absl::StrCat("base revision ", manifest.base_revision()));
+  if (manifest.base_revision() < 0 || manifest.base_revision() > kMaxRevision) {
+    return Damaged(absl::StrCat("base revision ", manifest.base_revision(), " is not in [0, ", kMaxRevision, "]"));
+  }
   if (manifest.passage_count() < 0 || manifest.passage_count() > kMaxRows) {
     return Damaged(absl::StrCat("passage count ", manifest.passage_count()));
   }
@@ -139,7 +142,7 @@ std::string SerializeManifest(const storage::Manifest& manifest) {
   return content;
 }
 
-absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string& generation_directory) {
+absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string& generation_directory, std::string_view store) {
   const std::string path = JoinPath(generation_directory, kManifestFile);
   absl::StatusOr<std::string> content = fs.ReadFile(path);
   if (absl::IsNotFound(content.status())) {
@@ -147,7 +150,17 @@ absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string
   }
   LOCI_RETURN_IF_ERROR(content.status());
   absl::StatusOr<storage::Manifest> manifest = ParseManifest(*content);
-  if (manifest.ok()) return manifest;
+  if (manifest.ok()) {
+    const std::string folder = std::filesystem::path(JoinPath(generation_directory, "")).filename().string();
+    if (manifest->generation() != folder) {
+      return absl::DataLossError(absl::StrCat(generation_directory, ": MANIFEST is of generation ", manifest->generation()));
+    }
+    if (!store.empty() && manifest->store() != store) {
+      return absl::DataLossError(
+          absl::StrCat(generation_directory, ": MANIFEST is of store \"", manifest->store(), "\", not ", AbslView(store)));
+    }
+    return manifest;
+  }
   return absl::Status(manifest.status().code(), absl::StrCat(generation_directory, ": ", manifest.status().message()));
 }
 

@@ -16,6 +16,8 @@
 namespace loci {
 
 inline constexpr int kManifestFormatVersion = 1;
+// Revisions in files are in [0, kMaxRevision], so that counting on from them does not overflow.
+inline constexpr int64_t kMaxRevision = int64_t{1} << 62;
 inline constexpr char kManifestFile[] = "MANIFEST";
 inline constexpr char kVectorsFile[] = "vectors.bin";
 inline constexpr char kIndexFile[] = "index.faiss";
@@ -27,8 +29,9 @@ inline constexpr char kPassagesDirectory[] = "passages";
 absl::StatusOr<storage::Manifest> ParseManifest(std::string_view content);
 std::string SerializeManifest(const storage::Manifest& manifest);
 
-// FAILED_PRECONDITION where the manifest is missing: an unfinished build.
-absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string& generation_directory);
+// FAILED_PRECONDITION where the manifest is missing: an unfinished build. DATA_LOSS also where it names another generation than its
+// folder does, or, unless `store` is empty, another store than that.
+absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string& generation_directory, std::string_view store = "");
 
 // VectorType and ElementType have the same values; int8 and float64 are not stored.
 inline ElementType StoredType(const storage::Manifest& manifest) { return static_cast<ElementType>(manifest.vector_type()); }

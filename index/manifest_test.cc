@@ -82,6 +82,8 @@ TEST(ParseManifest, RefusesFieldsThatCannotBeTrue) {
       {"unknown type", [](auto& m) { m.set_vector_type(static_cast<v1::VectorType>(99)); }},
       {"metric", [](auto& m) { m.set_metric("l2"); }},
       {"no index", [](auto& m) { m.set_index(""); }},
+      {"base revision", [](auto& m) { m.set_base_revision(-1); }},
+      {"base revision that overflows", [](auto& m) { m.set_base_revision((int64_t{1} << 62) + 1); }},
       {"index without file", [](auto& m) { m.set_index("HNSW32"); }},
       {"file without index", [](auto& m) { AddFile(m, "index.faiss", 1); }},
       {"recall", [](auto& m) { m.set_recall_at_10(1.01); }},
@@ -124,8 +126,21 @@ TEST(ReadManifest, NamesTheFolder) {
   const absl::Status damaged = ReadManifest(fs, directory).status();
   EXPECT_EQ(damaged.code(), absl::StatusCode::kDataLoss);
   EXPECT_NE(damaged.message().find("manifest_test_g1"), std::string::npos);
-  ASSERT_TRUE(WriteFileAtomically(fs, JoinPath(directory, "MANIFEST"), SerializeManifest(Good())).ok());
+  storage::Manifest manifest = Good();
+  manifest.set_generation("manifest_test_g1");
+  manifest.set_store("wiki");
+  manifest.set_base_revision(kMaxRevision);
+  ASSERT_TRUE(WriteFileAtomically(fs, JoinPath(directory, "MANIFEST"), SerializeManifest(manifest)).ok());
   EXPECT_TRUE(ReadManifest(fs, directory).ok());
+  EXPECT_TRUE(ReadManifest(fs, directory + "/", "wiki").ok());
+  const absl::Status other_store = ReadManifest(fs, directory, "wiki2").status();
+  EXPECT_EQ(other_store.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(other_store.message().find("wiki2"), std::string::npos);
+  manifest.set_generation("manifest_test_g2");
+  ASSERT_TRUE(WriteFileAtomically(fs, JoinPath(directory, "MANIFEST"), SerializeManifest(manifest)).ok());
+  const absl::Status other_generation = ReadManifest(fs, directory).status();
+  EXPECT_EQ(other_generation.code(), absl::StatusCode::kDataLoss);
+  EXPECT_NE(other_generation.message().find("manifest_test_g2"), std::string::npos);
 }
 
 }  // namespace
