@@ -11,6 +11,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/error.h"
 #include "base/file.h"
 
 namespace loci {
@@ -284,8 +285,19 @@ TEST(ExactIndex, RefusesArgumentsThatDoNotFit) {
   for (const int top_k : {0, -1, kMaxTopK + 1, std::numeric_limits<int>::max()}) {
     EXPECT_EQ(code(5, [&](IndexSearchOptions& o) { o.top_k = top_k; }), absl::StatusCode::kInvalidArgument) << top_k;
   }
-  EXPECT_EQ(code(5, [](IndexSearchOptions& o) { o.nprobe = 1; }), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(code(5, [](IndexSearchOptions& o) { o.ef_search = 1; }), absl::StatusCode::kInvalidArgument);
+  for (const int bad : {1, -1}) {
+    for (const bool is_nprobe : {true, false}) {
+      IndexSearchOptions options;
+      options.top_k = 3;
+      (is_nprobe ? options.nprobe : options.ef_search) = bad;
+      const absl::Status status = index.Search({query.data(), 1, 5}, options, RowMask(), hits.data());
+      EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+      const auto reason = GetErrorReason(status);
+      ASSERT_TRUE(reason.has_value()) << status;
+      EXPECT_EQ(reason->reason, "INVALID_ARGUMENT");
+      EXPECT_EQ(reason->metadata.at("field"), is_nprobe ? "options.nprobe" : "options.ef_search");
+    }
+  }
   for (const float bad : {kInfinity, -kInfinity, std::nanf("")}) {
     query[3] = bad;
     EXPECT_EQ(code(5, [](IndexSearchOptions&) {}), absl::StatusCode::kInvalidArgument) << bad;

@@ -4,6 +4,7 @@
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
+#include "base/error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 
@@ -38,7 +39,8 @@ class Cursor {
 };
 
 absl::Status Invalid(const std::string& factory, std::string_view why) {
-  return absl::InvalidArgumentError(absl::StrCat("index \"", factory.substr(0, 64), "\": ", AbslView(why)));
+  return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("index \"", factory.substr(0, 64), "\": ", AbslView(why))),
+                         "INVALID_ARGUMENT", {{"field", "index.factory"}});
 }
 
 absl::Status ParseLinks(const std::string& factory, Cursor& cursor) {

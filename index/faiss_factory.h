@@ -23,7 +23,7 @@ struct FaissFactory {
   int bits = 8;               // Of a product quantiser's parts.
 };
 
-// INVALID_ARGUMENT naming what is wrong: not a form above, or one that does not fit `dim` or `row_count`.
+// INVALID_ARGUMENT (its reason with `field` "index.factory") naming what is wrong: not a form above, or one that does not fit `dim` or `row_count`.
 absl::StatusOr<FaissFactory> ParseFaissFactory(const std::string& factory, int dim, int64_t row_count);
 
 }  // namespace loci

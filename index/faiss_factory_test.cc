@@ -1,9 +1,12 @@
 #include "index/faiss_factory.h"
 
+#include <map>
 #include <string>
 #include <vector>
 
 #include <gtest/gtest.h>
+
+#include "base/error.h"
 
 namespace loci {
 namespace {
@@ -33,6 +36,10 @@ TEST(ParseFaissFactory, RefusesEverythingElse) {
     const absl::Status status = ParseFaissFactory(factory, 384, 100'000).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << factory.substr(0, 100);
     EXPECT_LT(status.message().size(), 400u);
+    const auto reason = GetErrorReason(status);
+    ASSERT_TRUE(reason.has_value()) << status;
+    EXPECT_EQ(reason->reason, "INVALID_ARGUMENT");
+    EXPECT_EQ(reason->metadata, (std::map<std::string, std::string>{{"field", "index.factory"}}));
   }
 }
 

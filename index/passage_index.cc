@@ -1,10 +1,22 @@
 #include "index/passage_index.h"
 
 #include <cmath>
+#include <string_view>
 
 #include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/strings.h"
 
 namespace loci {
+namespace {
+
+// `problem` follows the field's name in the message.
+absl::Status InvalidOption(std::string_view option, std::string_view problem) {
+  return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat(AbslView(option), " ", AbslView(problem))), "INVALID_ARGUMENT",
+                         {{"field", absl::StrCat("options.", AbslView(option))}});
+}
+
+}  // namespace
 
 absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const float> queries, const IndexSearchOptions& options,
                                   int64_t list_count, bool is_hnsw) {
@@ -17,20 +29,17 @@ absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const fl
     return absl::InvalidArgumentError(absl::StrCat("top_k is ", options.top_k, ", it must be in [1, ", kMaxTopK, "]"));
   }
   if (options.nprobe != 0 && list_count == 0) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("nprobe is ", options.nprobe, ", but the index \"", index.name(), "\" has no inverted lists"));
+    return InvalidOption("nprobe", absl::StrCat("is ", options.nprobe, ", but the index \"", index.name(), "\" has no inverted lists"));
   }
   if (options.nprobe < 0 || options.nprobe > list_count) {
-    return absl::InvalidArgumentError(absl::StrCat("nprobe is ", options.nprobe, ", the index \"", index.name(),
-                                                   "\" takes 1 to ", list_count));
+    return InvalidOption("nprobe", absl::StrCat("is ", options.nprobe, ", the index \"", index.name(), "\" takes 1 to ", list_count));
   }
   if (options.ef_search != 0 && !is_hnsw) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("ef_search is ", options.ef_search, ", but the index \"", index.name(), "\" is not HNSW"));
+    return InvalidOption("ef_search", absl::StrCat("is ", options.ef_search, ", but the index \"", index.name(), "\" is not HNSW"));
   }
   if (options.ef_search < 0 || options.ef_search > kMaxEfSearch) {
-    return absl::InvalidArgumentError(absl::StrCat("ef_search is ", options.ef_search, ", the index \"", index.name(),
-                                                   "\" takes 1 to ", kMaxEfSearch));
+    return InvalidOption("ef_search",
+                         absl::StrCat("is ", options.ef_search, ", the index \"", index.name(), "\" takes 1 to ", kMaxEfSearch));
   }
   for (int64_t i = 0; i < queries.rows * queries.cols; ++i) {
     if (!std::isfinite(queries.data[i])) {

@@ -53,7 +53,8 @@ class PassageIndex {
 };
 
 // What Search checks first, whatever the index: shapes, options, finite values. `list_count` is 0 for an index without inverted
-// lists. INVALID_ARGUMENT names the value, the limit and the index.
+// lists. INVALID_ARGUMENT names the value, the limit and the index; for an option its reason INVALID_ARGUMENT has `field`
+// ("options.nprobe").
 absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const float> queries, const IndexSearchOptions& options,
                                   int64_t list_count, bool is_hnsw);
 

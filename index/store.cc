@@ -188,6 +188,15 @@ absl::Status ValidateStoreName(std::string_view name) {
                                                  " of [a-z0-9_-] and start with a letter or digit"));
 }
 
+absl::Status GenerationNotFound(std::string_view store, std::string_view generation) {
+  constexpr size_t kShownBytes = 80;
+  const std::string shown_store(store.substr(0, Utf8Prefix(store, kShownBytes)));
+  const std::string shown(generation.substr(0, Utf8Prefix(generation, kShownBytes)));
+  return ErrorWithReason(absl::NotFoundError(absl::StrCat("store ", shown_store, " has no generation \"", shown,
+                                                          shown.size() < generation.size() ? "..." : "", "\"")),
+                         "GENERATION_NOT_FOUND", {{"store", shown_store}, {"generation", shown}});
+}
+
 struct Store::State {
   State(std::string directory, std::string name, StoreOptions options)
       : directory(std::move(directory)),
@@ -307,6 +316,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
   if (!current.generation().empty()) {
     Generation::OpenOptions open;
     open.search_pool = state->options.search_pool;
+    open.store = name;
     auto generation = Generation::Open(fs, state->GenerationDirectory(current.generation()), open);
     if (!generation.ok()) {
       const std::string what = absl::StrCat("the active generation ", current.generation(), " of store ", name);
@@ -333,7 +343,7 @@ absl::StatusOr<std::vector<storage::Manifest>> Store::ListGenerations() const {
   std::vector<storage::Manifest> manifests;
   for (const std::string& entry : names) {
     if (!state_->IsComplete(entry)) continue;
-    absl::StatusOr<storage::Manifest> manifest = ReadManifest(state_->fs, state_->GenerationDirectory(entry));
+    absl::StatusOr<storage::Manifest> manifest = ReadManifest(state_->fs, state_->GenerationDirectory(entry), state_->name);
     if (manifest.ok()) {
       manifests.push_back(*std::move(manifest));
     } else {
@@ -360,14 +370,12 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> Store::NewGeneration(BuildOpt
 }
 
 absl::StatusOr<std::shared_ptr<const Generation>> Store::OpenGeneration(const std::string& generation, bool verify) const {
-  if (!state_->IsComplete(generation)) {
-    const std::string shown = generation.substr(0, Utf8Prefix(generation, 64));
-    return absl::NotFoundError(absl::StrCat("store ", state_->name, " has no generation \"", shown, "\""));
-  }
+  if (!state_->IsComplete(generation)) return GenerationNotFound(state_->name, generation);
   Generation::OpenOptions options;
   options.verify_checksums = verify;
   options.run_probes = verify;
   options.search_pool = state_->options.search_pool;
+  options.store = state_->name;
   return Generation::Open(state_->fs, state_->GenerationDirectory(generation), options);
 }
 
@@ -377,7 +385,7 @@ absl::StatusOr<int64_t> Store::CountWritesSince(const storage::Manifest& manifes
 
 absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy) {
   const std::string id = generation->id();
-  if (!state_->IsComplete(id)) return absl::NotFoundError(absl::StrCat("store ", state_->name, " has no generation ", id));
+  if (!state_->IsComplete(id)) return GenerationNotFound(state_->name, id);
   // What failed before must be out of the way: this activation's revision would cover it.
   LOCI_RETURN_IF_ERROR(state_->current.Settle());
   LOCI_RETURN_IF_ERROR(state_->log->Recover());
@@ -475,9 +483,7 @@ absl::StatusOr<WriteResult> Store::Write(std::vector<PassageWrite> writes) {
 }
 
 absl::Status Store::DeleteGeneration(const std::string& generation) {
-  if (!state_->IsComplete(generation)) {
-    return absl::NotFoundError(absl::StrCat("store ", state_->name, " has no generation ", generation.substr(0, 64)));
-  }
+  if (!state_->IsComplete(generation)) return GenerationNotFound(state_->name, generation);
   if (generation == state_->current.value().generation()) {
     return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("generation ", generation, " is active")), "GENERATION_ACTIVE",
                            {{"generation", generation}});

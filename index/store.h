@@ -26,6 +26,9 @@ namespace loci {
 // OK for 1 to 64 characters of [a-z0-9_-] that start with a letter or digit, else INVALID_ARGUMENT with value (cut) and rule.
 absl::Status ValidateStoreName(std::string_view name);
 
+// NOT_FOUND, reason GENERATION_NOT_FOUND, with `store` and `generation`, each cut to 80 bytes.
+absl::Status GenerationNotFound(std::string_view store, std::string_view generation);
+
 enum class WritesPolicy { kRefuse, kReplay, kDiscard };
 
 struct StoreOptions {
@@ -71,14 +74,16 @@ class Store {
   std::shared_ptr<const View> view() const;
   int64_t revision() const;  // Of the last write or activation; 0 for a new store.
 
-  // Manifests of the complete generations, oldest first. Those that can't be read are left out and logged.
+  // Manifests of the complete generations, oldest first. Those that can't be read, or name another generation than their folder does
+  // or another store, are left out and logged.
   absl::StatusOr<std::vector<storage::Manifest>> ListGenerations() const;
 
   // A new generation's id is never one that was used before: "20261121-094142-3f2a". base_revision in `options` is filled in
-  // from revision() where it is negative; from then on, until the builder dies, no write after it is trimmed. The builder's folder belongs to this store; Finish makes it a generation of it.
+  // from revision() where it is negative; until the builder dies no write after it is trimmed. The builder's folder belongs to this
+  // store; Finish makes it a generation of it.
   absl::StatusOr<std::unique_ptr<GenerationBuilder>> NewGeneration(BuildOptions options);
 
-  // Opens (verifying) a generation of this store without activating it. NOT_FOUND names it.
+  // Opens (verifying) a generation of this store without activating it. GenerationNotFound where it is not there.
   absl::StatusOr<std::shared_ptr<const Generation>> OpenGeneration(const std::string& generation, bool verify) const;
 
   // What the activation would replay or drop: write requests in (generation's base, revision()].
@@ -94,7 +99,8 @@ class Store {
   // INVALID_ARGUMENT for a vector of another dimension. The last of several writes to one id counts.
   absl::StatusOr<WriteResult> Write(std::vector<PassageWrite> writes);
 
-  // FAILED_PRECONDITION for the active one. Views that hold it keep what they need (open files and mappings).
+  // GenerationNotFound where it is not there; FAILED_PRECONDITION for the active one. Views that hold it keep what they need (open
+  // files and mappings).
   absl::Status DeleteGeneration(const std::string& generation);
 
   int64_t size_bytes() const;  // On disk.

@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "index/current_file.h"
 #include "index/store_testing.h"
 
 namespace loci {
@@ -342,6 +343,60 @@ TEST_F(StoreTest, NoticesEveryDamagedByteOfCurrent) {
     EXPECT_EQ(open_with(content.substr(0, i)), absl::StatusCode::kDataLoss) << i;
   }
   EXPECT_EQ(open_with(content), absl::StatusCode::kOk);
+}
+
+TEST_F(StoreTest, RefusesRevisionsThatWouldOverflow) {
+  storage::Current current;
+  current.set_format_version(1);
+  current.set_revision(int64_t{1} << 62);
+  EXPECT_TRUE(ParseCurrent(SerializeCurrent(current)).ok());
+  current.set_revision(current.revision() + 1);
+  EXPECT_EQ(ParseCurrent(SerializeCurrent(current)).status().code(), absl::StatusCode::kDataLoss);
+  current.set_floor_revision(current.revision());
+  EXPECT_EQ(ParseCurrent(SerializeCurrent(current)).status().code(), absl::StatusCode::kDataLoss);
+  current.set_revision(0);
+  current.set_floor_revision(-1);
+  EXPECT_EQ(ParseCurrent(SerializeCurrent(current)).status().code(), absl::StatusCode::kDataLoss);
+}
+
+// A folder copied to another name, or from another store.
+TEST_F(StoreTest, LeavesOutGenerationsThatSayTheyAreOthers) {
+  Open();
+  const std::string g1 = Build({{"a", P("a1")}});
+  const std::string copy = "20200101-000000-abcd";
+  stdfs::copy(Path(g1), Path(copy), stdfs::copy_options::recursive);
+  ASSERT_EQ(store_->ListGenerations()->size(), 1u);
+  EXPECT_EQ((*store_->ListGenerations())[0].generation(), g1);
+  EXPECT_EQ(store_->OpenGeneration(copy, false).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_TRUE(Activate(g1).ok());
+
+  auto other = Store::Open(JoinPath(directory_.path(), "other"), "other", StoreOptions());
+  ASSERT_TRUE(other.ok()) << other.status();
+  stdfs::copy(Path(g1), JoinPath((*other)->directory(), g1), stdfs::copy_options::recursive);
+  EXPECT_THAT(*(*other)->ListGenerations(), IsEmpty());
+  const absl::Status status = (*other)->OpenGeneration(g1, false).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), ::testing::HasSubstr("other"));
+}
+
+TEST_F(StoreTest, SaysWhichGenerationIsNotThere) {
+  Open();
+  const std::string long_name = std::string(79, 'x') + "\xc3\xa4 and more";
+  const std::string cut = std::string(79, 'x');
+  const std::map<std::string, std::string> names = {{"", ""}, {"20200101-000000-abcd", "20200101-000000-abcd"}, {long_name, cut}};
+  for (const auto& [name, shown] : names) {
+    for (const absl::Status& status : {store_->OpenGeneration(name, true).status(), store_->DeleteGeneration(name)}) {
+      EXPECT_EQ(status.code(), absl::StatusCode::kNotFound);
+      const auto reason = GetErrorReason(status);
+      ASSERT_TRUE(reason.has_value()) << status;
+      EXPECT_EQ(reason->reason, "GENERATION_NOT_FOUND");
+      EXPECT_THAT(reason->metadata, UnorderedElementsAre(Pair("store", "s"), Pair("generation", shown)));
+    }
+  }
+  const std::string g1 = Build({{"a", P("a1")}});
+  auto generation = store_->OpenGeneration(g1, true);
+  ASSERT_TRUE(generation.ok() && store_->DeleteGeneration(g1).ok());
+  EXPECT_EQ(ReasonOf(store_->Activate(*generation, WritesPolicy::kRefuse).status()), "GENERATION_NOT_FOUND");
 }
 
 TEST_F(StoreTest, WhatIsMissingIsDataLoss) {
