@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/strings.h"
+#include "encoder/fingerprint.h"
 #include "server/matrix_codec.h"
 #include "server/validation.h"
 
@@ -39,18 +40,6 @@ loci::v1::GenerationState StateOf(GenerationState state) {
       return loci::v1::GENERATION_STATE_FAILED;
   }
   return loci::v1::GENERATION_STATE_UNSPECIFIED;
-}
-
-const char* PoolingName(Pooling pooling) {
-  switch (pooling) {
-    case Pooling::kMean:
-      return "mean";
-    case Pooling::kCls:
-      return "cls";
-    case Pooling::kMax:
-      return "max";
-  }
-  return "";
 }
 
 }  // namespace
@@ -161,7 +150,7 @@ void FillEncoderInfo(const EncoderSpec& spec, loci::v1::EncoderInfo* out) {
   out->set_model(spec.model_name);
   out->set_dim(spec.dim);
   out->set_max_tokens(spec.max_length);
-  out->set_pooling(PoolingName(spec.pooling));
+  out->set_pooling(std::string(PoolingName(spec.pooling)));
   out->set_normalize(spec.normalize);
   out->set_query_prefix(spec.query_prefix);
   out->set_passage_prefix(spec.passage_prefix);
