@@ -128,18 +128,55 @@ Overlay::Chunk& Overlay::ChunkForAppend(const Place& place) {
 }
 
 int64_t Overlay::Append(int64_t revision, const loci::v1::Passage& passage, const float* vector) {
+  const int64_t row = AppendRow(passage.id(), passage.SerializeAsString(), vector);
+  AddVersion(passage.id(), {revision, row});
+  return row;
+}
+
+int64_t Overlay::AppendRow(std::string_view id, std::string serialized_passage, const float* vector) {
   const int64_t row = row_count_.load(std::memory_order_relaxed);
   const Place place = PlaceOf(row);
   Chunk& chunk = ChunkForAppend(place);
   RoundThrough(element_type_, vector, dim_, chunk.vectors.get() + place.offset * dim_);
   Record& record = chunk.records[place.offset];
-  record.id = passage.id();
-  record.passage = passage.SerializeAsString();
+  record.id = id;
+  record.passage = std::move(serialized_passage);
   memory_bytes_.fetch_add(static_cast<int64_t>(sizeof(float)) * dim_ + static_cast<int64_t>(record.id.size() + record.passage.size()),
                           std::memory_order_relaxed);
-  AddVersion(record.id, {revision, row});
   row_count_.store(row + 1, std::memory_order_release);
   return row;
+}
+
+absl::StatusOr<std::shared_ptr<Overlay>> Overlay::Compacted(
+    const RowMask& hidden, const std::function<absl::StatusOr<bool>(std::string_view)>& is_in_body) const {
+  auto compacted = std::make_shared<Overlay>(dim_, element_type_);
+  // Readers' Find waits for the mutex: what takes long is done without it.
+  std::vector<std::pair<std::string, int64_t>> deletions;
+  const int64_t rows = row_count();
+  std::vector<int64_t> revisions(static_cast<size_t>(rows), -1);
+  {
+    MutexLock lock(&mutex_);
+    for (const auto& [id, versions] : versions_) {
+      const Version& newest = versions.back();
+      if (newest.row >= 0) {
+        revisions[static_cast<size_t>(newest.row)] = newest.revision;
+      } else {
+        deletions.emplace_back(id, newest.revision);
+      }
+    }
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t revision = revisions[static_cast<size_t>(row)];
+    LOCI_CHECK((revision < 0) == hidden.hidden(row));
+    if (revision < 0) continue;
+    const Record& from = record(row);
+    compacted->AddVersion(from.id, {revision, compacted->AppendRow(from.id, from.passage, vector(row))});
+  }
+  for (const auto& [id, revision] : deletions) {
+    LOCI_ASSIGN_OR_RETURN(const bool in_body, is_in_body(id));
+    if (in_body) compacted->AddVersion(id, {revision, -1});
+  }
+  return compacted;
 }
 
 void Overlay::Delete(int64_t revision, std::string_view id) { AddVersion(id, {revision, -1}); }

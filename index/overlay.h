@@ -10,6 +10,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <string>
@@ -44,6 +45,12 @@ class Overlay {
   int64_t Append(int64_t revision, const loci::v1::Passage& passage, const float* vector);
   // From `revision` on there is no passage `id`, in the body neither.
   void Delete(int64_t revision, std::string_view id);
+
+  // A new overlay with the newest version of everything and no more: the rows of [0, row_count()) that `hidden` does not hide, in
+  // their order, and those deletions for which `is_in_body(id)` is true (the others say what the body says as well). A view of the
+  // newest revision is the same over it, with nothing hidden. Called by the writer.
+  absl::StatusOr<std::shared_ptr<Overlay>> Compacted(
+      const RowMask& hidden, const std::function<absl::StatusOr<bool>(std::string_view id)>& is_in_body) const;
 
   int dim() const { return dim_; }
   int64_t row_count() const { return row_count_.load(std::memory_order_acquire); }
@@ -108,6 +115,8 @@ class Overlay {
     return chunk(place.chunk).records[place.offset];
   }
   Chunk& ChunkForAppend(const Place& place);
+  // Adds a row but for its version; `vector` [dim], rounded already or not.
+  int64_t AppendRow(std::string_view id, std::string serialized_passage, const float* vector);
   void AddVersion(std::string_view id, Version version);
 
   // Constant after construction.

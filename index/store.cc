@@ -232,6 +232,7 @@ struct Store::State {
     return next_revision++;
   }
   absl::Status TrimLog();
+  absl::StatusOr<std::shared_ptr<const View>> CompactOverlay(const View& view);
   // True for one caller and once.
   bool TakeGenerationId(const std::string& generation) {
     MutexLock guard(&mutex);
@@ -429,8 +430,23 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   return result;
 }
 
+// A view of the same revision and contents over an overlay without what was replaced or deleted; published. Readers keep the old
+// overlay through their views.
+absl::StatusOr<std::shared_ptr<const View>> Store::State::CompactOverlay(const View& before) {
+  const auto is_in_body = [&](std::string_view id) -> absl::StatusOr<bool> {
+    LOCI_ASSIGN_OR_RETURN(const std::optional<int64_t> row, before.generation().passages().FindRow(id));
+    return row.has_value();
+  };
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Overlay> compacted, overlay->Compacted(before.hidden_overlay_, is_in_body));
+  auto after = std::make_shared<const View>(before.shared_generation(), compacted, compacted->row_count(), before.hidden_body_, RowMask(),
+                                            before.revision());
+  overlay = std::move(compacted);
+  Publish(after, before.revision());
+  return after;
+}
+
 absl::StatusOr<WriteResult> Store::Write(std::vector<PassageWrite> writes) {
-  const std::shared_ptr<const View> before = view();
+  std::shared_ptr<const View> before = view();
   if (before == nullptr) {
     return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("store ", state_->name, " has no active generation to write to")),
                            "NO_ACTIVE_GENERATION", {{"store", state_->name}});
@@ -443,6 +459,11 @@ absl::StatusOr<WriteResult> Store::Write(std::vector<PassageWrite> writes) {
   }
   writes = LastWrites(std::move(writes));
   LOCI_RETURN_IF_ERROR(state_->current.Settle());
+
+  const int64_t hidden = before->hidden_overlay_.hidden_count();
+  if (hidden > std::max(state_->options.max_hidden_overlay_rows, before->overlay_count())) {
+    LOCI_ASSIGN_OR_RETURN(before, state_->CompactOverlay(*before));
+  }
 
   // All that can fail comes before the log, so that what is logged becomes visible.
   std::vector<bool> was_there(writes.size());

@@ -35,6 +35,9 @@ struct StoreOptions {
   FileSystem* fs = &PosixFileSystem();
   Clock* clock = &RealClock();
   ThreadPool* search_pool = nullptr;  // Borrowed by the generations that are opened.
+  // Where more passages of the overlay than these, and than its live ones, were replaced or deleted, a write first copies the live
+  // ones into a new overlay.
+  int64_t max_hidden_overlay_rows = 4096;
   std::shared_ptr<rocksdb::FileSystem> log_file_system;  // Of the write log; null: the operating system's. For tests that fail it.
 };
 

@@ -19,6 +19,8 @@ namespace loci {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::Pair;
+using ::testing::UnorderedElementsAre;
 
 // Values that every element type rounds in its own way, and few of them, so that equal vectors are common.
 std::vector<float> RandomVector(std::mt19937& random, int dim) {
@@ -84,7 +86,9 @@ TEST_P(ViewPropertyTest, EveryViewEqualsTheModelAndARebuild) {
     const int body = seed == 1 ? 0 : static_cast<int>(random() % 120);
     for (int i = 0; i < body; ++i) model[ids[random() % ids.size()]] = random_passage("body " + std::to_string(i));
 
-    auto opened = Store::Open(JoinPath(directory.path(), "s"), "s", StoreOptions());
+    StoreOptions store_options;
+    if (seed % 2 == 0) store_options.max_hidden_overlay_rows = 2 * seed;  // Compacts again and again.
+    auto opened = Store::Open(JoinPath(directory.path(), "s"), "s", store_options);
     ASSERT_TRUE(opened.ok()) << opened.status();
     Store& store = **opened;
     BuildOptions options;
@@ -181,8 +185,8 @@ INSTANTIATE_TEST_SUITE_P(Types, ViewPropertyTest,
 class ViewTest : public ::testing::Test {
  protected:
   // A store of passages "a" to "h" whose vectors are [1, 0], [2, 0], ...
-  void Make(const std::string& index) {
-    auto opened = Store::Open(JoinPath(directory_.path(), "s"), "s", StoreOptions());
+  void Make(const std::string& index, StoreOptions store_options = {}) {
+    auto opened = Store::Open(JoinPath(directory_.path(), "s"), "s", store_options);
     ASSERT_TRUE(opened.ok()) << opened.status();
     store_ = *std::move(opened);
     TestContents contents;
@@ -236,6 +240,33 @@ TEST_F(ViewTest, BareBodyKnowsNoWrites) {
   EXPECT_EQ(bare->passage_count(), 8);
   EXPECT_EQ(bare->overlay_count(), 0);
   EXPECT_EQ(store_->view()->overlay_count(), 1);
+}
+
+// Replacing, and adding and deleting, for ever takes no memory for ever; what views held goes on being what it was.
+TEST_F(ViewTest, MemoryOfTheOverlayIsBounded) {
+  StoreOptions options;
+  options.max_hidden_overlay_rows = 100;
+  Make("exact", options);
+  const auto text = [](int i) { return std::to_string(i) + std::string(1000, 'x'); };
+  std::vector<std::pair<int, std::shared_ptr<const View>>> kept;
+  int64_t most = 0;
+  for (int i = 0; i < 2000; ++i) {
+    const std::string queued = "queue" + std::to_string(i);
+    ASSERT_TRUE(store_->Write({Upsert("z", {text(i), {100, 0}}), Upsert(queued, {"q", {0, 1}}), Deletion("a"), Deletion("h")}).ok());
+    ASSERT_TRUE(store_->Write({Deletion(queued), Upsert("a", {text(i), {50, 0}})}).ok());
+    most = std::max(most, store_->view()->overlay_memory_bytes());
+    if (i % 199 == 0) kept.emplace_back(i, store_->view());
+  }
+  EXPECT_LT(most, 1 << 20);
+  kept.emplace_back(1999, store_->view());
+  IndexSearchOptions search;
+  search.top_k = 20;
+  for (const auto& [i, view] : kept) {
+    EXPECT_THAT(Ids(*view, search), ElementsAre("z", "a", "g", "f", "e", "d", "c", "b"));
+    const auto contents = ReadContents(*view, {"a", "b", "h", "z", "queue" + std::to_string(i)});
+    ASSERT_TRUE(contents.ok()) << contents.status();
+    EXPECT_THAT(contents->texts, UnorderedElementsAre(Pair("a", text(i)), Pair("b", "text"), Pair("z", text(i))));
+  }
 }
 
 TEST_F(ViewTest, CancelledSearchesStop) {
