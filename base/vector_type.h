@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <string_view>
 
 namespace loci {
@@ -27,6 +28,22 @@ constexpr size_t ElementSize(ElementType type) {
 }
 
 std::string_view ElementTypeName(ElementType type);  // "float32", "float16", ...
+
+inline constexpr int kMaxDim = 65536;  // Of vectors, in every file and interface.
+
+// What is larger in magnitude would be rounded to infinity.
+constexpr float LargestStorable(ElementType type) {
+  switch (type) {
+    case ElementType::kFloat16:
+      return 65504.0f;
+    case ElementType::kBfloat16:
+      return 3.3895313892515355e38f;
+    case ElementType::kInt8:
+      return 127.0f;
+    default:
+      return std::numeric_limits<float>::max();
+  }
+}
 
 // IEEE conversions, round to nearest even; bit-exact on every machine. `in` and `out` may not overlap.
 void Float16ToFloat32(const uint16_t* in, float* out, size_t count);

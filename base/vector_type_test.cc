@@ -137,5 +137,19 @@ TEST(ElementType, HasNameAndSize) {
   EXPECT_EQ(ElementSize(ElementType::kFloat64), 8u);
 }
 
+TEST(LargestStorable, IsTheLargestThatIsNotRoundedToInfinity) {
+  for (const ElementType type : {ElementType::kFloat16, ElementType::kBfloat16}) {
+    const bool half = type == ElementType::kFloat16;
+    const float limit = LargestStorable(type);
+    uint16_t bits[2];
+    const float values[] = {limit, limit * 1.01f};
+    (half ? Float32ToFloat16 : Float32ToBfloat16)(values, bits, 2);
+    float back[2];
+    (half ? Float16ToFloat32 : Bfloat16ToFloat32)(bits, back, 2);
+    EXPECT_EQ(back[0], limit);
+    EXPECT_TRUE(std::isinf(back[1]));
+  }
+}
+
 }  // namespace
 }  // namespace loci

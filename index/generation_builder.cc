@@ -1,7 +1,6 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <utility>
 #include <vector>
 
@@ -11,6 +10,7 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/utf8.h"
+#include "base/vector_type.h"
 #include "index/exact_index.h"
 #include "index/faiss_index.h"
 #include "index/generation.h"
@@ -26,7 +26,6 @@ namespace {
 
 constexpr char kStagingDirectory[] = "staging";  // Never in a manifest; gone before one is written.
 constexpr size_t kMaxIdBytes = 512;
-constexpr int kMaxDim = 65536;
 constexpr int64_t kCheckRows = 1024;  // Between looks at the limits.
 constexpr int kRecallTopK = 10;
 constexpr int64_t kRecallQueries = 200;
@@ -56,15 +55,6 @@ rocksdb::Options StagingOptions() {
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
   return options;
-}
-
-// What is larger in magnitude would be rounded to infinity (or is it).
-float LargestStorable(ElementType type) {
-  switch (type) {
-    case ElementType::kFloat16: return 65504.0f;
-    case ElementType::kBfloat16: return 3.3895313892515355e38f;
-    default: return std::numeric_limits<float>::max();
-  }
 }
 
 // What is not valid UTF-8 would be written but could not be parsed again.
@@ -351,8 +341,7 @@ absl::StatusOr<storage::Manifest> Builder::Finish(const RequestLimits& limits, c
   const std::string content = SerializeManifest(manifest_);
   LOCI_RETURN_IF_ERROR(ParseManifest(content).status());  // Never write what would not be read.
   LOCI_RETURN_IF_ERROR(WriteFileAtomically(fs_, JoinPath(directory_, kManifestFile), content));
-  const size_t slash = directory_.find_last_of('/');
-  LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(slash == std::string::npos ? "." : slash == 0 ? "/" : directory_.substr(0, slash)));
+  LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(ParentPath(directory_)));
   complete_ = true;
   return manifest_;
 }

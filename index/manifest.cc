@@ -15,7 +15,6 @@ namespace {
 
 constexpr size_t kChecksumDigits = 16;
 constexpr int64_t kMaxRows = int64_t{1} << 40;
-constexpr int kMaxDim = 65536;
 constexpr int64_t kVectorHeaderBytes = 64;
 
 std::string ChecksumDigits(std::string_view data) {

@@ -2,12 +2,12 @@
 
 #include <cerrno>
 #include <cstring>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/checksum.h"
+#include "base/file.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "index/rocksdb_util.h"
@@ -270,19 +270,17 @@ class RocksPassageFileWriter : public PassageFileWriter {
     LOCI_RETURN_IF_ERROR(FromRocksDb(db_->Close(), what));
     db_.reset();
     // What a reader would never look at, or would write anew.
-    std::error_code error;
-    std::vector<std::filesystem::path> leftovers;
-    for (const auto& entry : std::filesystem::directory_iterator(directory_, error)) {
-      const std::string name = entry.path().filename().string();
-      const bool empty_log = entry.path().extension() == ".log" && entry.file_size(error) == 0;
-      if (name == "LOCK" || name.rfind("LOG", 0) == 0 || entry.path().extension() == ".new" || empty_log) {
-        leftovers.push_back(entry.path());
+    FileSystem& fs = PosixFileSystem();
+    LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(directory_));
+    for (const std::string& name : names) {
+      const std::string path = JoinPath(directory_, name);
+      bool leftover = name == "LOCK" || name.rfind("LOG", 0) == 0 || absl::EndsWith(name, ".new");
+      if (absl::EndsWith(name, ".log")) {
+        LOCI_ASSIGN_OR_RETURN(const int64_t size, fs.FileSize(path));
+        leftover = leftover || size == 0;
       }
+      if (leftover) LOCI_RETURN_IF_ERROR(fs.DeleteFile(path));
     }
-    for (const auto& path : leftovers) {
-      if (!error) std::filesystem::remove(path, error);
-    }
-    if (error) return absl::InternalError(absl::StrCat(what, ": ", error.message()));
     return absl::OkStatus();
   }
 

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <cmath>
 #include <functional>
-#include <limits>
 #include <random>
 #include <set>
 #include <unordered_map>
@@ -19,6 +18,7 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/utf8.h"
+#include "base/vector_type.h"
 #include "index/current_file.h"
 #include "index/manifest.h"
 #include "index/overlay.h"
@@ -140,15 +140,6 @@ std::vector<PassageWrite> LastWrites(std::vector<PassageWrite> writes) {
     if (keep[i]) kept.push_back(std::move(writes[i]));
   }
   return kept;
-}
-
-// What is larger in magnitude would be rounded to infinity, as GenerationBuilder refuses it too.
-float LargestStorable(ElementType type) {
-  switch (type) {
-    case ElementType::kFloat16: return 65504.0f;
-    case ElementType::kBfloat16: return 3.3895313892515355e38f;
-    default: return std::numeric_limits<float>::max();
-  }
 }
 
 absl::Status CheckWrite(const PassageWrite& write, int dim, ElementType type) {

@@ -14,7 +14,6 @@ constexpr char kMagic[] = "LOCIVEC1";
 constexpr uint32_t kFormatVersion = 1;
 constexpr size_t kHeaderBytes = 64;
 constexpr size_t kFlushBytes = 1 << 20;
-constexpr int64_t kMaxDim = 65536;
 
 bool IsStorable(ElementType type) {
   return type == ElementType::kFloat32 || type == ElementType::kFloat16 || type == ElementType::kBfloat16;
