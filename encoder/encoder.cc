@@ -15,6 +15,9 @@
 namespace loci {
 namespace {
 
+// Rows of word embeddings without a piece.
+constexpr int kMaxUnusedRows = 1024;
+
 std::string FolderName(const std::string& path) {
   const size_t end = path.find_last_not_of('/');
   if (end == std::string::npos) return path;

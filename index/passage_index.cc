@@ -41,13 +41,23 @@ absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const fl
     return InvalidOption("ef_search",
                          absl::StrCat("is ", options.ef_search, ", the index \"", index.name(), "\" takes 1 to ", kMaxEfSearch));
   }
-  for (int64_t i = 0; i < queries.rows * queries.cols; ++i) {
-    if (!std::isfinite(queries.data[i])) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("query vector ", i / queries.cols, " has ", queries.data[i], " at position ", i % queries.cols));
+  for (int64_t q = 0; q < queries.rows; ++q) {
+    if (absl::Status valid = CheckVector(queries.row(q), static_cast<int>(queries.cols)); !valid.ok()) {
+      return Annotate(valid, absl::StrCat("query ", q));
     }
   }
   return absl::OkStatus();
+}
+
+absl::Status CheckVector(const float* vector, int dim) {
+  double squared_length = 0;
+  for (int i = 0; i < dim; ++i) {
+    if (!std::isfinite(vector[i])) return absl::InvalidArgumentError(absl::StrCat("vector has ", vector[i], " at position ", i));
+    squared_length += static_cast<double>(vector[i]) * vector[i];
+  }
+  if (squared_length <= kMaxSquaredLength) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat("vector has the length ", std::sqrt(squared_length), ", the limit is ", std::sqrt(kMaxSquaredLength)));
 }
 
 }  // namespace loci

@@ -20,6 +20,12 @@ struct RowHit {
   float score = 0;
 };
 
+// The greatest length of a vector, squared: products of two such vectors, and what k-means makes of many, stay finite in float32.
+inline constexpr double kMaxSquaredLength = 1e30;
+
+// OK for a vector [dim] of finite numbers within kMaxSquaredLength, else INVALID_ARGUMENT naming the position or the length.
+absl::Status CheckVector(const float* vector, int dim);
+
 // Unset (0, false) means the index's own default.
 struct IndexSearchOptions {
   int top_k = 0;  // [1, kMaxTopK].

@@ -31,6 +31,13 @@ absl::Status NoActiveGeneration(std::string_view store) {
                          "NO_ACTIVE_GENERATION", {{"store", std::string(store)}});
 }
 
+absl::Status WritesSince(const std::string& store, const std::string& generation, int64_t count) {
+  return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat(count, " write requests were made to store ", store,
+                                                                    " since the base of generation ", generation,
+                                                                    ": say whether to replay or to discard them")),
+                         "WRITES_SINCE", {{"count", absl::StrCat(count)}, {"generation", generation}});
+}
+
 }  // namespace
 
 struct GenerationManager::State {
@@ -391,10 +398,14 @@ absl::Status GenerationManager::EnsureGeneration(std::string_view store) {
     LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, builder->Finish({}, nullptr));
     empty_generation = manifest.generation();
   }
+  MutexLock loading(&entry->pinning);
   LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, empty_generation));
   MutexLock writer(&entry->writer);
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
-  if (entry->holder.Get() != nullptr) return opened->DeleteGeneration(empty_generation);  // An ingest was quicker.
+  if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) {
+    // An ingest was quicker.
+    return active->view->generation().id() == empty_generation ? absl::OkStatus() : opened->DeleteGeneration(empty_generation);
+  }
   LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), WritesPolicy::kReplay));
   state_->Publish(*entry, result.view, std::move(loaded.encoder));
   return absl::OkStatus();
@@ -464,7 +475,8 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
 absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view store, const std::string& generation, WritesPolicy policy,
                                                              bool dry_run) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
-  // Loading takes long and touches nothing that serves, so that it holds no lock.
+  // Loading takes long and touches nothing that serves; writes go on meanwhile, a deletion of the generation waits.
+  MutexLock loading(&entry->pinning);
   LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, generation));
   if (dry_run) {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
@@ -473,6 +485,8 @@ absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view st
     result.view = active != nullptr ? active->view : nullptr;
     result.previous_generation = active != nullptr ? active->view->generation().id() : "";
     LOCI_ASSIGN_OR_RETURN(result.writes_since_count, opened->CountWritesSince(loaded.generation->manifest()));
+    const bool again = generation == result.previous_generation;
+    if (policy == WritesPolicy::kRefuse && result.writes_since_count > 0 && !again) return WritesSince(entry->name, generation, result.writes_since_count);
     return result;
   }
   MutexLock writer(&entry->writer);

@@ -28,6 +28,16 @@ class GenerationManagerTest : public RetrieverFixture {
     }
     return GenerationState::kFailed;
   }
+  // As a first upsert leaves it that ends before the activation.
+  std::string MakeEmptyGeneration(const std::string& store) {
+    const EncoderSpec& spec = (*registry_->Get(""))->spec();
+    auto builder = manager_->NewGeneration(store, {.dim = spec.dim,
+                                                   .query_fingerprint = spec.fingerprint.query,
+                                                   .passage_fingerprint = spec.fingerprint.passage,
+                                                   .base_revision = -1});
+    EXPECT_TRUE(builder.ok()) << builder.status();
+    return (*builder)->Finish({}, nullptr)->generation();
+  }
   void WaitForState(const std::string& store, const std::string& generation, GenerationState state) {
     while (StateOf(store, generation) != state) std::this_thread::sleep_for(std::chrono::milliseconds(2));
   }
@@ -92,7 +102,7 @@ TEST_F(GenerationManagerTest, FirstUpsertsAtOnceLoseNothing) {
 TEST_F(GenerationManagerTest, AFirstUpsertThatEndedBeforeItsActivationIsTakenUpAgain) {
   Start();
   ASSERT_TRUE(manager_->CreateStore("s").ok());
-  const std::string left = Ingest("s", {}, {.activate = false})->generation;
+  const std::string left = MakeEmptyGeneration("s");
   ASSERT_TRUE(manager_->Upsert("s", {MakePassage("a", "one")}, {}).ok());
   EXPECT_EQ(manager_->GetStore("s")->generation, left);
   // A corpus that waits for its activation is another matter.
@@ -125,6 +135,7 @@ TEST_F(GenerationManagerTest, RefusesToDropWritesUnlessTold) {
   EXPECT_EQ(GetErrorReason(refused.status())->metadata["count"], "1");
   EXPECT_EQ(manager_->GetStore("s")->generation, first);
 
+  EXPECT_EQ(GetErrorReason(manager_->Activate("s", second, WritesPolicy::kRefuse, /*dry_run=*/true).status())->reason, "WRITES_SINCE");
   const auto dry = manager_->Activate("s", second, WritesPolicy::kReplay, /*dry_run=*/true);
   ASSERT_TRUE(dry.ok()) << dry.status();
   EXPECT_EQ(dry->writes_since_count, 1);

@@ -14,6 +14,7 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "index/passage_index.h"
 #include "retriever/passage_validation.h"
 #include "retriever/recall_queries.h"
 
@@ -26,9 +27,6 @@ constexpr size_t kMaxPendingBatches = 4;
 constexpr size_t kBatchPassages = 256;
 constexpr std::chrono::milliseconds kOverloadPause(50);
 
-bool IsFinite(const float* vector, int64_t dim) {
-  return std::all_of(vector, vector + dim, [](float value) { return std::isfinite(value); });
-}
 
 }  // namespace
 
@@ -179,9 +177,7 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
     ++state.line;
     absl::Status valid = ValidatePassage(passages[i]);
     const float* vector = bring_vectors ? vectors.data() + static_cast<int64_t>(i) * vector_dim : nullptr;
-    if (valid.ok() && bring_vectors && !IsFinite(vector, vector_dim)) {
-      valid = absl::InvalidArgumentError("vector has an element that is not a finite number");
-    }
+    if (valid.ok() && bring_vectors) valid = CheckVector(vector, static_cast<int>(vector_dim));
     if (!valid.ok()) {
       state.Reject(passages[i], valid);
       continue;
@@ -199,7 +195,11 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
 absl::StatusOr<IngestResult> Ingester::Finish() {
   State& state = *state_;
   while (!state.pending.empty()) LOCI_RETURN_IF_ERROR(state.FinishOldest());
-  if (state.options.mode == IngestMode::kUpsert) return std::move(state.result);
+  // A stream that broke off, or of which nothing could be taken, does not replace a corpus by nothing.
+  if (state.line == 0) {
+    return ErrorWithReason(absl::InvalidArgumentError("the stream had no passage; the store stays as it is"), "EMPTY_INGEST");
+  }
+  if (state.result.accepted_count == 0 || state.options.mode == IngestMode::kUpsert) return std::move(state.result);
 
   LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, state.builder->Finish(state.options.limits, nullptr));
   state.result.generation = manifest.generation();

@@ -61,7 +61,8 @@ class Ingester {
   // After an error the ingest can only be dropped.
   absl::Status Add(std::vector<loci::v1::Passage> passages, const std::vector<float>& vectors, int64_t vector_dim);
 
-  // Waits for what is on its way, builds, activates.
+  // Waits for what is on its way, builds, activates. INVALID_ARGUMENT, reason EMPTY_INGEST, where no passage came. Where all that came were
+  // rejected the store stays as it is, and the result says so by an empty `generation`.
   absl::StatusOr<IngestResult> Finish();
 
  private:

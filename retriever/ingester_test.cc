@@ -40,10 +40,26 @@ TEST_F(IngesterTest, CountsBadPassagesByTheirPlaceAndTakesTheOthers) {
 TEST_F(IngesterTest, KeepsOnlyTheFirstErrors) {
   Start();
   std::vector<loci::v1::Passage> bad(Ingester::kMaxErrors + 50);
+  bad.push_back(MakePassage("good", "one"));
   const auto result = Ingest("s", std::move(bad));
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->rejected_count, Ingester::kMaxErrors + 50);
   EXPECT_EQ(result->errors.size(), static_cast<size_t>(Ingester::kMaxErrors));
+}
+
+TEST_F(IngesterTest, NothingReplacesNothing) {
+  Start();
+  ASSERT_TRUE(Ingest("s", {MakePassage("a", "one")}).ok());
+  const std::string before = manager_->GetStore("s")->generation;
+  const auto empty = Ingest("s", {});
+  EXPECT_EQ(empty.status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GetErrorReason(empty.status())->reason, "EMPTY_INGEST");
+  const auto rejected = Ingest("s", {MakePassage("", "no id")});
+  ASSERT_TRUE(rejected.ok()) << rejected.status();
+  EXPECT_TRUE(rejected->generation.empty());
+  EXPECT_EQ(rejected->rejected_count, 1);
+  EXPECT_EQ(manager_->GetStore("s")->generation, before);
+  EXPECT_EQ(manager_->ListGenerations("s")->generations.size(), 1u);
 }
 
 TEST_F(IngesterTest, ManyBatchesComeOutAsOneGeneration) {
@@ -66,14 +82,15 @@ TEST_F(IngesterTest, TakesVectorsOfAKnownEncoderAsTheyAre) {
   const std::string fingerprint = (*registry_->Get(""))->spec().fingerprint.ToString();
   auto ingester = Ingester::Start(*manager_, {.store = "s", .encoder_fingerprint = fingerprint});
   ASSERT_TRUE(ingester.ok()) << ingester.status();
-  std::vector<float> vectors(2 * kDim, 0.0f);
+  std::vector<float> vectors(3 * kDim, 0.0f);
   vectors[0] = 1.0f;
   vectors[kDim] = std::numeric_limits<float>::quiet_NaN();
-  ASSERT_TRUE((*ingester)->Add({MakePassage("a", "one"), MakePassage("b", "two")}, vectors, kDim).ok());
+  vectors[2 * kDim] = 3e38f;
+  ASSERT_TRUE((*ingester)->Add({MakePassage("a", "one"), MakePassage("b", "two"), MakePassage("c", "three")}, vectors, kDim).ok());
   const auto result = (*ingester)->Finish();
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->accepted_count, 1);
-  EXPECT_EQ(result->rejected_count, 1);
+  EXPECT_EQ(result->rejected_count, 2);
   const auto set = *manager_->Capture("s", "");
   std::vector<float> stored(kDim);
   set->view->CopyVector(**set->view->Find("a"), stored.data());

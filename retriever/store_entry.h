@@ -35,7 +35,7 @@ struct StoreEntry {
   ServingSetHolder holder;
 
   Mutex first_generation;  // Held while the empty generation for a first upsert is made.
-  Mutex pinning;           // Held while an inactive generation is opened for a request that named it, or deleted.
+  Mutex pinning;           // Held while a generation is opened (for a request that named it, or to activate it), or deleted.
   Mutex writer;            // Held by whoever changes the store: writes and activations, one after the other.
 
   // The store; the error it could not be opened with; NOT_FOUND after its deletion.

@@ -92,8 +92,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::DeleteStore(grpc::CallbackServerCont
   });
 }
 
-grpc::ServerReadReactor<loci::v1::IngestRequest>* AdminServiceImpl::Ingest(grpc::CallbackServerContext* context,
-                                                                           loci::v1::IngestResponse* response) {
+grpc::ServerReadReactor<grpc::ByteBuffer>* AdminServiceImpl::Ingest(grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
   return new IngestCall(services_, context, response);
 }
 
@@ -203,7 +202,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackSer
     LOCI_ASSIGN_OR_RETURN(const WritesPolicy policy, ValidateWritesSince(request->writes_since()));
     LOCI_ASSIGN_OR_RETURN(const ActivationResult result,
                           services_.manager->Activate(store, request->generation(), policy, request->dry_run()));
-    response->set_generation(result.view != nullptr ? result.view->generation().id() : request->generation());
+    response->set_generation(request->generation());
     if (result.view != nullptr) response->set_revision(result.view->revision());
     response->set_previous_generation(result.previous_generation);
     response->set_writes_since_count(result.writes_since_count);

@@ -14,7 +14,7 @@
 namespace loci {
 
 // The generation manager's calls block, so each request runs on the admin pool, its validation included. Thread-safe.
-class AdminServiceImpl final : public loci::v1::AdminService::CallbackService {
+class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMethod_Ingest<loci::v1::AdminService::CallbackService> {
  public:
   explicit AdminServiceImpl(const ServiceContext& services) : services_(services) {}
 
@@ -26,7 +26,7 @@ class AdminServiceImpl final : public loci::v1::AdminService::CallbackService {
   grpc::ServerUnaryReactor* DeleteStore(grpc::CallbackServerContext*, const loci::v1::DeleteStoreRequest*,
                                         loci::v1::DeleteStoreResponse*) override;
 
-  grpc::ServerReadReactor<loci::v1::IngestRequest>* Ingest(grpc::CallbackServerContext*, loci::v1::IngestResponse*) override;
+  grpc::ServerReadReactor<grpc::ByteBuffer>* Ingest(grpc::CallbackServerContext*, grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* UpsertPassages(grpc::CallbackServerContext*, const loci::v1::UpsertPassagesRequest*,
                                            loci::v1::UpsertPassagesResponse*) override;
   grpc::ServerUnaryReactor* DeletePassages(grpc::CallbackServerContext*, const loci::v1::DeletePassagesRequest*,

@@ -8,7 +8,9 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/logging.h"
 #include "base/status_macros.h"
+#include "grpcpp/impl/codegen/proto_utils.h"
 #include "server/error_table.h"
 #include "server/reply.h"
 #include "server/request_errors.h"
@@ -37,7 +39,7 @@ bool IngestCall::Turn::Take(int64_t read) {
   return true;
 }
 
-IngestCall::IngestCall(const ServiceContext& services, grpc::CallbackServerContext* context, loci::v1::IngestResponse* response)
+IngestCall::IngestCall(const ServiceContext& services, grpc::CallbackServerContext* context, grpc::ByteBuffer* response)
     : services_(services),
       context_(context),
       response_(response),
@@ -61,7 +63,7 @@ void IngestCall::WaitForMessage() {
                      // Having the turn keeps `this` alive: nobody else ends the call.
                      if (fired && turn->Take(read)) Submit(&IngestCall::HandleStall);
                    });
-  StartRead(&request_);
+  StartRead(&message_);
 }
 
 void IngestCall::OnReadDone(bool ok) {
@@ -84,6 +86,11 @@ void IngestCall::HandleMessage() {
 
 absl::Status IngestCall::TakeMessage() {
   LOCI_RETURN_IF_ERROR(limits_.Check(services_.clock->NowMicros()));
+  if (!grpc::SerializationTraits<loci::v1::IngestRequest>::Deserialize(&message_, &request_).ok()) {
+    return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("message ", read_count_, " of the stream is not an IngestRequest (or has a string "
+                                                                   "that is not UTF-8)")),
+                           "MALFORMED_MESSAGE", {{"message", absl::StrCat(read_count_)}});
+  }
   if (ingester_ == nullptr) {
     if (!request_.has_header()) return InvalidField("kind", "of the first message must be the header");
     LOCI_ASSIGN_OR_RETURN(IngestOptions options, ValidateIngestHeader(request_.header(), limits_));
@@ -114,7 +121,10 @@ absl::Status IngestCall::Conclude() {
   LOCI_RETURN_IF_ERROR(limits_.Check(services_.clock->NowMicros()));
   if (ingester_ == nullptr) return InvalidField("kind", "of the first message must be the header; the stream ended without one");
   LOCI_ASSIGN_OR_RETURN(const IngestResult result, ingester_->Finish());
-  FillIngestResponse(result, response_);
+  loci::v1::IngestResponse response;
+  FillIngestResponse(result, &response);
+  bool own_buffer = false;
+  LOCI_CHECK(grpc::SerializationTraits<loci::v1::IngestResponse>::Serialize(response, response_, &own_buffer).ok());
   return absl::OkStatus();
 }
 

@@ -20,11 +20,12 @@
 
 namespace loci {
 
-// Owned by gRPC from the handler's return on. Used by one thread at a time: whoever took the turn (see Turn).
-class IngestCall final : public grpc::ServerReadReactor<loci::v1::IngestRequest> {
+// Messages come as bytes and are parsed here: where gRPC parses, a message that can't be parsed looks like the end of the stream, and half a
+// corpus would be activated. Owned by gRPC from the handler's return on. Used by one thread at a time: whoever took the turn (see Turn).
+class IngestCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
  public:
   // All borrowed; `context` and `response` live as long as this.
-  IngestCall(const ServiceContext& services, grpc::CallbackServerContext* context, loci::v1::IngestResponse* response);
+  IngestCall(const ServiceContext& services, grpc::CallbackServerContext* context, grpc::ByteBuffer* response);
 
  private:
   // While the call waits for a message, the message and the idle timer race for it. One of them takes the turn; the other finds it
@@ -55,14 +56,15 @@ class IngestCall final : public grpc::ServerReadReactor<loci::v1::IngestRequest>
 
   const ServiceContext& services_;
   grpc::CallbackServerContext* const context_;
-  loci::v1::IngestResponse* const response_;
+  grpc::ByteBuffer* const response_;
   const int64_t start_us_;
   const RequestLimits limits_;
   const std::shared_ptr<Turn> turn_ = std::make_shared<Turn>();
   int64_t read_count_ = 0;
   Admission::Permit permit_;
   std::unique_ptr<grpc::Alarm> idle_timer_;
-  loci::v1::IngestRequest request_;
+  grpc::ByteBuffer message_;
+  loci::v1::IngestRequest request_;  // What `message_` says.
   std::unique_ptr<Ingester> ingester_;  // Null before the header.
 };
 

@@ -102,7 +102,7 @@ void FillAnswerResponse(AnswerReply&& reply, const std::string& reader, loci::v1
 
 void FillIngestResponse(const IngestResult& result, loci::v1::IngestResponse* out) {
   out->set_generation(result.generation);
-  out->set_done(true);
+  out->set_done(!result.generation.empty());
   out->set_accepted_count(result.accepted_count);
   out->set_rejected_count(result.rejected_count);
   out->set_duplicate_count(result.duplicate_count);

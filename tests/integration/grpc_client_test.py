@@ -79,6 +79,20 @@ class GrpcClientTest(unittest.TestCase):
         self.assertTrue(info.domain)
         return info
 
+    def test_a_message_that_can_not_be_parsed_ends_an_ingest(self):
+        """It must not look like the end of the stream, which would activate half a corpus."""
+        before = self.make_store("parse")
+        header = self.client.message("IngestRequest", header=self.client.message("IngestHeader", store="parse")).SerializeToString()
+        batch = self.client.message("IngestRequest", batch=self.client.message("PassageBatch", passages=[self.passage("sky")])).SerializeToString()
+        ingest = self.client.channel.stream_unary("/loci.v1.AdminService/Ingest")
+        not_utf8 = b"\x12\x07\x0a\x05\x0a\x03a\xffb"  # batch { passages { id: "a\xffb" } }
+        for broken in (b"\x12\xff", not_utf8):
+            with self.assertRaises(grpc.RpcError) as raised:
+                ingest(iter([header, batch, broken, batch]), timeout=60)
+            self.assertEqual(raised.exception.code(), grpc.StatusCode.INVALID_ARGUMENT)
+            self.assertEqual(error_info(raised.exception).reason, "MALFORMED_MESSAGE")
+        self.assertEqual(self.client.call("AdminService.GetStore", store="parse").store.generation, before.generation)
+
     def test_reflection_and_health(self):
         services = self.client.database.get_services()
         for service in SERVICES:
