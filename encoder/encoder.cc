@@ -15,8 +15,8 @@
 namespace loci {
 namespace {
 
-// Rows of word embeddings without a piece.
-constexpr int kMaxUnusedRows = 1024;
+// At most one row of word embeddings in so many has no piece.
+constexpr int kUnusedRowShare = 8;
 
 std::string FolderName(const std::string& path) {
   const size_t end = path.find_last_not_of('/');
@@ -38,6 +38,12 @@ absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const
     return absl::InvalidArgumentError(absl::StrCat(model_directory, ": the tokenizer's vocabulary has ",
                                                    tokenizer->vocabulary_size(), " pieces, but the weights have only ",
                                                    config.vocabulary_size, " rows of word embeddings"));
+  }
+
+  // Checkpoints pad their tables for alignment; a vocabulary far too small is another model's, or was cut off.
+  if (config.vocabulary_size - tokenizer->vocabulary_size() > config.vocabulary_size / kUnusedRowShare) {
+    return absl::InvalidArgumentError(absl::StrCat(model_directory, ": the tokenizer's vocabulary has only ", tokenizer->vocabulary_size(),
+                                                   " pieces, but the weights have ", config.vocabulary_size, " rows of word embeddings"));
   }
 
   VectorSpace space;

@@ -231,6 +231,14 @@ TEST_F(EncoderTest, RefusesAVocabularyLargerThanTheWeights) {
   ExpectRefused(absl::StatusCode::kInvalidArgument, "rows of word embeddings");
 }
 
+TEST_F(EncoderTest, RefusesAVocabularyThatWasCutOff) {
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, directory_, {}).ok());
+  const std::string vocabulary = *fs_.ReadFile(directory_ + "/vocab.txt");
+  const size_t half = vocabulary.find('\n', vocabulary.size() / 2) + 1;
+  ASSERT_TRUE(WriteFileAtomically(fs_, directory_ + "/vocab.txt", vocabulary.substr(0, half)).ok());
+  ExpectRefused(absl::StatusCode::kInvalidArgument, "vocabulary has only");
+}
+
 TEST(PassageText, JoinsTitleAndText) {
   EXPECT_EQ(PassageText("Title", "text"), "Title text");
   EXPECT_EQ(PassageText("", "text"), "text");
