@@ -33,8 +33,12 @@ std::string TextTable::Render(int terminal_width) const {
     total += width;
   }
   while (terminal_width > 0 && total > terminal_width) {
-    const auto widest = std::max_element(widths.begin(), widths.end());
-    if (*widest <= kMinShrunk) break;
+    // Names and figures stay whole: half a generation's name is of no use.
+    int* widest = nullptr;
+    for (size_t i = 0; i < columns_.size(); ++i) {
+      if (columns_[i].max_width > 0 && widths[i] > kMinShrunk && (widest == nullptr || widths[i] > *widest)) widest = &widths[i];
+    }
+    if (widest == nullptr) break;
     // Down to the second widest in one step would need care with ties; one column at a time is quick enough for a screen.
     --*widest;
     --total;
@@ -50,7 +54,6 @@ std::string TextTable::Render(int terminal_width) const {
       line += columns_[i].alignment == kRight ? padding + cell : cell + padding;
     }
     line.erase(line.find_last_not_of(' ') + 1);
-    if (terminal_width > 0) line = CutToWidth(line, terminal_width);
     text += line + '\n';
   };
   add_line([&](size_t i) -> const std::string& { return columns_[i].heading; });

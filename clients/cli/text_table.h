@@ -19,7 +19,7 @@ class TextTable {
   struct Column {
     std::string heading;
     Alignment alignment = kLeft;
-    int max_width = 0;  // Longer cells are cut; 0 means never, but see Render().
+    int max_width = 0;  // Longer cells are cut, and the column gives way on a narrow terminal; 0 means never.
   };
 
   explicit TextTable(std::vector<Column> columns);
@@ -28,8 +28,8 @@ class TextTable {
   void AddRow(const std::vector<std::string>& cells);
   bool empty() const { return rows_.empty(); }
 
-  // Heading and rows, each line ended by '\n' and without blanks at its end. Where `terminal_width` is not 0 no line is wider: the
-  // widest columns give way first, down to 8.
+  // Heading and rows, each line ended by '\n' and without blanks at its end. Where `terminal_width` is not 0 the columns with a max_width
+  // give way to it, the widest first, down to 8; what is still too wide is left to the terminal to wrap.
   std::string Render(int terminal_width) const;
 
  private:

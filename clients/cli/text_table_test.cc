@@ -47,10 +47,18 @@ TEST(TextTable, AlignsByDisplayWidth) {
             "10   a      y z\n");
 }
 
-TEST(TextTable, NoLineIsWiderThanTheTerminal) {
-  TextTable table({{"ID"}, {"TEXT"}, {"MORE"}});
+TEST(TextTable, NamesStayWholeOnANarrowTerminal) {
+  TextTable table({{"GENERATION"}, {"DETAIL", TextTable::kLeft, 100}});
+  table.AddRow({"20261121-104445-940a", std::string(90, 'x')});
+  for (const int width : {10, 40}) {
+    EXPECT_NE(table.Render(width).find("20261121-104445-940a   xxxxxxx"), std::string::npos) << width;
+  }
+}
+
+TEST(TextTable, FreeTextGivesWayToTheTerminal) {
+  TextTable table({{"ID"}, {"TEXT", TextTable::kLeft, 600}, {"MORE", TextTable::kLeft, 100}});
   table.AddRow({"p1", std::string(500, 'x'), "汉字汉字汉字汉字汉字"});
-  for (const int width : {20, 40, 79, 80}) {
+  for (const int width : {24, 40, 79, 80}) {
     const std::string text = table.Render(width);
     size_t begin = 0;
     while (begin < text.size()) {
