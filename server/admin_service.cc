@@ -12,7 +12,6 @@
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
-#include "server/error_table.h"
 #include "server/ingest_call.h"
 #include "server/matrix_codec.h"
 #include "server/reply.h"
@@ -25,13 +24,6 @@ namespace {
 
 // Passages read between two looks at the size of the reply.
 constexpr int kReadPassages = 64;
-
-// A stream that ends with an error before its first message. Deleted by gRPC's last call.
-class RefusedJobStream final : public grpc::ServerWriteReactor<loci::v1::Job> {
- public:
-  explicit RefusedJobStream(const grpc::Status& status) { Finish(status); }
-  void OnDone() override { delete this; }
-};
 
 }  // namespace
 
@@ -179,62 +171,6 @@ absl::Status AdminServiceImpl::ReadPassages(const loci::v1::GetPassagesRequest& 
   return CheckReplySize(*response);
 }
 
-grpc::ServerUnaryReactor* AdminServiceImpl::ListGenerations(grpc::CallbackServerContext* context,
-                                                            const loci::v1::ListGenerationsRequest* request,
-                                                            loci::v1::ListGenerationsResponse* response) {
-  return Run(Method::kListGenerations, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
-    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
-    LOCI_ASSIGN_OR_RETURN(const GenerationList list, services_.manager->ListGenerations(store));
-    for (const GenerationInfo& info : list.generations) FillGeneration(info, response->add_generations());
-    response->set_generation(list.active);
-    response->set_revision(list.revision);
-    return absl::OkStatus();
-  });
-}
-
-grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackServerContext* context,
-                                                               const loci::v1::ActivateGenerationRequest* request,
-                                                               loci::v1::ActivateGenerationResponse* response) {
-  return Run(Method::kActivateGeneration, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
-    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
-    if (request->generation().empty()) return InvalidField("generation", "is empty; it must name the generation to activate");
-    LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
-    LOCI_ASSIGN_OR_RETURN(const WritesPolicy policy, ValidateWritesSince(request->writes_since()));
-    LOCI_ASSIGN_OR_RETURN(const ActivationResult result,
-                          services_.manager->Activate(store, request->generation(), policy, request->dry_run()));
-    response->set_generation(request->generation());
-    if (result.view != nullptr) response->set_revision(result.view->revision());
-    response->set_previous_generation(result.previous_generation);
-    response->set_writes_since_count(result.writes_since_count);
-    return absl::OkStatus();
-  });
-}
-
-grpc::ServerUnaryReactor* AdminServiceImpl::DeleteGeneration(grpc::CallbackServerContext* context,
-                                                             const loci::v1::DeleteGenerationRequest* request,
-                                                             loci::v1::DeleteGenerationResponse*) {
-  return Run(Method::kDeleteGeneration, context, request->ByteSizeLong(), [this, request](const RequestLimits&) -> absl::Status {
-    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
-    if (request->generation().empty()) return InvalidField("generation", "is empty; it must name the generation to delete");
-    LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
-    return services_.manager->DeleteGeneration(store, request->generation());
-  });
-}
-
-grpc::ServerUnaryReactor* AdminServiceImpl::VerifyGeneration(grpc::CallbackServerContext* context,
-                                                             const loci::v1::VerifyGenerationRequest* request,
-                                                             loci::v1::VerifyGenerationResponse* response) {
-  return Run(Method::kVerifyGeneration, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
-    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
-    LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
-    LOCI_ASSIGN_OR_RETURN(const VerifyResult result, services_.manager->Verify(store, request->generation()));
-    response->set_generation(result.generation);
-    response->set_file_count(result.file_count);
-    response->set_size_bytes(result.size_bytes);
-    return absl::OkStatus();
-  });
-}
-
 grpc::ServerUnaryReactor* AdminServiceImpl::GetServerInfo(grpc::CallbackServerContext* context,
                                                           const loci::v1::GetServerInfoRequest* request,
                                                           loci::v1::GetServerInfoResponse* response) {
@@ -243,36 +179,6 @@ grpc::ServerUnaryReactor* AdminServiceImpl::GetServerInfo(grpc::CallbackServerCo
     for (const auto& encoder : services_.manager->encoders().Loaded()) FillEncoderInfo(encoder->spec(), response->add_encoders());
     return absl::OkStatus();
   });
-}
-
-grpc::ServerUnaryReactor* AdminServiceImpl::RollbackStore(grpc::CallbackServerContext* context, const loci::v1::RollbackStoreRequest*,
-                                                          loci::v1::RollbackStoreResponse*) {
-  return Refuse(Method::kRollbackStore, context);
-}
-grpc::ServerUnaryReactor* AdminServiceImpl::PlanActivation(grpc::CallbackServerContext* context, const loci::v1::PlanActivationRequest*,
-                                                           loci::v1::PlanActivationResponse*) {
-  return Refuse(Method::kPlanActivation, context);
-}
-grpc::ServerUnaryReactor* AdminServiceImpl::CompareGenerations(grpc::CallbackServerContext* context,
-                                                               const loci::v1::CompareGenerationsRequest*,
-                                                               loci::v1::CompareGenerationsResponse*) {
-  return Refuse(Method::kCompareGenerations, context);
-}
-grpc::ServerUnaryReactor* AdminServiceImpl::GetJob(grpc::CallbackServerContext* context, const loci::v1::GetJobRequest*, loci::v1::Job*) {
-  return Refuse(Method::kGetJob, context);
-}
-grpc::ServerUnaryReactor* AdminServiceImpl::ListJobs(grpc::CallbackServerContext* context, const loci::v1::ListJobsRequest*,
-                                                     loci::v1::ListJobsResponse*) {
-  return Refuse(Method::kListJobs, context);
-}
-grpc::ServerUnaryReactor* AdminServiceImpl::CancelJob(grpc::CallbackServerContext* context, const loci::v1::CancelJobRequest*,
-                                                      loci::v1::Job*) {
-  return Refuse(Method::kCancelJob, context);
-}
-grpc::ServerWriteReactor<loci::v1::Job>* AdminServiceImpl::WatchJob(grpc::CallbackServerContext*, const loci::v1::WatchJobRequest*) {
-  const absl::Status status = NotAvailableYet(MethodName(Method::kWatchJob));
-  services_.metrics->Finished(Method::kWatchJob, status.code(), 0);
-  return new RefusedJobStream(ToGrpcStatus(status));
 }
 
 }  // namespace loci
