@@ -1,5 +1,6 @@
 #include "index/faiss_factory.h"
 
+#include <limits>
 #include <optional>
 #include <string_view>
 
@@ -23,12 +24,16 @@ class Cursor {
     rest_.remove_prefix(word.size());
     return true;
   }
-  // 1 to 7 digits, the first not 0.
+  // Digits, the first not 0. Of 19 and more it is a number beyond every limit.
   std::optional<int64_t> Number() {
+    constexpr size_t kMaxDigits = 18;  // Of a number that is sure to fit.
     size_t digits = 0;
     int64_t value = 0;
-    while (digits < rest_.size() && rest_[digits] >= '0' && rest_[digits] <= '9' && digits < 8) value = value * 10 + (rest_[digits++] - '0');
-    if (digits == 0 || digits > 7 || rest_[0] == '0') return std::nullopt;
+    for (; digits < rest_.size() && rest_[digits] >= '0' && rest_[digits] <= '9'; ++digits) {
+      if (digits < kMaxDigits) value = value * 10 + (rest_[digits] - '0');
+    }
+    if (digits == 0 || rest_[0] == '0') return std::nullopt;
+    if (digits > kMaxDigits) value = std::numeric_limits<int64_t>::max();
     rest_.remove_prefix(digits);
     return value;
   }

@@ -25,6 +25,13 @@ TEST(ParseFaissFactory, TakesTheFormsThatAreServed) {
   EXPECT_EQ(parsed.bits, 6);
 }
 
+TEST(ParseFaissFactory, ANumberBeyondTheLimitIsNamedWithTheLimit) {
+  EXPECT_EQ(ParseFaissFactory("IVF999999999,Flat", 384, 100'000).status().message(),
+            "index \"IVF999999999,Flat\": IVF takes 1 to 65536 lists, not 999999999");
+  EXPECT_EQ(ParseFaissFactory("HNSW99999999999999999999999", 384, 100'000).status().message(),
+            "index \"HNSW99999999999999999999999\": HNSW takes 2 to 256 links, not 9223372036854775807");
+}
+
 TEST(ParseFaissFactory, RefusesEverythingElse) {
   std::vector<std::string> refused = {
       "", "exact", "flat", "Flat ", " Flat", "Flat,", "IVF", "IVF,Flat", "IVF0,Flat", "IVF01,Flat", "IVF-1,Flat", "IVF64", "IVF64,",
