@@ -13,13 +13,13 @@
 namespace loci {
 namespace {
 
-constexpr char kExitCodeHelp[] =
-    "Exit codes:\n"
-    "  0   done\n"
-    "  1   the server refused the request, a file cannot be read, or some of the input was not taken\n"
-    "  2   the command line is wrong; nothing was sent\n"
-    "  3   no server answers at that address, or it is draining\n"
-    "  4   --timeout passed before the reply\n";
+CliDeclaration Declare();
+
+std::string ExitCodeHelp() {
+  std::string text = "Exit codes:\n";
+  for (const ExitCodeDeclaration& exit : kExitCodes) absl::StrAppend(&text, "  ", exit.code, "   ", exit.meaning, "\n");
+  return text;
+}
 
 Commands AllCommands() {
   Commands commands;
@@ -30,6 +30,7 @@ Commands AllCommands() {
   AddGenerationCommands(&commands);
   AddEvalCommand(&commands);
   AddBenchCommand(&commands);
+  AddDocumentationCommands(Declare, kCliVersion, &commands);
   return commands;
 }
 
@@ -55,7 +56,7 @@ std::string OverviewHelp(const Commands& commands) {
       "  loci ask movies \"Who directed Alien?\"\n"
       "  loci get stores -o json\n\n"
       "The server is 127.0.0.1:7440 unless --server or $LOCI_SERVER says otherwise.\n\n",
-      kExitCodeHelp);
+      ExitCodeHelp());
 }
 
 void DeclareGlobalFlags(FlagSet* flags, GlobalOptions* options, bool* help) {
@@ -75,7 +76,24 @@ std::string CommandHelp(Command& command, const GlobalOptions& defaults) {
   DeclareGlobalFlags(&flags, &options, &help);
   const std::string details = command.details();
   return absl::StrCat(command.summary(), "\n\nUsage:\n  loci ", command.name(), " ", flags.Usage(), "\n\n", details,
-                      details.empty() ? "" : "\n", "Examples:\n", command.examples(), "\n", flags.Help(), "\n", kExitCodeHelp);
+                      details.empty() ? "" : "\n", "Examples:\n", command.examples(), "\n", flags.Help(), "\n", ExitCodeHelp());
+}
+
+CliDeclaration Declare() {
+  CliDeclaration declaration;
+  for (const auto& command : AllCommands()) {
+    FlagSet flags;
+    command->DeclareFlags(&flags);
+    declaration.commands.push_back({command->name(), command->summary(), command->details(), command->examples(), flags.Usage(),
+                                    flags.PositionalDeclarations(), flags.FlagDeclarations()});
+  }
+  FlagSet flags;
+  GlobalOptions options;
+  options.timeout_ms = 0;  // Not to be printed as a default.
+  bool help = false;
+  DeclareGlobalFlags(&flags, &options, &help);
+  declaration.global_flags = flags.FlagDeclarations();
+  return declaration;
 }
 
 // The command that `words` begin with; *used is how many of them name it. Null where there is none.
@@ -193,6 +211,11 @@ int Dispatch(const std::vector<std::string>& args, const CliEnvironment& environ
   if (!status.ok()) {
     environment.err << "error: " << SanitizeLine(std::string(status.message())) << "\nUsage: loci " << command->name() << ' '
                     << flags.Usage() << "\nSee loci " << command->name() << " --help.\n";
+    return kExitUsage;
+  }
+  if (const absl::Status address = CheckServerAddress(options.server); command->needs_server() && !address.ok()) {
+    environment.err << "error: " << (flags.WasGiven("server") ? "flag --server: " : "$LOCI_SERVER: ")
+                    << SanitizeLine(std::string(address.message())) << '\n';
     return kExitUsage;
   }
   CliContext cli(environment, options);

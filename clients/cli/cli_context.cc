@@ -3,6 +3,8 @@
 #include <chrono>
 #include <utility>
 
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
 #include "base/strings.h"
 #include "clients/cli/display.h"
 #include "google/protobuf/util/json_util.h"
@@ -85,6 +87,31 @@ int CliContext::PrintDryRun(std::string_view text, const google::protobuf::Messa
   if (json()) return PrintJson(request);
   out() << "dry run, nothing was sent: would " << SanitizeLine(text) << '\n';
   return kExitOk;
+}
+
+absl::Status CheckServerAddress(std::string_view address) {
+  const auto invalid = [&](std::string_view why) {
+    return absl::InvalidArgumentError(absl::StrCat("\"", AbslView(address.substr(0, 256)), "\" is not HOST:PORT: ", AbslView(why)));
+  };
+  const size_t colon = address.rfind(':');
+  if (colon == std::string_view::npos || address.ends_with(']')) return invalid("there is no port");
+  std::string_view host = address.substr(0, colon);
+  const std::string_view port = address.substr(colon + 1);
+  const char* host_characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-_";
+  if (host.starts_with('[') && host.ends_with(']')) {
+    host = host.substr(1, host.size() - 2);
+    host_characters = "abcdefABCDEF0123456789:.%";
+  } else if (host.find(':') != std::string_view::npos) {
+    return invalid("write an IPv6 address as [ADDRESS]:PORT, and no scheme before the host");
+  }
+  if (host.empty()) return invalid("there is no host");
+  if (host.find_first_not_of(host_characters) != std::string_view::npos) return invalid("the host has a character that no host has");
+  int number = 0;
+  if (port.empty() || port.find_first_not_of("0123456789") != std::string_view::npos || !absl::SimpleAtoi(AbslView(port), &number) ||
+      number < 1 || number > 65535) {
+    return invalid("the port must be 1 to 65535");
+  }
+  return absl::OkStatus();
 }
 
 std::string StoreName(std::string_view store) { return store.empty() ? "default" : std::string(store); }

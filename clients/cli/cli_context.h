@@ -88,6 +88,9 @@ class CliContext {
   std::unique_ptr<v1::AdminService::Stub> admin_;
 };
 
+// INVALID_ARGUMENT unless it is HOST:PORT: a name, an IPv4 address or an IPv6 one in brackets, and a port of 1 to 65535.
+absl::Status CheckServerAddress(std::string_view address);
+
 // "default" for the empty name.
 std::string StoreName(std::string_view store);
 

@@ -136,6 +136,14 @@ TEST_F(CliTest, UsageErrorsExitWithTwoAndSendNothing) {
            {"delete", "store", "s"},
            {"delete", "store", "s", "--confirm", "t"},
            {"eval", "s"},
+           {"get", "stores", "--server", "127.0.0.1"},
+           {"get", "stores", "--server", "127.0.0.1:99999"},
+           {"get", "stores", "--server", "http://127.0.0.1:7440"},
+           {"get", "stores", "--server", "::1:7440"},
+           {"get", "stores", "--server", ":7440"},
+           {"get", "stores", "--server", ""},
+           {"completion", "fish"},
+           {"man", "serach"},
        }) {
     EXPECT_EQ(Run(args), 2) << ::testing::PrintToString(args);
     EXPECT_NE(err(), "") << ::testing::PrintToString(args);
@@ -143,6 +151,9 @@ TEST_F(CliTest, UsageErrorsExitWithTwoAndSendNothing) {
   }
   Run({"serach", "s", "q"});
   EXPECT_THAT(err(), HasSubstr("did you mean search?"));
+  Run({"get", "stores", "--server", "host:0"});
+  EXPECT_EQ(err(), "error: flag --server: \"host:0\" is not HOST:PORT: the port must be 1 to 65535\n");
+  EXPECT_EQ(Run({"get", "stores", "--server", "[::1]:1", "--timeout", "2s"}), 3);
   EXPECT_EQ(server_.search_count, 0);
 }
 
@@ -211,7 +222,84 @@ TEST_F(CliTest, IngestTakesGoodLinesNamesBadOnesAndFails) {
               AllOf(HasSubstr(path + ":2: "), HasSubstr(path + ":4: id 4: title has"), HasSubstr("2 lines were not taken")));
   ASSERT_EQ(server_.ingest_requests.size(), 2u);
   EXPECT_EQ(server_.ingest_requests[1].batch().passages_size(), 3);
-  EXPECT_EQ(Run({"ingest", "s", path, "--skip-errors"}), 0);
+  EXPECT_EQ(Run({"ingest", "s", path, "--skip-errors", "-o", "json"}), 0);
+  const nlohmann::json response = nlohmann::json::parse(out());
+  EXPECT_EQ(response["rejected_count"], "2");
+  ASSERT_EQ(response["errors"].size(), 2u);
+  EXPECT_EQ(response["errors"][0]["line"], "2");
+  EXPECT_THAT(response["errors"][0]["message"].get<std::string>(), HasSubstr(path + ":2: "));
+  EXPECT_EQ(response["errors"][1]["line"], "4");
+  EXPECT_EQ(response["errors"][1]["id"], "4");
+}
+
+// Runs a script with a shell, with the script that `loci completion` prints before it.
+std::string RunShell(const std::string& shell, const std::string& path, int* status) {
+  FILE* const pipe = popen((shell + " " + path + " 2>&1").c_str(), "r");
+  std::string text;
+  char buffer[4096];
+  while (const size_t count = fread(buffer, 1, sizeof buffer, pipe)) text.append(buffer, count);
+  *status = pclose(pipe);
+  return text;
+}
+
+TEST_F(CliTest, BashCompletesCommandsFlagsChoicesFilesAndStores) {
+  ASSERT_EQ(Run({"completion", "bash"}), 0);
+  const std::string script = Write("completion.bash", out());
+  Write("corpus.jsonl", "");
+  const std::string program = Write("loci", "#!/bin/sh\n[ \"$3 $4\" = '--server h:1' ] || exit 1\n"
+                                            "printf '{\\n  \"store\": \"movies\",\\n  \"store\": \"music\"\\n}\\n'\n");
+  std::filesystem::permissions(program, std::filesystem::perms::owner_all);
+  const auto complete = [&](const std::string& words) {
+    const std::string test = Write("test.bash", "set -u\ncd " + directory_ + "\nsource " + script + "\nCOMP_WORDS=(" + program + " " + words +
+                                                    ")\nCOMP_CWORD=$((${#COMP_WORDS[@]} - 1))\n_loci\n"
+                                                    "echo \"${COMPREPLY[*]:-}\"\n");
+    int status = 0;
+    const std::string reply = RunShell("bash", test, &status);
+    EXPECT_EQ(status, 0) << words;
+    return reply;
+  };
+  EXPECT_EQ(complete("sea"), "search\n");
+  EXPECT_THAT(complete("get ''"), AllOf(HasSubstr("stores"), HasSubstr("generations"), Not(HasSubstr("search"))));
+  EXPECT_EQ(complete("get st"), "stores\n");
+  EXPECT_EQ(complete("-o json se"), "search\n");
+  EXPECT_EQ(complete("search movies q --top"), "--top-k\n");
+  EXPECT_EQ(complete("search movies q --top-k 5 --ex"), "--exact\n");
+  EXPECT_EQ(complete("get stores --ti"), "--timeout\n");
+  EXPECT_EQ(complete("ingest movies f --mode ''"), "new-generation upsert\n");
+  EXPECT_EQ(complete("ingest movies f --mode = u"), "upsert\n");
+  EXPECT_EQ(complete("ingest movies f --mode ="), "new-generation upsert\n");
+  EXPECT_EQ(complete("search movies q -o j"), "json\n");
+  EXPECT_EQ(complete("ingest movies cor"), "corpus.jsonl\n");
+  EXPECT_EQ(complete("eval movies --queries cor"), "corpus.jsonl\n");
+  EXPECT_EQ(complete("--server h : 1 search m"), "movies music\n");
+  EXPECT_EQ(complete("--server h : 1 get stores movies mu"), "music\n");
+  EXPECT_EQ(complete("completion z"), "zsh\n");
+  EXPECT_EQ(complete("search movies ''"), "\n");
+  EXPECT_EQ(complete("search -- --ex"), "\n");
+}
+
+TEST_F(CliTest, CompletionScriptsAreSoundForTheirShells) {
+  for (const std::string shell : {"bash", "zsh"}) {
+    ASSERT_EQ(Run({"completion", shell}), 0);
+    EXPECT_THAT(out(), AllOf(HasSubstr("--top-k"), HasSubstr("'delete passages')")));
+    if (std::system(("command -v " + shell + " >/dev/null").c_str()) != 0) continue;
+    int status = 0;
+    EXPECT_EQ(RunShell(shell + " -n", Write("script", out()), &status), "");
+    EXPECT_EQ(status, 0);
+  }
+}
+
+TEST_F(CliTest, ManualPagesAreSoundRoff) {
+  for (const std::vector<std::string>& args : {std::vector<std::string>{"man"}, {"man", "search"}, {"man", "delete", "store"}}) {
+    ASSERT_EQ(Run(args), 0) << err();
+    EXPECT_THAT(out(), AllOf(HasSubstr("EXIT STATUS"), HasSubstr("LOCI_SERVER"), HasSubstr("\\-\\-timeout")));
+    if (std::system("command -v groff >/dev/null") != 0) continue;
+    int status = 0;
+    EXPECT_EQ(RunShell("groff -man -Tutf8 -ww -z", Write("page.1", out()), &status), "");
+    EXPECT_EQ(status, 0);
+  }
+  ASSERT_EQ(Run({"man"}), 0);
+  EXPECT_THAT(out(), AllOf(HasSubstr(".SS get stores"), HasSubstr(".SS man"), HasSubstr("\\-\\-skip\\-errors")));
 }
 
 TEST_F(CliTest, IngestOfADamagedFileIsCancelledNotFinished) {

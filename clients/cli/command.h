@@ -2,11 +2,13 @@
 #ifndef LOCI_CLIENTS_CLI_COMMAND_H_
 #define LOCI_CLIENTS_CLI_COMMAND_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "clients/cli/cli_context.h"
+#include "clients/cli/command_declaration.h"
 #include "clients/cli/flags.h"
 
 namespace loci {
@@ -19,6 +21,7 @@ class Command {
   virtual std::string summary() const = 0;            // One line for the list of commands.
   virtual std::string details() const { return ""; }  // Paragraphs for --help, ended by '\n'.
   virtual std::string examples() const = 0;           // Lines for --help, each ended by '\n'.
+  virtual bool needs_server() const { return true; }  // Whether --server must be an address.
   virtual void DeclareFlags(FlagSet* flags) = 0;
   // Returns the exit code. `flags` were parsed.
   virtual int Run(CliContext& cli, const FlagSet& flags) = 0;
@@ -33,6 +36,8 @@ void AddWriteCommands(Commands* commands);       // create store, delete store|g
 void AddGenerationCommands(Commands* commands);  // activate, rollback, verify, plan, compare.
 void AddEvalCommand(Commands* commands);
 void AddBenchCommand(Commands* commands);
+// completion, man: they print what `declare` tells of all commands.
+void AddDocumentationCommands(std::function<CliDeclaration()> declare, std::string version, Commands* commands);
 
 }  // namespace loci
 

@@ -91,6 +91,10 @@ void FlagSet::Positional(std::string name, std::string* value, std::string help,
   positionals_.push_back({std::move(name), std::move(help), value, nullptr, required ? 1 : 0});
 }
 
+void FlagSet::PositionalChoice(std::string name, std::string* value, std::vector<std::string> choices, std::string help) {
+  positionals_.push_back({std::move(name), std::move(help), value, nullptr, 1, std::move(choices)});
+}
+
 void FlagSet::PositionalList(std::string name, std::vector<std::string>* values, std::string help, int min_count) {
   positionals_.push_back({std::move(name), std::move(help), nullptr, values, min_count});
 }
@@ -104,8 +108,9 @@ void FlagSet::String(std::string name, std::string* value, std::string placehold
 
 void FlagSet::Choice(std::string name, std::string* value, std::vector<std::string> choices, std::string help, char short_name) {
   std::string placeholder = absl::StrJoin(choices, "|");
-  Add(std::move(name), short_name, placeholder, std::move(help), *value).set =
-      [value, choices = std::move(choices), placeholder](const std::string& text) -> absl::Status {
+  Flag& flag = Add(std::move(name), short_name, placeholder, std::move(help), *value);
+  flag.choices = choices;
+  flag.set = [value, choices = std::move(choices), placeholder](const std::string& text) -> absl::Status {
     if (std::find(choices.begin(), choices.end(), text) == choices.end()) {
       return absl::InvalidArgumentError(absl::StrCat("\"", text, "\" is not one of ", placeholder));
     }
@@ -190,6 +195,11 @@ absl::Status FlagSet::AssignPositionals(const std::vector<std::string>& given) {
       positional.values->assign(given.begin() + next, given.end());
       next = given.size();
     } else if (left > 0) {
+      const std::vector<std::string>& choices = positional.choices;
+      if (!choices.empty() && std::find(choices.begin(), choices.end(), given[next]) == choices.end()) {
+        return absl::InvalidArgumentError(
+            absl::StrCat("argument ", positional.name, ": \"", given[next], "\" is not one of ", absl::StrJoin(choices, "|")));
+      }
       *positional.value = given[next++];
     }
   }
@@ -254,6 +264,16 @@ absl::Status FlagSet::Parse(const std::vector<std::string>& args) {
     flag->given = true;
   }
   return AssignPositionals(positionals);
+}
+
+std::vector<FlagSet::Declaration> FlagSet::FlagDeclarations() const { return {flags_.begin(), flags_.end()}; }
+
+std::vector<FlagSet::PositionalDeclaration> FlagSet::PositionalDeclarations() const {
+  std::vector<PositionalDeclaration> declarations;
+  for (const PositionalArgument& positional : positionals_) {
+    declarations.push_back({positional.name, positional.help, positional.values != nullptr, positional.min_count > 0, positional.choices});
+  }
+  return declarations;
 }
 
 std::string FlagSet::Usage() const {

@@ -28,6 +28,7 @@ class FlagSet {
   // Positionals are filled in the order of their declaration; a list comes last and takes the rest, at least `min_count`.
   void Positional(std::string name, std::string* value, std::string help, bool required = true);
   void PositionalList(std::string name, std::vector<std::string>* values, std::string help, int min_count);
+  void PositionalChoice(std::string name, std::string* value, std::vector<std::string> choices, std::string help);  // Required.
 
   void String(std::string name, std::string* value, std::string placeholder, std::string help, char short_name = 0);
   void Choice(std::string name, std::string* value, std::vector<std::string> choices, std::string help, char short_name = 0);
@@ -42,19 +43,33 @@ class FlagSet {
   // Whether the last Parse() met the flag.
   bool WasGiven(std::string_view name) const;
 
+  // What was declared, for help, completion and manual pages.
+  struct Declaration {
+    std::string name;
+    char short_name = 0;
+    std::string placeholder;  // Empty for booleans.
+    std::string help;
+    std::string default_text;  // Empty where there is none worth telling.
+    std::string section;
+    std::vector<std::string> choices;  // Of Choice().
+  };
+  struct PositionalDeclaration {
+    std::string name;
+    std::string help;
+    bool is_list = false;
+    bool required = false;
+    std::vector<std::string> choices;  // Of PositionalChoice().
+  };
+  std::vector<Declaration> FlagDeclarations() const;
+  std::vector<PositionalDeclaration> PositionalDeclarations() const;
+
   // "STORE QUERY [flags]".
   std::string Usage() const;
   // One line a positional and flag, under their headings.
   std::string Help() const;
 
  private:
-  struct Flag {
-    std::string name;
-    char short_name = 0;
-    std::string placeholder;  // Empty for booleans.
-    std::string help;
-    std::string default_text;
-    std::string section;
+  struct Flag : Declaration {
     std::function<absl::Status(const std::string& value)> set;
     bool given = false;
   };
@@ -64,6 +79,7 @@ class FlagSet {
     std::string* value = nullptr;
     std::vector<std::string>* values = nullptr;
     int min_count = 0;
+    std::vector<std::string> choices = {};
   };
 
   Flag* Find(std::string_view name);

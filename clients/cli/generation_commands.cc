@@ -1,4 +1,4 @@
-// loci activate, rollback, verify, plan, compare.
+// loci activate, rollback, verify, pin, set store, plan, compare.
 #include <memory>
 #include <string>
 #include <vector>
@@ -68,24 +68,33 @@ class RollbackCommand final : public Command {
  public:
   std::string name() const override { return "rollback"; }
   std::string summary() const override { return "Go back to the generation that answered before"; }
-  std::string examples() const override { return "  loci rollback movies --writes-since discard\n"; }
+  std::string details() const override {
+    return "Run again, it goes one generation further back. --dry-run checks on the server and changes nothing.\n";
+  }
+  std::string examples() const override {
+    return "  loci rollback movies --dry-run\n  loci rollback movies --writes-since discard\n";
+  }
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Choice("writes-since", &writes_since_, {"replay", "discard"}, "What becomes of writes made since.");
-    flags->Bool("dry-run", &dry_run_, "Send nothing.");
+    flags->Bool("dry-run", &dry_run_, "Let the server check everything, change nothing.");
   }
   int Run(CliContext& cli, const FlagSet&) override {
     v1::RollbackStoreRequest request;
     request.set_store(store_);
     request.set_writes_since(WritesSinceOf(writes_since_));
-    if (dry_run_) return cli.PrintDryRun(absl::StrCat("roll back store ", StoreName(store_)), request);
+    request.set_dry_run(dry_run_);
     v1::RollbackStoreResponse response;
     int exit_code = kExitOk;
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::RollbackStore, request, &response, &exit_code, CliContext::kNoTimeout))
       return exit_code;
     if (cli.json()) return cli.PrintJson(response);
-    cli.out() << "store " << SanitizeLine(StoreName(store_)) << " is back at generation " << SanitizeLine(response.generation())
-              << ", revision " << response.revision() << '\n';
+    cli.out() << (dry_run_ ? "dry run, nothing was changed: would go back, " : "") << "store " << SanitizeLine(StoreName(store_))
+              << (dry_run_ ? ", to generation " : " is back at generation ") << SanitizeLine(response.generation()) << ", revision "
+              << response.revision() << ", before: " << SanitizeLine(response.previous_generation());
+    if (response.writes_since_count() > 0)
+      cli.out() << ", writes since: " << FormatCount(response.writes_since_count()) << " " << writes_since_;
+    cli.out() << '\n';
     return kExitOk;
   }
 
@@ -121,6 +130,67 @@ class VerifyCommand final : public Command {
   std::string store_, generation_;
 };
 
+class PinCommand final : public Command {
+ public:
+  std::string name() const override { return "pin"; }
+  std::string summary() const override { return "Keep a generation from being deleted by retention, or let it go"; }
+  std::string examples() const override { return "  loci pin movies g4\n  loci pin movies g4 --off\n"; }
+  void DeclareFlags(FlagSet* flags) override {
+    flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
+    flags->Positional("GENERATION", &generation_, "Name of the generation.");
+    flags->Bool("off", &off_, "Let it go.");
+  }
+  int Run(CliContext& cli, const FlagSet&) override {
+    v1::PinGenerationRequest request;
+    request.set_store(store_);
+    request.set_generation(generation_);
+    request.set_pinned(!off_);
+    v1::PinGenerationResponse response;
+    int exit_code = kExitOk;
+    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::PinGeneration, request, &response, &exit_code)) return exit_code;
+    if (cli.json()) return cli.PrintJson(response);
+    cli.out() << "generation " << SanitizeLine(response.generation().generation()) << " is "
+              << (response.generation().pinned() ? "pinned" : "not pinned") << '\n';
+    return kExitOk;
+  }
+
+ private:
+  std::string store_, generation_;
+  bool off_ = false;
+};
+
+class SetStoreCommand final : public Command {
+ public:
+  std::string name() const override { return "set store"; }
+  std::string summary() const override { return "Change what is set of a store: how many generations it keeps"; }
+  std::string examples() const override { return "  loci set store movies --keep-generations 3\n"; }
+  void DeclareFlags(FlagSet* flags) override {
+    flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
+    flags->Int("keep-generations", &keep_generations_, 0, 1000, "Kept besides the active one and the pinned; 0 keeps all.");
+  }
+  int Run(CliContext& cli, const FlagSet&) override {
+    if (keep_generations_ < 0) return cli.UsageError("flag --keep-generations N is missing");
+    v1::UpdateStoreRequest request;
+    request.set_store(store_);
+    request.set_keep_generations(static_cast<int32_t>(keep_generations_));
+    v1::UpdateStoreResponse response;
+    int exit_code = kExitOk;
+    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::UpdateStore, request, &response, &exit_code)) return exit_code;
+    if (cli.json()) return cli.PrintJson(response);
+    cli.out() << "store " << SanitizeLine(StoreName(response.store().store())) << " keeps ";
+    if (response.store().keep_generations() == 0) {
+      cli.out() << "all generations\n";
+    } else {
+      cli.out() << "the active generation and " << response.store().keep_generations() << " more\n";
+    }
+    return kExitOk;
+  }
+
+ private:
+  std::string store_;
+  int64_t keep_generations_ = -1;
+};
+
 class PlanCommand final : public Command {
  public:
   std::string name() const override { return "plan"; }
@@ -148,12 +218,15 @@ class CompareCommand final : public Command {
  public:
   std::string name() const override { return "compare"; }
   std::string summary() const override { return "Which results change between two generations"; }
-  std::string examples() const override { return "  loci compare movies g3 g4 --queries queries.jsonl\n"; }
+  std::string examples() const override {
+    return "  loci compare movies g3 g4 --queries queries.jsonl\n  loci compare movies \"\" g4 --queries queries.jsonl --top-k 20\n";
+  }
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
-    flags->Positional("GEN_A", &generation_a_, "One generation.");
+    flags->Positional("GEN_A", &generation_a_, "One generation; \"\" is the active one.");
     flags->Positional("GEN_B", &generation_b_, "The other.");
-    flags->String("queries", &queries_path_, "FILE", "BEIR queries (JSONL, gzipped or not).");
+    flags->String("queries", &queries_path_, "FILE", "BEIR queries (JSONL, gzipped or not), at most 1,024.");
+    flags->Int("top-k", &top_k_, 1, 1000, "Passages a query.");
   }
   int Run(CliContext& cli, const FlagSet&) override {
     if (queries_path_.empty()) return cli.UsageError("flag --queries FILE is missing");
@@ -163,6 +236,7 @@ class CompareCommand final : public Command {
     request.set_store(store_);
     request.set_generation_a(generation_a_);
     request.set_generation_b(generation_b_);
+    request.set_top_k(static_cast<int32_t>(top_k_));
     for (const EvalQuery& query : *queries) request.add_queries(query.text);
     v1::CompareGenerationsResponse response;
     int exit_code = kExitOk;
@@ -174,6 +248,7 @@ class CompareCommand final : public Command {
 
  private:
   std::string store_, generation_a_, generation_b_, queries_path_;
+  int64_t top_k_ = 10;
 };
 
 }  // namespace
@@ -182,6 +257,8 @@ void AddGenerationCommands(Commands* commands) {
   commands->push_back(std::make_unique<ActivateCommand>());
   commands->push_back(std::make_unique<RollbackCommand>());
   commands->push_back(std::make_unique<VerifyCommand>());
+  commands->push_back(std::make_unique<PinCommand>());
+  commands->push_back(std::make_unique<SetStoreCommand>());
   commands->push_back(std::make_unique<PlanCommand>());
   commands->push_back(std::make_unique<CompareCommand>());
 }

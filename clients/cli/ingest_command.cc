@@ -3,6 +3,7 @@
 #include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -17,16 +18,17 @@ namespace loci {
 namespace {
 
 constexpr int64_t kMaxPrintedLines = 20;
+constexpr int kMaxErrors = 100;  // In a printed response, as in the server's.
 
 constexpr char kInputDetails[] =
-    "FILE is a file, a folder, or - for standard input; each may be gzipped.\n"
+    "FILE is a file, a folder, or - for standard input; each may be compressed by gzip or zstd.\n"
     "  jsonl  one object a line: {\"id\" or \"_id\", \"title\", \"text\", \"metadata\": {...}, \"document_id\", \"chunk_index\", "
     "\"vector\"}\n"
     "  tsv    id<TAB>text<TAB>title (DPR's), with or without a header, quoted as Python's csv.QUOTE_MINIMAL\n"
     "  beir   a BEIR corpus.jsonl, or the folder that holds it\n"
     "  auto   by the file's name, else by its first line\n"
     "Lines that cannot be read are reported with file and line number (the first 20 in full), the others are taken, and\n"
-    "the exit code is 1 unless --skip-errors is given. Where the input itself fails (a damaged gzip file), nothing is taken.\n";
+    "the exit code is 1 unless --skip-errors is given. Where the input itself fails (a damaged compressed file), nothing is taken.\n";
 
 // Reads the input, reports bad lines, shows progress. Used by one thread: the command's.
 class InputSession {
@@ -51,12 +53,25 @@ class InputSession {
         count_.fetch_add(1);
         return true;
       }
-      ReportBad(absl::StrCat(reader_->place().file, ":", reader_->place().line, ": ", reader_->error()));
+      ReportBad(reader_->place(), "", absl::StrCat(reader_->place().file, ":", reader_->place().line, ": ", reader_->error()));
     }
   }
 
-  void ReportBad(const std::string& text) {
-    if (++bad_count_ <= kMaxPrintedLines) progress_.Print(SanitizeLine(text));
+  // `message` begins with the place.
+  void ReportBad(const InputPlace& place, const std::string& id, const std::string& message) {
+    if (++bad_count_ <= kMaxPrintedLines) progress_.Print(SanitizeLine(message));
+    if (errors_.size() >= kMaxErrors) return;
+    v1::LineError& error = errors_.emplace_back();
+    error.set_line(place.line);
+    error.set_id(id);
+    error.set_message(message);
+  }
+
+  // Makes the response tell of the whole input: what was dropped on this side is counted as refused, too, and a line is one of the
+  // file, with the file before the message.
+  void AddDropped(v1::IngestResponse* response) const {
+    response->set_rejected_count(bad_count_);
+    response->mutable_errors()->Assign(errors_.begin(), errors_.end());
   }
 
   // Ends the progress line and sums up what was not taken; `refused` more were refused by the server. Returns the exit code.
@@ -83,6 +98,7 @@ class InputSession {
   const std::unique_ptr<IngestReader> reader_;
   std::atomic<int64_t> count_{0};
   int64_t bad_count_ = 0;
+  std::vector<v1::LineError> errors_;  // The first ones.
   StreamPlaces places_;
   Progress progress_;
 };
@@ -101,7 +117,8 @@ class IngestCommand final : public Command {
     return "  loci ingest movies corpus.jsonl.gz\n"
            "  loci ingest movies psgs_w100.tsv.gz --index IVF1024,Flat\n"
            "  zcat more.jsonl.gz | loci ingest movies - --mode upsert\n"
-           "  loci ingest scifact scifact/ --format beir --no-activate\n"
+           "  loci ingest movies corpus.jsonl.zst --no-activate\n"
+           "  loci ingest scifact scifact/ --format beir\n"
            "  loci ingest movies corpus.jsonl --dry-run\n";
   }
   void DeclareFlags(FlagSet* flags) override {
@@ -213,12 +230,14 @@ class IngestCommand final : public Command {
       return cli.Fail(status);
     }
     for (const v1::LineError& error : response.errors()) {
-      input.ReportBad(absl::StrCat(input.places().Describe(error.line()),
-                                   error.id().empty() ? "" : absl::StrCat(": id ", error.id()), ": ", error.message()));
+      input.ReportBad(input.places().Find(error.line()).value_or(InputPlace()), error.id(),
+                      absl::StrCat(input.places().Describe(error.line()), error.id().empty() ? "" : absl::StrCat(": id ", error.id()),
+                                   ": ", error.message()));
     }
     if (const int64_t untold = response.rejected_count() - response.errors_size(); untold > 0) {
       input.set_bad_count(input.bad_count() + untold);
     }
+    input.AddDropped(&response);
     const int exit_code = input.Finish(skip_errors_);
     const int print_code = cli.json() ? cli.PrintJson(response) : PrintResponse(cli, response);
     return exit_code != kExitOk ? exit_code : print_code;

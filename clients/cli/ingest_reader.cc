@@ -34,7 +34,9 @@ const std::map<std::string, IngestFormat, std::less<>>& FormatNames() {
 
 std::optional<IngestFormat> FormatOfFileName(std::string name) {
   name = absl::AsciiStrToLower(name);
-  if (name.ends_with(".gz")) name.resize(name.size() - 3);
+  for (const std::string_view suffix : {".gz", ".zst"}) {
+    if (name.ends_with(suffix)) name.resize(name.size() - suffix.size());
+  }
   const std::pair<std::string_view, IngestFormat> kSuffixes[] = {
       {".jsonl", IngestFormat::kJsonl},       {".ndjson", IngestFormat::kJsonl}, {".json", IngestFormat::kJsonl},
       {".tsv", IngestFormat::kTsv},           {".txt", IngestFormat::kText},     {".md", IngestFormat::kMarkdown},
@@ -265,7 +267,7 @@ class FilesReader final : public IngestReader {
 absl::Status ListFolder(const std::string& folder, IngestFormat format, std::vector<std::string>* paths,
                         std::vector<std::string>* passed_over, IngestFormat* found_format) {
   std::error_code error;
-  for (const char* name : {"corpus.jsonl", "corpus.jsonl.gz"}) {
+  for (const char* name : {"corpus.jsonl", "corpus.jsonl.gz", "corpus.jsonl.zst"}) {
     const std::string path = fs::path(folder) / name;
     if (format != IngestFormat::kTsv && fs::exists(path, error)) {
       paths->push_back(path);
@@ -274,7 +276,7 @@ absl::Status ListFolder(const std::string& folder, IngestFormat format, std::vec
     }
   }
   if (format == IngestFormat::kBeir)
-    return absl::NotFoundError(absl::StrCat(folder, ": no corpus.jsonl or corpus.jsonl.gz is in it"));
+    return absl::NotFoundError(absl::StrCat(folder, ": no corpus.jsonl (or .gz or .zst of it) is in it"));
   std::vector<std::string> names;
   for (fs::directory_iterator entry(folder, error), end; !error && entry != end; entry.increment(error)) {
     if (entry->path().filename().string().starts_with(".")) continue;
@@ -292,7 +294,7 @@ absl::Status ListFolder(const std::string& folder, IngestFormat format, std::vec
     }
   }
   if (paths->empty()) {
-    return absl::NotFoundError(absl::StrCat(folder, ": no *.jsonl, *.ndjson or *.tsv file (or .gz of one) is in it"));
+    return absl::NotFoundError(absl::StrCat(folder, ": no *.jsonl, *.ndjson or *.tsv file (or .gz or .zst of one) is in it"));
   }
   return absl::OkStatus();
 }

@@ -1,4 +1,4 @@
-// Passages out of files: JSONL, TSV and BEIR corpora, each plain or gzipped.
+// Passages out of files: JSONL, TSV and BEIR corpora, each plain or compressed by gzip or zstd.
 //
 //   LOCI_ASSIGN_OR_RETURN(auto reader, IngestReader::Open("corpus.jsonl.gz", IngestFormat::kAuto));
 //   PassageRecord record;
@@ -39,8 +39,8 @@ class IngestReader {
  public:
   static constexpr size_t kMaxLineBytes = 16 << 20;
 
-  // `path` is a file, "-" for standard input, or a folder: with kBeir, or where kAuto finds a corpus.jsonl[.gz] in it, that corpus;
-  // otherwise its *.jsonl, *.ndjson and *.tsv files (also .gz) in the order of their names, others being listed in passed_over_files().
+  // `path` is a file, "-" for standard input, or a folder: with kBeir, or where kAuto finds a corpus.jsonl[.gz|.zst] in it, that corpus;
+  // otherwise its *.jsonl, *.ndjson and *.tsv files (also .gz, .zst) in the order of their names, others being listed in passed_over_files().
   // kAuto goes by the file's name, and where that says nothing by its first line: "{" is JSONL, a tab TSV.
   // TSV is `id<TAB>text<TAB>title` or `id<TAB>text`; a first line with the names of such columns may give another order.
   // Errors name the path: NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED.
@@ -50,7 +50,7 @@ class IngestReader {
 
   enum Result { kPassage, kBadLine, kEnd };
   // kBadLine: error() says what is wrong with it, and reading can go on. A status that is not OK: the input itself failed (cannot be
-  // read, damaged gzip), and what came so far must not be taken for the whole.
+  // read, damaged gzip or zstd), and what came so far must not be taken for the whole.
   // The first record decides whether all bring vectors, and of which dimension; one that differs is a bad line.
   virtual absl::StatusOr<Result> Next(PassageRecord* record) = 0;
 

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <zlib.h>
+#include <zstd.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -28,6 +29,21 @@ std::string Gzip(const std::string& text) {
   EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
   out.resize(stream.total_out);
   deflateEnd(&stream);
+  return out;
+}
+
+std::string Zstd(const std::string& text, int window_log = 0) {
+  ZSTD_CCtx* const context = ZSTD_createCCtx();
+  if (window_log > 0) ZSTD_CCtx_setParameter(context, ZSTD_c_windowLog, window_log);
+  ZSTD_CCtx_setParameter(context, ZSTD_c_checksumFlag, 1);
+  std::string out(ZSTD_compressBound(text.size()) + 64, '\0');
+  ZSTD_inBuffer in = {text.data(), text.size(), 0};
+  ZSTD_outBuffer to = {out.data(), out.size(), 0};
+  // In two steps: where the size is not known beforehand the frame keeps its window.
+  ZSTD_compressStream2(context, &to, &in, ZSTD_e_flush);
+  EXPECT_EQ(ZSTD_compressStream2(context, &to, &in, ZSTD_e_end), 0u);
+  ZSTD_freeCCtx(context);
+  out.resize(to.pos);
   return out;
 }
 
@@ -122,7 +138,7 @@ TEST_F(IngestReaderTest, ReportsEachBadLineWithItsNumberAndTakesTheOthers) {
       {"{\"id\": \"x\", \"text\": \"\xff\"}", "not valid UTF-8 at byte 22"},
       {"{\"id\": \"x\", \"text\": \"t\"", "not valid JSON"},
       {"{\"id\": \"x\", \"text\": NaN}", "not valid JSON"},
-      {"{\"id\": \"x\", \"text\": \"t\", \"metadata\": {\"d\": 1e999}}", "overflow"},
+      {"{\"id\": \"x\", \"text\": \"t\", \"metadata\": {\"d\": 1e999}}", "the number '1e999' at byte "},
       {"{\"id\": \"x\", \"text\": \"t\"} trailing", "not valid JSON"},
       {"{\"id\": \"x\", \"text\": \"a\", \"text\": \"b\"}", "\"text\" comes twice"},
       {"{\"id\": \"x\", \"text\": \"t\", \"metadata\": {\"k\": 1, \"k\": 2}}", "\"k\" comes twice"},
@@ -131,9 +147,12 @@ TEST_F(IngestReaderTest, ReportsEachBadLineWithItsNumberAndTakesTheOthers) {
       {"{\"id\": \"a\\u0000b\", \"text\": \"t\"}", "NUL"},
       {"{\"id\": \"" + std::string(513, 'i') + "\", \"text\": \"t\"}", "has 513 bytes, the limit is 512"},
       {"{\"id\": 1.5, \"text\": \"t\"}", "not whole"},
-      {"{\"id\": [1], \"text\": \"t\"}", "is a array"},
+      {"{\"id\": [1], \"text\": \"t\"}", "is an array"},
       {"{\"id\": \"a\", \"_id\": \"b\", \"text\": \"t\"}", "differ"},
       {"{\"id\": \"x\", \"text\": 5}", "field \"text\" is a number"},
+      {"{\"id\": \"x\", \"text\": {}}", "field \"text\" is an object"},
+      {"[\"x\"]", "an array where an object is needed"},
+      {"{\"id\": \"x\", \"text\": \"t\", \"metadata\": {\"n\": 1e400}}", "the number '1e400' at byte "},
       {"{\"id\": \"x\", \"title\": \" \", \"text\": \"\\n\"}", "both empty"},
       {"{\"id\": \"x\"}", "both empty"},
       {"[1, 2]", "where an object is needed"},
@@ -265,6 +284,43 @@ TEST_F(IngestReaderTest, PassesOverALineBeyondTheLimitToItsEnd) {
   const Content content = Read("huge.jsonl", huge + "{\"id\": \"a\", \"text\": \"t\"}\n" + huge);
   EXPECT_THAT(content.ids(), ElementsAre("a"));
   EXPECT_THAT(content.errors, ElementsAre(HasSubstr("1: the line is longer"), HasSubstr("3: the line is longer")));
+}
+
+TEST_F(IngestReaderTest, ReadsZstdOfSeveralFramesByContentNotName) {
+  std::string lines;
+  for (int i = 0; i < 50'000; ++i) lines += "{\"id\": " + std::to_string(i) + ", \"text\": \"t\"}\n";
+  const Content content = Read("a.jsonl", Zstd(lines.substr(0, lines.size() / 3)) + Zstd("") + Zstd(lines.substr(lines.size() / 3)));
+  EXPECT_TRUE(content.status.ok()) << content.status;
+  EXPECT_EQ(content.records.size(), 50'000u);
+  EXPECT_EQ(Read("b.tsv.zst", Zstd("x\ttext\n")).ids(), std::vector<std::string>{"x"});
+  EXPECT_TRUE(Read("empty.jsonl.zst", Zstd("")).status.ok());
+}
+
+TEST_F(IngestReaderTest, DamagedZstdIsAnErrorWhereverItIsCut) {
+  std::string lines;
+  for (int i = 0; i < 500; ++i) lines += "{\"id\": " + std::to_string(i * 7919) + ", \"text\": \"t\"}\n";
+  const std::string zstd = Zstd(lines);
+  for (size_t size = 4; size < zstd.size(); size += 1 + size / 20) {
+    const absl::Status status = Read("cut.jsonl.zst", zstd.substr(0, size)).status;
+    EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << size << " " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("cut short"));
+  }
+  EXPECT_EQ(Read("cut.jsonl.zst", zstd.substr(0, zstd.size() - 1)).status.code(), absl::StatusCode::kDataLoss);
+  std::string flipped = zstd;
+  flipped[zstd.size() / 2] ^= 0x40;  // The checksum of the content finds what the decoder does not.
+  EXPECT_THAT(std::string(Read("flipped.jsonl.zst", flipped).status.message()), HasSubstr("the zstd data is damaged near byte"));
+  EXPECT_THAT(std::string(Read("more.jsonl.zst", zstd + "nonsense").status.message()), HasSubstr("bytes that are not zstd follow"));
+}
+
+TEST_F(IngestReaderTest, AZstdBombEndsAsALineThatIsTooLong) {
+  const std::string bomb = Zstd(std::string(200 << 20, 'x'));  // One line.
+  EXPECT_LT(bomb.size(), 100'000u);
+  const Content content = Read("bomb.jsonl.zst", bomb);
+  EXPECT_TRUE(content.status.ok()) << content.status;
+  EXPECT_THAT(content.errors, ElementsAre(HasSubstr("1: the line is longer than 65536 bytes")));
+  // A frame that asks for 1 GiB of window is refused before that is taken.
+  EXPECT_THAT(std::string(Read("window.jsonl.zst", Zstd(std::string(1 << 20, 'x'), 30)).status.message()),
+              HasSubstr("needs a window beyond the limit of 128 MiB"));
 }
 
 }  // namespace

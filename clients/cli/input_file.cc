@@ -4,6 +4,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
+#include <zstd.h>
+#include <zstd_errors.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -17,6 +19,7 @@ namespace loci {
 namespace {
 
 constexpr size_t kChunkBytes = 256 * 1024;
+constexpr int kZstdMaxWindowLog = 27;  // 128 MiB: what `zstd` writes without --long.
 
 class DescriptorFile final : public InputFile {
  public:
@@ -24,12 +27,18 @@ class DescriptorFile final : public InputFile {
       : descriptor_(descriptor), owned_(owned), size_bytes_(size_bytes), name_(std::move(name)), raw_(kChunkBytes, '\0') {}
   ~DescriptorFile() override {
     if (inflating_) inflateEnd(&stream_);
+    ZSTD_freeDStream(zstd_);
     if (owned_) close(descriptor_);
   }
 
-  // Reads the first bytes and decides whether they are gzip.
+  // Reads the first bytes and decides whether they are gzip or zstd.
   absl::Status Start() {
-    while (raw_end_ < 2 && !raw_at_end_) LOCI_RETURN_IF_ERROR(FillRaw());
+    while (raw_end_ < 4 && !raw_at_end_) LOCI_RETURN_IF_ERROR(FillRaw());
+    if (raw_end_ >= 4 && std::memcmp(raw_.data(), "\x28\xb5\x2f\xfd", 4) == 0) {
+      zstd_ = ZSTD_createDStream();
+      if (zstd_ == nullptr) return absl::ResourceExhaustedError("no memory to decompress");
+      ZSTD_DCtx_setParameter(zstd_, ZSTD_d_windowLogMax, kZstdMaxWindowLog);
+    }
     if (raw_end_ >= 2 && raw_[0] == '\x1f' && raw_[1] == '\x8b') {
       constexpr int kGzipOnly = 15 + 16;
       if (inflateInit2(&stream_, kGzipOnly) != Z_OK) return absl::ResourceExhaustedError("no memory to decompress");
@@ -40,6 +49,7 @@ class DescriptorFile final : public InputFile {
 
   absl::StatusOr<size_t> Read(char* buffer, size_t size) override {
     if (inflating_) return ReadGzip(buffer, size);
+    if (zstd_ != nullptr) return ReadZstd(buffer, size);
     if (raw_begin_ == raw_end_) LOCI_RETURN_IF_ERROR(FillRaw());
     const size_t count = std::min(size, raw_end_ - raw_begin_);
     std::memcpy(buffer, raw_.data() + raw_begin_, count);
@@ -97,6 +107,36 @@ class DescriptorFile final : public InputFile {
     return wanted - stream_.avail_out;
   }
 
+  absl::StatusOr<size_t> ReadZstd(char* buffer, size_t size) {
+    ZSTD_outBuffer out = {buffer, size, 0};
+    while (out.pos == 0) {
+      if (raw_begin_ == raw_end_) LOCI_RETURN_IF_ERROR(FillRaw());
+      // At the file's end the decoder may still hold content; where it gives none, the frame must be over.
+      const bool at_end = raw_begin_ == raw_end_;
+      if (at_end && frame_ended_) return 0;
+      ZSTD_inBuffer in = {raw_.data() + raw_begin_, raw_end_ - raw_begin_, 0};
+      const size_t result = ZSTD_decompressStream(zstd_, &out, &in);
+      raw_begin_ += in.pos;
+      if (ZSTD_isError(result) != 0) {
+        const ZSTD_ErrorCode code = ZSTD_getErrorCode(result);
+        if (code == ZSTD_error_prefix_unknown && frame_ended_) {
+          return absl::DataLossError(absl::StrCat(name_, ": bytes that are not zstd follow the zstd data"));
+        }
+        if (code == ZSTD_error_frameParameter_windowTooLarge) {
+          return absl::DataLossError(absl::StrCat(name_, ": the zstd data needs a window beyond the limit of ",
+                                                  (1 << kZstdMaxWindowLog) >> 20, " MiB; compress it without --long"));
+        }
+        return absl::DataLossError(
+            absl::StrCat(name_, ": the zstd data is damaged near byte ", position_bytes(), ": ", ZSTD_getErrorName(result)));
+      }
+      frame_ended_ = result == 0;
+      if (at_end && out.pos == 0 && !frame_ended_) {
+        return absl::DataLossError(absl::StrCat(name_, ": the zstd data is cut short after ", position_bytes(), " bytes"));
+      }
+    }
+    return out.pos;
+  }
+
   const int descriptor_;
   const bool owned_;
   const int64_t size_bytes_;
@@ -108,6 +148,8 @@ class DescriptorFile final : public InputFile {
   bool inflating_ = false;
   bool member_ended_ = false;
   z_stream stream_ = {};
+  ZSTD_DStream* zstd_ = nullptr;
+  bool frame_ended_ = false;
   std::atomic<int64_t> position_bytes_{0};
 };
 

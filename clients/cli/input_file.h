@@ -1,4 +1,4 @@
-// Bytes of a file or of standard input, gzipped or not.
+// Bytes of a file or of standard input, plain or compressed by gzip or zstd.
 #ifndef LOCI_CLIENTS_CLI_INPUT_FILE_H_
 #define LOCI_CLIENTS_CLI_INPUT_FILE_H_
 
@@ -13,8 +13,8 @@
 
 namespace loci {
 
-// Whether the content is gzip is told by its first two bytes, never by its name. Several gzip members, one after the other, are one
-// content. Memory is bounded whatever the file holds. Used by one thread: the reader; the position may be asked by any.
+// Whether the content is gzip or zstd is told by its first bytes, never by its name. Several gzip members or zstd frames, one after
+// the other, are one content. Memory is bounded whatever the file holds: a zstd frame whose window exceeds 128 MiB is refused. Used by one thread: the reader; the position may be asked by any.
 class InputFile {
  public:
   // `path` "-" is standard input. NOT_FOUND, or INVALID_ARGUMENT for a folder; the message names the path.
@@ -24,8 +24,8 @@ class InputFile {
   InputFile(const InputFile&) = delete;
   InputFile& operator=(const InputFile&) = delete;
 
-  // Reads up to `size` > 0 bytes of content; 0 at its end. DATA_LOSS for a gzip stream that is damaged, cut short, or followed by
-  // bytes that are not gzip: what was read before must not be taken for the whole.
+  // Reads up to `size` > 0 bytes of content; 0 at its end. DATA_LOSS for a gzip or zstd stream that is damaged, cut short, or
+  // followed by bytes that are neither: what was read before must not be taken for the whole.
   virtual absl::StatusOr<size_t> Read(char* buffer, size_t size) = 0;
 
   // Bytes of the file itself (compressed) that were read so far, and all of them; 0 where that is not known (a pipe).

@@ -46,12 +46,17 @@ void StreamPlaces::Add(const InputPlace& place) {
   known_count_ = count_;
 }
 
-std::string StreamPlaces::Describe(int64_t position) const {
-  if (position < 1 || position > known_count_) return absl::StrCat("passage ", position, " of the input");
+std::optional<InputPlace> StreamPlaces::Find(int64_t position) const {
+  if (position < 1 || position > known_count_) return std::nullopt;
   const auto after = std::upper_bound(runs_.begin(), runs_.end(), position,
                                       [](int64_t value, const Run& run) { return value < run.first_position; });
   const Run& run = *(after - 1);
-  return absl::StrCat(files_[run.file], ":", run.first_line + position - run.first_position);
+  return InputPlace{files_[run.file], run.first_line + position - run.first_position};
+}
+
+std::string StreamPlaces::Describe(int64_t position) const {
+  const std::optional<InputPlace> place = Find(position);
+  return place.has_value() ? absl::StrCat(place->file, ":", place->line) : absl::StrCat("passage ", position, " of the input");
 }
 
 }  // namespace loci

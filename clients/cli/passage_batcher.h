@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -38,6 +39,8 @@ class StreamPlaces {
   void Add(const InputPlace& place);
   // "corpus.jsonl:17", or "passage 17 of the input" where the place is not known. `position` is from 1.
   std::string Describe(int64_t position) const;
+  // Where it came from; none where that is not known.
+  std::optional<InputPlace> Find(int64_t position) const;
 
  private:
   struct Run {

@@ -46,7 +46,12 @@ class StrictBuilder final : public nlohmann::json_sax<json> {
     // "[json.exception.parse_error.101] parse error at line 1, column 5: syntax error while parsing value - ..." The line number is
     // that of the text, always 1, and of no use.
     std::string reason = exception.what();
-    if (const size_t colon = reason.find(": "); colon != std::string::npos) reason.erase(0, colon + 2);
+    // Of a number out of range: "[json.exception.out_of_range.406] number overflow parsing '1e400'".
+    if (const size_t bracket = reason.find("] "); reason.starts_with('[') && bracket != std::string::npos) reason.erase(0, bracket + 2);
+    if (const size_t colon = reason.find(": "); reason.starts_with("parse error at") && colon != std::string::npos) {
+      reason.erase(0, colon + 2);
+    }
+    if (reason.starts_with("number overflow parsing ")) return Fail(absl::StrCat("the number ", reason.substr(24, 64), " at byte ", position, " is beyond float64"));
     if (const size_t last_read = reason.find("; last read"); last_read != std::string::npos) {
       std::string expected;
       if (const size_t at = reason.find("; expected", last_read); at != std::string::npos) expected = reason.substr(at);
@@ -97,6 +102,12 @@ class StrictBuilder final : public nlohmann::json_sax<json> {
   std::string error_;
 };
 
+// "an object", "a string", "null".
+std::string WithArticle(const json& value) {
+  const std::string name = value.type_name();
+  return value.is_null() ? name : absl::StrCat(name.find_first_of("aeiou") == 0 ? "an " : "a ", name);
+}
+
 absl::Status FieldError(std::string_view field, std::string_view problem) {
   return absl::InvalidArgumentError(absl::StrCat("field \"", AbslView(field), "\" ", AbslView(problem)));
 }
@@ -104,7 +115,7 @@ absl::Status FieldError(std::string_view field, std::string_view problem) {
 absl::Status SetString(const json& object, const char* field, std::string* value) {
   const auto entry = object.find(field);
   if (entry == object.end() || entry->is_null()) return absl::OkStatus();
-  if (!entry->is_string()) return FieldError(field, absl::StrCat("is a ", entry->type_name(), "; it must be a string"));
+  if (!entry->is_string()) return FieldError(field, absl::StrCat("is ", WithArticle(*entry), "; it must be a string"));
   *value = entry->get<std::string>();
   return absl::OkStatus();
 }
@@ -125,11 +136,11 @@ absl::Status SetMetadata(const std::string& name, const json& value, v1::Metadat
     v1::StringList* list = out->mutable_string_list_value();
     for (const json& element : value) {
       if (!element.is_string())
-        return FieldError(field, absl::StrCat("is a list with a ", element.type_name(), "; only strings may be in it"));
+        return FieldError(field, absl::StrCat("is a list with ", WithArticle(element), "; only strings may be in it"));
       list->add_values(element.get<std::string>());
     }
   } else {
-    return FieldError(field, absl::StrCat("is a ", value.type_name(), "; it must be a string, number, bool or list of strings"));
+    return FieldError(field, absl::StrCat("is ", WithArticle(value), "; it must be a string, number, bool or list of strings"));
   }
   return absl::OkStatus();
 }
@@ -151,7 +162,7 @@ absl::StatusOr<json> ParseStrictJson(std::string_view text) {
 absl::StatusOr<std::string> IdOfJson(const json& value) {
   if (value.is_string()) return value.get<std::string>();
   if (value.is_number_integer()) return value.dump();
-  return absl::InvalidArgumentError(absl::StrCat("is a ", value.is_number() ? "number that is not whole" : value.type_name(),
+  return absl::InvalidArgumentError(absl::StrCat("is ", value.is_number() ? "a number that is not whole" : WithArticle(value),
                                                  "; it must be a string or an integer"));
 }
 
@@ -189,7 +200,7 @@ absl::StatusOr<PassageRecord> ParsePassageJson(std::string_view line, std::set<s
   LOCI_ASSIGN_OR_RETURN(const json object, ParseStrictJson(line));
   if (!object.is_object()) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a ", object.type_name(), " where an object is needed: {\"id\": ..., \"text\": ...}"));
+        absl::StrCat(WithArticle(object), " where an object is needed: {\"id\": ..., \"text\": ...}"));
   }
   PassageRecord record;
   v1::Passage& passage = record.passage;
@@ -210,7 +221,7 @@ absl::StatusOr<PassageRecord> ParsePassageJson(std::string_view line, std::set<s
       }
       passage.set_chunk_index(value.get<int32_t>());
     } else if (name == "metadata") {
-      if (!value.is_object()) return FieldError(name, absl::StrCat("is a ", value.type_name(), "; it must be an object"));
+      if (!value.is_object()) return FieldError(name, absl::StrCat("is ", WithArticle(value), "; it must be an object"));
       for (const auto& [key, element] : value.items()) {
         if (element.is_null()) continue;
         LOCI_RETURN_IF_ERROR(SetMetadata(key, element, &(*passage.mutable_metadata())[key]));

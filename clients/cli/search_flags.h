@@ -18,12 +18,12 @@ class SearchFlags {
   void Declare(FlagSet* flags) {
     constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
     flags->String("generation", &generation_, "NAME", "Search this generation in place of the active one.");
-    flags->String("filter", &filter_, "EXPR", "Only passages whose metadata fits.");
+    flags->String("filter", &filter_, "EXPR", "Only passages whose metadata fits (not available yet).");
     flags->Bool("exact", &exact_, "Score every passage.");
     flags->Int("nprobe", &nprobe_, 1, kMax, "Inverted lists to visit (IVF).");
     flags->Int("ef-search", &ef_search_, 1, kMax, "Length of the candidate list (HNSW).");
-    flags->Int("rescore-factor", &rescore_factor_, 1, kMax, "Rescore this multiple of top-k exactly.");
-    flags->Double("recall-target", &recall_target_, 0, 1, "Search as widely as this recall needs.");
+    flags->Int("rescore-factor", &rescore_factor_, 1, kMax, "Rescore this multiple of top-k exactly (not available yet).");
+    flags->Double("recall-target", &recall_target_, 0, 1, "Search as widely as this recall needs (not available yet).");
   }
 
   // Sets generation, filter and options.
