@@ -195,14 +195,18 @@ class PosixFiles : public FileSystem {
   }
 
   absl::StatusOr<std::string> ReadFile(const std::string& path) override {
-    const Descriptor file(OpenRetrying(path, O_RDONLY));
+    const Descriptor file(OpenRetrying(path, O_RDONLY | O_NONBLOCK));
     if (file.get() < 0) return ErrnoStatus(errno, "cannot open", path);
     struct stat info;
     if (::fstat(file.get(), &info) != 0) return ErrnoStatus(errno, "cannot stat", path);
-    // The size is a hint: pipes and /proc have none.
+    if (S_ISDIR(info.st_mode)) return ErrnoStatus(EISDIR, "cannot read", path);
+    if (!S_ISREG(info.st_mode)) {
+      return absl::FailedPreconditionError(absl::StrCat("cannot read ", path, ": it is not a regular file"));
+    }
+    // The size is a hint: what lies in /proc has none.
     std::string content;
     size_t used = 0;
-    content.resize(S_ISREG(info.st_mode) ? static_cast<size_t>(info.st_size) + 1 : 4096);
+    content.resize(info.st_size > 0 ? static_cast<size_t>(info.st_size) + 1 : 4096);
     while (true) {
       if (used == content.size()) content.resize(2 * content.size());
       const ssize_t count = ::read(file.get(), content.data() + used, content.size() - used);

@@ -42,6 +42,7 @@ class FileSystem {
   // NOT_FOUND names a missing path; other failures carry errno's text. ENOSPC is RESOURCE_EXHAUSTED, EROFS and EACCES
   // FAILED_PRECONDITION.
   virtual absl::StatusOr<std::unique_ptr<WritableFile>> NewWritableFile(const std::string& path) = 0;  // Truncates.
+  // Map and ReadFile refuse what is not a regular file (FAILED_PRECONDITION): a FIFO or device could block for ever.
   virtual absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) = 0;
   virtual absl::StatusOr<std::string> ReadFile(const std::string& path) = 0;
   virtual absl::StatusOr<int64_t> FileSize(const std::string& path) = 0;

@@ -108,6 +108,7 @@ TEST_F(FileTest, AFolderIsNotAFile) {
   }
   ASSERT_EQ(mkfifo(Path("fifo").c_str(), 0600), 0);
   EXPECT_EQ(fs_.Map(Path("fifo")).status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(fs_.ReadFile(Path("fifo")).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
 TEST_F(FileTest, AFullDiskIsResourceExhausted) {

@@ -42,6 +42,11 @@ absl::StatusOr<storage::Current> ParseCurrent(std::string_view content) {
       current.generation().find('/') != std::string::npos || current.generation() == "." || current.generation() == "..") {
     return absl::DataLossError("CURRENT has impossible values");
   }
+  for (const std::string& served : current.history()) {
+    if (served.empty() || served.find('/') != std::string::npos || served == "." || served == "..") {
+      return absl::DataLossError("CURRENT has an impossible history");
+    }
+  }
   return current;
 }
 

@@ -21,7 +21,6 @@
 namespace loci {
 namespace {
 
-constexpr size_t kBlockCacheBytes = 32 << 20;
 constexpr size_t kChecksumBytes = 8;
 
 std::string BigEndian(int64_t row) {
@@ -302,7 +301,7 @@ absl::StatusOr<std::string> PassageFile::ReadId(int64_t row) const {
 }
 
 absl::StatusOr<std::unique_ptr<PassageFile>> PassageFile::Open(const std::string& directory, int64_t row_count) {
-  auto cache = rocksdb::NewLRUCache(kBlockCacheBytes, /*num_shard_bits=*/2);
+  auto cache = rocksdb::NewLRUCache(kPassageCacheBytes, /*num_shard_bits=*/2);
   rocksdb::DB* raw = nullptr;
   const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(TableOptions(cache), directory, &raw);
   if (!status.ok()) {

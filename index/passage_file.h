@@ -16,6 +16,9 @@
 
 namespace loci {
 
+// The most memory that the tables of one open PassageFile take for blocks, their own indexes and filters included.
+inline constexpr int64_t kPassageCacheBytes = 32 << 20;
+
 // Keys: "r" + row (8 bytes, big-endian) -> record := XXH3 of the rest (8 bytes, little-endian) + serialised loci.v1.Passage, whose
 //       first field is its id (0x0a, length as varint, bytes), so that an id is read without parsing or checking what follows;
 //       "i" + id -> row (8 bytes, big-endian). Row order is id order.

@@ -23,6 +23,7 @@
 #include "index/manifest.h"
 #include "index/overlay.h"
 #include "index/replay.h"
+#include "index/settings_file.h"
 
 namespace loci {
 namespace {
@@ -31,6 +32,7 @@ constexpr char kWritesDirectory[] = "writes";
 constexpr char kLockFile[] = "LOCK";
 constexpr size_t kMaxStoreNameBytes = 64;
 constexpr size_t kMaxIdBytes = 512;
+constexpr int kMaxHistory = 32;
 
 // As MakeGenerationId makes them: 8 digits, 6 digits, 4 hex digits. Nothing else is looked for, or removed, in a store's folder.
 bool IsGenerationId(std::string_view name) {
@@ -201,6 +203,8 @@ struct Store::State {
     return IsGenerationId(generation) && fs.Exists(JoinPath(GenerationDirectory(generation), kManifestFile));
   }
   absl::Status RemoveLeftovers();
+  void FillHistory(const storage::Current& before, bool roll_back, storage::Current* next) const;
+  absl::Status ReplaceSettings(storage::StoreSettings next);
   absl::StatusOr<std::shared_ptr<const View>> ReplayView(std::shared_ptr<const Generation> generation, int64_t floor, int64_t upto,
                                                          int64_t revision, std::shared_ptr<Overlay>* view_overlay) const;
   void Publish(std::shared_ptr<const View> next, int64_t next_revision) {
@@ -246,6 +250,7 @@ struct Store::State {
 
   mutable Mutex mutex;
   std::set<std::string> given_ids ABSL_GUARDED_BY(mutex);
+  storage::StoreSettings settings ABSL_GUARDED_BY(mutex);
   std::shared_ptr<const View> view ABSL_GUARDED_BY(mutex);
   int64_t revision ABSL_GUARDED_BY(mutex) = 0;
 };
@@ -257,7 +262,7 @@ absl::Status Store::State::RemoveLeftovers() {
     if (entry == current.value().generation()) continue;
     const std::string path = JoinPath(directory, entry);
     const bool unfinished = IsGenerationId(entry) && fs.IsDirectory(path) && !IsComplete(entry);
-    const bool temporary = entry == absl::StrCat(kCurrentFile, ".tmp");
+    const bool temporary = entry == absl::StrCat(kCurrentFile, ".tmp") || entry == absl::StrCat(kSettingsFile, ".tmp");
     if (!unfinished && !temporary) continue;
     LogInfo("store", absl::StrCat("store ", name, ": removing the unfinished ", entry));
     if (const absl::Status status = fs.DeleteRecursively(path); !status.ok()) {
@@ -288,6 +293,11 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
   LOCI_ASSIGN_OR_RETURN(state->lock, fs.LockFile(JoinPath(directory, kLockFile)));
   LOCI_RETURN_IF_ERROR(state->current.Load());
   const storage::Current& current = state->current.value();
+  {
+    LOCI_ASSIGN_OR_RETURN(storage::StoreSettings settings, ReadSettings(fs, directory));
+    MutexLock lock(&state->mutex);
+    state->settings = std::move(settings);
+  }
 
   WriteLogOptions log_options;
   log_options.create_if_missing = !state->current.exists();
@@ -371,11 +381,26 @@ absl::StatusOr<std::shared_ptr<const Generation>> Store::OpenGeneration(const st
   return Generation::Open(state_->fs, state_->GenerationDirectory(generation), options);
 }
 
+absl::StatusOr<storage::Manifest> Store::GetManifest(const std::string& generation) const {
+  if (!state_->IsComplete(generation)) return GenerationNotFound(state_->name, generation);
+  return ReadManifest(state_->fs, state_->GenerationDirectory(generation), state_->name);
+}
+
 absl::StatusOr<int64_t> Store::CountWritesSince(const storage::Manifest& manifest) const {
   return state_->log->CountRequests(manifest.base_revision(), revision());
 }
 
-absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy) {
+absl::StatusOr<int64_t> Store::CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy) const {
+  LOCI_ASSIGN_OR_RETURN(const int64_t count, CountWritesSince(manifest));
+  if (count == 0 || policy != WritesPolicy::kRefuse) return count;
+  return ErrorWithReason(
+      absl::FailedPreconditionError(absl::StrCat(count, " write requests were made to store ", state_->name, " since the base of generation ",
+                                                 manifest.generation(), " (revision ", manifest.base_revision(),
+                                                 "): say whether to replay or to discard them")),
+      "WRITES_SINCE", {{"count", absl::StrCat(count)}, {"generation", manifest.generation()}});
+}
+
+absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy, bool roll_back) {
   const std::string id = generation->id();
   if (!state_->IsComplete(id)) return GenerationNotFound(state_->name, id);
   // What failed before must be out of the way: this activation's revision would cover it.
@@ -383,6 +408,7 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   LOCI_RETURN_IF_ERROR(state_->log->Recover());
 
   ActivationResult result;
+  result.generation = id;
   const storage::Current before = state_->current.value();
   result.previous_generation = before.generation();
   const bool again = id == before.generation();
@@ -392,17 +418,14 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
     result.view = view();
     return result;
   }
-  LOCI_ASSIGN_OR_RETURN(result.writes_since_count, state_->log->CountRequests(again ? before.floor_revision() : base, at));
-  if (again && result.writes_since_count == 0) {
-    result.view = view();
-    return result;
-  }
-  if (result.writes_since_count > 0 && policy == WritesPolicy::kRefuse) {
-    return ErrorWithReason(
-        absl::FailedPreconditionError(absl::StrCat(result.writes_since_count, " write requests were made to store ", state_->name,
-                                                   " since the base of generation ", id, " (revision ", base,
-                                                   "): say whether to replay or to discard them")),
-        "WRITES_SINCE", {{"count", absl::StrCat(result.writes_since_count)}, {"generation", id}});
+  if (again) {
+    LOCI_ASSIGN_OR_RETURN(result.writes_since_count, state_->log->CountRequests(before.floor_revision(), at));
+    if (result.writes_since_count == 0) {
+      result.view = view();
+      return result;
+    }
+  } else {
+    LOCI_ASSIGN_OR_RETURN(result.writes_since_count, CheckWritesSince(generation->manifest(), policy));
   }
 
   storage::Current next;
@@ -412,6 +435,7 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   next.set_revision(state_->TakeRevision());
   const bool discard = policy == WritesPolicy::kDiscard && result.writes_since_count > 0;
   next.set_floor_revision(discard ? next.revision() : base);
+  state_->FillHistory(before, roll_back, &next);
   if (again) generation = view()->shared_generation();
   std::shared_ptr<Overlay> overlay;
   LOCI_ASSIGN_OR_RETURN(result.view, state_->ReplayView(std::move(generation), next.floor_revision(), at, next.revision(), &overlay));
@@ -419,6 +443,55 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   state_->overlay = std::move(overlay);
   state_->Publish(result.view, next.revision());
   return result;
+}
+
+// Of what served up to `before`; without what was deleted since.
+void Store::State::FillHistory(const storage::Current& before, bool roll_back, storage::Current* next) const {
+  std::vector<std::string> history(before.history().begin(), before.history().end());
+  if (roll_back) {
+    history.erase(std::find(history.begin(), history.end(), next->generation()), history.end());
+  } else if (before.generation() != next->generation()) {
+    history.push_back(before.generation());
+  }
+  const auto gone = [&](const std::string& id) { return id == next->generation() || !IsComplete(id); };
+  history.erase(std::remove_if(history.begin(), history.end(), gone), history.end());
+  for (size_t i = history.size() > kMaxHistory ? history.size() - kMaxHistory : 0; i < history.size(); ++i) next->add_history(history[i]);
+}
+
+std::string Store::PreviousGeneration() const {
+  const auto& history = state_->current.value().history();
+  const auto found = std::find_if(history.rbegin(), history.rend(), [&](const std::string& id) { return state_->IsComplete(id); });
+  return found == history.rend() ? "" : *found;
+}
+
+storage::StoreSettings Store::settings() const {
+  MutexLock lock(&state_->mutex);
+  return state_->settings;
+}
+
+absl::Status Store::State::ReplaceSettings(storage::StoreSettings next) {
+  LOCI_RETURN_IF_ERROR(WriteSettings(fs, directory, next));
+  MutexLock lock(&mutex);
+  settings = std::move(next);
+  return absl::OkStatus();
+}
+
+absl::Status Store::SetKeepGenerations(int32_t count) {
+  storage::StoreSettings next = settings();
+  next.set_keep_generations(count);
+  return state_->ReplaceSettings(std::move(next));
+}
+
+absl::Status Store::SetPinned(const std::string& generation, bool pinned) {
+  if (!state_->IsComplete(generation)) return GenerationNotFound(state_->name, generation);
+  storage::StoreSettings next = settings();
+  const storage::StoreSettings before = next;
+  next.clear_pinned();
+  for (const std::string& id : before.pinned()) {
+    if (id != generation && state_->IsComplete(id)) next.add_pinned(id);
+  }
+  if (pinned) next.add_pinned(generation);
+  return state_->ReplaceSettings(std::move(next));
 }
 
 // A view of the same revision and contents over an overlay without what was replaced or deleted; published. Readers keep the old
@@ -499,6 +572,11 @@ absl::Status Store::DeleteGeneration(const std::string& generation) {
   if (generation == state_->current.value().generation()) {
     return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("generation ", generation, " is active")), "GENERATION_ACTIVE",
                            {{"generation", generation}});
+  }
+  const storage::StoreSettings settings = this->settings();
+  if (std::find(settings.pinned().begin(), settings.pinned().end(), generation) != settings.pinned().end()) {
+    return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("generation ", generation, " of store ", state_->name, " is pinned")),
+                           "GENERATION_PINNED", {{"store", state_->name}, {"generation", generation}});
   }
   LOCI_RETURN_IF_ERROR(state_->current.Settle());  // A crash might find it active still.
   const std::string path = state_->GenerationDirectory(generation);

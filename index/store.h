@@ -1,6 +1,7 @@
 // A named passage corpus on disk: its generations, its writes and which generation is active. Knows no encoder: vectors come in.
 //
-//   stores/<store>/CURRENT                active generation, floor_revision, revision
+//   stores/<store>/CURRENT                active generation, floor_revision, revision, what served before
+//   stores/<store>/SETTINGS               what operators have set: retention, pins
 //   stores/<store>/writes/                WriteLog
 //   stores/<store>/<generation>/          Generation
 #ifndef LOCI_INDEX_STORE_H_
@@ -20,6 +21,7 @@
 #include "index/generation.h"
 #include "index/view.h"
 #include "index/write_log.h"
+#include "proto/loci/storage/storage.pb.h"
 
 namespace loci {
 
@@ -55,13 +57,14 @@ struct WriteResult {
 };
 
 struct ActivationResult {
+  std::string generation;  // That was activated.
   std::shared_ptr<const View> view;
   std::string previous_generation;
   int64_t writes_since_count = 0;  // Write requests replayed or dropped.
 };
 
 // Every crash leaves the old state or the new one, whole. What Write and Activate acknowledge is synced.
-// The const functions and NewGeneration are thread-safe, beside every other call; the others are called by one thread at a time (the
+// The const functions (PreviousGeneration left out) and NewGeneration are thread-safe, beside every other call; the others are called by one thread at a time (the
 // store's writer). A GenerationBuilder, used by one thread at a time, works beside all of them.
 class Store {
  public:
@@ -89,20 +92,34 @@ class Store {
   // Opens (verifying) a generation of this store without activating it. GenerationNotFound where it is not there.
   absl::StatusOr<std::shared_ptr<const Generation>> OpenGeneration(const std::string& generation, bool verify) const;
 
+  // As ReadManifest; GenerationNotFound where the generation is not there.
+  absl::StatusOr<storage::Manifest> GetManifest(const std::string& generation) const;
+
   // What the activation would replay or drop: write requests in (generation's base, revision()].
   absl::StatusOr<int64_t> CountWritesSince(const storage::Manifest& manifest) const;
+  // The same, and the error that Activate would refuse them with.
+  absl::StatusOr<int64_t> CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy) const;
 
   // Makes `generation` (opened by OpenGeneration) the active one, in a revision of its own. FAILED_PRECONDITION, reason
   // WRITES_SINCE with `count`, where writes were made since its base and the policy is kRefuse; also, reason
   // WRITES_NEED_ENCODING, where a write to replay has no vector of the generation's passage half.
   // Activating the active generation again changes nothing unless writes are discarded.
-  absl::StatusOr<ActivationResult> Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy);
+  // With `roll_back`, for the PreviousGeneration, what served since it did leaves the history: the next roll-back goes further back.
+  absl::StatusOr<ActivationResult> Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy, bool roll_back = false);
+
+  // The newest generation that served before the active one and is still there. Empty: none is. The writer's, though const.
+  std::string PreviousGeneration() const;
+
+  storage::StoreSettings settings() const;
+  absl::Status SetKeepGenerations(int32_t count);
+  // Of a complete generation. GenerationNotFound where it is not there.
+  absl::Status SetPinned(const std::string& generation, bool pinned);
 
   // All in one revision, synced, then visible. FAILED_PRECONDITION, reason NO_ACTIVE_GENERATION, where none is active;
   // INVALID_ARGUMENT for a vector of another dimension. The last of several writes to one id counts.
   absl::StatusOr<WriteResult> Write(std::vector<PassageWrite> writes);
 
-  // GenerationNotFound where it is not there; FAILED_PRECONDITION for the active one. Views that hold it keep what they need (open
+  // GenerationNotFound where it is not there; FAILED_PRECONDITION for the active one and (GENERATION_PINNED) a pinned one. Views that hold it keep what they need (open
   // files and mappings).
   absl::Status DeleteGeneration(const std::string& generation);
 

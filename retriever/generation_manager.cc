@@ -13,9 +13,8 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
-#include "retriever/drainer.h"
+#include "retriever/generation_manager_state.h"
 #include "retriever/passage_validation.h"
-#include "retriever/store_entry.h"
 
 namespace loci {
 namespace {
@@ -26,100 +25,7 @@ constexpr size_t kMaxPinned = 4;
 // How often an upsert is encoded again because an activation changed the encoder under it.
 constexpr int kMaxEncoderChanges = 3;
 
-absl::Status NoActiveGeneration(std::string_view store) {
-  return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("store \"", AbslView(store), "\" has no active generation")),
-                         "NO_ACTIVE_GENERATION", {{"store", std::string(store)}});
-}
-
-absl::Status WritesSince(const std::string& store, const std::string& generation, int64_t count) {
-  return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat(count, " write requests were made to store ", store,
-                                                                    " since the base of generation ", generation,
-                                                                    ": say whether to replay or to discard them")),
-                         "WRITES_SINCE", {{"count", absl::StrCat(count)}, {"generation", generation}});
-}
-
 }  // namespace
-
-struct GenerationManager::State {
-  Options options;
-  mutable Mutex mutex;
-  std::map<std::string, std::shared_ptr<StoreEntry>, std::less<>> stores ABSL_GUARDED_BY(mutex);
-
-  // Ends before what its callbacks look at.
-  Drainer drainer;
-
-  std::string StoresDirectory() const { return JoinPath(options.data_directory, "stores"); }
-
-  absl::StatusOr<std::shared_ptr<StoreEntry>> Find(std::string_view store) const {
-    MutexLock lock(&mutex);
-    const auto found = stores.find(store);
-    if (found == stores.end()) return StoreNotFound(store);
-    return found->second;
-  }
-
-  absl::StatusOr<std::shared_ptr<Store>> OpenStore(const std::string& name) const {
-    LOCI_ASSIGN_OR_RETURN(std::unique_ptr<Store> store,
-                          Store::Open(JoinPath(StoresDirectory(), name), name,
-                                      {.fs = options.fs, .clock = options.clock, .search_pool = options.search_pool}));
-    return std::shared_ptr<Store>(std::move(store));
-  }
-
-  // The encoder that serves a view, or null (logged) where there is none.
-  std::shared_ptr<TextEncoder> EncoderFor(const std::string& store, const View& view) const {
-    absl::StatusOr<std::shared_ptr<TextEncoder>> encoder =
-        options.encoders->ForPassageHalf(view.generation().manifest().passage_fingerprint());
-    if (encoder.ok()) return *std::move(encoder);
-    LogWarning("generation_manager", absl::StrCat("store=", store, " ", encoder.status().ToString()));
-    return nullptr;
-  }
-
-  // Makes `view` what the store serves. The generation that it replaces, if another, drains.
-  void Publish(StoreEntry& entry, std::shared_ptr<const View> view, std::shared_ptr<TextEncoder> encoder) {
-    ExportView(entry.name, *view);
-    const std::string generation = view->generation().id();
-    std::shared_ptr<const ServingSet> old = entry.holder.Publish(
-        std::make_shared<const ServingSet>(ServingSet{entry.name, std::move(view), std::move(encoder)}));
-    if (old != nullptr && old->view->generation().id() == generation) return;
-    entry.SetState(generation, GenerationState::kServing);
-    if (old != nullptr) Retire(entry.name, old->view->shared_generation());
-  }
-
-  void Retire(const std::string& store, std::shared_ptr<const Generation> generation) {
-    const std::string id = generation->id();
-    {
-      absl::StatusOr<std::shared_ptr<StoreEntry>> entry = Find(store);
-      if (entry.ok()) (*entry)->SetState(id, GenerationState::kDraining);
-    }
-    drainer.Add(std::move(generation), [this, store, id] {
-      absl::StatusOr<std::shared_ptr<StoreEntry>> entry = Find(store);
-      if (!entry.ok()) return;
-      if ((*entry)->GetState(id).state == GenerationState::kDraining) (*entry)->SetState(id, GenerationState::kRetired);
-    });
-  }
-
-  // Lays `writes` over what the store serves, if that still is of `passage_half` (empty: any). ABORTED where it is not.
-  absl::StatusOr<WriteResult> Write(StoreEntry& entry, std::vector<PassageWrite> writes, std::string_view passage_half) {
-    MutexLock writer(&entry.writer);
-    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> store, entry.GetStore());
-    const std::shared_ptr<const ServingSet> active = entry.holder.Get();
-    if (active == nullptr) return NoActiveGeneration(entry.name);
-    if (!passage_half.empty() && active->view->generation().manifest().passage_fingerprint() != passage_half) {
-      return absl::AbortedError("an activation changed the store's encoder meanwhile; try again");
-    }
-    LOCI_ASSIGN_OR_RETURN(WriteResult result, store->Write(std::move(writes)));
-    Publish(entry, result.view, active->encoder);
-    return result;
-  }
-
-  void ExportView(const std::string& store, const View& view) const {
-    const MetricLabels labels = {{"store", store}};
-    MetricsSink& metrics = *options.metrics;
-    metrics.gauge("loci_store_passages", "Passages that the active view can find.", labels).Set(view.passage_count());
-    metrics.gauge("loci_store_overlay_passages", "Passages of the active view that were upserted since its generation was built.", labels)
-        .Set(view.overlay_count());
-    metrics.gauge("loci_store_revision", "Revision of the active view.", labels).Set(view.revision());
-  }
-};
 
 GenerationManager::GenerationManager(std::unique_ptr<State> state) : state_(std::move(state)) {}
 GenerationManager::~GenerationManager() = default;
@@ -208,7 +114,7 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std
 
 // --- Stores ---
 
-absl::StatusOr<StoreInfo> GenerationManager::CreateStore(std::string_view store) {
+absl::StatusOr<StoreInfo> GenerationManager::CreateStore(std::string_view store, std::optional<int32_t> keep_generations) {
   LOCI_RETURN_IF_ERROR(ValidateStoreName(store));
   const std::string name(store);
   auto entry = std::make_shared<StoreEntry>(name);
@@ -222,20 +128,40 @@ absl::StatusOr<StoreInfo> GenerationManager::CreateStore(std::string_view store)
     }
   }
   absl::StatusOr<std::shared_ptr<Store>> opened = state_->OpenStore(name);
+  if (opened.ok() && keep_generations.has_value()) {
+    if (absl::Status set = (*opened)->SetKeepGenerations(*keep_generations); !set.ok()) opened = std::move(set);
+  }
   if (!opened.ok()) {
     MutexLock lock(&state_->mutex);
     state_->stores.erase(name);
     return opened.status();
   }
   const int64_t revision = (*opened)->revision();
+  const int32_t keep = state_->KeepGenerations(**opened);
   entry->SetStore(*std::move(opened), absl::OkStatus());
-  return StoreInfo{.name = name, .revision = revision};
+  return StoreInfo{.name = name, .revision = revision, .keep_generations = keep};
+}
+
+absl::StatusOr<StoreInfo> GenerationManager::UpdateStore(std::string_view store, std::optional<int32_t> keep_generations) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  if (keep_generations.has_value()) {
+    MutexLock pinning(&entry->pinning);
+    MutexLock writer(&entry->writer);
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+    LOCI_RETURN_IF_ERROR(opened->SetKeepGenerations(*keep_generations));
+    LogInfo("generation_manager", absl::StrCat("set store=", entry->name, " keep_generations=", *keep_generations));
+    state_->ApplyRetention(*entry, *opened);
+  }
+  return GetStore(store);
 }
 
 absl::StatusOr<StoreInfo> GenerationManager::GetStore(std::string_view store) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
-  StoreInfo info{.name = entry->name, .revision = opened->revision(), .size_bytes = opened->size_bytes()};
+  StoreInfo info{.name = entry->name,
+                 .revision = opened->revision(),
+                 .size_bytes = opened->size_bytes(),
+                 .keep_generations = state_->KeepGenerations(*opened)};
   LOCI_ASSIGN_OR_RETURN(std::vector<storage::Manifest> manifests, opened->ListGenerations());
   info.generation_count = static_cast<int64_t>(manifests.size());
   if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) {
@@ -409,126 +335,6 @@ absl::Status GenerationManager::EnsureGeneration(std::string_view store) {
   LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), WritesPolicy::kReplay));
   state_->Publish(*entry, result.view, std::move(loaded.encoder));
   return absl::OkStatus();
-}
-
-// --- Generations ---
-
-absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationManager::NewGeneration(std::string_view store, BuildOptions options) {
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
-  return HeldBuilder::Create(std::move(entry), std::move(options));
-}
-
-absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_view store) {
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
-  LOCI_ASSIGN_OR_RETURN(std::vector<storage::Manifest> manifests, opened->ListGenerations());
-  GenerationList list{.revision = opened->revision()};
-  if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) {
-    list.active = active->view->generation().id();
-    list.revision = active->view->revision();
-  }
-  for (storage::Manifest& manifest : manifests) {
-    GenerationInfo info;
-    const GenerationStatus status = entry->GetState(manifest.generation());
-    // What serves is told by what serves, whatever another activation of it is about.
-    info.state = manifest.generation() == list.active ? GenerationState::kServing : status.state;
-    if (info.state == GenerationState::kFailed) info.detail = status.detail;
-    for (const storage::FileEntry& file : manifest.files()) info.size_bytes += file.size_bytes();
-    info.manifest = std::move(manifest);
-    list.generations.push_back(std::move(info));
-  }
-  return list;
-}
-
-absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(StoreEntry& entry, const std::string& generation) {
-  LoadedGeneration loaded;
-  const std::shared_ptr<const ServingSet> active = entry.holder.Get();
-  if (active != nullptr && active->view->generation().id() == generation) {
-    loaded.generation = active->view->shared_generation();
-  } else {
-    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());
-    entry.SetState(generation, GenerationState::kVerifying);
-    absl::StatusOr<std::shared_ptr<const Generation>> candidate = opened->OpenGeneration(generation, /*verify=*/true);
-    if (!candidate.ok()) {
-      if (absl::IsNotFound(candidate.status())) {
-        entry.ForgetGeneration(generation);
-      } else {
-        entry.SetState(generation, GenerationState::kFailed, std::string(StdView(candidate.status().message())));
-      }
-      return candidate.status();
-    }
-    loaded.generation = *std::move(candidate);
-    entry.SetState(generation, GenerationState::kWarming);
-    loaded.generation->Warm();
-    entry.SetState(generation, GenerationState::kReady);
-  }
-  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder =
-      state_->options.encoders->ForPassageHalf(loaded.generation->manifest().passage_fingerprint());
-  if (!encoder.ok()) {
-    entry.SetState(generation, GenerationState::kFailed, std::string(StdView(encoder.status().message())));
-    return encoder.status();
-  }
-  loaded.encoder = *std::move(encoder);
-  return loaded;
-}
-
-absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view store, const std::string& generation, WritesPolicy policy,
-                                                             bool dry_run) {
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
-  // Loading takes long and touches nothing that serves; writes go on meanwhile, a deletion of the generation waits.
-  MutexLock loading(&entry->pinning);
-  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, generation));
-  if (dry_run) {
-    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
-    const std::shared_ptr<const ServingSet> active = entry->holder.Get();
-    ActivationResult result;
-    result.view = active != nullptr ? active->view : nullptr;
-    result.previous_generation = active != nullptr ? active->view->generation().id() : "";
-    LOCI_ASSIGN_OR_RETURN(result.writes_since_count, opened->CountWritesSince(loaded.generation->manifest()));
-    const bool again = generation == result.previous_generation;
-    if (policy == WritesPolicy::kRefuse && result.writes_since_count > 0 && !again) return WritesSince(entry->name, generation, result.writes_since_count);
-    return result;
-  }
-  MutexLock writer(&entry->writer);
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());  // An error where it was deleted meanwhile.
-  LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), policy));
-  state_->Publish(*entry, result.view, std::move(loaded.encoder));
-  LogInfo("generation_manager", absl::StrCat("activated store=", entry->name, " generation=", generation,
-                                             " revision=", result.view->revision(), " passages=", result.view->passage_count(),
-                                             " previous=", result.previous_generation));
-  return result;
-}
-
-absl::Status GenerationManager::DeleteGeneration(std::string_view store, const std::string& generation) {
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
-  MutexLock pinning(&entry->pinning);
-  MutexLock writer(&entry->writer);
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
-  LOCI_RETURN_IF_ERROR(opened->DeleteGeneration(generation));
-  if (std::shared_ptr<const ServingSet> unpinned = entry->ForgetGeneration(generation); unpinned != nullptr) {
-    state_->drainer.Add(unpinned->view->shared_generation(), nullptr);
-  }
-  return absl::OkStatus();
-}
-
-absl::StatusOr<VerifyResult> GenerationManager::Verify(std::string_view store, const std::string& generation) {
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
-  std::string id = generation;
-  if (id.empty()) {
-    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> active, Capture(store, ""));
-    id = active->view->generation().id();
-  }
-  LOCI_ASSIGN_OR_RETURN(std::vector<storage::Manifest> manifests, opened->ListGenerations());
-  const auto manifest = std::find_if(manifests.begin(), manifests.end(), [&](const auto& m) { return m.generation() == id; });
-  if (manifest == manifests.end()) {
-    return ErrorWithReason(absl::NotFoundError(absl::StrCat("store \"", entry->name, "\" has no generation \"", id.substr(0, 80), "\"")),
-                           "GENERATION_NOT_FOUND", {{"store", entry->name}, {"generation", id.substr(0, 80)}});
-  }
-  LOCI_RETURN_IF_ERROR(Generation::Verify(*state_->options.fs, JoinPath(opened->directory(), id)));
-  VerifyResult result{.generation = id, .file_count = manifest->files_size()};
-  for (const storage::FileEntry& file : manifest->files()) result.size_bytes += file.size_bytes();
-  return result;
 }
 
 }  // namespace loci

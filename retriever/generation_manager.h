@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -36,13 +37,15 @@ struct StoreInfo {
   int64_t generation_count = 0;
   std::string encoder_fingerprint;  // "QUERY:PASSAGE" of the active generation.
   int64_t size_bytes = 0;
+  int32_t keep_generations = 0;  // 0: all.
 };
 
 struct GenerationInfo {
   storage::Manifest manifest;
   GenerationState state = GenerationState::kReady;
-  std::string detail;  // Why it failed.
+  std::string detail;  // Why it failed. Of the active one, which serves on: what a verification found damaged.
   int64_t size_bytes = 0;
+  bool pinned = false;  // Retention keeps it.
 };
 
 struct GenerationList {
@@ -68,6 +71,21 @@ struct VerifyResult {
   std::string generation;
   int64_t file_count = 0;
   int64_t size_bytes = 0;
+  int64_t revision = 0;  // Of the store.
+};
+
+// What an activation would take.
+struct ActivationPlan {
+  std::string generation;
+  std::string previous_generation;
+  int64_t revision = 0;
+  std::vector<std::string> blockers;  // "WRITES_SINCE: ...": what would refuse it, with its figures.
+  int64_t mapped_bytes = 0;           // vectors.bin.
+  int64_t resident_bytes = 0;         // The index, and the most that the passages' block cache can hold.
+  int64_t available_bytes = -1;       // -1: not known.
+  int64_t released_bytes = 0;
+  int64_t estimated_load_ms = 0;
+  int64_t writes_since_count = 0;
 };
 
 // Takes the data directory (which is there) for one server. FAILED_PRECONDITION where another has it.
@@ -86,6 +104,7 @@ class GenerationManager {
     MetricsSink* metrics = &NullMetrics();
     EncoderRegistry* encoders = nullptr;  // Borrowed.
     ThreadPool* search_pool = nullptr;    // Borrowed.
+    int32_t keep_generations = 0;  // Of stores where nothing is set: see UpdateStore.
     // That of LockDataDirectory, where the caller has taken it already; else Open takes it.
     std::shared_ptr<FileSystem::Lock> directory_lock;
   };
@@ -102,7 +121,11 @@ class GenerationManager {
   // The same without blocking, so also on a gRPC thread: null where the generation would have to be opened.
   absl::StatusOr<std::shared_ptr<const ServingSet>> TryCapture(std::string_view store, std::string_view generation);
 
-  absl::StatusOr<StoreInfo> CreateStore(std::string_view store);  // ALREADY_EXISTS.
+  // ALREADY_EXISTS. `keep_generations` as UpdateStore; not set: Options'.
+  absl::StatusOr<StoreInfo> CreateStore(std::string_view store, std::optional<int32_t> keep_generations = std::nullopt);
+  // After each activation, and now, so many complete generations are kept besides the active one, newest first, and those that are
+  // pinned; the others are deleted once no request holds them. 0 keeps all.
+  absl::StatusOr<StoreInfo> UpdateStore(std::string_view store, std::optional<int32_t> keep_generations);
   absl::StatusOr<StoreInfo> GetStore(std::string_view store);
   std::vector<StoreInfo> ListStores();
   absl::Status DeleteStore(std::string_view store);  // Requests in flight finish on what they hold.
@@ -120,7 +143,15 @@ class GenerationManager {
   absl::StatusOr<GenerationList> ListGenerations(std::string_view store);
   // Loads, verifies, warms, then publishes. With `dry_run` stops before publishing and answers what would have happened.
   absl::StatusOr<ActivationResult> Activate(std::string_view store, const std::string& generation, WritesPolicy policy, bool dry_run);
+  // Activates the newest generation that served before the active one and is still there; again: one further back.
+  // FAILED_PRECONDITION, reason NO_PREVIOUS_GENERATION, where there is none.
+  absl::StatusOr<ActivationResult> Rollback(std::string_view store, WritesPolicy policy, bool dry_run);
+  // Loads nothing, changes nothing: from manifests, the write log and the machine's memory.
+  absl::StatusOr<ActivationPlan> PlanActivation(std::string_view store, const std::string& generation);
   absl::Status DeleteGeneration(std::string_view store, const std::string& generation);
+  // Keeps retention from deleting it, or lets it.
+  absl::StatusOr<GenerationInfo> PinGeneration(std::string_view store, const std::string& generation, bool pinned);
+  // Reads every byte. Where that is DATA_LOSS the generation is FAILED from then on, unless it serves: then it serves on.
   absl::StatusOr<VerifyResult> Verify(std::string_view store, const std::string& generation);  // Empty: the active one.
 
   EncoderRegistry& encoders();
@@ -133,6 +164,9 @@ class GenerationManager {
   };
   // Opens, verifies and warms a generation (or takes the active one) and finds its encoder. Changes nothing that serves.
   absl::StatusOr<LoadedGeneration> Load(StoreEntry& entry, const std::string& generation);
+  // For whoever holds `entry.pinning`.
+  absl::StatusOr<ActivationResult> ActivateLocked(StoreEntry& entry, const std::string& generation, WritesPolicy policy, bool dry_run,
+                                                  bool roll_back);
   explicit GenerationManager(std::unique_ptr<State> state);
   // Gives a store that has no generation at all an empty one, so that the first upsert finds something to lie over.
   absl::Status EnsureGeneration(std::string_view store);

@@ -50,12 +50,31 @@ GenerationStatus StoreEntry::GetState(const std::string& generation) const {
 
 void StoreEntry::SetState(const std::string& generation, GenerationState state, std::string detail) {
   MutexLock lock(&mutex_);
-  states_[generation] = {state, std::move(detail)};
+  GenerationStatus& status = states_[generation];
+  status.state = state;
+  status.detail = std::move(detail);
+}
+
+void StoreEntry::SetDamage(const std::string& generation, std::string damage) {
+  MutexLock lock(&mutex_);
+  states_[generation].damage = std::move(damage);
+}
+
+bool StoreEntry::HasBuilds() const {
+  MutexLock lock(&mutex_);
+  return builder_count_ > 0;
 }
 
 std::shared_ptr<const ServingSet> StoreEntry::ForgetGeneration(const std::string& generation) {
+  {
+    MutexLock lock(&mutex_);
+    states_.erase(generation);
+  }
+  return TakePinned(generation);
+}
+
+std::shared_ptr<const ServingSet> StoreEntry::TakePinned(const std::string& generation) {
   MutexLock lock(&mutex_);
-  states_.erase(generation);
   const auto pin = std::find_if(pinned_.begin(), pinned_.end(), [&](const auto& p) { return p.first == generation; });
   if (pin == pinned_.end()) return nullptr;
   std::shared_ptr<const ServingSet> serving_set = std::move(pin->second);

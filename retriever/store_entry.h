@@ -21,6 +21,7 @@ namespace loci {
 struct GenerationStatus {
   GenerationState state = GenerationState::kReady;
   std::string detail;
+  std::string damage;  // What a verification found; stays through changes of state until one finds nothing.
 };
 
 // NOT_FOUND, reason STORE_NOT_FOUND.
@@ -46,11 +47,15 @@ struct StoreEntry {
 
   GenerationStatus GetState(const std::string& generation) const;
   void SetState(const std::string& generation, GenerationState state, std::string detail = "");
+  void SetDamage(const std::string& generation, std::string damage);
   // Its state and its pin, which is returned.
   std::shared_ptr<const ServingSet> ForgetGeneration(const std::string& generation);
 
   // Null where it is not pinned.
   std::shared_ptr<const ServingSet> FindPinned(std::string_view generation) const;
+  // Its pin, which is returned; its state stays.
+  std::shared_ptr<const ServingSet> TakePinned(const std::string& generation);
+  bool HasBuilds() const;
   // Returns what had to go so that at most `limit` are pinned.
   std::shared_ptr<const ServingSet> Pin(std::string generation, std::shared_ptr<const ServingSet> serving_set, size_t limit);
 

@@ -1,0 +1,206 @@
+// GenerationManager: the generations of a store.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/logging.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+#include "retriever/generation_manager.h"
+#include "retriever/generation_manager_state.h"
+
+namespace loci {
+namespace {
+
+int64_t SizeOf(const storage::Manifest& manifest) {
+  int64_t size_bytes = 0;
+  for (const storage::FileEntry& file : manifest.files()) size_bytes += file.size_bytes();
+  return size_bytes;
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationManager::NewGeneration(std::string_view store, BuildOptions options) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  return HeldBuilder::Create(std::move(entry), std::move(options));
+}
+
+absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_view store) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+  LOCI_ASSIGN_OR_RETURN(std::vector<storage::Manifest> manifests, opened->ListGenerations());
+  const storage::StoreSettings settings = opened->settings();
+  GenerationList list{.revision = opened->revision()};
+  if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) {
+    list.active = active->view->generation().id();
+    list.revision = active->view->revision();
+  }
+  for (storage::Manifest& manifest : manifests) {
+    GenerationInfo info;
+    const GenerationStatus status = entry->GetState(manifest.generation());
+    // What serves is told by what serves, whatever another activation of it is about.
+    const bool serving = manifest.generation() == list.active;
+    info.state = serving ? GenerationState::kServing : status.damage.empty() ? status.state : GenerationState::kFailed;
+    if (!status.damage.empty()) {
+      info.detail = status.damage;
+    } else if (info.state == GenerationState::kFailed) {
+      info.detail = status.detail;
+    }
+    info.size_bytes = SizeOf(manifest);
+    info.pinned = std::find(settings.pinned().begin(), settings.pinned().end(), manifest.generation()) != settings.pinned().end();
+    info.manifest = std::move(manifest);
+    list.generations.push_back(std::move(info));
+  }
+  return list;
+}
+
+absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(StoreEntry& entry, const std::string& generation) {
+  LoadedGeneration loaded;
+  const std::shared_ptr<const ServingSet> active = entry.holder.Get();
+  if (active != nullptr && active->view->generation().id() == generation) {
+    loaded.generation = active->view->shared_generation();
+  } else {
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());
+    entry.SetState(generation, GenerationState::kVerifying);
+    const int64_t start_us = state_->options.clock->NowMicros();
+    absl::StatusOr<std::shared_ptr<const Generation>> candidate = opened->OpenGeneration(generation, /*verify=*/true);
+    if (!candidate.ok()) {
+      if (absl::IsNotFound(candidate.status())) {
+        entry.ForgetGeneration(generation);
+      } else {
+        entry.SetState(generation, GenerationState::kFailed, std::string(StdView(candidate.status().message())));
+      }
+      return candidate.status();
+    }
+    loaded.generation = *std::move(candidate);
+    entry.SetState(generation, GenerationState::kWarming);
+    loaded.generation->Warm();
+    state_->MeasureVerification(SizeOf(loaded.generation->manifest()), state_->options.clock->NowMicros() - start_us);
+    entry.SetDamage(generation, "");
+    entry.SetState(generation, GenerationState::kReady);
+  }
+  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder =
+      state_->options.encoders->ForPassageHalf(loaded.generation->manifest().passage_fingerprint());
+  if (!encoder.ok()) {
+    entry.SetState(generation, GenerationState::kFailed, std::string(StdView(encoder.status().message())));
+    return encoder.status();
+  }
+  loaded.encoder = *std::move(encoder);
+  return loaded;
+}
+
+absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view store, const std::string& generation, WritesPolicy policy,
+                                                             bool dry_run) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  // Loading takes long and touches nothing that serves; writes go on meanwhile, a deletion of the generation waits.
+  MutexLock loading(&entry->pinning);
+  return ActivateLocked(*entry, generation, policy, dry_run, /*roll_back=*/false);
+}
+
+absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view store, WritesPolicy policy, bool dry_run) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  // Every activation holds this, so that the previous generation stays what it is.
+  MutexLock loading(&entry->pinning);
+  std::string previous;
+  {
+    MutexLock writer(&entry->writer);
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+    previous = opened->PreviousGeneration();
+  }
+  if (previous.empty()) {
+    return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("store \"", entry->name, "\" has no generation that served before")),
+                           "NO_PREVIOUS_GENERATION", {{"store", entry->name}});
+  }
+  return ActivateLocked(*entry, previous, policy, dry_run, /*roll_back=*/true);
+}
+
+absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& entry, const std::string& generation, WritesPolicy policy,
+                                                                   bool dry_run, bool roll_back) {
+  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(entry, generation));
+  if (dry_run) {
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());
+    const std::shared_ptr<const ServingSet> active = entry.holder.Get();
+    ActivationResult result;
+    result.generation = generation;
+    result.view = active != nullptr ? active->view : nullptr;
+    result.previous_generation = active != nullptr ? active->view->generation().id() : "";
+    const bool again = generation == result.previous_generation;
+    LOCI_ASSIGN_OR_RETURN(result.writes_since_count,
+                          opened->CheckWritesSince(loaded.generation->manifest(), again ? WritesPolicy::kReplay : policy));
+    return result;
+  }
+  MutexLock writer(&entry.writer);
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());  // An error where it was deleted meanwhile.
+  LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), policy, roll_back));
+  state_->Publish(entry, result.view, std::move(loaded.encoder));
+  LogInfo("generation_manager", absl::StrCat(roll_back ? "rolled back" : "activated", " store=", entry.name, " generation=", generation,
+                                             " revision=", result.view->revision(), " passages=", result.view->passage_count(),
+                                             " previous=", result.previous_generation));
+  state_->ApplyRetention(entry, *opened);
+  return result;
+}
+
+absl::Status GenerationManager::DeleteGeneration(std::string_view store, const std::string& generation) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  MutexLock pinning(&entry->pinning);
+  MutexLock writer(&entry->writer);
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+  LOCI_RETURN_IF_ERROR(opened->DeleteGeneration(generation));
+  if (std::shared_ptr<const ServingSet> unpinned = entry->ForgetGeneration(generation); unpinned != nullptr) {
+    state_->drainer.Add(unpinned->view->shared_generation(), nullptr);
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<GenerationInfo> GenerationManager::PinGeneration(std::string_view store, const std::string& generation, bool pinned) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  {
+    MutexLock writer(&entry->writer);
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+    LOCI_RETURN_IF_ERROR(opened->SetPinned(generation, pinned));
+  }
+  LOCI_ASSIGN_OR_RETURN(GenerationList list, ListGenerations(store));
+  for (GenerationInfo& info : list.generations) {
+    if (info.manifest.generation() == generation) return std::move(info);
+  }
+  return GenerationNotFound(store, generation);
+}
+
+absl::StatusOr<VerifyResult> GenerationManager::Verify(std::string_view store, const std::string& generation) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  VerifyResult result{.generation = generation};
+  if (result.generation.empty()) {
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> active, Capture(store, ""));
+    result.generation = active->view->generation().id();
+  }
+  const auto get_manifest = [&]() -> absl::StatusOr<storage::Manifest> {
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+    result.revision = opened->revision();
+    return opened->GetManifest(result.generation);
+  };
+  absl::StatusOr<storage::Manifest> manifest = get_manifest();
+  absl::Status verified = manifest.status();
+  if (manifest.ok()) {
+    // Reading takes long; a deletion of the store or the generation does not wait for it.
+    const int64_t start_us = state_->options.clock->NowMicros();
+    verified = Generation::Verify(*state_->options.fs, JoinPath(JoinPath(state_->StoresDirectory(), entry->name), result.generation));
+    result.file_count = manifest->files_size();
+    result.size_bytes = SizeOf(*manifest);
+    if (verified.ok()) state_->MeasureVerification(result.size_bytes, state_->options.clock->NowMicros() - start_us);
+    if (!verified.ok()) {
+      manifest = get_manifest();
+      if (absl::IsNotFound(manifest.status())) return manifest.status();  // It was deleted meanwhile.
+    }
+  }
+  if (absl::IsDataLoss(verified)) {
+    entry->SetDamage(result.generation, std::string(StdView(verified.message())));
+    LogError("generation_manager", absl::StrCat("store=", entry->name, " generation=", result.generation, " ", verified.ToString()));
+  }
+  LOCI_RETURN_IF_ERROR(verified);
+  entry->SetDamage(result.generation, "");
+  return result;
+}
+
+}  // namespace loci

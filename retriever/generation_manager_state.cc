@@ -1,0 +1,144 @@
+#include "retriever/generation_manager_state.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/logging.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+#include "retriever/retention.h"
+
+namespace loci {
+namespace {
+
+constexpr int64_t kMeasuredBytes = 1 << 20;
+
+}  // namespace
+
+absl::Status NoActiveGeneration(std::string_view store) {
+  return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("store \"", AbslView(store), "\" has no active generation")),
+                         "NO_ACTIVE_GENERATION", {{"store", std::string(store)}});
+}
+
+absl::StatusOr<std::shared_ptr<StoreEntry>> GenerationManager::State::Find(std::string_view store) const {
+  MutexLock lock(&mutex);
+  const auto found = stores.find(store);
+  if (found == stores.end()) return StoreNotFound(store);
+  return found->second;
+}
+
+absl::StatusOr<std::shared_ptr<Store>> GenerationManager::State::OpenStore(const std::string& name) const {
+  LOCI_ASSIGN_OR_RETURN(std::unique_ptr<Store> store,
+                        Store::Open(JoinPath(StoresDirectory(), name), name,
+                                    {.fs = options.fs, .clock = options.clock, .search_pool = options.search_pool}));
+  return std::shared_ptr<Store>(std::move(store));
+}
+
+std::shared_ptr<TextEncoder> GenerationManager::State::EncoderFor(const std::string& store, const View& view) const {
+  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder =
+      options.encoders->ForPassageHalf(view.generation().manifest().passage_fingerprint());
+  if (encoder.ok()) return *std::move(encoder);
+  LogWarning("generation_manager", absl::StrCat("store=", store, " ", encoder.status().ToString()));
+  return nullptr;
+}
+
+void GenerationManager::State::Publish(StoreEntry& entry, std::shared_ptr<const View> view, std::shared_ptr<TextEncoder> encoder) {
+  ExportView(entry.name, *view);
+  const std::string generation = view->generation().id();
+  std::shared_ptr<const ServingSet> old = entry.holder.Publish(
+      std::make_shared<const ServingSet>(ServingSet{entry.name, std::move(view), std::move(encoder)}));
+  if (old != nullptr && old->view->generation().id() == generation) return;
+  entry.SetState(generation, GenerationState::kServing);
+  if (old != nullptr) Retire(entry.name, old->view->shared_generation());
+}
+
+void GenerationManager::State::Retire(const std::string& store, std::shared_ptr<const Generation> generation) {
+  const std::string id = generation->id();
+  {
+    absl::StatusOr<std::shared_ptr<StoreEntry>> entry = Find(store);
+    if (entry.ok()) (*entry)->SetState(id, GenerationState::kDraining);
+  }
+  drainer.Add(std::move(generation), [this, store, id] {
+    absl::StatusOr<std::shared_ptr<StoreEntry>> entry = Find(store);
+    if (!entry.ok()) return;
+    if ((*entry)->GetState(id).state == GenerationState::kDraining) (*entry)->SetState(id, GenerationState::kRetired);
+    entry->reset();
+    RetryRetention(store);
+  });
+}
+
+absl::StatusOr<WriteResult> GenerationManager::State::Write(StoreEntry& entry, std::vector<PassageWrite> writes, std::string_view passage_half) {
+  MutexLock writer(&entry.writer);
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> store, entry.GetStore());
+  const std::shared_ptr<const ServingSet> active = entry.holder.Get();
+  if (active == nullptr) return NoActiveGeneration(entry.name);
+  if (!passage_half.empty() && active->view->generation().manifest().passage_fingerprint() != passage_half) {
+    return absl::AbortedError("an activation changed the store's encoder meanwhile; try again");
+  }
+  LOCI_ASSIGN_OR_RETURN(WriteResult result, store->Write(std::move(writes)));
+  Publish(entry, result.view, active->encoder);
+  return result;
+}
+
+int32_t GenerationManager::State::KeepGenerations(const Store& store) const {
+  const storage::StoreSettings settings = store.settings();
+  return settings.has_keep_generations() ? settings.keep_generations() : options.keep_generations;
+}
+
+void GenerationManager::State::ApplyRetention(StoreEntry& entry, Store& store) {
+  const std::shared_ptr<const ServingSet> active = entry.holder.Get();
+  const int32_t keep = KeepGenerations(store);
+  if (active == nullptr || keep == 0) return;
+  const absl::StatusOr<std::vector<storage::Manifest>> manifests = store.ListGenerations();
+  if (!manifests.ok()) {
+    LogWarning("retention", absl::StrCat("store=", entry.name, " ", manifests.status().ToString()));
+    return;
+  }
+  const storage::StoreSettings settings = store.settings();
+  for (const std::string& id : ChooseExpired(*manifests, active->view->generation().id(),
+                                             {settings.pinned().begin(), settings.pinned().end()}, keep, entry.HasBuilds())) {
+    if (entry.GetState(id).state == GenerationState::kDraining) continue;  // Once it has drained.
+    if (std::shared_ptr<const ServingSet> opened = entry.TakePinned(id); opened != nullptr) {
+      Retire(entry.name, opened->view->shared_generation());  // Requests that named it may hold it.
+      continue;
+    }
+    if (const absl::Status deleted = store.DeleteGeneration(id); !deleted.ok()) {
+      LogWarning("retention", absl::StrCat("store=", entry.name, " generation=", id, " ", deleted.ToString()));
+      continue;
+    }
+    entry.ForgetGeneration(id);
+    LogInfo("retention", absl::StrCat("deleted store=", entry.name, " generation=", id, " keep_generations=", keep));
+  }
+}
+
+void GenerationManager::State::RetryRetention(const std::string& store) {
+  absl::StatusOr<std::shared_ptr<StoreEntry>> entry = Find(store);
+  if (!entry.ok()) return;
+  {
+    const absl::StatusOr<std::shared_ptr<Store>> opened = (*entry)->GetStore();
+    if (!opened.ok() || KeepGenerations(**opened) == 0) return;  // Waits for no lock then.
+  }
+  MutexLock pinning(&(*entry)->pinning);
+  MutexLock writer(&(*entry)->writer);
+  const absl::StatusOr<std::shared_ptr<Store>> opened = (*entry)->GetStore();
+  if (opened.ok()) ApplyRetention(**entry, **opened);
+}
+
+void GenerationManager::State::MeasureVerification(int64_t size_bytes, int64_t duration_us) {
+  // Small ones say more about the fixed costs than about the rate.
+  if (size_bytes < kMeasuredBytes || duration_us <= 0) return;
+  verify_bytes_per_second = std::max<int64_t>(1, static_cast<int64_t>(1e6 * static_cast<double>(size_bytes) / static_cast<double>(duration_us)));
+}
+
+void GenerationManager::State::ExportView(const std::string& store, const View& view) const {
+  const MetricLabels labels = {{"store", store}};
+  MetricsSink& metrics = *options.metrics;
+  metrics.gauge("loci_store_passages", "Passages that the active view can find.", labels).Set(view.passage_count());
+  metrics.gauge("loci_store_overlay_passages", "Passages of the active view that were upserted since its generation was built.", labels)
+      .Set(view.overlay_count());
+  metrics.gauge("loci_store_revision", "Revision of the active view.", labels).Set(view.revision());
+}
+
+}  // namespace loci

@@ -1,0 +1,62 @@
+// What a generation manager keeps, for the files that make it up.
+#ifndef LOCI_RETRIEVER_GENERATION_MANAGER_STATE_H_
+#define LOCI_RETRIEVER_GENERATION_MANAGER_STATE_H_
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "base/mutex.h"
+#include "retriever/drainer.h"
+#include "retriever/generation_manager.h"
+#include "retriever/store_entry.h"
+
+namespace loci {
+
+// FAILED_PRECONDITION, reason NO_ACTIVE_GENERATION.
+absl::Status NoActiveGeneration(std::string_view store);
+
+// Thread-safe, but for what `options` point to.
+struct GenerationManager::State {
+  Options options;
+  mutable Mutex mutex;
+  std::map<std::string, std::shared_ptr<StoreEntry>, std::less<>> stores ABSL_GUARDED_BY(mutex);
+
+  // Ends before what its callbacks look at.
+  Drainer drainer;
+
+  std::string StoresDirectory() const { return JoinPath(options.data_directory, "stores"); }
+  absl::StatusOr<std::shared_ptr<StoreEntry>> Find(std::string_view store) const;  // StoreNotFound.
+  absl::StatusOr<std::shared_ptr<Store>> OpenStore(const std::string& name) const;
+
+  // The encoder that serves a view, or null (logged) where there is none.
+  std::shared_ptr<TextEncoder> EncoderFor(const std::string& store, const View& view) const;
+
+  // Makes `view` what the store serves. The generation that it replaces, if another, drains.
+  void Publish(StoreEntry& entry, std::shared_ptr<const View> view, std::shared_ptr<TextEncoder> encoder);
+  void Retire(const std::string& store, std::shared_ptr<const Generation> generation);
+
+  // Lays `writes` over what the store serves, if that still is of `passage_half` (empty: any). ABORTED where it is not.
+  absl::StatusOr<WriteResult> Write(StoreEntry& entry, std::vector<PassageWrite> writes, std::string_view passage_half);
+
+  // That is set of the store, or the server's default.
+  int32_t KeepGenerations(const Store& store) const;
+  // Deletes the generations that retention has no room for, or sees to their deletion once no request holds them. Logs what it does
+  // and what fails. For whoever holds `entry.pinning` and `entry.writer`.
+  void ApplyRetention(StoreEntry& entry, Store& store);
+  // The same by the store's name, taking the locks: once what kept a generation from being deleted has ended.
+  void RetryRetention(const std::string& store);
+
+  // Bytes a second of the last load or verification here; a cautious guess (a SATA disk's) before the first.
+  std::atomic<int64_t> verify_bytes_per_second{400'000'000};
+  void MeasureVerification(int64_t size_bytes, int64_t duration_us);
+
+  void ExportView(const std::string& store, const View& view) const;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_RETRIEVER_GENERATION_MANAGER_STATE_H_
