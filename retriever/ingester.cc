@@ -45,6 +45,10 @@ struct Ingester::State {
   };
   std::deque<Pending> pending;
 
+  void Report(std::string_view phase, int64_t done, int64_t total) const {
+    if (options.progress) options.progress(phase, done, total);
+  }
+
   void Reject(const loci::v1::Passage& passage, const absl::Status& status) {
     ++result.rejected_count;
     if (result.errors.size() < kMaxErrors) {
@@ -151,6 +155,7 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
     LOCI_ASSIGN_OR_RETURN(state->builder, manager.NewGeneration(options.store, std::move(build)));
   }
   state->options = std::move(options);
+  state->Report("receiving", 0, 0);
   return std::unique_ptr<Ingester>(new Ingester(std::move(state)));
 }
 
@@ -189,7 +194,9 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
       chunk_vectors.clear();
     }
   }
-  return state.Take(std::move(chunk), chunk_vectors, vector_dim);
+  LOCI_RETURN_IF_ERROR(state.Take(std::move(chunk), chunk_vectors, vector_dim));
+  state.Report("receiving", state.line, 0);
+  return absl::OkStatus();
 }
 
 absl::StatusOr<IngestResult> Ingester::Finish() {
@@ -201,7 +208,7 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
   }
   if (state.result.accepted_count == 0 || state.options.mode == IngestMode::kUpsert) return std::move(state.result);
 
-  LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, state.builder->Finish(state.options.limits, nullptr));
+  LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, state.builder->Finish(state.options.limits, state.options.progress));
   state.result.generation = manifest.generation();
   state.result.duplicate_count = state.builder->duplicate_count();
   state.result.revision = manifest.base_revision();
@@ -212,6 +219,7 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
     return live;
   }
   if (!state.options.activate) return std::move(state.result);
+  state.Report("activating", 0, 0);
   absl::StatusOr<ActivationResult> activated =
       state.manager->Activate(state.options.store, state.result.generation, state.options.writes_since, /*dry_run=*/false);
   if (!activated.ok()) {

@@ -7,8 +7,10 @@
 #define LOCI_RETRIEVER_INGESTER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/status.h"
@@ -31,6 +33,9 @@ struct IngestOptions {
   // along must be of its passage half; it must be known to the registry, else nothing could ask the store.
   std::string encoder_fingerprint;
   RequestLimits limits;  // Cancelled: the ingest ends, and nothing of a new generation stays.
+  // How far it is: "receiving" (passages), "write", "index" (passages), "recall" (queries), "checksum" (files), "activating" (0 of 0).
+  // `total` 0: not known. Called on the thread that calls this object.
+  std::function<void(std::string_view phase, int64_t done, int64_t total)> progress;
 };
 
 struct IngestLineError {

@@ -80,6 +80,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::DeleteStore(grpc::CallbackServerCont
                                                         loci::v1::DeleteStoreResponse*) {
   return Run(Method::kDeleteStore, context, request->ByteSizeLong(), [this, request](const RequestLimits&) -> absl::Status {
     LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateDeleteStore(*request));
+    LOCI_RETURN_IF_ERROR(services_.jobs->CheckNoJob(store));
     return services_.manager->DeleteStore(store);
   });
 }

@@ -30,6 +30,19 @@ constexpr std::chrono::milliseconds kCancellationGrace(20);
 void IngestCall::Turn::Offer(int64_t read) {
   MutexLock lock(&mutex_);
   waiting_for_ = read;
+  cancellable_ = false;
+}
+
+void IngestCall::Turn::AllowCancel(int64_t read) {
+  MutexLock lock(&mutex_);
+  if (waiting_for_ == read) cancellable_ = true;
+}
+
+bool IngestCall::Turn::TakeAny() {
+  MutexLock lock(&mutex_);
+  if (waiting_for_ == 0 || !cancellable_) return false;
+  waiting_for_ = 0;
+  return true;
 }
 
 bool IngestCall::Turn::Take(int64_t read) {
@@ -63,7 +76,12 @@ void IngestCall::WaitForMessage() {
                      // Having the turn keeps `this` alive: nobody else ends the call.
                      if (fired && turn->Take(read)) Submit(&IngestCall::HandleStall);
                    });
+  // Once the read has started and another has the turn, this object may be gone.
+  const std::shared_ptr<Turn> turn = turn_;
+  const RequestLimits limits = limits_;
   StartRead(&message_);
+  turn->AllowCancel(read);
+  if (limits.cancelled() && turn->Take(read)) Submit(&IngestCall::HandleCancel);
 }
 
 void IngestCall::OnReadDone(bool ok) {
@@ -93,13 +111,30 @@ absl::Status IngestCall::TakeMessage() {
   }
   if (ingester_ == nullptr) {
     if (!request_.has_header()) return InvalidField("kind", "of the first message must be the header");
-    LOCI_ASSIGN_OR_RETURN(IngestOptions options, ValidateIngestHeader(request_.header(), limits_));
-    LOCI_ASSIGN_OR_RETURN(ingester_, Ingester::Start(*services_.manager, std::move(options)));
-    return absl::OkStatus();
+    return StartJob();
   }
   if (request_.has_header()) return InvalidField("header", "came a second time; it must be the first message only");
   if (!request_.has_batch()) return InvalidField("kind", "is not set; messages after the header must be batches");
   return TakeBatch();
+}
+
+absl::Status IngestCall::StartJob() {
+  LOCI_ASSIGN_OR_RETURN(IngestOptions options, ValidateIngestHeader(request_.header(), limits_));
+  // Where the call waits for a message, having the turn keeps it alive; where it works, it looks at its limits itself.
+  const auto on_cancel = [this, turn = turn_] {
+    if (turn->TakeAny()) Submit(&IngestCall::HandleCancel);
+  };
+  LOCI_ASSIGN_OR_RETURN(
+      job_, services_.jobs->Start({.kind = JobKind::kIngest, .store = options.store, .limits = limits_, .on_cancel = on_cancel}));
+  options.progress = [job = job_, phase = std::string()](std::string_view name, int64_t done, int64_t total) mutable {
+    if (name != phase) {
+      phase = name;
+      job->SetPhase(phase, total, phase == "recall" ? "queries" : phase == "checksum" ? "files" : "passages");
+    }
+    job->SetDone(done);
+  };
+  LOCI_ASSIGN_OR_RETURN(ingester_, Ingester::Start(*services_.manager, std::move(options)));
+  return absl::OkStatus();
 }
 
 absl::Status IngestCall::TakeBatch() {
@@ -123,6 +158,9 @@ absl::Status IngestCall::Conclude() {
   LOCI_ASSIGN_OR_RETURN(const IngestResult result, ingester_->Finish());
   loci::v1::IngestResponse response;
   FillIngestResponse(result, &response);
+  response.set_job(job_->id());
+  job_->SetGeneration(result.generation);
+  LOCI_RETURN_IF_ERROR(job_->Finish(absl::OkStatus(), response.SerializeAsString()));
   bool own_buffer = false;
   LOCI_CHECK(grpc::SerializationTraits<loci::v1::IngestResponse>::Serialize(response, response_, &own_buffer).ok());
   return absl::OkStatus();
@@ -133,9 +171,13 @@ void IngestCall::HandleStall() {
                       "INGEST_STALLED"));
 }
 
-void IngestCall::End(const absl::Status& status) {
+void IngestCall::HandleCancel() { End(limits_.Check(services_.clock->NowMicros())); }
+
+void IngestCall::End(const absl::Status& ended) {
+  absl::Status status = ended;
   idle_timer_.reset();
   ingester_.reset();  // Unfinished: throws away what it built.
+  if (job_ != nullptr) status = job_->Finish(status);
   if (CarriesPushback(status)) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(services_.pushback_ms));
   services_.metrics->Finished(Method::kIngest, status.code(), services_.clock->NowMicros() - start_us_);
   permit_.Release();

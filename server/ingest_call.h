@@ -15,6 +15,7 @@
 #include "grpcpp/grpcpp.h"
 #include "proto/loci/v1/admin.pb.h"
 #include "retriever/ingester.h"
+#include "retriever/job_registry.h"
 #include "server/admission.h"
 #include "server/service_context.h"
 
@@ -33,11 +34,14 @@ class IngestCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   class Turn {
    public:
     void Offer(int64_t read);         // Read number `read` is waited for.
+    void AllowCancel(int64_t read);   // From now on TakeAny may, too, have it.
     bool Take(int64_t read);          // Whether it still was.
+    bool TakeAny();                   // Whether any read was waited for, all that starts it being done.
 
    private:
     Mutex mutex_;
     int64_t waiting_for_ ABSL_GUARDED_BY(mutex_) = 0;  // 0: nothing.
+    bool cancellable_ ABSL_GUARDED_BY(mutex_) = false;
   };
 
   void OnReadDone(bool ok) override;
@@ -46,11 +50,13 @@ class IngestCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
 
   void WaitForMessage();
   void Submit(void (IngestCall::*work)());
-  void HandleMessage();   // On the admin pool, as the three below.
+  void HandleMessage();   // On the admin pool, as the four below.
   void HandleEnd();
   void HandleStall();
+  void HandleCancel();
   void End(const absl::Status& status);
   absl::Status TakeMessage();
+  absl::Status StartJob();
   absl::Status TakeBatch();
   absl::Status Conclude();
 
@@ -65,7 +71,8 @@ class IngestCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   std::unique_ptr<grpc::Alarm> idle_timer_;
   grpc::ByteBuffer message_;
   loci::v1::IngestRequest request_;  // What `message_` says.
-  std::unique_ptr<Ingester> ingester_;  // Null before the header.
+  std::shared_ptr<JobHandle> job_;      // Null before the header, as the ingester.
+  std::unique_ptr<Ingester> ingester_;
 };
 
 }  // namespace loci

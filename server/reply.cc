@@ -20,6 +20,23 @@ void FillHit(SearchHit&& hit, bool include_text, bool include_vectors, loci::v1:
   if (include_vectors) EncodeMatrix(hit.vector.data(), 1, static_cast<int64_t>(hit.vector.size()), ElementType::kFloat32, out->mutable_vector());
 }
 
+loci::v1::JobState StateOf(storage::JobRecord::State state) {
+  switch (state) {
+    case storage::JobRecord::STATE_RUNNING:
+      return loci::v1::JOB_STATE_RUNNING;
+    case storage::JobRecord::STATE_SUCCEEDED:
+      return loci::v1::JOB_STATE_SUCCEEDED;
+    case storage::JobRecord::STATE_FAILED:
+      return loci::v1::JOB_STATE_FAILED;
+    case storage::JobRecord::STATE_CANCELLED:
+      return loci::v1::JOB_STATE_CANCELLED;
+    case storage::JobRecord::STATE_INTERRUPTED:
+      return loci::v1::JOB_STATE_INTERRUPTED;
+    default:
+      return loci::v1::JOB_STATE_UNSPECIFIED;
+  }
+}
+
 loci::v1::GenerationState StateOf(GenerationState state) {
   switch (state) {
     case GenerationState::kLoading:
@@ -143,6 +160,27 @@ void FillGeneration(const GenerationInfo& info, loci::v1::Generation* out) {
   out->set_recall_at_10(manifest.recall_at_10());
   out->set_recall_query_count(manifest.recall_query_count());
   out->set_recall_query_source(manifest.recall_query_source());
+}
+
+void FillJob(const JobInfo& info, loci::v1::Job* out) {
+  const storage::JobRecord& record = info.record;
+  out->set_job(record.job());
+  out->set_phase(record.phase());
+  out->set_done(record.done());
+  out->set_total(record.total());
+  out->set_eta_ms(info.eta_ms);
+  out->set_kind(record.kind());
+  out->set_store(record.store());
+  out->set_generation(record.generation());
+  out->set_state(StateOf(record.state()));
+  out->set_unit(record.unit());
+  out->set_rate(info.rate);
+  out->set_started_unix_us(record.started_unix_us());
+  out->set_finished_unix_us(record.finished_unix_us());
+  out->set_error_code(record.error_code());
+  out->set_error_message(record.error_message());
+  out->set_request_id(record.request_id());
+  if (!record.result().empty()) (void)out->mutable_ingest()->ParseFromString(record.result());
 }
 
 void FillEncoderInfo(const EncoderSpec& spec, loci::v1::EncoderInfo* out) {

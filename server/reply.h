@@ -11,6 +11,7 @@
 #include "proto/loci/v1/retrieval.pb.h"
 #include "retriever/generation_manager.h"
 #include "retriever/ingester.h"
+#include "retriever/job_registry.h"
 #include "retriever/pipeline.h"
 
 namespace loci {
@@ -24,6 +25,7 @@ void FillAnswerResponse(AnswerReply&& reply, const std::string& reader, loci::v1
 void FillIngestResponse(const IngestResult& result, loci::v1::IngestResponse* out);
 void FillStore(const StoreInfo& info, loci::v1::Store* out);
 void FillGeneration(const GenerationInfo& info, loci::v1::Generation* out);
+void FillJob(const JobInfo& info, loci::v1::Job* out);
 void FillEncoderInfo(const EncoderSpec& spec, loci::v1::EncoderInfo* out);
 
 // INVALID_ARGUMENT, reason REPLY_TOO_LARGE, with size and limit where the reply exceeds 64 MiB.

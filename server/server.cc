@@ -22,6 +22,7 @@
 #include "grpcpp/health_check_service_interface.h"
 #include "retriever/encoder_registry.h"
 #include "retriever/generation_manager.h"
+#include "retriever/job_registry.h"
 #include "retriever/pipeline.h"
 #include "server/address.h"
 #include "server/admin_service.h"
@@ -107,6 +108,7 @@ struct Server::State {
   std::unique_ptr<EncoderRegistry> encoders;
   std::unique_ptr<GenerationManager> manager;
   std::unique_ptr<Pipeline> pipeline;
+  std::unique_ptr<JobRegistry> jobs;
   std::unique_ptr<ThreadPool> admin_pool;
   std::unique_ptr<Admission> requests;
   std::unique_ptr<Admission> ingests;
@@ -167,6 +169,13 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   manager_options.directory_lock = lock;
   LOCI_ASSIGN_OR_RETURN(manager, GenerationManager::Open(std::move(manager_options)));
 
+  JobRegistry::Options job_options;
+  job_options.fs = options.fs;
+  job_options.directory = JoinPath(options.data_directory, "jobs");
+  job_options.clock = options.clock;
+  job_options.metrics = &metrics;
+  LOCI_ASSIGN_OR_RETURN(jobs, JobRegistry::Open(std::move(job_options)));
+
   Pipeline::Options pipeline_options;
   pipeline_options.manager = manager.get();
   pipeline_options.pool = compute_pool.get();
@@ -214,6 +223,7 @@ void Server::State::SetHealth(bool serving) {
 // thread of its own batcher, so this thread keeps each until it is the last that does.
 void Server::State::CloseData() {
   admin_pool.reset();
+  jobs.reset();
   std::vector<std::shared_ptr<TextEncoder>> held = encoders->Loaded();
   manager.reset();
   encoders.reset();
@@ -258,6 +268,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   services.manager = state->manager.get();
   services.pipeline = state->pipeline.get();
   services.admin_pool = state->admin_pool.get();
+  services.jobs = state->jobs.get();
   services.requests = state->requests.get();
   services.ingests = state->ingests.get();
   services.metrics = state->request_metrics.get();
@@ -289,10 +300,12 @@ void Server::Stop() {
   state.SetHealth(false);
   state.requests->Drain();
   state.ingests->Drain();
+  state.jobs->Drain();  // Who watches one lets go.
   const int64_t until_us = RealClock().NowMicros() + state.options.drain_timeout_ms * 1000;
   const auto left_ms = [until_us] { return std::max<int64_t>(0, (until_us - RealClock().NowMicros()) / 1000); };
   const bool idle = state.ingests->WaitUntilIdle(left_ms()) & state.requests->WaitUntilIdle(left_ms());
   if (!idle) LogWarning("server", "the drain time is over: what is still in flight is cancelled");
+  state.jobs->CancelAll();
   // Refuses connections and waits for answers on their way; what is left then is cancelled, which its reactors see as OnCancel.
   state.grpc_server->Shutdown(std::chrono::system_clock::now() + (idle ? kDeliveryTime : std::chrono::seconds(0)));
   state.grpc_server->Wait();

@@ -8,6 +8,7 @@
 #include "base/thread_pool.h"
 #include "proto/loci/v1/admin.pb.h"
 #include "retriever/generation_manager.h"
+#include "retriever/job_registry.h"
 #include "retriever/pipeline.h"
 #include "server/admission.h"
 #include "server/request_metrics.h"
@@ -19,6 +20,7 @@ struct ServiceContext {
   GenerationManager* manager = nullptr;
   Pipeline* pipeline = nullptr;
   ThreadPool* admin_pool = nullptr;  // Runs what blocks. Its queue has room for a task of every call that is admitted.
+  JobRegistry* jobs = nullptr;
   Admission* requests = nullptr;
   Admission* ingests = nullptr;
   RequestMetrics* metrics = nullptr;

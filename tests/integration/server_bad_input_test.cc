@@ -257,15 +257,6 @@ TEST_F(ServerBadInput, WhatComesLaterIsUnimplementedByName) {
   loci::v1::CompareGenerationsResponse compare;
   ExpectError(Call(*admin, &Admin::CompareGenerations, loci::v1::CompareGenerationsRequest(), &compare), StatusCode::UNIMPLEMENTED,
               "CompareGenerations");
-  loci::v1::Job job;
-  ExpectError(Call(*admin, &Admin::GetJob, loci::v1::GetJobRequest(), &job), StatusCode::UNIMPLEMENTED, "GetJob");
-  ExpectError(Call(*admin, &Admin::CancelJob, loci::v1::CancelJobRequest(), &job), StatusCode::UNIMPLEMENTED, "CancelJob");
-  loci::v1::ListJobsResponse jobs;
-  ExpectError(Call(*admin, &Admin::ListJobs, loci::v1::ListJobsRequest(), &jobs), StatusCode::UNIMPLEMENTED, "ListJobs");
-  grpc::ClientContext context;
-  auto stream = admin->WatchJob(&context, loci::v1::WatchJobRequest());
-  EXPECT_FALSE(stream->Read(&job));
-  ExpectError(stream->Finish(), StatusCode::UNIMPLEMENTED, "WatchJob");
 }
 
 TEST_F(ServerBadInput, SurvivesWhatGrpcItselfRefuses) {

@@ -1,0 +1,442 @@
+#include "retriever/job_registry.h"
+
+#include <algorithm>
+#include <array>
+#include <ctime>
+#include <deque>
+#include <map>
+#include <random>
+#include <utility>
+
+#include "absl/strings/escaping.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/checksum.h"
+#include "base/error.h"
+#include "base/logging.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+
+namespace loci {
+namespace {
+
+using storage::JobRecord;
+
+constexpr int kFormatVersion = 1;
+constexpr size_t kChecksumDigits = 16;
+constexpr int kStateCount = JobRecord::State_MAX + 1;
+constexpr int64_t kRateWindowUs = 10'000'000;
+constexpr int64_t kSampleUs = 100'000;  // Between two samples of a rate.
+constexpr size_t kMaxShownBytes = 64;
+constexpr std::string_view kTemporarySuffix = ".tmp";
+constexpr std::string_view kStateNames[kStateCount] = {"unspecified", "running", "succeeded", "failed", "cancelled", "interrupted"};
+
+std::string MakeJobId(int64_t unix_us) {
+  const time_t seconds = static_cast<time_t>(unix_us / 1'000'000);
+  struct tm utc;
+  ::gmtime_r(&seconds, &utc);
+  std::random_device random;
+  return absl::StrFormat("%04d%02d%02d-%02d%02d%02d-%04x", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min,
+                         utc.tm_sec, random() & 0xffff);
+}
+
+std::string Checksum(std::string_view body) { return absl::StrFormat("%016x", Xxh3(body)); }
+
+absl::StatusOr<JobRecord> ParseRecord(std::string_view content) {
+  if (content.size() < kChecksumDigits) {
+    return absl::DataLossError(absl::StrCat("it has ", content.size(), " bytes, at least ", kChecksumDigits, " are needed"));
+  }
+  const std::string_view body = content.substr(0, content.size() - kChecksumDigits);
+  if (Checksum(body) != content.substr(body.size())) return absl::DataLossError("its checksum differs");
+  JobRecord record;
+  if (!record.ParseFromArray(body.data(), static_cast<int>(body.size()))) return absl::DataLossError("it can't be parsed");
+  if (record.format_version() != kFormatVersion) {
+    return absl::FailedPreconditionError(absl::StrCat("it has format ", record.format_version(), ", this server reads ", kFormatVersion));
+  }
+  if (record.state() <= JobRecord::STATE_UNSPECIFIED || record.state() > JobRecord::State_MAX) return absl::DataLossError("its state is unknown");
+  return record;
+}
+
+// What may not run beside another of the same sort in one store; 0: anything may.
+int SortOf(std::string_view kind) {
+  if (kind == JobKindName(JobKind::kIngest)) return 1;
+  return kind == JobKindName(JobKind::kVerify) ? 0 : 2;
+}
+
+absl::Status InTheWay(const JobRecord& record) {
+  return ErrorWithReason(absl::AbortedError(absl::StrCat("job ", record.job(), " (", record.kind(), ") runs in store \"", record.store(),
+                                                         "\"; wait until it ends, or cancel it")),
+                         "JOB_IN_THE_WAY", {{"job", record.job()}, {"kind", record.kind()}, {"store", record.store()}});
+}
+
+absl::Status JobNotFound(std::string_view job) {
+  const std::string shown = absl::CHexEscape(AbslView(job.substr(0, kMaxShownBytes)));  // It comes from a client.
+  return ErrorWithReason(absl::NotFoundError(absl::StrCat("no job \"", shown, "\"")), "JOB_NOT_FOUND", {{"job", shown}});
+}
+
+}  // namespace
+
+std::string_view JobKindName(JobKind kind) {
+  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify"};
+  return kNames[static_cast<int>(kind)];
+}
+
+// Guarded by the registry's mutex, but for what is constant.
+struct JobHandle::Entry {
+  std::string id;  // Constant, as `limits`.
+  RequestLimits limits;
+  JobRecord record;
+  std::function<void()> on_cancel;
+  bool cancel_asked = false;
+  int64_t version = 1;
+  std::deque<std::pair<int64_t, int64_t>> samples;  // (clock, done) of the phase, oldest first.
+};
+
+struct JobRegistry::State {
+  using Entry = JobHandle::Entry;
+
+  Options options;
+  std::array<Gauge*, kJobKindCount> running_gauges{};
+  std::array<std::array<Counter*, kStateCount>, kJobKindCount> counters{};
+  std::atomic<bool> draining{false};
+
+  mutable Mutex mutex;
+  std::map<std::string, std::shared_ptr<Entry>, std::less<>> entries ABSL_GUARDED_BY(mutex);
+  std::deque<std::shared_ptr<Entry>> order ABSL_GUARDED_BY(mutex);  // As they started.
+  std::array<int64_t, kJobKindCount> running ABSL_GUARDED_BY(mutex){};
+
+  std::string PathOf(std::string_view job) const { return JoinPath(options.directory, job); }
+
+  absl::Status Write(JobRecord record) const {
+    record.set_format_version(kFormatVersion);
+    std::string content = record.SerializeAsString();
+    content += Checksum(content);
+    return WriteFileAtomically(*options.fs, PathOf(record.job()), content);
+  }
+
+  static int KindIndex(const JobRecord& record) {
+    for (int i = 0; i < kJobKindCount; ++i) {
+      if (JobKindName(static_cast<JobKind>(i)) == record.kind()) return i;
+    }
+    return 0;
+  }
+
+  void AddRunning(int kind, int64_t delta) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    running[kind] += delta;
+    running_gauges[kind]->Set(static_cast<double>(running[kind]));
+  }
+
+  void Forget(const Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    order.erase(std::find_if(order.begin(), order.end(), [&](const auto& other) { return other.get() == &entry; }));
+    entries.erase(entry.id);
+  }
+
+  // Takes the oldest that ended and are too many out; their files are the caller's to delete, without the lock.
+  std::vector<std::string> Trim() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    int64_t excess = -options.history_limit;
+    for (const auto& entry : order) excess += entry->record.state() != JobRecord::STATE_RUNNING;
+    std::vector<std::string> trimmed;
+    for (size_t i = 0; i < order.size() && excess > 0;) {
+      if (order[i]->record.state() == JobRecord::STATE_RUNNING) {
+        ++i;
+        continue;
+      }
+      trimmed.push_back(order[i]->id);
+      entries.erase(order[i]->id);
+      order.erase(order.begin() + static_cast<int64_t>(i));
+      --excess;
+    }
+    return trimmed;
+  }
+
+  void DeleteFiles(const std::vector<std::string>& jobs) const {
+    for (const std::string& job : jobs) {
+      if (absl::Status status = options.fs->DeleteFile(PathOf(job)); !status.ok()) {
+        LogWarning("jobs", absl::StrCat("job ", job, " stays in the history: ", status.message()));
+      }
+    }
+  }
+
+  JobInfo Snapshot(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    JobInfo info{.record = entry.record, .version = entry.version};
+    if (entry.record.state() != JobRecord::STATE_RUNNING || entry.samples.empty()) return info;
+    const int64_t elapsed_us = options.clock->NowMicros() - entry.samples.front().first;
+    const int64_t moved = entry.record.done() - entry.samples.front().second;
+    if (elapsed_us > 0 && moved > 0) info.rate = static_cast<double>(moved) * 1e6 / static_cast<double>(elapsed_us);
+    const int64_t left = entry.record.total() - entry.record.done();
+    if (info.rate > 0 && entry.record.total() > 0 && left >= 0) info.eta_ms = static_cast<int64_t>(static_cast<double>(left) * 1e3 / info.rate);
+    return info;
+  }
+
+  void Load();
+  absl::Status End(Entry& entry, const absl::Status& status, std::string_view result);
+  static void AskToEnd(const std::vector<std::shared_ptr<Entry>>& asked, const std::vector<std::function<void()>>& callbacks);
+};
+
+void JobRegistry::State::Load() {
+  MutexLock lock(&mutex);
+  const absl::StatusOr<std::vector<std::string>> names = options.fs->List(options.directory);
+  if (!names.ok()) {
+    LogWarning("jobs", absl::StrCat("the history can't be read: ", names.status().message()));
+    return;
+  }
+  for (const std::string& name : *names) {
+    const std::string path = PathOf(name);
+    if (name.ends_with(kTemporarySuffix)) {
+      (void)options.fs->DeleteFile(path);  // Of a write that did not come to its end.
+      continue;
+    }
+    const absl::StatusOr<std::string> content = options.fs->ReadFile(path);
+    absl::StatusOr<JobRecord> record = content.ok() ? ParseRecord(*content) : absl::StatusOr<JobRecord>(content.status());
+    if (record.ok() && record->job() != name) record = absl::DataLossError("it names another job");
+    if (!record.ok()) {
+      LogWarning("jobs", absl::StrCat(path, " is left out of the history: ", record.status().message()));
+      continue;
+    }
+    auto entry = std::make_shared<Entry>();
+    entry->id = name;
+    entry->record = *std::move(record);
+    if (entry->record.state() == JobRecord::STATE_RUNNING) {
+      entry->record.set_state(JobRecord::STATE_INTERRUPTED);
+      entry->record.set_finished_unix_us(options.clock->UnixMicros());
+      entry->record.set_error_code(static_cast<int>(absl::StatusCode::kUnavailable));
+      entry->record.set_error_message("the server ended while the job ran");
+      if (absl::Status status = Write(entry->record); !status.ok()) LogWarning("jobs", StdView(status.message()));
+      counters[KindIndex(entry->record)][JobRecord::STATE_INTERRUPTED]->Add(1);
+      LogWarning("jobs", absl::StrCat("job ", name, " (", entry->record.kind(), ") was interrupted"));
+    }
+    entries.emplace(name, entry);
+    order.push_back(std::move(entry));
+  }
+  std::stable_sort(order.begin(), order.end(),
+                   [](const auto& a, const auto& b) { return a->record.started_unix_us() < b->record.started_unix_us(); });
+  DeleteFiles(Trim());
+}
+
+absl::Status JobRegistry::State::End(Entry& entry, const absl::Status& status, std::string_view result) {
+  JobRecord record;
+  absl::Status outcome = status;
+  {
+    MutexLock lock(&mutex);
+    record = entry.record;
+    if (!status.ok() && entry.cancel_asked && absl::IsCancelled(status)) {
+      outcome = ErrorWithReason(absl::CancelledError(absl::StrCat("job ", entry.id, " was cancelled")), "JOB_CANCELLED", {{"job", entry.id}});
+    }
+  }
+  record.set_finished_unix_us(options.clock->UnixMicros());
+  if (outcome.ok()) {
+    record.set_state(JobRecord::STATE_SUCCEEDED);
+    record.set_result(std::string(result));
+  } else {
+    record.set_state(absl::IsCancelled(outcome) ? JobRecord::STATE_CANCELLED : JobRecord::STATE_FAILED);
+    record.set_error_code(static_cast<int>(outcome.code()));
+    record.set_error_message(std::string(StdView(outcome.message())));
+  }
+  // What was done is done, also where the disk does not take its record: after a restart the job is one that was interrupted.
+  if (absl::Status written = Write(record); !written.ok()) {
+    LogWarning("jobs", absl::StrCat("the end of job ", entry.id, " is not on disk: ", written.message()));
+  }
+  LogInfo("jobs", absl::StrCat("job=", entry.id, " kind=", record.kind(), " store=", record.store(), " ",
+                               AbslView(kStateNames[record.state()]), outcome.ok() ? "" : ": ", outcome.message()));
+  std::vector<std::string> trimmed;
+  {
+    MutexLock lock(&mutex);
+    const int kind = KindIndex(record);
+    counters[kind][record.state()]->Add(1);
+    entry.record = std::move(record);
+    entry.on_cancel = nullptr;
+    entry.samples.clear();
+    ++entry.version;
+    AddRunning(kind, -1);
+    trimmed = Trim();
+  }
+  DeleteFiles(trimmed);
+  return outcome;
+}
+
+void JobRegistry::State::AskToEnd(const std::vector<std::shared_ptr<Entry>>& asked, const std::vector<std::function<void()>>& callbacks) {
+  for (const auto& entry : asked) entry->limits.Cancel();
+  for (const auto& callback : callbacks) {
+    if (callback) callback();
+  }
+}
+
+JobRegistry::JobRegistry(std::unique_ptr<State> state) : state_(std::move(state)) {}
+JobRegistry::~JobRegistry() = default;
+
+absl::StatusOr<std::unique_ptr<JobRegistry>> JobRegistry::Open(Options options) {
+  LOCI_RETURN_IF_ERROR(CreateDirectoriesSynced(*options.fs, options.directory));
+  auto state = std::make_unique<State>();
+  for (int kind = 0; kind < kJobKindCount; ++kind) {
+    const std::string name(JobKindName(static_cast<JobKind>(kind)));
+    state->running_gauges[kind] = &options.metrics->gauge("loci_jobs_running", "Long operations under way, by kind.", {{"kind", name}});
+    state->running_gauges[kind]->Set(0);
+    for (int i = JobRecord::STATE_SUCCEEDED; i < kStateCount; ++i) {
+      state->counters[kind][i] = &options.metrics->counter("loci_jobs_total", "Long operations that ended, by kind and outcome.",
+                                                           {{"kind", name}, {"state", std::string(kStateNames[i])}});
+    }
+  }
+  state->options = std::move(options);
+  state->Load();
+  return std::unique_ptr<JobRegistry>(new JobRegistry(std::move(state)));
+}
+
+absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
+  State& state = *state_;
+  auto entry = std::make_shared<JobHandle::Entry>();
+  entry->limits = spec.limits;
+  entry->on_cancel = std::move(spec.on_cancel);
+  JobRecord& record = entry->record;
+  record.set_kind(std::string(JobKindName(spec.kind)));
+  record.set_store(std::move(spec.store));
+  record.set_generation(std::move(spec.generation));
+  record.set_unit("passages");
+  record.set_request_id(std::move(spec.request_id));
+  record.set_state(JobRecord::STATE_RUNNING);
+  record.set_started_unix_us(state.options.clock->UnixMicros());
+  const int kind = static_cast<int>(spec.kind);
+  JobRecord first;
+  {
+    MutexLock lock(&state.mutex);
+    const int sort = SortOf(record.kind());
+    for (const auto& other : state.order) {
+      if (sort != 0 && other->record.state() == JobRecord::STATE_RUNNING && other->record.store() == record.store() &&
+          SortOf(other->record.kind()) == sort) {
+        return InTheWay(other->record);
+      }
+    }
+    do {
+      entry->id = MakeJobId(record.started_unix_us());
+    } while (state.entries.contains(entry->id));
+    record.set_job(entry->id);
+    state.entries.emplace(entry->id, entry);
+    state.order.push_back(entry);
+    state.AddRunning(kind, 1);
+    first = record;
+  }
+  if (absl::Status written = state.Write(first); !written.ok()) {
+    MutexLock lock(&state.mutex);
+    state.Forget(*entry);
+    state.AddRunning(kind, -1);
+    return Annotate(written, "the job can't be recorded");
+  }
+  LogInfo("jobs", absl::StrCat("job=", entry->id, " kind=", first.kind(), " store=", first.store(), " started"));
+  return std::shared_ptr<JobHandle>(new JobHandle(this, std::move(entry)));
+}
+
+absl::StatusOr<JobInfo> JobRegistry::Get(std::string_view job) const {
+  MutexLock lock(&state_->mutex);
+  const auto found = state_->entries.find(job);
+  if (found == state_->entries.end()) return JobNotFound(job);
+  return state_->Snapshot(*found->second);
+}
+
+std::vector<JobInfo> JobRegistry::List(std::string_view store, JobRecord::State state, int64_t limit) const {
+  std::vector<JobInfo> jobs;
+  MutexLock lock(&state_->mutex);
+  for (auto entry = state_->order.rbegin(); entry != state_->order.rend() && static_cast<int64_t>(jobs.size()) < limit; ++entry) {
+    const JobRecord& record = (*entry)->record;
+    if (!store.empty() && record.store() != store) continue;
+    if (state != JobRecord::STATE_UNSPECIFIED && record.state() != state) continue;
+    jobs.push_back(state_->Snapshot(**entry));
+  }
+  return jobs;
+}
+
+absl::StatusOr<JobInfo> JobRegistry::Cancel(std::string_view job) {
+  std::shared_ptr<JobHandle::Entry> entry;
+  std::function<void()> callback;
+  JobInfo info;
+  {
+    MutexLock lock(&state_->mutex);
+    const auto found = state_->entries.find(job);
+    if (found == state_->entries.end()) return JobNotFound(job);
+    entry = found->second;
+    if (entry->record.state() != JobRecord::STATE_RUNNING) {
+      return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("job ", entry->id, " has ended (",
+                                                                        AbslView(kStateNames[entry->record.state()]), ")")),
+                             "JOB_FINISHED", {{"job", entry->id}});
+    }
+    entry->cancel_asked = true;
+    callback = std::exchange(entry->on_cancel, nullptr);
+    info = state_->Snapshot(*entry);
+  }
+  State::AskToEnd({entry}, {callback});
+  return info;
+}
+
+void JobRegistry::CancelAll() {
+  std::vector<std::shared_ptr<JobHandle::Entry>> asked;
+  std::vector<std::function<void()>> callbacks;
+  {
+    MutexLock lock(&state_->mutex);
+    for (const auto& entry : state_->order) {
+      if (entry->record.state() != JobRecord::STATE_RUNNING) continue;
+      entry->cancel_asked = true;
+      asked.push_back(entry);
+      callbacks.push_back(std::exchange(entry->on_cancel, nullptr));
+    }
+  }
+  State::AskToEnd(asked, callbacks);
+}
+
+absl::Status JobRegistry::CheckNoJob(std::string_view store) const {
+  MutexLock lock(&state_->mutex);
+  for (const auto& entry : state_->order) {
+    if (entry->record.state() == JobRecord::STATE_RUNNING && entry->record.store() == store) return InTheWay(entry->record);
+  }
+  return absl::OkStatus();
+}
+
+void JobRegistry::Drain() { state_->draining = true; }
+bool JobRegistry::draining() const { return state_->draining; }
+
+JobHandle::JobHandle(JobRegistry* registry, std::shared_ptr<Entry> entry) : registry_(registry), entry_(std::move(entry)) {}
+
+JobHandle::~JobHandle() {
+  if (finished_) return;
+  const bool cancelled = entry_->limits.cancelled();
+  (void)Finish(cancelled ? absl::CancelledError("the client cancelled the request") : absl::InternalError("the job was given up"));
+}
+
+const std::string& JobHandle::id() const { return entry_->id; }
+const RequestLimits& JobHandle::limits() const { return entry_->limits; }
+
+void JobHandle::SetPhase(std::string_view phase, int64_t total, std::string_view unit) {
+  JobRegistry::State& state = *registry_->state_;
+  MutexLock lock(&state.mutex);
+  if (entry_->record.state() != JobRecord::STATE_RUNNING) return;
+  entry_->record.set_phase(std::string(phase));
+  entry_->record.set_unit(std::string(unit));
+  entry_->record.set_done(0);
+  entry_->record.set_total(total);
+  entry_->samples.assign(1, {state.options.clock->NowMicros(), 0});
+  ++entry_->version;
+}
+
+void JobHandle::SetDone(int64_t done) {
+  JobRegistry::State& state = *registry_->state_;
+  const int64_t now_us = state.options.clock->NowMicros();
+  MutexLock lock(&state.mutex);
+  if (entry_->record.state() != JobRecord::STATE_RUNNING || entry_->record.done() == done) return;
+  entry_->record.set_done(done);
+  ++entry_->version;
+  auto& samples = entry_->samples;
+  if (samples.empty() || now_us - samples.back().first >= kSampleUs) samples.emplace_back(now_us, done);
+  while (samples.size() > 2 && samples[1].first <= now_us - kRateWindowUs) samples.pop_front();
+}
+
+void JobHandle::SetGeneration(std::string_view generation) {
+  MutexLock lock(&registry_->state_->mutex);
+  if (entry_->record.state() != JobRecord::STATE_RUNNING) return;
+  entry_->record.set_generation(std::string(generation));
+  ++entry_->version;
+}
+
+absl::Status JobHandle::Finish(const absl::Status& status, std::string_view result) {
+  if (finished_.exchange(true)) return status;
+  return registry_->state_->End(*entry_, status, result);
+}
+
+}  // namespace loci

@@ -1,0 +1,121 @@
+// Long operations: what runs, how far it is, what ran before. Each has a small file in jobs/, so that it is remembered over restarts.
+//
+//   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<JobHandle> job, jobs.Start({.kind = JobKind::kIngest, .store = "movies"}));
+//   job->SetPhase("receiving", 0);
+//   ... job->SetDone(1'000); LOCI_RETURN_IF_ERROR(job->limits().Check(now_us)); ...
+//   status = job->Finish(status, result);
+#ifndef LOCI_RETRIEVER_JOB_REGISTRY_H_
+#define LOCI_RETRIEVER_JOB_REGISTRY_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/cancellation.h"
+#include "base/clock.h"
+#include "base/file.h"
+#include "base/metrics.h"
+#include "proto/loci/storage/storage.pb.h"
+
+namespace loci {
+
+enum class JobKind { kIngest, kActivate, kRollback, kVerify };
+inline constexpr int kJobKindCount = 4;
+std::string_view JobKindName(JobKind kind);  // "ingest"
+
+struct JobSpec {
+  JobKind kind = JobKind::kVerify;
+  std::string store;
+  std::string generation;  // Empty where there is none yet.
+  std::string request_id;  // Of the request that starts it.
+  RequestLimits limits;    // What the operation looks at; Cancel raises its flag.
+  // Called once, without a lock held, when the job is asked to end while it runs. For operations that wait for something.
+  std::function<void()> on_cancel;
+};
+
+// A job as it is at a moment.
+struct JobInfo {
+  storage::JobRecord record;
+  double rate = 0;      // Units a second, lately; 0 where it does not run.
+  int64_t eta_ms = -1;  // To the end of the phase; -1: not known.
+  int64_t version = 0;  // Grows with each change.
+};
+
+class JobRegistry;
+
+// A running job, held by who does the work. Without Finish it ends with the handle as FAILED, or CANCELLED. Dies before its registry.
+// Thread-safe.
+class JobHandle {
+ public:
+  ~JobHandle();
+  JobHandle(const JobHandle&) = delete;
+  JobHandle& operator=(const JobHandle&) = delete;
+
+  const std::string& id() const;
+  const RequestLimits& limits() const;  // Cancelled by JobRegistry::Cancel.
+
+  void SetPhase(std::string_view phase, int64_t total, std::string_view unit = "passages");  // Of done = 0; total 0: not known.
+  void SetDone(int64_t done);
+  void SetGeneration(std::string_view generation);
+
+  // Ends the job: durable on return where the disk takes it, and out of the way of others. `result` is kept where `status` is OK. Returns
+  // `status`, or, where the job was asked to end and did, a CANCELLED that says so. A second call changes nothing.
+  absl::Status Finish(const absl::Status& status, std::string_view result = {});
+
+ private:
+  friend class JobRegistry;
+  struct Entry;
+  JobHandle(JobRegistry* registry, std::shared_ptr<Entry> entry);
+  JobRegistry* const registry_;
+  const std::shared_ptr<Entry> entry_;
+  std::atomic<bool> finished_{false};
+};
+
+// In a store at most one ingest runs at a time, and at most one activation or roll-back; verifications are in nobody's way.
+// Thread-safe. Start, JobHandle::Finish and Open write files; the others do not block.
+class JobRegistry {
+ public:
+  struct Options {
+    FileSystem* fs = &PosixFileSystem();
+    std::string directory;  // Made where it is absent. One server's.
+    Clock* clock = &RealClock();
+    MetricsSink* metrics = &NullMetrics();
+    int64_t history_limit = 1'000;  // Jobs that ended and are remembered, newest first.
+  };
+
+  // Reads what is remembered. Jobs that ran when the server ended are INTERRUPTED; a file that is damaged is logged and left alone.
+  static absl::StatusOr<std::unique_ptr<JobRegistry>> Open(Options options);
+  ~JobRegistry();
+
+  // ABORTED, reason JOB_IN_THE_WAY with `job`, where one of the same sort runs in the store. Ids are never used again.
+  absl::StatusOr<std::shared_ptr<JobHandle>> Start(JobSpec spec);
+
+  absl::StatusOr<JobInfo> Get(std::string_view job) const;  // NOT_FOUND, reason JOB_NOT_FOUND.
+  // Newest first. Empty `store`: every store's; STATE_UNSPECIFIED: in any state.
+  std::vector<JobInfo> List(std::string_view store, storage::JobRecord::State state, int64_t limit) const;
+  // Asks a running job to end. FAILED_PRECONDITION, reason JOB_FINISHED, for one that ended.
+  absl::StatusOr<JobInfo> Cancel(std::string_view job);
+  void CancelAll();
+
+  absl::Status CheckNoJob(std::string_view store) const;  // ABORTED as from Start, where any job of the store runs.
+
+  // From now on draining() is true: whoever waits for a job lets go.
+  void Drain();
+  bool draining() const;
+
+ private:
+  friend class JobHandle;
+  struct State;
+  explicit JobRegistry(std::unique_ptr<State> state);
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_RETRIEVER_JOB_REGISTRY_H_

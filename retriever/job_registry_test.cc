@@ -1,0 +1,237 @@
+#include "retriever/job_registry.h"
+
+#include <unistd.h>
+
+#include <optional>
+
+#include "base/error.h"
+#include "base/fake_metrics.h"
+#include "gtest/gtest.h"
+
+namespace loci {
+namespace {
+
+using storage::JobRecord;
+
+class JobRegistryTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = testing::TempDir() + "/loci_jobs_XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    directory_ = pattern;
+    Open();
+  }
+  void TearDown() override {
+    jobs_.reset();
+    EXPECT_TRUE(fs_.DeleteRecursively(directory_).ok());
+  }
+  void Open(int64_t history_limit = 1'000) {
+    jobs_.reset();
+    JobRegistry::Options options;
+    options.directory = JoinPath(directory_, "jobs");
+    options.clock = &clock_;
+    options.metrics = &metrics_;
+    options.history_limit = history_limit;
+    absl::StatusOr<std::unique_ptr<JobRegistry>> opened = JobRegistry::Open(std::move(options));
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    jobs_ = *std::move(opened);
+  }
+  std::shared_ptr<JobHandle> Start(JobKind kind, const std::string& store) {
+    absl::StatusOr<std::shared_ptr<JobHandle>> job = jobs_->Start({.kind = kind, .store = store});
+    EXPECT_TRUE(job.ok()) << job.status();
+    return job.ok() ? *job : nullptr;
+  }
+  JobRecord Record(const std::string& job) {
+    const absl::StatusOr<JobInfo> info = jobs_->Get(job);
+    EXPECT_TRUE(info.ok()) << info.status();
+    return info.ok() ? info->record : JobRecord();
+  }
+  std::string ReasonOf(const absl::Status& status) {
+    const std::optional<ErrorReason> reason = GetErrorReason(status);
+    return reason.has_value() ? reason->reason : "";
+  }
+
+  FileSystem& fs_ = PosixFileSystem();
+  std::string directory_;
+  FakeClock clock_{1'795'254'102'000'000};
+  FakeMetrics metrics_;
+  std::unique_ptr<JobRegistry> jobs_;
+};
+
+TEST_F(JobRegistryTest, ASecondIngestOfAStoreIsToldOfTheFirst) {
+  const auto first = Start(JobKind::kIngest, "movies");
+  const absl::Status second = jobs_->Start({.kind = JobKind::kIngest, .store = "movies"}).status();
+  EXPECT_TRUE(absl::IsAborted(second)) << second;
+  EXPECT_EQ(ReasonOf(second), "JOB_IN_THE_WAY");
+  EXPECT_EQ(GetErrorReason(second)->metadata.at("job"), first->id());
+  EXPECT_NE(second.message().find("ingest"), absl::string_view::npos) << second;
+  // What is in nobody's way.
+  Start(JobKind::kIngest, "books");
+  Start(JobKind::kVerify, "movies");
+  Start(JobKind::kActivate, "movies");
+  ASSERT_TRUE(first->Finish(absl::OkStatus()).ok());
+  EXPECT_NE(Start(JobKind::kIngest, "movies"), nullptr);
+}
+
+TEST_F(JobRegistryTest, AnActivationAndARollbackAreOfOneSort) {
+  const auto activation = Start(JobKind::kActivate, "movies");
+  EXPECT_TRUE(absl::IsAborted(jobs_->Start({.kind = JobKind::kRollback, .store = "movies"}).status()));
+}
+
+TEST_F(JobRegistryTest, AnyJobOfAStoreKeepsItFromDeletion) {
+  EXPECT_TRUE(jobs_->CheckNoJob("movies").ok());
+  const auto verify = Start(JobKind::kVerify, "movies");
+  EXPECT_EQ(ReasonOf(jobs_->CheckNoJob("movies")), "JOB_IN_THE_WAY");
+  EXPECT_TRUE(jobs_->CheckNoJob("books").ok());
+  EXPECT_TRUE(verify->Finish(absl::OkStatus()).ok());
+  EXPECT_TRUE(jobs_->CheckNoJob("movies").ok());
+}
+
+TEST_F(JobRegistryTest, RateAndTimeLeftAreThoseOfThePhase) {
+  const auto job = Start(JobKind::kIngest, "movies");
+  job->SetPhase("receiving", 0);
+  clock_.Advance(1'000'000);
+  job->SetDone(500);
+  EXPECT_EQ(jobs_->Get(job->id())->rate, 500);
+  EXPECT_EQ(jobs_->Get(job->id())->eta_ms, -1);
+  job->SetPhase("write", 1'000);
+  EXPECT_EQ(Record(job->id()).done(), 0);
+  EXPECT_EQ(jobs_->Get(job->id())->eta_ms, -1);
+  const int64_t version = jobs_->Get(job->id())->version;
+  clock_.Advance(2'000'000);
+  job->SetDone(400);
+  EXPECT_GT(jobs_->Get(job->id())->version, version);
+  EXPECT_EQ(jobs_->Get(job->id())->rate, 200);
+  EXPECT_EQ(jobs_->Get(job->id())->eta_ms, 3'000);
+  // What was long ago counts no more.
+  for (int i = 1; i <= 30; ++i) {
+    clock_.Advance(1'000'000);
+    job->SetDone(400 + 10 * i);
+  }
+  EXPECT_NEAR(jobs_->Get(job->id())->rate, 10, 1);
+}
+
+TEST_F(JobRegistryTest, HistoryOutlivesARestart) {
+  const auto ingest = Start(JobKind::kIngest, "movies");
+  ingest->SetGeneration("g1");
+  EXPECT_TRUE(ingest->Finish(absl::OkStatus(), "reply").ok());
+  clock_.Advance(5'000'000);
+  const auto verify = Start(JobKind::kVerify, "books");
+  EXPECT_TRUE(absl::IsDataLoss(verify->Finish(absl::DataLossError("a byte differs"))));
+  Open();
+  const std::vector<JobInfo> all = jobs_->List("", JobRecord::STATE_UNSPECIFIED, 100);
+  ASSERT_EQ(all.size(), 2u);
+  EXPECT_EQ(all[0].record.job(), verify->id());  // Newest first.
+  EXPECT_EQ(all[0].record.state(), JobRecord::STATE_FAILED);
+  EXPECT_EQ(all[0].record.error_code(), 15);
+  EXPECT_EQ(all[0].record.error_message(), "a byte differs");
+  EXPECT_EQ(all[1].record.state(), JobRecord::STATE_SUCCEEDED);
+  EXPECT_EQ(all[1].record.generation(), "g1");
+  EXPECT_EQ(all[1].record.result(), "reply");
+  EXPECT_GT(all[1].record.finished_unix_us(), 0);
+  EXPECT_EQ(jobs_->List("movies", JobRecord::STATE_UNSPECIFIED, 100).size(), 1u);
+  EXPECT_EQ(jobs_->List("", JobRecord::STATE_FAILED, 100).size(), 1u);
+  EXPECT_EQ(jobs_->List("", JobRecord::STATE_UNSPECIFIED, 1).size(), 1u);
+}
+
+TEST_F(JobRegistryTest, AJobThatTheServerDidNotFinishIsInterrupted) {
+  const auto job = Start(JobKind::kIngest, "movies");
+  const std::string path = JoinPath(directory_, "jobs/" + job->id());
+  const std::string running = *fs_.ReadFile(path);
+  (void)job->Finish(absl::OkStatus());
+  ASSERT_TRUE(WriteFileAtomically(fs_, path, running).ok());  // As a server that died left it.
+  Open();
+  EXPECT_EQ(Record(job->id()).state(), JobRecord::STATE_INTERRUPTED);
+  EXPECT_EQ(metrics_.value("loci_jobs_total", {{"kind", "ingest"}, {"state", "interrupted"}}), 1);
+  Open();  // And stays it.
+  EXPECT_EQ(Record(job->id()).state(), JobRecord::STATE_INTERRUPTED);
+  EXPECT_EQ(metrics_.value("loci_jobs_total", {{"kind", "ingest"}, {"state", "interrupted"}}), 1);
+  EXPECT_NE(Start(JobKind::kIngest, "movies"), nullptr);
+}
+
+TEST_F(JobRegistryTest, ADamagedFileIsLeftOut) {
+  const auto damaged = Start(JobKind::kVerify, "movies");
+  const auto whole = Start(JobKind::kVerify, "movies");
+  (void)damaged->Finish(absl::OkStatus());
+  (void)whole->Finish(absl::OkStatus());
+  const std::string path = JoinPath(directory_, "jobs/" + damaged->id());
+  std::string content = *fs_.ReadFile(path);
+  content[3] ^= 1;
+  ASSERT_TRUE(WriteFileAtomically(fs_, path, content).ok());
+  ASSERT_TRUE(WriteFileAtomically(fs_, JoinPath(directory_, "jobs/short"), "x").ok());
+  Open();
+  EXPECT_TRUE(jobs_->Get(whole->id()).ok());
+  EXPECT_EQ(ReasonOf(jobs_->Get(damaged->id()).status()), "JOB_NOT_FOUND");
+  EXPECT_TRUE(fs_.Exists(path));
+}
+
+TEST_F(JobRegistryTest, CancelRaisesTheFlagAndTellsTheOneWhoWaits) {
+  int told = 0;
+  const auto job = *jobs_->Start({.kind = JobKind::kIngest, .store = "movies", .on_cancel = [&] { ++told; }});
+  EXPECT_EQ(jobs_->Cancel(job->id())->record.state(), JobRecord::STATE_RUNNING);
+  EXPECT_TRUE(job->limits().cancelled());
+  EXPECT_TRUE(jobs_->Cancel(job->id()).ok());
+  EXPECT_EQ(told, 1);
+  const absl::Status outcome = job->Finish(job->limits().Check(0));
+  EXPECT_TRUE(absl::IsCancelled(outcome));
+  EXPECT_EQ(ReasonOf(outcome), "JOB_CANCELLED");
+  EXPECT_EQ(Record(job->id()).state(), JobRecord::STATE_CANCELLED);
+  EXPECT_EQ(ReasonOf(jobs_->Cancel(job->id()).status()), "JOB_FINISHED");
+  EXPECT_EQ(ReasonOf(jobs_->Cancel("nope").status()), "JOB_NOT_FOUND");
+}
+
+TEST_F(JobRegistryTest, AHandleThatDiesEndsItsJob) {
+  auto job = Start(JobKind::kIngest, "movies");
+  const std::string id = job->id();
+  job.reset();
+  EXPECT_EQ(Record(id).state(), JobRecord::STATE_FAILED);
+  auto cancelled = Start(JobKind::kIngest, "movies");
+  const std::string other = cancelled->id();
+  jobs_->CancelAll();
+  cancelled.reset();
+  EXPECT_EQ(Record(other).state(), JobRecord::STATE_CANCELLED);
+}
+
+TEST_F(JobRegistryTest, TheOldestEndedJobsAreForgotten) {
+  Open(/*history_limit=*/3);
+  const auto running = Start(JobKind::kIngest, "movies");
+  std::vector<std::string> ended;
+  for (int i = 0; i < 5; ++i) {
+    clock_.Advance(1'000'000);
+    const auto job = Start(JobKind::kVerify, "movies");
+    (void)job->Finish(absl::OkStatus());
+    ended.push_back(job->id());
+  }
+  EXPECT_EQ(jobs_->List("", JobRecord::STATE_UNSPECIFIED, 100).size(), 4u);
+  EXPECT_TRUE(jobs_->Get(running->id()).ok());
+  EXPECT_FALSE(jobs_->Get(ended[1]).ok());
+  EXPECT_TRUE(jobs_->Get(ended[2]).ok());
+  EXPECT_EQ(fs_.List(JoinPath(directory_, "jobs"))->size(), 4u);
+}
+
+TEST_F(JobRegistryTest, WhatCantBeRecordedDoesNotStart) {
+  ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(directory_, "jobs")).ok());
+  EXPECT_FALSE(jobs_->Start({.kind = JobKind::kIngest, .store = "movies"}).ok());
+  EXPECT_TRUE(jobs_->CheckNoJob("movies").ok());
+  EXPECT_EQ(metrics_.value("loci_jobs_running", {{"kind", "ingest"}}), 0);
+  ASSERT_TRUE(fs_.CreateDirectories(JoinPath(directory_, "jobs")).ok());
+  EXPECT_NE(Start(JobKind::kIngest, "movies"), nullptr);
+}
+
+TEST_F(JobRegistryTest, AFullDiskDoesNotUndoWhatWasDone) {
+  const auto job = Start(JobKind::kIngest, "movies");
+  ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(directory_, "jobs")).ok());
+  EXPECT_TRUE(job->Finish(absl::OkStatus()).ok());
+  EXPECT_EQ(Record(job->id()).state(), JobRecord::STATE_SUCCEEDED);
+}
+
+TEST_F(JobRegistryTest, CountsWhatRunsAndWhatEnded) {
+  const auto job = Start(JobKind::kActivate, "movies");
+  EXPECT_EQ(metrics_.value("loci_jobs_running", {{"kind", "activate"}}), 1);
+  (void)job->Finish(absl::OkStatus());
+  EXPECT_EQ(metrics_.value("loci_jobs_running", {{"kind", "activate"}}), 0);
+  EXPECT_EQ(metrics_.value("loci_jobs_total", {{"kind", "activate"}, {"state", "succeeded"}}), 1);
+}
+
+}  // namespace
+}  // namespace loci
