@@ -164,7 +164,6 @@ class CliTest(unittest.TestCase):
                 (("search", "cli-r", "x", "--filter", "a = 1"), 1, "UNIMPLEMENTED"),
                 (("search", "absent", "x"), 1, "NOT_FOUND"),
                 (("search", "cli-r", "x", "--nprobe", "4"), 1, "INVALID_ARGUMENT"),
-                (("get", "jobs"), 1, "UNIMPLEMENTED"),
                 (("rollback", "cli-r"), 1, "UNIMPLEMENTED"),
                 (("plan", "cli-r", "g"), 1, "UNIMPLEMENTED"),
                 (("compare", "cli-r", "a", "b", "--queries", self.path("queries.jsonl")), 1, "UNIMPLEMENTED"),
