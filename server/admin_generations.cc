@@ -1,7 +1,9 @@
 // AdminServiceImpl: generations.
 #include <string>
+#include <utility>
 
 #include "base/status_macros.h"
+#include "retriever/generation_comparison.h"
 #include "server/admin_service.h"
 #include "server/reply.h"
 #include "server/request_errors.h"
@@ -36,6 +38,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackSer
     if (result.view != nullptr) response->set_revision(result.view->revision());
     response->set_previous_generation(result.previous_generation);
     response->set_writes_since_count(result.writes_since_count);
+    response->set_done(!request->dry_run());
     return absl::OkStatus();
   });
 }
@@ -61,22 +64,64 @@ grpc::ServerUnaryReactor* AdminServiceImpl::VerifyGeneration(grpc::CallbackServe
     response->set_generation(result.generation);
     response->set_file_count(result.file_count);
     response->set_size_bytes(result.size_bytes);
+    response->set_revision(result.revision);
+    response->set_done(true);
     return absl::OkStatus();
   });
 }
 
-grpc::ServerUnaryReactor* AdminServiceImpl::RollbackStore(grpc::CallbackServerContext* context, const loci::v1::RollbackStoreRequest*,
-                                                          loci::v1::RollbackStoreResponse*) {
-  return Refuse(Method::kRollbackStore, context);
+grpc::ServerUnaryReactor* AdminServiceImpl::RollbackStore(grpc::CallbackServerContext* context, const loci::v1::RollbackStoreRequest* request,
+                                                          loci::v1::RollbackStoreResponse* response) {
+  return Run(Method::kRollbackStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    LOCI_ASSIGN_OR_RETURN(const WritesPolicy policy, ValidateWritesSince(request->writes_since()));
+    LOCI_ASSIGN_OR_RETURN(const ActivationResult result, services_.manager->Rollback(store, policy, request->dry_run()));
+    response->set_generation(result.generation);
+    if (result.view != nullptr) response->set_revision(result.view->revision());
+    response->set_previous_generation(result.previous_generation);
+    response->set_writes_since_count(result.writes_since_count);
+    response->set_done(!request->dry_run());
+    return absl::OkStatus();
+  });
 }
-grpc::ServerUnaryReactor* AdminServiceImpl::PlanActivation(grpc::CallbackServerContext* context, const loci::v1::PlanActivationRequest*,
-                                                           loci::v1::PlanActivationResponse*) {
-  return Refuse(Method::kPlanActivation, context);
+
+grpc::ServerUnaryReactor* AdminServiceImpl::PinGeneration(grpc::CallbackServerContext* context, const loci::v1::PinGenerationRequest* request,
+                                                          loci::v1::PinGenerationResponse* response) {
+  return Run(Method::kPinGeneration, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    if (request->generation().empty()) return InvalidField("generation", "is empty; it must name the generation to pin");
+    LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
+    LOCI_ASSIGN_OR_RETURN(const GenerationInfo info, services_.manager->PinGeneration(store, request->generation(), request->pinned()));
+    FillGeneration(info, response->mutable_generation());
+    return absl::OkStatus();
+  });
 }
+
+grpc::ServerUnaryReactor* AdminServiceImpl::PlanActivation(grpc::CallbackServerContext* context,
+                                                           const loci::v1::PlanActivationRequest* request,
+                                                           loci::v1::PlanActivationResponse* response) {
+  return Run(Method::kPlanActivation, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    if (request->generation().empty()) return InvalidField("generation", "is empty; it must name the generation to activate");
+    LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
+    LOCI_ASSIGN_OR_RETURN(const ActivationPlan plan, services_.manager->PlanActivation(store, request->generation()));
+    FillPlan(plan, response);
+    return absl::OkStatus();
+  });
+}
+
 grpc::ServerUnaryReactor* AdminServiceImpl::CompareGenerations(grpc::CallbackServerContext* context,
-                                                               const loci::v1::CompareGenerationsRequest*,
-                                                               loci::v1::CompareGenerationsResponse*) {
-  return Refuse(Method::kCompareGenerations, context);
+                                                               const loci::v1::CompareGenerationsRequest* request,
+                                                               loci::v1::CompareGenerationsResponse* response) {
+  return Run(Method::kCompareGenerations, context, request->ByteSizeLong(),
+             [this, request, response](const RequestLimits& limits) -> absl::Status {
+               LOCI_ASSIGN_OR_RETURN(const ValidCompare valid, ValidateCompare(*request));
+               LOCI_ASSIGN_OR_RETURN(GenerationComparison comparison,
+                                     loci::CompareGenerations(*services_.manager, valid.store, request->generation_a(),
+                                                              request->generation_b(), valid.queries, valid.top_k, limits));
+               FillComparison(std::move(comparison), response);
+               return CheckReplySize(*response);
+             });
 }
 
 }  // namespace loci

@@ -52,7 +52,23 @@ grpc::ServerUnaryReactor* AdminServiceImpl::CreateStore(grpc::CallbackServerCont
                                                         loci::v1::CreateStoreResponse* response) {
   return Run(Method::kCreateStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
     LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
-    LOCI_ASSIGN_OR_RETURN(const StoreInfo info, services_.manager->CreateStore(store));
+    std::optional<int32_t> keep_generations;
+    if (request->has_keep_generations()) keep_generations = request->keep_generations();
+    LOCI_RETURN_IF_ERROR(ValidateKeepGenerations(keep_generations.value_or(0)));
+    LOCI_ASSIGN_OR_RETURN(const StoreInfo info, services_.manager->CreateStore(store, keep_generations));
+    FillStore(info, response->mutable_store());
+    return absl::OkStatus();
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::UpdateStore(grpc::CallbackServerContext* context, const loci::v1::UpdateStoreRequest* request,
+                                                        loci::v1::UpdateStoreResponse* response) {
+  return Run(Method::kUpdateStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    std::optional<int32_t> keep_generations;
+    if (request->has_keep_generations()) keep_generations = request->keep_generations();
+    LOCI_RETURN_IF_ERROR(ValidateKeepGenerations(keep_generations.value_or(0)));
+    LOCI_ASSIGN_OR_RETURN(const StoreInfo info, services_.manager->UpdateStore(store, keep_generations));
     FillStore(info, response->mutable_store());
     return absl::OkStatus();
   });

@@ -26,6 +26,9 @@ class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMet
   grpc::ServerUnaryReactor* DeleteStore(grpc::CallbackServerContext*, const loci::v1::DeleteStoreRequest*,
                                         loci::v1::DeleteStoreResponse*) override;
 
+  grpc::ServerUnaryReactor* UpdateStore(grpc::CallbackServerContext*, const loci::v1::UpdateStoreRequest*,
+                                        loci::v1::UpdateStoreResponse*) override;
+
   grpc::ServerReadReactor<grpc::ByteBuffer>* Ingest(grpc::CallbackServerContext*, grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* UpsertPassages(grpc::CallbackServerContext*, const loci::v1::UpsertPassagesRequest*,
                                            loci::v1::UpsertPassagesResponse*) override;
@@ -42,6 +45,8 @@ class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMet
                                           loci::v1::RollbackStoreResponse*) override;
   grpc::ServerUnaryReactor* DeleteGeneration(grpc::CallbackServerContext*, const loci::v1::DeleteGenerationRequest*,
                                              loci::v1::DeleteGenerationResponse*) override;
+  grpc::ServerUnaryReactor* PinGeneration(grpc::CallbackServerContext*, const loci::v1::PinGenerationRequest*,
+                                          loci::v1::PinGenerationResponse*) override;
   grpc::ServerUnaryReactor* VerifyGeneration(grpc::CallbackServerContext*, const loci::v1::VerifyGenerationRequest*,
                                              loci::v1::VerifyGenerationResponse*) override;
   grpc::ServerUnaryReactor* PlanActivation(grpc::CallbackServerContext*, const loci::v1::PlanActivationRequest*,

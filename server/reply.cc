@@ -141,6 +141,37 @@ void FillStore(const StoreInfo& info, loci::v1::Store* out) {
   out->set_generation_count(info.generation_count);
   out->set_encoder_fingerprint(info.encoder_fingerprint);
   out->set_size_bytes(info.size_bytes);
+  out->set_keep_generations(info.keep_generations);
+}
+
+void FillComparison(GenerationComparison&& comparison, loci::v1::CompareGenerationsResponse* out) {
+  out->set_generation_a(comparison.generation_a);
+  out->set_generation_b(comparison.generation_b);
+  out->set_revision(comparison.revision);
+  out->set_mean_overlap(comparison.mean_overlap);
+  out->set_changed_count(comparison.changed_count);
+  out->set_changed_first_count(comparison.changed_first_count);
+  for (QueryDifference& difference : comparison.queries) {
+    loci::v1::QueryComparison& query = *out->add_queries();
+    query.set_overlap(difference.overlap);
+    query.set_same_order(difference.same_order);
+    for (std::string& id : difference.ids_a) query.add_ids_a(std::move(id));
+    for (std::string& id : difference.ids_b) query.add_ids_b(std::move(id));
+  }
+}
+
+void FillPlan(const ActivationPlan& plan, loci::v1::PlanActivationResponse* out) {
+  out->set_generation(plan.generation);
+  out->set_revision(plan.revision);
+  out->set_can_activate(plan.blockers.empty());
+  for (const std::string& blocker : plan.blockers) out->add_blockers(blocker);
+  out->set_mapped_bytes(plan.mapped_bytes);
+  out->set_resident_bytes(plan.resident_bytes);
+  out->set_available_bytes(plan.available_bytes);
+  out->set_released_bytes(plan.released_bytes);
+  out->set_estimated_load_ms(plan.estimated_load_ms);
+  out->set_writes_since_count(plan.writes_since_count);
+  out->set_previous_generation(plan.previous_generation);
 }
 
 void FillGeneration(const GenerationInfo& info, loci::v1::Generation* out) {
@@ -160,6 +191,7 @@ void FillGeneration(const GenerationInfo& info, loci::v1::Generation* out) {
   out->set_recall_at_10(manifest.recall_at_10());
   out->set_recall_query_count(manifest.recall_query_count());
   out->set_recall_query_source(manifest.recall_query_source());
+  out->set_pinned(info.pinned);
 }
 
 void FillJob(const JobInfo& info, loci::v1::Job* out) {

@@ -9,6 +9,7 @@
 #include "proto/loci/v1/admin.pb.h"
 #include "proto/loci/v1/common.pb.h"
 #include "proto/loci/v1/retrieval.pb.h"
+#include "retriever/generation_comparison.h"
 #include "retriever/generation_manager.h"
 #include "retriever/ingester.h"
 #include "retriever/job_registry.h"
@@ -24,6 +25,8 @@ void FillSearchResponse(SearchReply&& reply, bool include_text, bool include_vec
 void FillAnswerResponse(AnswerReply&& reply, const std::string& reader, loci::v1::AnswerResponse* out);
 void FillIngestResponse(const IngestResult& result, loci::v1::IngestResponse* out);
 void FillStore(const StoreInfo& info, loci::v1::Store* out);
+void FillComparison(GenerationComparison&& comparison, loci::v1::CompareGenerationsResponse* out);
+void FillPlan(const ActivationPlan& plan, loci::v1::PlanActivationResponse* out);
 void FillGeneration(const GenerationInfo& info, loci::v1::Generation* out);
 void FillJob(const JobInfo& info, loci::v1::Job* out);
 void FillEncoderInfo(const EncoderSpec& spec, loci::v1::EncoderInfo* out);

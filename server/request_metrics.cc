@@ -9,8 +9,8 @@ namespace {
 
 constexpr std::string_view kMethodNames[kMethodCount] = {
     "Encode",           "Search",          "Answer",        "CreateStore",      "GetStore",           "ListStores",
-    "DeleteStore",      "Ingest",          "UpsertPassages", "DeletePassages",   "GetPassages",        "ListGenerations",
-    "ActivateGeneration", "RollbackStore", "DeleteGeneration", "VerifyGeneration", "PlanActivation", "CompareGenerations",
+    "DeleteStore",      "UpdateStore",     "Ingest",          "UpsertPassages", "DeletePassages",   "GetPassages",        "ListGenerations",
+    "ActivateGeneration", "RollbackStore", "DeleteGeneration", "PinGeneration",  "VerifyGeneration", "PlanActivation", "CompareGenerations",
     "GetJob",           "ListJobs",        "CancelJob",     "WatchJob",         "GetServerInfo"};
 
 constexpr std::string_view kPhaseNames[] = {"queue", "tokenize", "encode", "search", "fetch", "read"};

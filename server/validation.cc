@@ -103,8 +103,7 @@ absl::Status ValidateGeneration(std::string_view store, std::string_view generat
   if (generation.size() <= 64 && generation[0] != '.' && std::all_of(generation.begin(), generation.end(), is_name)) {
     return absl::OkStatus();
   }
-  return ErrorWithReason(absl::NotFoundError(absl::StrCat("store ", Quoted(store), " has no generation ", Quoted(generation))),
-                         "GENERATION_NOT_FOUND", {{"store", std::string(store)}});
+  return GenerationNotFound(store, generation);
 }
 
 absl::StatusOr<ValidEncode> ValidateEncode(const loci::v1::EncodeRequest& request, const RequestLimits& limits) {
@@ -204,6 +203,25 @@ absl::StatusOr<AnswerCall> ValidateAnswer(const loci::v1::AnswerRequest& request
   if (!request.reader().empty()) result.reader = request.reader();
   result.limits = limits;
   return result;
+}
+
+absl::Status ValidateKeepGenerations(int32_t keep_generations) {
+  if (keep_generations >= 0 && keep_generations <= kMaxKeepGenerations) return absl::OkStatus();
+  return InvalidField("keep_generations", Range(keep_generations, 0, kMaxKeepGenerations));
+}
+
+absl::StatusOr<ValidCompare> ValidateCompare(const loci::v1::CompareGenerationsRequest& request) {
+  ValidCompare valid;
+  LOCI_ASSIGN_OR_RETURN(valid.store, ValidateStore(request.store()));
+  LOCI_RETURN_IF_ERROR(ValidateGeneration(valid.store, request.generation_a()));
+  if (request.generation_b().empty()) return InvalidField("generation_b", "is empty; it must name the generation to compare with");
+  LOCI_RETURN_IF_ERROR(ValidateGeneration(valid.store, request.generation_b()));
+  LOCI_RETURN_IF_ERROR(CheckCount("queries", request.queries_size(), 1, kMaxQueries));
+  for (int i = 0; i < request.queries_size(); ++i) LOCI_RETURN_IF_ERROR(CheckQuestion(Element("queries", i), request.queries(i)));
+  valid.top_k = request.top_k() == 0 ? kDefaultCompareTopK : request.top_k();
+  if (valid.top_k < 1 || valid.top_k > kMaxCompareTopK) return InvalidField("top_k", Range(request.top_k(), 1, kMaxCompareTopK));
+  valid.queries.assign(request.queries().begin(), request.queries().end());
+  return valid;
 }
 
 absl::StatusOr<WritesPolicy> ValidateWritesSince(loci::v1::WritesSince writes_since) {

@@ -16,6 +16,7 @@
 #include "base/cancellation.h"
 #include "base/vector_type.h"
 #include "index/passage_index.h"
+#include "index/settings_file.h"
 #include "proto/loci/v1/admin.pb.h"
 #include "proto/loci/v1/common.pb.h"
 #include "proto/loci/v1/retrieval.pb.h"
@@ -34,6 +35,8 @@ inline constexpr int kMaxEfSearch = 100'000;
 inline constexpr int kMaxAnswerPassages = 100;
 inline constexpr int kDefaultAnswerPassages = 5;
 inline constexpr int kMaxAnswers = 100;
+inline constexpr int kMaxCompareTopK = 1'000;
+inline constexpr int kDefaultCompareTopK = 10;
 inline constexpr int kMaxPassages = 10'000;  // Of one batch, upsert, deletion or read.
 inline constexpr int64_t kMaxIdBytes = 512;
 inline constexpr char kDefaultStore[] = "default";
@@ -75,6 +78,16 @@ absl::StatusOr<std::string> ValidateGetPassages(const loci::v1::GetPassagesReque
 
 // The store of a DeleteStoreRequest whose confirm_name repeats it.
 absl::StatusOr<std::string> ValidateDeleteStore(const loci::v1::DeleteStoreRequest& request);
+
+// As CreateStoreRequest and UpdateStoreRequest have it.
+absl::Status ValidateKeepGenerations(int32_t keep_generations);
+
+struct ValidCompare {
+  std::string store;
+  std::vector<std::string> queries;
+  int top_k = 0;
+};
+absl::StatusOr<ValidCompare> ValidateCompare(const loci::v1::CompareGenerationsRequest& request);
 
 absl::StatusOr<WritesPolicy> ValidateWritesSince(loci::v1::WritesSince writes_since);
 

@@ -164,9 +164,9 @@ class CliTest(unittest.TestCase):
                 (("search", "cli-r", "x", "--filter", "a = 1"), 1, "UNIMPLEMENTED"),
                 (("search", "absent", "x"), 1, "NOT_FOUND"),
                 (("search", "cli-r", "x", "--nprobe", "4"), 1, "INVALID_ARGUMENT"),
-                (("rollback", "cli-r"), 1, "UNIMPLEMENTED"),
-                (("plan", "cli-r", "g"), 1, "UNIMPLEMENTED"),
-                (("compare", "cli-r", "a", "b", "--queries", self.path("queries.jsonl")), 1, "UNIMPLEMENTED"),
+                (("rollback", "cli-r"), 1, "FAILED_PRECONDITION"),
+                (("plan", "cli-r", "g"), 1, "NOT_FOUND"),
+                (("compare", "cli-r", "a", "b", "--queries", self.path("queries.jsonl")), 1, "NOT_FOUND"),
                 (("ingest", "cli-r", self.path("corpus.jsonl.gz"), "--index", "Nonsense"), 1, "INVALID_ARGUMENT"),
                 (("get", "stores", "--server", "127.0.0.1:1"), 3, "UNAVAILABLE"),
         ):

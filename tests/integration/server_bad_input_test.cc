@@ -248,17 +248,6 @@ TEST_F(ServerBadInput, IngestTakesVectorsOfTheNamedEncoderOnly) {
   EXPECT_FALSE(IngestMessages({header, batch}, &response).ok());
 }
 
-TEST_F(ServerBadInput, WhatComesLaterIsUnimplementedByName) {
-  loci::v1::RollbackStoreResponse rollback;
-  ExpectError(Call(*admin, &Admin::RollbackStore, loci::v1::RollbackStoreRequest(), &rollback), StatusCode::UNIMPLEMENTED, "RollbackStore",
-              "NOT_AVAILABLE_YET");
-  loci::v1::PlanActivationResponse plan;
-  ExpectError(Call(*admin, &Admin::PlanActivation, loci::v1::PlanActivationRequest(), &plan), StatusCode::UNIMPLEMENTED, "PlanActivation");
-  loci::v1::CompareGenerationsResponse compare;
-  ExpectError(Call(*admin, &Admin::CompareGenerations, loci::v1::CompareGenerationsRequest(), &compare), StatusCode::UNIMPLEMENTED,
-              "CompareGenerations");
-}
-
 TEST_F(ServerBadInput, SurvivesWhatGrpcItselfRefuses) {
   // A string that is no UTF-8, then bytes that are no message.
   loci::v1::SearchRequest request = TextSearch("s", "xyz", 1);
