@@ -29,6 +29,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackSer
                                                                loci::v1::ActivateGenerationResponse* response) {
   return Run(Method::kActivateGeneration, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
     LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    if (request->no_wait()) return NotAvailableYet("no_wait");
     if (request->generation().empty()) return InvalidField("generation", "is empty; it must name the generation to activate");
     LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
     LOCI_ASSIGN_OR_RETURN(const WritesPolicy policy, ValidateWritesSince(request->writes_since()));
@@ -58,6 +59,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::VerifyGeneration(grpc::CallbackServe
                                                              const loci::v1::VerifyGenerationRequest* request,
                                                              loci::v1::VerifyGenerationResponse* response) {
   return Run(Method::kVerifyGeneration, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+    if (request->no_wait()) return NotAvailableYet("no_wait");
     LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
     LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
     LOCI_ASSIGN_OR_RETURN(const VerifyResult result, services_.manager->Verify(store, request->generation()));

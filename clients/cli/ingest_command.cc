@@ -130,7 +130,7 @@ class IngestCommand final : public Command {
     flags->Choice("vector-type", &vector_type_, {"float32", "float16", "bfloat16"}, "How vectors are stored.");
     flags->Bool("no-activate", &no_activate_, "Build the generation, do not let it answer.");
     flags->Choice("writes-since", &writes_since_, {"replay", "discard"}, "What becomes of writes made meanwhile.");
-    flags->Bool("no-wait", &no_wait_, "Return the job at once.");
+    flags->Bool("no-wait", &no_wait_, "Return the job at once (not available yet).");
     flags->String("encoder-fingerprint", &encoder_fingerprint_, "HEX", "Of the encoder that made the input's vectors.");
     flags->Bool("skip-errors", &skip_errors_, "Exit with 0 although lines were not taken.");
     flags->Bool("dry-run", &dry_run_, "Read and check all of the input, send nothing.");
