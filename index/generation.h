@@ -27,6 +27,10 @@
 #include "index/vector_file.h"
 #include "proto/loci/storage/storage.pb.h"
 
+namespace rocksdb {
+class FileSystem;
+}  // namespace rocksdb
+
 namespace loci {
 
 // Immutable after construction.
@@ -78,6 +82,8 @@ struct BuildOptions {
   // a passage's text encoded as a query, say). Absent: perturbed midpoints of pairs of stored vectors. Not called for exact.
   std::function<absl::StatusOr<std::vector<float>>(const std::vector<loci::v1::Passage>& sample)> recall_queries;
   std::string recall_query_source;  // Words for the manifest, where recall_queries is given.
+  // RocksDB's files, of the staging and of the passages; null: the operating system's. For tests.
+  std::shared_ptr<rocksdb::FileSystem> rocksdb_file_system;
 };
 
 // Collects passages with their vectors in any order (a later one with the same id replaces the earlier), then writes a generation.

@@ -17,6 +17,8 @@
 #include "index/recall.h"
 #include "index/rocksdb_util.h"
 #include "rocksdb/db.h"
+#include "rocksdb/env.h"
+#include "rocksdb/file_system.h"
 #include "rocksdb/options.h"
 #include "rocksdb/table.h"
 #include "rocksdb/write_batch.h"
@@ -98,8 +100,13 @@ class Builder : public GenerationBuilder {
   }
 
   absl::Status OpenStaging() {
+    rocksdb::Options options = StagingOptions();
+    if (options_.rocksdb_file_system != nullptr) {
+      env_ = rocksdb::NewCompositeEnv(options_.rocksdb_file_system);
+      options.env = env_.get();
+    }
     rocksdb::DB* raw = nullptr;
-    LOCI_RETURN_IF_ERROR(FromRocksDb(rocksdb::DB::Open(StagingOptions(), StagingPath(), &raw),
+    LOCI_RETURN_IF_ERROR(FromRocksDb(rocksdb::DB::Open(options, StagingPath(), &raw),
                                      absl::StrCat("cannot make ", StagingPath())));
     staging_.reset(raw);
     return absl::OkStatus();
@@ -129,6 +136,7 @@ class Builder : public GenerationBuilder {
   FileSystem& fs_;
   const std::string directory_;
   const BuildOptions options_;
+  std::unique_ptr<rocksdb::Env> env_;     // Over options_.rocksdb_file_system; null where that is.
   std::unique_ptr<rocksdb::DB> staging_;  // Null once Finish has read it.
   storage::Manifest manifest_;
   int64_t added_count_ = 0;
@@ -190,7 +198,8 @@ absl::StatusOr<int64_t> Builder::CountIds(const RequestLimits& limits) const {
 absl::Status Builder::WriteRows(int64_t rows, const RequestLimits& limits, const Progress& progress) const {
   LOCI_ASSIGN_OR_RETURN(const auto vectors, VectorFileWriter::Create(fs_, JoinPath(directory_, kVectorsFile), rows, options_.dim,
                                                                      options_.element_type));
-  LOCI_ASSIGN_OR_RETURN(const auto passages, PassageFileWriter::Create(JoinPath(directory_, kPassagesDirectory)));
+  LOCI_ASSIGN_OR_RETURN(const auto passages, PassageFileWriter::Create(fs_, JoinPath(directory_, kPassagesDirectory),
+                                                                       options_.rocksdb_file_system));
   const size_t vector_bytes = options_.dim * sizeof(float);
   std::vector<float> vector(options_.dim);
   int64_t done = 0;

@@ -13,6 +13,8 @@
 #include "index/rocksdb_util.h"
 #include "rocksdb/cache.h"
 #include "rocksdb/db.h"
+#include "rocksdb/env.h"
+#include "rocksdb/file_system.h"
 #include "rocksdb/filter_policy.h"
 #include "rocksdb/options.h"
 #include "rocksdb/sst_file_writer.h"
@@ -60,7 +62,7 @@ std::optional<std::string_view> IdOf(std::string_view record) {
 }
 
 // `cache` is null for a writer.
-rocksdb::Options TableOptions(std::shared_ptr<rocksdb::Cache> cache) {
+rocksdb::Options TableOptions(std::shared_ptr<rocksdb::Cache> cache, rocksdb::Env* env = rocksdb::Env::Default()) {
   rocksdb::BlockBasedTableOptions table;
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(10));
   table.format_version = 5;
@@ -73,6 +75,7 @@ rocksdb::Options TableOptions(std::shared_ptr<rocksdb::Cache> cache) {
     table.no_block_cache = true;
   }
   rocksdb::Options options;
+  options.env = env;
   options.info_log = SilentRocksDbLogger();
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
   options.compression = rocksdb::kLZ4Compression;
@@ -230,11 +233,14 @@ class TableRun {
 // Writes sorted tables and lets an empty RocksDB take them over: no log, no memtable, no compaction.
 class RocksPassageFileWriter : public PassageFileWriter {
  public:
-  RocksPassageFileWriter(std::unique_ptr<rocksdb::DB> db, const std::string& directory, int64_t table_bytes)
-      : directory_(directory),
+  RocksPassageFileWriter(FileSystem& fs, std::unique_ptr<rocksdb::Env> env, std::unique_ptr<rocksdb::DB> db, const std::string& directory,
+                         int64_t table_bytes)
+      : fs_(fs),
+        directory_(directory),
+        env_(std::move(env)),
         db_(std::move(db)),
-        rows_(TableOptions(nullptr), directory + "/rows", table_bytes),
-        ids_(TableOptions(nullptr), directory + "/ids", table_bytes) {}
+        rows_(TableOptions(nullptr, env_.get()), directory + "/rows", table_bytes),
+        ids_(TableOptions(nullptr, env_.get()), directory + "/ids", table_bytes) {}
 
   absl::Status Append(const loci::v1::Passage& passage) override {
     if (next_row_ > 0 && passage.id() <= last_id_) {
@@ -269,22 +275,23 @@ class RocksPassageFileWriter : public PassageFileWriter {
     LOCI_RETURN_IF_ERROR(FromRocksDb(db_->Close(), what));
     db_.reset();
     // What a reader would never look at, or would write anew.
-    FileSystem& fs = PosixFileSystem();
-    LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(directory_));
+    LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs_.List(directory_));
     for (const std::string& name : names) {
       const std::string path = JoinPath(directory_, name);
       bool leftover = name == "LOCK" || name.rfind("LOG", 0) == 0 || absl::EndsWith(name, ".new");
       if (absl::EndsWith(name, ".log")) {
-        LOCI_ASSIGN_OR_RETURN(const int64_t size, fs.FileSize(path));
+        LOCI_ASSIGN_OR_RETURN(const int64_t size, fs_.FileSize(path));
         leftover = leftover || size == 0;
       }
-      if (leftover) LOCI_RETURN_IF_ERROR(fs.DeleteFile(path));
+      if (leftover) LOCI_RETURN_IF_ERROR(fs_.DeleteFile(path));
     }
     return absl::OkStatus();
   }
 
  private:
+  FileSystem& fs_;
   const std::string directory_;
+  const std::unique_ptr<rocksdb::Env> env_;
   std::unique_ptr<rocksdb::DB> db_;
   TableRun rows_;
   TableRun ids_;
@@ -317,13 +324,17 @@ absl::StatusOr<std::unique_ptr<PassageFile>> PassageFile::Open(const std::string
   return file;
 }
 
-absl::StatusOr<std::unique_ptr<PassageFileWriter>> PassageFileWriter::Create(const std::string& directory, int64_t table_bytes) {
-  rocksdb::Options options = TableOptions(nullptr);
+absl::StatusOr<std::unique_ptr<PassageFileWriter>> PassageFileWriter::Create(FileSystem& fs, const std::string& directory,
+                                                                             std::shared_ptr<rocksdb::FileSystem> rocksdb_files,
+                                                                             int64_t table_bytes) {
+  if (rocksdb_files == nullptr) rocksdb_files = rocksdb::FileSystem::Default();
+  std::unique_ptr<rocksdb::Env> env = rocksdb::NewCompositeEnv(rocksdb_files);
+  rocksdb::Options options = TableOptions(nullptr, env.get());
   options.create_if_missing = true;
   options.error_if_exists = true;
   rocksdb::DB* raw = nullptr;
   LOCI_RETURN_IF_ERROR(FromRocksDb(rocksdb::DB::Open(options, directory, &raw), absl::StrCat("cannot make ", directory)));
-  return std::make_unique<RocksPassageFileWriter>(std::unique_ptr<rocksdb::DB>(raw), directory, table_bytes);
+  return std::make_unique<RocksPassageFileWriter>(fs, std::move(env), std::unique_ptr<rocksdb::DB>(raw), directory, table_bytes);
 }
 
 }  // namespace loci

@@ -12,7 +12,12 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/file.h"
 #include "proto/loci/v1/common.pb.h"
+
+namespace rocksdb {
+class FileSystem;
+}  // namespace rocksdb
 
 namespace loci {
 
@@ -47,7 +52,13 @@ class PassageFileWriter {
  public:
   // A table is ended when it is larger than `table_bytes`. An open passage file takes a file descriptor a table.
   static constexpr int64_t kTableBytes = 256 << 20;
-  static absl::StatusOr<std::unique_ptr<PassageFileWriter>> Create(const std::string& directory, int64_t table_bytes = kTableBytes);
+  // `fs` is borrowed. `rocksdb_files` are RocksDB's, over the same files as `fs`; null: the operating system's.
+  static absl::StatusOr<std::unique_ptr<PassageFileWriter>> Create(FileSystem& fs, const std::string& directory,
+                                                                   std::shared_ptr<rocksdb::FileSystem> rocksdb_files,
+                                                                   int64_t table_bytes = kTableBytes);
+  static absl::StatusOr<std::unique_ptr<PassageFileWriter>> Create(const std::string& directory, int64_t table_bytes = kTableBytes) {
+    return Create(PosixFileSystem(), directory, nullptr, table_bytes);
+  }
   virtual ~PassageFileWriter() = default;
   virtual absl::Status Append(const loci::v1::Passage& passage) = 0;
   // Flushes, syncs, compacts and closes. The folder then holds only files that may be listed in a manifest.

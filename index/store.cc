@@ -301,7 +301,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
 
   WriteLogOptions log_options;
   log_options.create_if_missing = !state->current.exists();
-  log_options.file_system = state->options.log_file_system;
+  log_options.file_system = state->options.rocksdb_file_system;
   LOCI_ASSIGN_OR_RETURN(state->log, WriteLog::Open(JoinPath(directory, kWritesDirectory), std::move(log_options)));
   const int64_t last_write = state->log->last_revision();
   if (!state->current.exists()) {
@@ -362,6 +362,7 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> Store::NewGeneration(BuildOpt
   auto registration = std::make_unique<const BuildRegistration>(
       state_->builds, [&] { return options.base_revision < 0 ? revision() : options.base_revision; });
   options.base_revision = registration->base_revision();
+  options.rocksdb_file_system = state_->options.rocksdb_file_system;
   std::string generation;
   do {
     generation = MakeGenerationId(state_->options.clock->UnixMicros());

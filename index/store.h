@@ -40,7 +40,8 @@ struct StoreOptions {
   // Where more passages of the overlay than these, and than its live ones, were replaced or deleted, a write first copies the live
   // ones into a new overlay.
   int64_t max_hidden_overlay_rows = 4096;
-  std::shared_ptr<rocksdb::FileSystem> log_file_system;  // Of the write log; null: the operating system's. For tests that fail it.
+  // RocksDB's, of the write log and of what builds write; null: the operating system's. For tests that fail it or cut its power.
+  std::shared_ptr<rocksdb::FileSystem> rocksdb_file_system;
 };
 
 // One upsert (with its vector) or deletion.

@@ -180,7 +180,7 @@ TEST(StoreFault, AnyOneFailedOperationOfTheLogLeavesTheOldStateOrTheNewOne) {
       RocksDbFaults faults;
       faults.tear = tear;
       StoreOptions options;
-      options.log_file_system = NewFaultyRocksDbFileSystem(&faults);
+      options.rocksdb_file_system = NewFaultyRocksDbFileSystem(&faults);
       faults.fail_from = n < 0 ? INT64_MAX : n;
       faults.fail_to = n + 1;
       Scenario scenario(path, options);
@@ -203,7 +203,7 @@ TEST(StoreFault, AFailedWritesRevisionIsNotUsedAgain) {
   const std::string path = JoinPath(directory.path(), "s");
   RocksDbFaults faults;
   StoreOptions options;
-  options.log_file_system = NewFaultyRocksDbFileSystem(&faults);
+  options.rocksdb_file_system = NewFaultyRocksDbFileSystem(&faults);
   auto store = *Store::Open(path, "s", options);
   BuildOptions build;
   build.dim = 1;
