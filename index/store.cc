@@ -205,6 +205,7 @@ struct Store::State {
   absl::Status RemoveLeftovers();
   void FillHistory(const storage::Current& before, bool roll_back, storage::Current* next) const;
   absl::Status ReplaceSettings(storage::StoreSettings next);
+  absl::Status SyncFound() const;
   absl::StatusOr<std::shared_ptr<const View>> ReplayView(std::shared_ptr<const Generation> generation, int64_t floor, int64_t upto,
                                                          int64_t revision, std::shared_ptr<Overlay>* view_overlay) const;
   void Publish(std::shared_ptr<const View> next, int64_t next_revision) {
@@ -272,6 +273,15 @@ absl::Status Store::State::RemoveLeftovers() {
   return absl::OkStatus();
 }
 
+// A process that was killed may have renamed or deleted without a sync. What is read now, and built on, a power cut must not undo.
+absl::Status Store::State::SyncFound() const {
+  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(directory));
+  for (const std::string& entry : names) {
+    if (IsComplete(entry)) LOCI_RETURN_IF_ERROR(fs.SyncDirectory(GenerationDirectory(entry)));
+  }
+  return fs.SyncDirectory(directory);
+}
+
 absl::StatusOr<std::shared_ptr<const View>> Store::State::ReplayView(std::shared_ptr<const Generation> generation, int64_t floor,
                                                                      int64_t upto, int64_t revision,
                                                                      std::shared_ptr<Overlay>* view_overlay) const {
@@ -308,10 +318,10 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
     if (last_write > 0) {
       return absl::DataLossError(absl::StrCat("store ", name, " has writes up to revision ", last_write, " but no ", kCurrentFile));
     }
-    LOCI_RETURN_IF_ERROR(fs.SyncDirectory(directory));
     LOCI_RETURN_IF_ERROR(fs.SyncDirectory(ParentPath(directory)));
   }
   LOCI_RETURN_IF_ERROR(state->RemoveLeftovers());
+  LOCI_RETURN_IF_ERROR(state->SyncFound());
 
   const int64_t revision = std::max(current.revision(), last_write);
   std::shared_ptr<const View> view;

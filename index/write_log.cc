@@ -232,7 +232,14 @@ class RocksWriteLog : public WriteLog {
     table.block_cache = rocksdb::NewLRUCache(1 << 20);
     options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
     rocksdb::DB* db = nullptr;
-    const rocksdb::Status status = rocksdb::DB::Open(options, directory_, &db);
+    rocksdb::Status status = rocksdb::DB::Open(options, directory_, &db);
+    if (status.IsCorruption()) {
+      // A power cut may leave a last record of full length whose bytes never came, which that mode calls damage. What lies before the
+      // damage is enough if it reaches what was acknowledged: the callers look.
+      LogWarning("write_log", absl::StrCat("the ", what_, " is damaged (", status.ToString(), "): reading it up to there"));
+      options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
+      status = rocksdb::DB::Open(options, directory_, &db);
+    }
     if (!status.ok()) {
       // A folder that should be there and is not, or lacks its files, is a loss to us, whatever RocksDB calls it.
       if (status.IsInvalidArgument()) return absl::DataLossError(absl::StrCat("cannot open the ", what_, ": ", status.ToString()));
