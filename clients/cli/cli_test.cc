@@ -261,7 +261,7 @@ TEST_F(CliTest, BashCompletesCommandsFlagsChoicesFilesAndStores) {
   EXPECT_EQ(complete("sea"), "search\n");
   EXPECT_THAT(complete("get ''"), AllOf(HasSubstr("stores"), HasSubstr("generations"), Not(HasSubstr("search"))));
   EXPECT_EQ(complete("get st"), "stores\n");
-  EXPECT_EQ(complete("-o json se"), "search\n");
+  EXPECT_EQ(complete("-o json sea"), "search\n");
   EXPECT_EQ(complete("search movies q --top"), "--top-k\n");
   EXPECT_EQ(complete("search movies q --top-k 5 --ex"), "--exact\n");
   EXPECT_EQ(complete("get stores --ti"), "--timeout\n");
