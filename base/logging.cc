@@ -5,17 +5,24 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <string>
 
 #include "base/clock.h"
+#include "base/utf8.h"
 
 namespace loci {
 namespace {
 
+constexpr char kHexDigits[] = "0123456789abcdef";
+constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
+
+std::atomic<LogFormat> log_format{LogFormat::kText};
+std::atomic<LogLevel> log_level{LogLevel::kInfo};
+
 void AppendEscaped(std::string_view text, std::string* line) {
-  static constexpr char kHexDigits[] = "0123456789abcdef";
   for (const char c : text) {
     const unsigned char byte = static_cast<unsigned char>(c);
     if (c == '\n') {
@@ -43,23 +50,101 @@ void WriteLine(const std::string& line) {
   }
 }
 
-}  // namespace
-
-void Log(LogLevel level, std::string_view component, std::string_view message) {
+// "2026-11-21T09:41:42.123456Z"
+std::string Timestamp() {
   const int64_t now_us = RealClock().UnixMicros();
   const time_t seconds = static_cast<time_t>(now_us / 1'000'000);
   struct tm parts;
   gmtime_r(&seconds, &parts);
-  char time_text[64];
-  const size_t size = strftime(time_text, sizeof(time_text), "%Y-%m-%dT%H:%M:%S", &parts);
-  std::string line(time_text, size);
-  std::snprintf(time_text, sizeof(time_text), ".%06dZ ", static_cast<int>(now_us % 1'000'000));
-  line.append(time_text);
-  line.push_back(level == LogLevel::kInfo ? 'I' : level == LogLevel::kWarning ? 'W' : 'E');
-  line.push_back(' ');
+  char text[64];
+  std::string result(text, strftime(text, sizeof(text), "%Y-%m-%dT%H:%M:%S", &parts));
+  std::snprintf(text, sizeof(text), ".%06dZ", static_cast<int>(now_us % 1'000'000));
+  return result + text;
+}
+
+void AppendJsonString(std::string_view text, std::string* line) {
+  line->push_back('"');
+  size_t invalid = FindInvalidUtf8(text);
+  for (size_t i = 0; i < text.size(); ++i) {
+    if (i == invalid) {
+      line->append(kReplacement);
+      const size_t next = FindInvalidUtf8(text.substr(i + 1));
+      invalid = next == std::string_view::npos ? next : i + 1 + next;
+      continue;
+    }
+    const unsigned char byte = static_cast<unsigned char>(text[i]);
+    if (byte == '"' || byte == '\\') {
+      line->push_back('\\');
+      line->push_back(text[i]);
+    } else if (byte == '\n') {
+      line->append("\\n");
+    } else if (byte < 0x20 || byte == 0x7f) {
+      line->append("\\u00");
+      line->push_back(kHexDigits[byte >> 4]);
+      line->push_back(kHexDigits[byte & 15]);
+    } else {
+      line->push_back(text[i]);
+    }
+  }
+  line->push_back('"');
+}
+
+std::string TextLine(LogLevel level, std::string_view component, std::string_view message, std::initializer_list<LogField> fields) {
+  std::string line = Timestamp();
+  line.append(level == LogLevel::kInfo ? " I " : level == LogLevel::kWarning ? " W " : " E ");
   AppendEscaped(component, &line);
   line.append(": ");
   AppendEscaped(message, &line);
+  for (const LogField& field : fields) {
+    if (field.value.empty()) continue;
+    line.push_back(' ');
+    line.append(field.key);
+    line.push_back('=');
+    // Quoted where it could be taken for several fields.
+    if (field.value.find_first_of(" \"=") != std::string_view::npos) {
+      AppendJsonString(field.value, &line);
+    } else {
+      AppendEscaped(field.value, &line);
+    }
+  }
+  return line;
+}
+
+std::string JsonLine(LogLevel level, std::string_view component, std::string_view message, std::initializer_list<LogField> fields) {
+  std::string line = "{\"ts\":\"" + Timestamp() + "\",\"level\":\"";
+  line.append(level == LogLevel::kInfo ? "info" : level == LogLevel::kWarning ? "warning" : "error");
+  line.append("\",\"module\":");
+  AppendJsonString(component, &line);
+  line.append(",\"message\":");
+  AppendJsonString(message, &line);
+  for (const LogField& field : fields) {
+    if (field.value.empty()) continue;
+    line.push_back(',');
+    AppendJsonString(field.key, &line);
+    line.push_back(':');
+    AppendJsonString(field.value, &line);
+  }
+  line.push_back('}');
+  return line;
+}
+
+}  // namespace
+
+void SetLogFormat(LogFormat format) { log_format.store(format, std::memory_order_relaxed); }
+void SetLogLevel(LogLevel least) { log_level.store(least, std::memory_order_relaxed); }
+
+std::string JsonQuoted(std::string_view text) {
+  std::string result;
+  AppendJsonString(text, &result);
+  return result;
+}
+
+void Log(LogLevel level, std::string_view component, std::string_view message) { Log(level, component, message, {}); }
+
+void Log(LogLevel level, std::string_view component, std::string_view message, std::initializer_list<LogField> fields) {
+  if (level < log_level.load(std::memory_order_relaxed)) return;
+  std::string line = log_format.load(std::memory_order_relaxed) == LogFormat::kJson ? JsonLine(level, component, message, fields)
+                                                                                    : TextLine(level, component, message, fields);
   line.push_back('\n');
   WriteLine(line);
 }

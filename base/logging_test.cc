@@ -21,6 +21,45 @@ TEST(Log, EscapesControlCharactersAndKeepsUtf8) {
   EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::EndsWith("I server: a\\nb\\x1b[31m\\x7f\\x00 \xc3\xa9\n"));
 }
 
+// Lines in another format or level end with the test.
+class LogOptions : public testing::Test {
+ protected:
+  void TearDown() override {
+    SetLogFormat(LogFormat::kText);
+    SetLogLevel(LogLevel::kInfo);
+  }
+};
+
+TEST_F(LogOptions, WritesOneJsonObjectALine) {
+  SetLogFormat(LogFormat::kJson);
+  testing::internal::CaptureStderr();
+  Log(LogLevel::kError, "request", "a \"b\"\n\\", {{"request_id", "r-1"}, {"empty", ""}, {"code", "NOT_FOUND"}});
+  EXPECT_THAT(testing::internal::GetCapturedStderr(),
+              testing::MatchesRegex("\\{\"ts\":\"[0-9T:.-]+Z\",\"level\":\"error\",\"module\":\"request\","
+                                    "\"message\":\"a \\\\\"b\\\\\"\\\\n\\\\\\\\\",\"request_id\":\"r-1\",\"code\":\"NOT_FOUND\"\\}\n"));
+}
+
+TEST_F(LogOptions, LeavesOutLinesBelowTheLevel) {
+  SetLogLevel(LogLevel::kWarning);
+  testing::internal::CaptureStderr();
+  LogInfo("server", "quiet");
+  LogWarning("server", "loud");
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::AllOf(testing::HasSubstr("loud"), testing::Not(testing::HasSubstr("quiet"))));
+}
+
+TEST(Log, QuotesFieldsThatHaveSpaces) {
+  testing::internal::CaptureStderr();
+  Log(LogLevel::kInfo, "request", "failed", {{"method", "Search"}, {"error", "no \"x\""}});
+  EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::EndsWith("I request: failed method=Search error=\"no \\\"x\\\"\"\n"));
+}
+
+TEST(JsonQuoted, TakesAnyBytes) {
+  EXPECT_EQ(JsonQuoted(std::string("a\0\x1f\x7f", 4)), "\"a\\u0000\\u001f\\u007f\"");
+  EXPECT_EQ(JsonQuoted("\xc3\xa9\xff\xc3"), "\"\xc3\xa9\xef\xbf\xbd\xef\xbf\xbd\"");
+  EXPECT_EQ(JsonQuoted("\xed\xa0\x80"), "\"\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\"") << "a surrogate";
+  EXPECT_EQ(JsonQuoted(""), "\"\"");
+}
+
 TEST(CheckDeathTest, NamesTheCondition) {
   LOCI_CHECK(1 + 1 == 2);
   EXPECT_DEATH(LOCI_CHECK(1 + 1 == 3), "failed: 1 \\+ 1 == 3 at .*logging_test.cc");
