@@ -62,7 +62,7 @@ absl::StatusOr<Listener> ListenOn(const HostPort& address) {
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     sockaddr_storage bound{};
     socklen_t size = sizeof(bound);
-    if (bind(fd, info->ai_addr, info->ai_addrlen) != 0 || listen(fd, 16) != 0 ||
+    if (bind(fd, info->ai_addr, info->ai_addrlen) != 0 || listen(fd, 128) != 0 ||
         getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) != 0) {
       result = failed(strerror(errno));
       close(fd);

@@ -1,28 +1,41 @@
 #include "server/flags.h"
 
 #include <charconv>
+#include <functional>
 #include <optional>
+#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "server/address.h"
+#include "server/config.h"
 #include "server/request_errors.h"
 
 namespace loci {
 namespace {
 
-absl::Status SetInteger(const std::string& flag, const std::string& value, int least, int most, int* out) {
-  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *out);
-  if (error == std::errc() && end == value.data() + value.size() && *out >= least && *out <= most) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(flag, " is ", Quoted(value), "; it must be a number from ", least, " to ", most));
+using config::ServerConfig;
+
+absl::Status SetInteger(const std::string& flag, const std::string& value, int64_t least, int64_t most, const std::function<void(int64_t)>& set) {
+  int64_t number = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || end != value.data() + value.size() || number < least || number > most) {
+    return absl::InvalidArgumentError(absl::StrCat(flag, " is ", Quoted(value), "; it must be a number from ", least, " to ", most));
+  }
+  set(number);
+  return absl::OkStatus();
 }
 
-absl::Status SetFraction(const std::string& flag, const std::string& value, double* out) {
-  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), *out);
-  if (error == std::errc() && end == value.data() + value.size() && *out >= 0 && *out <= 1) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(flag, " is ", Quoted(value), "; it must be a number from 0 to 1"));
+absl::Status SetFraction(const std::string& flag, const std::string& value, const std::function<void(double)>& set) {
+  double number = 0;
+  const auto [end, error] = std::from_chars(value.data(), value.data() + value.size(), number);
+  if (error != std::errc() || end != value.data() + value.size() || !(number >= 0 && number <= 1)) {
+    return absl::InvalidArgumentError(absl::StrCat(flag, " is ", Quoted(value), "; it must be a number from 0 to 1"));
+  }
+  set(number);
+  return absl::OkStatus();
 }
 
 absl::Status SetText(const std::string& flag, const std::string& value, std::string* out) {
@@ -38,26 +51,60 @@ absl::Status SetAddress(const std::string& flag, const std::string& value, std::
   return absl::OkStatus();
 }
 
+// One of `names`, whose numbers count from 0.
+absl::Status SetChoice(const std::string& flag, const std::string& value, const std::vector<std::string>& names, const std::function<void(int)>& set) {
+  std::string list;
+  for (size_t i = 0; i < names.size(); ++i) {
+    if (value == names[i]) {
+      set(static_cast<int>(i));
+      return absl::OkStatus();
+    }
+    absl::StrAppend(&list, i == 0 ? "" : i + 1 == names.size() ? " or " : ", ", names[i]);
+  }
+  return absl::InvalidArgumentError(absl::StrCat(flag, " is ", Quoted(value), "; it must be ", list));
+}
+
 absl::Status SetFlag(const std::string& flag, const std::string& value, ServerFlags* flags) {
-  if (flag == "--data-dir") return SetText(flag, value, &flags->data_dir);
-  if (flag == "--model") return SetText(flag, value, &flags->model);
-  if (flag == "--listen") return SetAddress(flag, value, &flags->listen);
-  if (flag == "--metrics-listen") return SetAddress(flag, value, &flags->metrics_listen);
-  if (flag == "--device") return SetText(flag, value, &flags->device);
-  if (flag == "--threads") return SetInteger(flag, value, 0, 1024, &flags->threads);
-  if (flag == "--max-in-flight") return SetInteger(flag, value, 1, 1'000'000, &flags->max_in_flight);
-  if (flag == "--max-ingests") return SetInteger(flag, value, 1, 64, &flags->max_ingests);
-  if (flag == "--drain-timeout-s") return SetInteger(flag, value, 0, 86'400, &flags->drain_timeout_s);
-  if (flag == "--abstain-threshold") return SetFraction(flag, value, &flags->abstain_threshold);
-  return NotAvailableYet(flag);  // --config
+  ServerConfig& config = flags->overrides;
+  if (flag == "--config") return SetText(flag, value, &flags->config_file);
+  if (flag == "--data-dir") return SetText(flag, value, config.mutable_data_dir());
+  if (flag == "--model") return SetText(flag, value, config.mutable_model());
+  if (flag == "--listen") return SetAddress(flag, value, config.mutable_listen());
+  if (flag == "--metrics-listen") return SetAddress(flag, value, config.mutable_metrics_listen());
+  if (flag == "--device") return SetText(flag, value, config.mutable_device());
+  if (flag == "--threads") return SetInteger(flag, value, 0, 1024, [&](int64_t n) { config.set_threads(static_cast<int32_t>(n)); });
+  if (flag == "--max-in-flight") return SetInteger(flag, value, 1, 1'000'000, [&](int64_t n) { config.mutable_limits()->set_max_in_flight(n); });
+  if (flag == "--max-ingests") return SetInteger(flag, value, 1, 64, [&](int64_t n) { config.mutable_limits()->set_max_ingests(n); });
+  if (flag == "--drain-timeout-s") {
+    return SetInteger(flag, value, 0, 86'400, [&](int64_t n) { config.set_drain_timeout_s(static_cast<int32_t>(n)); });
+  }
+  if (flag == "--abstain-threshold") return SetFraction(flag, value, [&](double p) { config.mutable_reader()->set_abstain_threshold(p); });
+  if (flag == "--log-format") {
+    return SetChoice(flag, value, {"text", "json"}, [&](int i) { config.mutable_log()->set_format(static_cast<config::Log::Format>(i)); });
+  }
+  return SetChoice(flag, value, {"info", "warning", "error"},  // --log-level
+                   [&](int i) { config.mutable_log()->set_level(static_cast<config::Log::Level>(i)); });
 }
 
 bool TakesValue(const std::string& flag) {
   for (const char* known : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--threads", "--max-in-flight",
-                            "--max-ingests", "--drain-timeout-s", "--abstain-threshold"}) {
+                            "--max-ingests", "--drain-timeout-s", "--abstain-threshold", "--log-format", "--log-level"}) {
     if (flag == known) return true;
   }
   return false;
+}
+
+bool SetSwitch(const std::string& flag, ServerFlags* flags) {
+  if (flag == "--help" || flag == "-h") {
+    flags->help = true;
+  } else if (flag == "--version") {
+    flags->version = true;
+  } else if (flag == "--check-config") {
+    flags->check_config = true;
+  } else {
+    return false;
+  }
+  return true;
 }
 
 }  // namespace
@@ -71,10 +118,7 @@ absl::StatusOr<ServerFlags> ParseServerFlags(const std::vector<std::string>& arg
       value = flag.substr(equals + 1);
       flag.resize(equals);
     }
-    if ((flag == "--help" || flag == "-h" || flag == "--version") && !value.has_value()) {
-      (flag == "--version" ? flags.version : flags.help) = true;
-      continue;
-    }
+    if (!value.has_value() && SetSwitch(flag, &flags)) continue;
     if (!TakesValue(flag)) {
       return absl::InvalidArgumentError(absl::StrCat("unknown argument ", Quoted(arguments[i]), "; --help lists the flags"));
     }
@@ -87,45 +131,70 @@ absl::StatusOr<ServerFlags> ParseServerFlags(const std::vector<std::string>& arg
   return flags;
 }
 
+absl::StatusOr<ServerConfig> EffectiveConfig(const ServerFlags& flags) {
+  ServerConfig config = DefaultServerConfig();
+  if (!flags.config_file.empty()) {
+    LOCI_ASSIGN_OR_RETURN(const ServerConfig file, LoadServerConfig(flags.config_file));
+    config.MergeFrom(file);
+  }
+  config.MergeFrom(flags.overrides);
+  LOCI_RETURN_IF_ERROR(CheckServerConfig(config));
+  return config;
+}
+
 std::string ServerHelp() {
-  const ServerFlags defaults;
+  const ServerConfig defaults = DefaultServerConfig();
   return absl::StrCat(R"(loci_server: retrieval-augmented answers over gRPC.
 
 usage: loci_server [flags]
 
+  --config FILE               configuration as text proto; flags stand over it
+  --check-config              print the configuration in effect and exit 0; where it has
+                              a mistake, tell FILE:LINE:COLUMN and exit 2
   --data-dir DIR              stores and encoders; made if absent (default )",
-                      defaults.data_dir, R"()
+                      defaults.data_dir(), R"()
   --model DIR                 a BERT-family checkpoint, the default encoder
                               (default )",
-                      defaults.model, R"()
-  --listen HOST:PORT          gRPC (default )",
-                      defaults.listen, R"(); port 0 picks one
+                      defaults.model(), R"()
+  --listen HOST:PORT          gRPC; port 0 picks one (default )",
+                      defaults.listen(), R"()
   --metrics-listen HOST:PORT  Prometheus text under /metrics (default )",
-                      defaults.metrics_listen, R"()
-  --device auto|cpu|cuda:N    what the encoder runs on (default auto)
-  --threads N                 compute threads, 0 to 1024; 0 is one a core (default 0)
+                      defaults.metrics_listen(), R"()
+  --device auto|cpu|cuda:N    what the encoder runs on (default )",
+                      defaults.device(), R"()
+  --threads N                 compute threads, 0 to 1024; 0 is one a core (default )",
+                      defaults.threads(), R"()
   --max-in-flight N           requests taken at once, beyond them RESOURCE_EXHAUSTED
                               (default )",
-                      defaults.max_in_flight, R"()
+                      defaults.limits().max_in_flight(), R"()
   --max-ingests N             ingests taken at once, 1 to 64 (default )",
-                      defaults.max_ingests, R"()
+                      defaults.limits().max_ingests(), R"()
   --drain-timeout-s N         after SIGTERM, how long requests in flight may take
                               (default )",
-                      defaults.drain_timeout_s, R"()
+                      defaults.drain_timeout_s(), R"()
   --abstain-threshold P       below this confidence, 0 to 1, a question gets its passages
                               but no answer (default )",
-                      defaults.abstain_threshold, R"()
-  --config FILE               not available yet
+                      defaults.reader().abstain_threshold(), R"()
+  --log-format text|json      lines for people, or one JSON object a line (default text)
+  --log-level info|warning|error
+                              lines below it are left out (default info)
   --help, --version
+
+Limits of bytes and of time, keepalive and the batcher are set in the file alone;
+--check-config prints every field.
 
 Standard output carries "metrics on HOST:PORT" and, once the server can answer,
 "listening on HOST:PORT"; logs go to standard error. SIGTERM or SIGINT drains and
 exits 0; a second one exits at once.
 
+exit codes: 0 stopped, 1 cannot start, 2 a mistake in the flags or the file,
+3 a second signal while draining
+
 examples:
   loci_server
   loci_server --data-dir /var/lib/loci --listen 0.0.0.0:7440
-  loci_server --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 --device cpu
+  loci_server --config /etc/loci/loci.txtpb --log-format json
+  loci_server --config loci.txtpb --check-config
 )");
 }
 

@@ -6,27 +6,23 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "proto/loci/config/server_config.pb.h"
 
 namespace loci {
 
 struct ServerFlags {
-  std::string data_dir = "loci-data";
-  std::string model = "models/all-MiniLM-L6-v2";
-  std::string listen = "127.0.0.1:7440";
-  std::string metrics_listen = "127.0.0.1:7441";
-  std::string device = "auto";
-  int threads = 0;  // 0: one a core.
-  int max_in_flight = 1024;
-  int max_ingests = 4;
-  int drain_timeout_s = 30;
-  double abstain_threshold = 0.42;  // That of retriever/sentence_reader.h.
+  std::string config_file;         // Empty: none.
+  config::ServerConfig overrides;  // What the flags set, each in its range.
+  bool check_config = false;
   bool help = false;
   bool version = false;
 };
 
-// `arguments` without the program's name. Both "--flag value" and "--flag=value". INVALID_ARGUMENT names flag, value and limit;
-// UNIMPLEMENTED for --config.
+// `arguments` without the program's name. Both "--flag value" and "--flag=value". INVALID_ARGUMENT names flag, value and limit.
 absl::StatusOr<ServerFlags> ParseServerFlags(const std::vector<std::string>& arguments);
+
+// The defaults, over them the file, over it the flags. Reads the file. INVALID_ARGUMENT "FILE:LINE:COLUMN: what is wrong".
+absl::StatusOr<config::ServerConfig> EffectiveConfig(const ServerFlags& flags);
 
 std::string ServerHelp();
 

@@ -4,39 +4,62 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <fstream>
+#include <string>
+
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "server/address.h"
+#include "server/config.h"
 
 namespace loci {
 namespace {
 
 using ::testing::HasSubstr;
 
-TEST(ServerFlags, HasDefaults) {
+TEST(ServerFlags, SetsNothingOfItsOwn) {
   const absl::StatusOr<ServerFlags> flags = ParseServerFlags({});
   ASSERT_TRUE(flags.ok());
-  EXPECT_EQ(flags->listen, "127.0.0.1:7440");
-  EXPECT_EQ(flags->metrics_listen, "127.0.0.1:7441");
-  EXPECT_EQ(flags->model, "models/all-MiniLM-L6-v2");
-  EXPECT_EQ(flags->device, "auto");
+  EXPECT_EQ(flags->overrides.ByteSizeLong(), 0u);
+  EXPECT_EQ(EffectiveConfig(*flags)->SerializeAsString(), DefaultServerConfig().SerializeAsString());
 }
 
 TEST(ServerFlags, TakesBothForms) {
   const absl::StatusOr<ServerFlags> flags =
       ParseServerFlags({"--data-dir", "a=b", "--listen=127.0.0.1:0", "--metrics-listen", "[::1]:0", "--device=cpu", "--max-in-flight=7",
-                        "--threads", "3", "--drain-timeout-s=0", "--max-ingests", "2", "--model", "m", "--abstain-threshold=0.25"});
+                        "--threads", "3", "--drain-timeout-s=0", "--max-ingests", "2", "--model", "m", "--abstain-threshold=0.25",
+                        "--log-format", "json", "--log-level=error"});
   ASSERT_TRUE(flags.ok()) << flags.status();
-  EXPECT_EQ(flags->data_dir, "a=b");
-  EXPECT_EQ(flags->listen, "127.0.0.1:0");
-  EXPECT_EQ(flags->metrics_listen, "[::1]:0");
-  EXPECT_EQ(flags->device, "cpu");
-  EXPECT_EQ(flags->max_in_flight, 7);
-  EXPECT_EQ(flags->threads, 3);
-  EXPECT_EQ(flags->drain_timeout_s, 0);
-  EXPECT_EQ(flags->max_ingests, 2);
-  EXPECT_EQ(flags->model, "m");
-  EXPECT_EQ(flags->abstain_threshold, 0.25);
+  const config::ServerConfig& config = flags->overrides;
+  EXPECT_EQ(config.data_dir(), "a=b");
+  EXPECT_EQ(config.listen(), "127.0.0.1:0");
+  EXPECT_EQ(config.metrics_listen(), "[::1]:0");
+  EXPECT_EQ(config.device(), "cpu");
+  EXPECT_EQ(config.limits().max_in_flight(), 7);
+  EXPECT_EQ(config.threads(), 3);
+  EXPECT_TRUE(config.has_drain_timeout_s());
+  EXPECT_EQ(config.drain_timeout_s(), 0);
+  EXPECT_EQ(config.limits().max_ingests(), 2);
+  EXPECT_EQ(config.model(), "m");
+  EXPECT_EQ(config.reader().abstain_threshold(), 0.25);
+  EXPECT_EQ(config.log().format(), config::Log::JSON);
+  EXPECT_EQ(config.log().level(), config::Log::ERROR);
+}
+
+TEST(ServerFlags, StandOverTheFile) {
+  const std::string path = testing::TempDir() + "/flags_test.txtpb";
+  std::ofstream(path) << "threads: 2\nmodel: \"from-file\"\nlimits { max_ingests: 3 pushback_ms: 9 }\n";
+  const absl::StatusOr<ServerFlags> flags = ParseServerFlags({"--threads=0", "--config", path, "--max-ingests=5", "--check-config"});
+  ASSERT_TRUE(flags.ok()) << flags.status();
+  EXPECT_TRUE(flags->check_config);
+  const absl::StatusOr<config::ServerConfig> config = EffectiveConfig(*flags);
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_EQ(config->threads(), 0);
+  EXPECT_EQ(config->model(), "from-file");
+  EXPECT_EQ(config->limits().max_ingests(), 5);
+  EXPECT_EQ(config->limits().pushback_ms(), 9);
+  std::ofstream(path) << "thread: 2\n";
+  EXPECT_THAT(std::string(EffectiveConfig(*flags).status().message()), HasSubstr(path + ":1:"));
 }
 
 TEST(ServerFlags, NamesWhatIsWrong) {
@@ -54,14 +77,17 @@ TEST(ServerFlags, NamesWhatIsWrong) {
   EXPECT_THAT(error({"--threads", "2x"}), HasSubstr("--threads is \"2x\""));
   EXPECT_THAT(error({"--abstain-threshold", "1.5"}), HasSubstr("--abstain-threshold is \"1.5\"; it must be a number from 0 to 1"));
   EXPECT_THAT(error({"--abstain-threshold=nan"}), HasSubstr("from 0 to 1"));
-  EXPECT_THAT(error({"--config", "loci.txtpb"}), HasSubstr("--config is not available yet"));
+  EXPECT_THAT(error({"--log-format=xml"}), HasSubstr("--log-format is \"xml\"; it must be text or json"));
+  EXPECT_THAT(error({"--log-level", "debug"}), HasSubstr("it must be info, warning or error"));
+  EXPECT_THAT(error({"--check-config=yes"}), HasSubstr("unknown argument"));
 }
 
 TEST(ServerFlags, HelpNamesEveryFlag) {
   EXPECT_TRUE(ParseServerFlags({"--help"})->help);
   EXPECT_TRUE(ParseServerFlags({"--version"})->version);
   for (const char* flag : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--threads", "--max-in-flight",
-                           "--max-ingests", "--drain-timeout-s", "--abstain-threshold"}) {
+                           "--max-ingests", "--drain-timeout-s", "--abstain-threshold", "--check-config", "--log-format",
+                           "--log-level"}) {
     EXPECT_THAT(ServerHelp(), HasSubstr(flag));
   }
 }

@@ -11,7 +11,9 @@
 #include <utility>
 #include <vector>
 
+#include "base/logging.h"
 #include "base/mutex.h"
+#include "server/config.h"
 #include "server/flags.h"
 #include "server/server.h"
 #include "server/version.h"
@@ -104,21 +106,17 @@ int main(int argc, char** argv) {
   if (flags->help) return std::fputs(loci::ServerHelp().c_str(), stdout) < 0;
   if (flags->version) return std::printf("loci_server %s\n", loci::kVersion) < 0;
 
+  const absl::StatusOr<loci::config::ServerConfig> config = loci::EffectiveConfig(*flags);
+  if (!config.ok()) return Fail(config.status(), kExitUsage);
+  if (flags->check_config) return std::fputs(loci::PrintServerConfig(*config).c_str(), stdout) < 0;
+  loci::SetLogFormat(config->log().format() == loci::config::Log::JSON ? loci::LogFormat::kJson : loci::LogFormat::kText);
+  loci::SetLogLevel(static_cast<loci::LogLevel>(config->log().level()));
+
   std::signal(SIGPIPE, SIG_IGN);
   auto* const stop = new StopRequest;  // Never destroyed: the signal thread is not joined.
   if (!CatchSignals(stop)) return Fail(absl::InternalError("cannot catch signals"), kExitFailed);
 
-  loci::ServerOptions options;
-  options.data_directory = flags->data_dir;
-  options.model_directory = flags->model;
-  options.listen = flags->listen;
-  options.metrics_listen = flags->metrics_listen;
-  options.device = flags->device;
-  options.thread_count = flags->threads;
-  options.max_in_flight = flags->max_in_flight;
-  options.max_ingests = flags->max_ingests;
-  options.abstain_threshold = flags->abstain_threshold;
-  options.drain_timeout_ms = int64_t{1000} * flags->drain_timeout_s;
+  loci::ServerOptions options = loci::ToServerOptions(*config);
   options.on_metrics_listening = [](const std::string& address) { Announce("metrics", address); };
   absl::StatusOr<std::unique_ptr<loci::Server>> server = loci::Server::Start(std::move(options));
   if (!server.ok()) return Fail(server.status(), kExitFailed);

@@ -200,11 +200,10 @@ absl::Status Server::State::Listen() {
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
   // Two servers on one port would share its clients between two corpora.
   builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  // A client that died without a word is noticed within 50 s, and clients may ping as often as every 10 s.
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 30'000);
-  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, 20'000);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, options.keepalive.time_ms);
+  builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, options.keepalive.timeout_ms);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
-  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, 10'000);
+  builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, options.keepalive.min_ping_interval_ms);
   grpc_server = builder.BuildAndStart();
   if (grpc_server == nullptr || port == 0) return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", options.listen));
   address = HostPort{host_port.host, port}.ToString();

@@ -1,0 +1,265 @@
+#include "server/config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+#include "base/utf8.h"
+#include "google/protobuf/descriptor.h"
+#include "google/protobuf/io/tokenizer.h"
+#include "google/protobuf/text_format.h"
+#include "server/address.h"
+
+namespace loci {
+namespace {
+
+using config::ServerConfig;
+using google::protobuf::FieldDescriptor;
+using google::protobuf::Message;
+using google::protobuf::TextFormat;
+
+struct Range {
+  int64_t least;
+  int64_t most;
+};
+
+// Of every number, by the field's name without "loci.config.".
+const std::map<std::string, Range>& Ranges() {
+  static const auto* const kRanges = new std::map<std::string, Range>{
+      {"ServerConfig.threads", {0, 1024}},
+      {"ServerConfig.drain_timeout_s", {0, 86'400}},
+      {"Limits.max_in_flight", {1, 1'000'000}},
+      {"Limits.max_in_flight_bytes", {1 << 20, int64_t{1} << 40}},
+      {"Limits.max_ingests", {1, 64}},
+      {"Limits.pushback_ms", {0, 60'000}},
+      {"Limits.ingest_idle_timeout_ms", {100, 86'400'000}},
+      {"Keepalive.time_ms", {1'000, 86'400'000}},
+      {"Keepalive.timeout_ms", {100, 3'600'000}},
+      {"Keepalive.min_ping_interval_ms", {0, 86'400'000}},
+      {"Batcher.max_batch_tokens", {1, 1 << 20}},
+      {"Batcher.max_wait_us", {0, 1'000'000}},
+      {"Batcher.max_queued_tokens", {1'024, int64_t{1} << 40}},
+      {"Reader.abstain_threshold", {0, 1}},
+  };
+  return *kRanges;
+}
+
+// A mistake, and where.
+struct Mistake {
+  const TextFormat::ParseInfoTree* tree;
+  const FieldDescriptor* field;
+  std::string problem;
+};
+
+std::string NumberMistake(const Range& range, const std::string& value) {
+  return absl::StrCat("is ", value, "; it must be from ", range.least, " to ", range.most);
+}
+
+// What is wrong with the value of a field that is no message; empty where nothing is.
+std::string CheckValue(const Message& message, const FieldDescriptor& field) {
+  const auto& reflection = *message.GetReflection();
+  const std::string name = absl::StrCat(field.containing_type()->name(), ".", field.name());
+  switch (field.cpp_type()) {
+    case FieldDescriptor::CPPTYPE_INT32:
+    case FieldDescriptor::CPPTYPE_INT64: {
+      const bool narrow = field.cpp_type() == FieldDescriptor::CPPTYPE_INT32;
+      const int64_t value = narrow ? reflection.GetInt32(message, &field) : reflection.GetInt64(message, &field);
+      const Range& range = Ranges().at(name);
+      return value >= range.least && value <= range.most ? "" : NumberMistake(range, absl::StrCat(value));
+    }
+    case FieldDescriptor::CPPTYPE_DOUBLE: {
+      const double value = reflection.GetDouble(message, &field);
+      const Range& range = Ranges().at(name);
+      return value >= static_cast<double>(range.least) && value <= static_cast<double>(range.most) ? "" : NumberMistake(range, absl::StrCat(value));
+    }
+    case FieldDescriptor::CPPTYPE_STRING: {
+      const std::string value = reflection.GetString(message, &field);
+      if (value.empty()) return "is empty";
+      if (value.find('\0') != std::string::npos) return "has a zero byte";
+      if (field.name() == "listen" || field.name() == "metrics_listen") {
+        const absl::StatusOr<HostPort> address = ParseHostPort(value);
+        if (!address.ok()) return absl::StrCat(": ", address.status().message());
+      }
+      return "";
+    }
+    default:
+      return "";
+  }
+}
+
+// In the order of the fields' numbers. `path` is that of `message`, with a dot at its end.
+void Check(const Message& message, const std::string& path, const TextFormat::ParseInfoTree* tree, std::vector<Mistake>* mistakes) {
+  std::vector<const FieldDescriptor*> fields;
+  const auto& reflection = *message.GetReflection();
+  reflection.ListFields(message, &fields);
+  for (const FieldDescriptor* field : fields) {
+    if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
+      const std::string problem = CheckValue(message, *field);
+      if (!problem.empty()) mistakes->push_back({tree, field, absl::StrCat(path, field->name(), problem[0] == ':' ? "" : " ", problem)});
+      continue;
+    }
+    Check(reflection.GetMessage(message, field), absl::StrCat(path, field->name(), "."),
+          tree == nullptr ? nullptr : tree->GetTreeForNested(field, -1), mistakes);
+  }
+}
+
+std::string Located(const std::string& name, int line, int column, const std::string& message) {
+  // Positions come from 0, and -1 stands for the whole file.
+  return absl::StrCat(name, ":", line + 1 > 0 ? line + 1 : 1, ":", column + 1 > 0 ? column + 1 : 1, ": ", message);
+}
+
+// Keeps the first error.
+class FirstError : public google::protobuf::io::ErrorCollector {
+ public:
+  explicit FirstError(const std::string& name) : name_(name) {}
+  void AddError(int line, google::protobuf::io::ColumnNumber column, const std::string& message) override {
+    if (error_.empty()) error_ = Located(name_, line, column, message);
+  }
+  const std::string& error() const { return error_; }
+
+ private:
+  const std::string& name_;
+  std::string error_;
+};
+
+absl::Status CannotRead(const std::string& path, const std::string& why) {
+  return absl::InvalidArgumentError(absl::StrCat("cannot read the configuration ", path, ": ", why));
+}
+
+}  // namespace
+
+ServerConfig DefaultServerConfig() {
+  const ServerOptions options;
+  ServerConfig config;
+  config.set_data_dir(options.data_directory);
+  config.set_model(options.model_directory);
+  config.set_listen(options.listen);
+  config.set_metrics_listen(options.metrics_listen);
+  config.set_device(options.device);
+  config.set_threads(options.thread_count);
+  config::Limits& limits = *config.mutable_limits();
+  limits.set_max_in_flight(options.max_in_flight);
+  limits.set_max_in_flight_bytes(options.max_in_flight_bytes);
+  limits.set_max_ingests(options.max_ingests);
+  limits.set_pushback_ms(options.pushback_ms);
+  limits.set_ingest_idle_timeout_ms(options.ingest_idle_timeout_ms);
+  config.set_drain_timeout_s(static_cast<int32_t>(options.drain_timeout_ms / 1000));
+  config::Keepalive& keepalive = *config.mutable_keepalive();
+  keepalive.set_time_ms(options.keepalive.time_ms);
+  keepalive.set_timeout_ms(options.keepalive.timeout_ms);
+  keepalive.set_min_ping_interval_ms(options.keepalive.min_ping_interval_ms);
+  config::Batcher& batcher = *config.mutable_batcher();
+  batcher.set_max_batch_tokens(options.batcher.max_batch_tokens);
+  batcher.set_max_wait_us(options.batcher.max_wait_us);
+  batcher.set_max_queued_tokens(options.batcher.max_queued_tokens);
+  config.mutable_log()->set_format(config::Log::TEXT);
+  config.mutable_log()->set_level(config::Log::INFO);
+  config.mutable_reader()->set_abstain_threshold(options.abstain_threshold);
+  return config;
+}
+
+ServerOptions ToServerOptions(const ServerConfig& config) {
+  ServerOptions options;
+  options.data_directory = config.data_dir();
+  options.model_directory = config.model();
+  options.listen = config.listen();
+  options.metrics_listen = config.metrics_listen();
+  options.device = config.device();
+  options.thread_count = config.threads();
+  options.max_in_flight = config.limits().max_in_flight();
+  options.max_in_flight_bytes = config.limits().max_in_flight_bytes();
+  options.max_ingests = config.limits().max_ingests();
+  options.pushback_ms = config.limits().pushback_ms();
+  options.ingest_idle_timeout_ms = config.limits().ingest_idle_timeout_ms();
+  options.drain_timeout_ms = int64_t{1000} * config.drain_timeout_s();
+  options.keepalive.time_ms = config.keepalive().time_ms();
+  options.keepalive.timeout_ms = config.keepalive().timeout_ms();
+  options.keepalive.min_ping_interval_ms = config.keepalive().min_ping_interval_ms();
+  options.batcher.max_batch_tokens = config.batcher().max_batch_tokens();
+  options.batcher.max_wait_us = config.batcher().max_wait_us();
+  options.batcher.max_queued_tokens = config.batcher().max_queued_tokens();
+  options.abstain_threshold = config.reader().abstain_threshold();
+  return options;
+}
+
+absl::Status CheckServerConfig(const ServerConfig& config) {
+  std::vector<Mistake> mistakes;
+  Check(config, "", nullptr, &mistakes);
+  return mistakes.empty() ? absl::OkStatus() : absl::InvalidArgumentError(mistakes.front().problem);
+}
+
+absl::StatusOr<ServerConfig> ParseServerConfig(std::string_view text, const std::string& name) {
+  if (const size_t bad = FindInvalidUtf8(text); bad != std::string_view::npos) {
+    int line = 0;
+    size_t line_start = 0;
+    for (size_t i = 0; i < bad; ++i) {
+      if (text[i] != '\n') continue;
+      ++line;
+      line_start = i + 1;
+    }
+    return absl::InvalidArgumentError(Located(name, line, static_cast<int>(bad - line_start), "is not UTF-8"));
+  }
+  FirstError errors(name);
+  TextFormat::ParseInfoTree tree;
+  TextFormat::Parser parser;
+  parser.RecordErrorsTo(&errors);
+  parser.WriteLocationsTo(&tree);
+  parser.SetRecursionLimit(16);
+  ServerConfig config;
+  if (!parser.ParseFromString(std::string(text), &config) || !errors.error().empty()) {
+    return absl::InvalidArgumentError(errors.error().empty() ? absl::StrCat(name, ":1:1: is not a ServerConfig") : errors.error());
+  }
+  std::vector<Mistake> mistakes;
+  Check(config, "", &tree, &mistakes);
+  if (mistakes.empty()) return config;
+  const Mistake& mistake = mistakes.front();
+  const TextFormat::ParseLocation at = mistake.tree == nullptr ? TextFormat::ParseLocation() : mistake.tree->GetLocation(mistake.field, -1);
+  return absl::InvalidArgumentError(Located(name, at.line, at.column, mistake.problem));
+}
+
+absl::StatusOr<ServerConfig> LoadServerConfig(const std::string& path) {
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
+  if (fd < 0) return CannotRead(path, strerror(errno));
+  std::string text;
+  absl::Status status;
+  struct stat info {};
+  if (fstat(fd, &info) != 0) {
+    status = CannotRead(path, strerror(errno));
+  } else if (!S_ISREG(info.st_mode) && !S_ISFIFO(info.st_mode)) {
+    status = CannotRead(path, "it is not a file");
+  }
+  char buffer[16 << 10];
+  while (status.ok() && text.size() <= kMaxConfigBytes) {
+    const ssize_t count = read(fd, buffer, sizeof(buffer));
+    if (count == 0) break;
+    if (count > 0) {
+      text.append(buffer, static_cast<size_t>(count));
+    } else if (errno != EINTR) {
+      status = CannotRead(path, strerror(errno));
+    }
+  }
+  close(fd);
+  LOCI_RETURN_IF_ERROR(status);
+  if (text.size() > kMaxConfigBytes) return CannotRead(path, absl::StrCat("it is larger than ", kMaxConfigBytes, " bytes"));
+  return ParseServerConfig(text, path);
+}
+
+std::string PrintServerConfig(const ServerConfig& config) {
+  TextFormat::Printer printer;
+  printer.SetUseUtf8StringEscaping(true);
+  std::string text;
+  printer.PrintToString(config, &text);
+  return text;
+}
+
+}  // namespace loci

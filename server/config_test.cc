@@ -1,0 +1,115 @@
+#include "server/config.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <random>
+#include <string>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace loci {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::StartsWith;
+
+std::string Error(const std::string& text) { return std::string(ParseServerConfig(text, "f.txtpb").status().message()); }
+
+TEST(ServerConfig, DefaultsAreThoseOfTheOptions) {
+  const config::ServerConfig config = DefaultServerConfig();
+  EXPECT_TRUE(CheckServerConfig(config).ok());
+  const ServerOptions options = ToServerOptions(config);
+  const ServerOptions defaults;
+  EXPECT_EQ(options.listen, defaults.listen);
+  EXPECT_EQ(options.max_in_flight_bytes, defaults.max_in_flight_bytes);
+  EXPECT_EQ(options.drain_timeout_ms, defaults.drain_timeout_ms);
+  EXPECT_EQ(options.keepalive.min_ping_interval_ms, defaults.keepalive.min_ping_interval_ms);
+  EXPECT_EQ(options.batcher.max_queued_tokens, defaults.batcher.max_queued_tokens);
+  EXPECT_EQ(options.abstain_threshold, defaults.abstain_threshold);
+}
+
+TEST(ServerConfig, PrintsWhatItReads) {
+  const std::string text = R"(
+    data_dir: "/var/lib/l\u00f6ci"  # A comment.
+    listen: "0.0.0.0:7440"
+    limits { max_in_flight: 7 ingest_idle_timeout_ms: 100 }
+    keepalive { time_ms: 1000 }
+    log { format: JSON level: WARNING }
+    reader { abstain_threshold: 0.25 })";
+  const absl::StatusOr<config::ServerConfig> config = ParseServerConfig(text, "f");
+  ASSERT_TRUE(config.ok()) << config.status();
+  EXPECT_FALSE(config->has_model()) << "what is not in the file is not set";
+  config::ServerConfig effective = DefaultServerConfig();
+  effective.MergeFrom(*config);
+  const ServerOptions options = ToServerOptions(effective);
+  EXPECT_EQ(options.max_in_flight, 7);
+  EXPECT_EQ(options.max_ingests, ServerOptions().max_ingests);
+  EXPECT_EQ(options.keepalive.time_ms, 1000);
+  const absl::StatusOr<config::ServerConfig> again = ParseServerConfig(PrintServerConfig(effective), "g");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->SerializeAsString(), effective.SerializeAsString());
+}
+
+TEST(ServerConfig, TellsWhereTheMistakeIs) {
+  EXPECT_THAT(Error("data_dir: \"a\"\n  colour: 3\n"), AllOf(StartsWith("f.txtpb:2:"), HasSubstr("colour")));
+  EXPECT_THAT(Error("\nthreads: \"two\""), AllOf(StartsWith("f.txtpb:2:10: "), HasSubstr("integer")));
+  EXPECT_THAT(Error("limits {\n  max_in_flight: 0\n}"), StartsWith("f.txtpb:2:3: limits.max_in_flight is 0; it must be from 1 to 1000000"));
+  EXPECT_THAT(Error("threads: 99999999999"), StartsWith("f.txtpb:1:"));
+  EXPECT_THAT(Error("threads: 1\nthreads: 2"), StartsWith("f.txtpb:2:"));
+  EXPECT_THAT(Error("\n\n listen: \"7440\""), StartsWith("f.txtpb:3:2: listen: \"7440\" is not an address"));
+  EXPECT_THAT(Error("data_dir: \"\""), StartsWith("f.txtpb:1:1: data_dir is empty"));
+  EXPECT_THAT(Error("reader { abstain_threshold: nan }"), HasSubstr("it must be from 0 to 1"));
+  EXPECT_THAT(Error("log { level: LOUD }"), AllOf(StartsWith("f.txtpb:1:"), HasSubstr("LOUD")));
+  EXPECT_THAT(Error("limits {"), StartsWith("f.txtpb:1:"));
+  EXPECT_THAT(Error("model: \"m\"\n#\xff"), StartsWith("f.txtpb:2:2: is not UTF-8"));
+}
+
+TEST(ServerConfig, TakesAnEmptyText) { EXPECT_TRUE(ParseServerConfig("", "f").ok()); }
+
+TEST(ServerConfig, SurvivesAnyText) {
+  const std::string good = PrintServerConfig(DefaultServerConfig());
+  std::mt19937 random(7);
+  int refused = 0;
+  for (int i = 0; i < 3'000; ++i) {
+    std::string text = good;
+    for (int change = 0; change < 3; ++change) {
+      const size_t at = random() % text.size();
+      if (random() % 3 == 0) {
+        text.erase(at, random() % 20);
+      } else {
+        text[at] = static_cast<char>(random() % 256);
+      }
+    }
+    const absl::StatusOr<config::ServerConfig> config = ParseServerConfig(text, "f");
+    if (config.ok()) {
+      EXPECT_TRUE(CheckServerConfig(*config).ok());
+    } else {
+      ++refused;
+      EXPECT_THAT(std::string(config.status().message()), testing::ContainsRegex("^f:[1-9][0-9]*:[1-9][0-9]*: .")) << text;
+    }
+  }
+  EXPECT_GT(refused, 1'000);
+  std::string deep;
+  for (int i = 0; i < 100'000; ++i) deep += "limits{";
+  EXPECT_THAT(Error(deep), StartsWith("f.txtpb:1:"));
+}
+
+TEST(ServerConfigFile, RefusesWhatIsNoConfiguration) {
+  const auto error = [](const std::string& path) { return std::string(LoadServerConfig(path).status().message()); };
+  EXPECT_THAT(error("/no/such/file"), HasSubstr("cannot read the configuration /no/such/file: No such file"));
+  EXPECT_THAT(error(testing::TempDir()), HasSubstr("it is not a file"));
+  EXPECT_THAT(error("/dev/zero"), HasSubstr("it is not a file"));
+  const std::string path = testing::TempDir() + "/huge.txtpb";
+  const int fd = open(path.c_str(), O_CREAT | O_TRUNC | O_WRONLY | O_CLOEXEC, 0600);
+  ASSERT_GE(fd, 0);
+  EXPECT_TRUE(LoadServerConfig(path).ok()) << "empty";
+  ASSERT_EQ(ftruncate(fd, 1 << 30), 0);
+  close(fd);
+  EXPECT_THAT(error(path), HasSubstr("it is larger than 1048576 bytes"));
+  unlink(path.c_str());
+}
+
+}  // namespace
+}  // namespace loci

@@ -1,0 +1,47 @@
+// What a server is started with; server/config.h makes it of a file and flags.
+#ifndef LOCI_SERVER_SERVER_OPTIONS_H_
+#define LOCI_SERVER_SERVER_OPTIONS_H_
+
+#include <cstdint>
+#include <functional>
+#include <string>
+
+#include "base/clock.h"
+#include "base/file.h"
+#include "encoder/batcher.h"
+#include "retriever/sentence_reader.h"
+
+namespace loci {
+
+// Of connections. A client that died without a word is noticed within time_ms + timeout_ms.
+struct KeepaliveOptions {
+  int time_ms = 30'000;
+  int timeout_ms = 20'000;
+  int min_ping_interval_ms = 10'000;  // Clients may ping as often.
+};
+
+struct ServerOptions {
+  std::string data_directory = "loci-data";  // Made if absent; one server at a time.
+  std::string model_directory = "models/all-MiniLM-L6-v2";
+  std::string listen = "127.0.0.1:7440";  // HOST:PORT; port 0 picks one.
+  std::string metrics_listen = "127.0.0.1:7441";  // Empty: none.
+  std::string device = "auto";
+  int thread_count = 0;  // Of the pool that tokenizes, encodes, searches. 0: one a core.
+  int admin_thread_count = 8;
+  int64_t max_in_flight = 1'024;
+  int64_t max_in_flight_bytes = int64_t{1} << 28;
+  int64_t max_ingests = 4;
+  int64_t pushback_ms = 250;
+  int64_t ingest_idle_timeout_ms = 120'000;
+  int64_t drain_timeout_ms = 30'000;  // Stop waits so long for requests in flight, then cancels them.
+  double abstain_threshold = SentenceReaderOptions().abstain_threshold;  // Below this confidence a reader gives no answer.
+  BatcherOptions batcher;
+  KeepaliveOptions keepalive;
+  FileSystem* fs = &PosixFileSystem();
+  Clock* clock = &RealClock();
+  std::function<void(const std::string& address)> on_metrics_listening;  // Called once, while the rest still starts.
+};
+
+}  // namespace loci
+
+#endif  // LOCI_SERVER_SERVER_OPTIONS_H_
