@@ -5,9 +5,18 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "base/logging.h"
 
 namespace loci {
+namespace {
+
+constexpr size_t kSealDigits = 16;
+
+std::string SealOf(std::string_view body) { return absl::StrFormat("%016x", Xxh3(body)); }
+
+}  // namespace
 
 struct Sha256::State {
   EVP_MD_CTX* context = EVP_MD_CTX_new();
@@ -44,5 +53,19 @@ std::string Sha256::Hex(std::string_view data) {
 }
 
 uint64_t Xxh3(std::string_view data) { return XXH3_64bits(data.data(), data.size()); }
+
+std::string Sealed(std::string body) {
+  body += SealOf(body);
+  return body;
+}
+
+absl::StatusOr<std::string_view> Unsealed(std::string_view content) {
+  if (content.size() < kSealDigits) {
+    return absl::DataLossError(absl::StrCat("it has ", content.size(), " bytes, at least ", kSealDigits, " are needed"));
+  }
+  const std::string_view body = content.substr(0, content.size() - kSealDigits);
+  if (SealOf(body) != content.substr(body.size())) return absl::DataLossError("its checksum differs");
+  return body;
+}
 
 }  // namespace loci

@@ -7,6 +7,8 @@
 #include <string>
 #include <string_view>
 
+#include "absl/status/statusor.h"
+
 namespace loci {
 
 // SHA-256 (OpenSSL), fed in pieces. Used by one thread.
@@ -30,6 +32,11 @@ class Sha256 {
 
 // XXH3, 64 bits: for records on disk, where an attacker is not the worry.
 uint64_t Xxh3(std::string_view data);
+
+// `body` followed by its XXH3 as 16 hex digits: what a file that holds one small record has in it.
+std::string Sealed(std::string body);
+// The body in what Sealed made; it points into `content`. DATA_LOSS where that is too short or its checksum differs.
+absl::StatusOr<std::string_view> Unsealed(std::string_view content);
 
 }  // namespace loci
 

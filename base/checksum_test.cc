@@ -32,5 +32,24 @@ TEST(Xxh3, MatchesThePublishedHash) {
   EXPECT_EQ(Xxh3(std::string(1000, 'x')), Xxh3(std::string(1000, 'x')));
 }
 
+TEST(Sealed, IsTheBodyAndItsHash) {
+  EXPECT_EQ(Sealed(""), "2d06800538d394c2");
+  const std::string content = Sealed("body");
+  EXPECT_EQ(content.substr(0, 4), "body");
+  EXPECT_EQ(content.size(), 20);
+  EXPECT_EQ(Unsealed(content).value(), "body");
+  EXPECT_EQ(Unsealed(Sealed("")).value(), "");
+}
+
+TEST(Unsealed, NoticesEveryChangedOrMissingByte) {
+  const std::string content = Sealed("body");
+  for (size_t i = 0; i < content.size(); ++i) {
+    std::string changed = content;
+    changed[i] ^= 1;
+    EXPECT_TRUE(absl::IsDataLoss(Unsealed(changed).status())) << i;
+    EXPECT_TRUE(absl::IsDataLoss(Unsealed(content.substr(0, i)).status())) << i;
+  }
+}
+
 }  // namespace
 }  // namespace loci

@@ -3,7 +3,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/checksum.h"
 #include "base/error.h"
 #include "base/status_macros.h"
@@ -13,26 +12,16 @@ namespace loci {
 namespace {
 
 constexpr int kFormatVersion = 1;
-constexpr size_t kChecksumDigits = 16;
-
-std::string Checksum(std::string_view body) { return absl::StrFormat("%016x", Xxh3(body)); }
 
 }  // namespace
 
-std::string SerializeCurrent(const storage::Current& current) {
-  std::string content = current.SerializeAsString();
-  content += Checksum(content);
-  return content;
-}
+std::string SerializeCurrent(const storage::Current& current) { return Sealed(current.SerializeAsString()); }
 
 absl::StatusOr<storage::Current> ParseCurrent(std::string_view content) {
-  if (content.size() < kChecksumDigits) {
-    return absl::DataLossError(absl::StrCat("CURRENT has ", content.size(), " bytes, at least ", kChecksumDigits, " are needed"));
-  }
-  const std::string_view body = content.substr(0, content.size() - kChecksumDigits);
-  if (Checksum(body) != content.substr(body.size())) return absl::DataLossError("the checksum of CURRENT differs");
+  const absl::StatusOr<std::string_view> body = Unsealed(content);
+  if (!body.ok()) return Annotate(body.status(), "CURRENT");
   storage::Current current;
-  if (!current.ParseFromArray(body.data(), static_cast<int>(body.size()))) return absl::DataLossError("CURRENT can't be parsed");
+  if (!current.ParseFromArray(body->data(), static_cast<int>(body->size()))) return absl::DataLossError("CURRENT can't be parsed");
   if (current.format_version() > kFormatVersion) {
     return absl::FailedPreconditionError(
         absl::StrCat("CURRENT has format ", current.format_version(), ", this server reads up to ", kFormatVersion));

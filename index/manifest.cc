@@ -1,7 +1,6 @@
 #include "index/manifest.h"
 
 #include <cmath>
-#include <cstdio>
 #include <filesystem>
 #include <set>
 
@@ -13,15 +12,8 @@
 namespace loci {
 namespace {
 
-constexpr size_t kChecksumDigits = 16;
 constexpr int64_t kMaxRows = int64_t{1} << 40;
 constexpr int64_t kVectorHeaderBytes = 64;
-
-std::string ChecksumDigits(std::string_view data) {
-  char digits[kChecksumDigits + 1];
-  snprintf(digits, sizeof(digits), "%016llx", static_cast<unsigned long long>(Xxh3(data)));
-  return std::string(digits, kChecksumDigits);
-}
 
 absl::Status Damaged(std::string_view what) { return absl::DataLossError(absl::StrCat("MANIFEST: ", AbslView(what))); }
 
@@ -124,11 +116,10 @@ absl::Status CheckFields(const storage::Manifest& manifest) {
 }  // namespace
 
 absl::StatusOr<storage::Manifest> ParseManifest(std::string_view content) {
-  if (content.size() < kChecksumDigits) return Damaged(absl::StrCat("the file has ", content.size(), " bytes"));
-  const std::string_view body = content.substr(0, content.size() - kChecksumDigits);
-  if (content.substr(body.size()) != ChecksumDigits(body)) return Damaged("its checksum fails");
+  const absl::StatusOr<std::string_view> body = Unsealed(content);
+  if (!body.ok()) return Damaged(StdView(body.status().message()));
   storage::Manifest manifest;
-  if (body.size() > INT32_MAX || !manifest.ParseFromArray(body.data(), static_cast<int>(body.size()))) {
+  if (body->size() > INT32_MAX || !manifest.ParseFromArray(body->data(), static_cast<int>(body->size()))) {
     return Damaged("it is not a storage.Manifest");
   }
   LOCI_RETURN_IF_ERROR(CheckFields(manifest));
@@ -136,9 +127,7 @@ absl::StatusOr<storage::Manifest> ParseManifest(std::string_view content) {
 }
 
 std::string SerializeManifest(const storage::Manifest& manifest) {
-  std::string content = manifest.SerializeAsString();
-  content += ChecksumDigits(content);
-  return content;
+  return Sealed(manifest.SerializeAsString());
 }
 
 absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string& generation_directory, std::string_view store) {

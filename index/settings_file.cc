@@ -1,7 +1,6 @@
 #include "index/settings_file.h"
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/checksum.h"
 #include "base/error.h"
 #include "base/status_macros.h"
@@ -10,28 +9,20 @@ namespace loci {
 namespace {
 
 constexpr int kFormatVersion = 1;
-constexpr size_t kChecksumDigits = 16;
-
-std::string Checksum(std::string_view body) { return absl::StrFormat("%016x", Xxh3(body)); }
 
 }  // namespace
 
 std::string SerializeSettings(const storage::StoreSettings& settings) {
   storage::StoreSettings written = settings;
   written.set_format_version(kFormatVersion);
-  std::string content = written.SerializeAsString();
-  content += Checksum(content);
-  return content;
+  return Sealed(written.SerializeAsString());
 }
 
 absl::StatusOr<storage::StoreSettings> ParseSettings(std::string_view content) {
-  if (content.size() < kChecksumDigits) {
-    return absl::DataLossError(absl::StrCat("SETTINGS has ", content.size(), " bytes, at least ", kChecksumDigits, " are needed"));
-  }
-  const std::string_view body = content.substr(0, content.size() - kChecksumDigits);
-  if (Checksum(body) != content.substr(body.size())) return absl::DataLossError("the checksum of SETTINGS differs");
+  const absl::StatusOr<std::string_view> body = Unsealed(content);
+  if (!body.ok()) return Annotate(body.status(), "SETTINGS");
   storage::StoreSettings settings;
-  if (!settings.ParseFromArray(body.data(), static_cast<int>(body.size()))) return absl::DataLossError("SETTINGS can't be parsed");
+  if (!settings.ParseFromArray(body->data(), static_cast<int>(body->size()))) return absl::DataLossError("SETTINGS can't be parsed");
   if (settings.format_version() > kFormatVersion) {
     return absl::FailedPreconditionError(
         absl::StrCat("SETTINGS has format ", settings.format_version(), ", this server reads up to ", kFormatVersion));

@@ -24,7 +24,6 @@ namespace {
 using storage::JobRecord;
 
 constexpr int kFormatVersion = 1;
-constexpr size_t kChecksumDigits = 16;
 constexpr int kStateCount = JobRecord::State_MAX + 1;
 constexpr int64_t kRateWindowUs = 10'000'000;
 constexpr int64_t kSampleUs = 100'000;  // Between two samples of a rate.
@@ -41,14 +40,8 @@ std::string MakeJobId(int64_t unix_us) {
                          utc.tm_sec, random() & 0xffff);
 }
 
-std::string Checksum(std::string_view body) { return absl::StrFormat("%016x", Xxh3(body)); }
-
 absl::StatusOr<JobRecord> ParseRecord(std::string_view content) {
-  if (content.size() < kChecksumDigits) {
-    return absl::DataLossError(absl::StrCat("it has ", content.size(), " bytes, at least ", kChecksumDigits, " are needed"));
-  }
-  const std::string_view body = content.substr(0, content.size() - kChecksumDigits);
-  if (Checksum(body) != content.substr(body.size())) return absl::DataLossError("its checksum differs");
+  LOCI_ASSIGN_OR_RETURN(const std::string_view body, Unsealed(content));
   JobRecord record;
   if (!record.ParseFromArray(body.data(), static_cast<int>(body.size()))) return absl::DataLossError("it can't be parsed");
   if (record.format_version() != kFormatVersion) {
@@ -110,9 +103,7 @@ struct JobRegistry::State {
 
   absl::Status Write(JobRecord record) const {
     record.set_format_version(kFormatVersion);
-    std::string content = record.SerializeAsString();
-    content += Checksum(content);
-    return WriteFileAtomically(*options.fs, PathOf(record.job()), content);
+    return WriteFileAtomically(*options.fs, PathOf(record.job()), Sealed(record.SerializeAsString()));
   }
 
   static int KindIndex(const JobRecord& record) {
