@@ -16,7 +16,7 @@
 #include "absl/strings/str_join.h"
 #include "base/file.h"
 #include "gtest/gtest.h"
-#include "index/power_cut.h"
+#include "index/disk_model.h"
 #include "index/store.h"
 #include "index/store_testing.h"
 

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "index/forwarding_file_system.h"
 #include "index/store.h"
 
 namespace loci {
@@ -46,7 +47,7 @@ struct ViewContents {
 absl::StatusOr<ViewContents> ReadContents(const View& view, const std::vector<std::string>& ids);
 
 // The operating system's files, but operations [fail_from, fail_to) fail. Counts what changes files. Thread-safe.
-class FaultyFileSystem : public FileSystem {
+class FaultyFileSystem : public ForwardingFileSystem {
  public:
   std::atomic<int64_t> operations{0};
   std::atomic<int64_t> fail_from{INT64_MAX};
@@ -54,24 +55,14 @@ class FaultyFileSystem : public FileSystem {
   void Heal() { fail_from = INT64_MAX; }
 
   absl::StatusOr<std::unique_ptr<WritableFile>> NewWritableFile(const std::string& path) override;
-  absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) override { return base_.Map(path); }
-  absl::StatusOr<std::string> ReadFile(const std::string& path) override { return base_.ReadFile(path); }
-  absl::StatusOr<int64_t> FileSize(const std::string& path) override { return base_.FileSize(path); }
-  bool Exists(const std::string& path) override { return base_.Exists(path); }
-  bool IsDirectory(const std::string& path) override { return base_.IsDirectory(path); }
-  absl::StatusOr<std::vector<std::string>> List(const std::string& directory) override { return base_.List(directory); }
   absl::Status CreateDirectories(const std::string& directory) override;
   absl::Status Rename(const std::string& from, const std::string& to) override;
   absl::Status SyncDirectory(const std::string& directory) override;
   absl::Status DeleteFile(const std::string& path) override;
   absl::Status DeleteRecursively(const std::string& path) override;
-  absl::StatusOr<std::unique_ptr<Lock>> LockFile(const std::string& path) override { return base_.LockFile(path); }
 
   // Counts one operation. OK, or the failure.
   absl::Status Count(const std::string& what);
-
- private:
-  FileSystem& base_ = PosixFileSystem();
 };
 
 }  // namespace loci

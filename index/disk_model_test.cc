@@ -1,4 +1,4 @@
-#include "index/power_cut.h"
+#include "index/disk_model.h"
 
 #include <random>
 #include <set>
@@ -13,9 +13,9 @@ namespace {
 
 using Survival = DiskModel::Survival;
 
-class PowerCutTest : public ::testing::Test {
+class DiskModelTest : public ::testing::Test {
  protected:
-  PowerCutTest() {
+  DiskModelTest() {
     EXPECT_TRUE(PosixFileSystem().CreateDirectories(root_).ok());
     EXPECT_TRUE(PosixFileSystem().CreateDirectories(JoinPath(directory_.path(), "empty")).ok());
   }
@@ -37,7 +37,7 @@ class PowerCutTest : public ::testing::Test {
   RecordingDisk disk_{root_};
 };
 
-TEST_F(PowerCutTest, OnlySyncedBytesUnderSyncedNamesSurvive) {
+TEST_F(DiskModelTest, OnlySyncedBytesUnderSyncedNamesSurvive) {
   auto file = *disk_.NewWritableFile(Path("f"));
   ASSERT_TRUE(file->Append("synced").ok());
   ASSERT_TRUE(file->Sync().ok());  // 0
@@ -55,7 +55,7 @@ TEST_F(PowerCutTest, OnlySyncedBytesUnderSyncedNamesSurvive) {
   for (const std::string& content : found) EXPECT_EQ(content.substr(0, 6), "synced");
 }
 
-TEST_F(PowerCutTest, ARenameOrADeletionIsUndoneUntilItsFolderIsSynced) {
+TEST_F(DiskModelTest, ARenameOrADeletionIsUndoneUntilItsFolderIsSynced) {
   ASSERT_TRUE(WriteFileAtomically(disk_, Path("f"), "old").ok());
   auto file = *disk_.NewWritableFile(Path("g"));
   ASSERT_TRUE(file->Append("new").ok() && file->Sync().ok());
@@ -69,7 +69,7 @@ TEST_F(PowerCutTest, ARenameOrADeletionIsUndoneUntilItsFolderIsSynced) {
   EXPECT_EQ(Left("f", Survival::kAll), "(none)");
 }
 
-TEST_F(PowerCutTest, RocksDbsFilesAreOfTheSameDisk) {
+TEST_F(DiskModelTest, RocksDbsFilesAreOfTheSameDisk) {
   const auto files = disk_.rocksdb_files();
   std::unique_ptr<rocksdb::FSWritableFile> file;
   ASSERT_TRUE(files->NewWritableFile(Path("f"), rocksdb::FileOptions(), &file, nullptr).ok());
