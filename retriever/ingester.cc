@@ -5,15 +5,20 @@
 #include <cmath>
 #include <deque>
 #include <future>
+#include <map>
+#include <optional>
 #include <thread>
 #include <utility>
 
+#include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "base/vector_type.h"
+#include "index/content_hash.h"
 #include "index/passage_index.h"
 #include "retriever/passage_validation.h"
 #include "retriever/recall_queries.h"
@@ -27,6 +32,18 @@ constexpr size_t kMaxPendingBatches = 4;
 constexpr size_t kBatchPassages = 256;
 constexpr std::chrono::milliseconds kOverloadPause(50);
 
+// Finite, also when rounded to the elements of the vector file.
+absl::Status CheckStorable(const float* vector, int dim, ElementType type) {
+  LOCI_RETURN_IF_ERROR(CheckVector(vector, dim));
+  const float limit = LargestStorable(type);
+  for (int d = 0; d < dim; ++d) {
+    if (std::abs(vector[d]) > limit) {
+      return absl::InvalidArgumentError(absl::StrCat("the vector has ", vector[d], " at position ", d, ", the limit of ",
+                                                     AbslView(ElementTypeName(type)), " is ", limit));
+    }
+  }
+  return absl::OkStatus();
+}
 
 }  // namespace
 
@@ -37,6 +54,7 @@ struct Ingester::State {
   std::unique_ptr<GenerationBuilder> builder;  // New generation only.
   IngestResult result;
   int64_t line = 0;  // Passages seen.
+  absl::flat_hash_set<ContentHash> ids;  // That came, where RemembersIds().
 
   // Batches on their way through the encoder, oldest first.
   struct Pending {
@@ -49,13 +67,39 @@ struct Ingester::State {
     if (options.progress) options.progress(phase, done, total);
   }
 
-  void Reject(const loci::v1::Passage& passage, const absl::Status& status) {
+  // A builder counts them itself, at its end.
+  bool RemembersIds() const { return options.duplicates != LinePolicy::kDefault || options.mode == IngestMode::kUpsert; }
+
+  absl::Status LineFailure(const loci::v1::Passage& passage, const absl::Status& status, std::string_view reason) const {
+    std::map<std::string, std::string> metadata = {{"line", absl::StrCat(line)}};
+    if (ValidatePassageId(passage.id()).ok()) metadata["id"] = passage.id();
+    if (const std::optional<ErrorReason> cause = GetErrorReason(status); cause.has_value() && cause->metadata.contains("field")) {
+      metadata["field"] = cause->metadata.at("field");
+    }
+    return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("passage ", line, " of the stream: ", status.message())), reason,
+                           std::move(metadata));
+  }
+
+  // Counts a passage that can't be taken, or ends the ingest for it.
+  absl::Status Reject(const loci::v1::Passage& passage, const absl::Status& status) {
+    if (options.bad_lines == LinePolicy::kFail) return LineFailure(passage, status, "BAD_LINE");
     ++result.rejected_count;
     if (result.errors.size() < kMaxErrors) {
       // An id that is no UTF-8 can't be sent back.
       const bool printable = ValidatePassageId(passage.id()).ok();
       result.errors.push_back({line, printable ? passage.id() : "", std::string(StdView(status.message()))});
     }
+    return absl::OkStatus();
+  }
+
+  // Whether a valid passage is to be taken.
+  absl::StatusOr<bool> CheckDuplicate(const loci::v1::Passage& passage) {
+    if (!RemembersIds() || ids.insert(HashContent(passage.id())).second) return true;
+    if (options.duplicates == LinePolicy::kFail) {
+      return LineFailure(passage, absl::InvalidArgumentError(absl::StrCat("id \"", passage.id(), "\" came before")), "DUPLICATE_ID");
+    }
+    ++result.duplicate_count;
+    return options.duplicates == LinePolicy::kDefault;
   }
 
   std::future<absl::StatusOr<EncodedTexts>> StartEncoding(const std::vector<loci::v1::Passage>& passages) const {
@@ -97,6 +141,7 @@ struct Ingester::State {
       result.generation = upserted->generation;
       result.revision = upserted->revision;
       result.accepted_count += count;
+      result.passage_count += count;
       return absl::OkStatus();
     }
     if (!vectors.empty()) {
@@ -182,11 +227,13 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
     ++state.line;
     absl::Status valid = ValidatePassage(passages[i]);
     const float* vector = bring_vectors ? vectors.data() + static_cast<int64_t>(i) * vector_dim : nullptr;
-    if (valid.ok() && bring_vectors) valid = CheckVector(vector, static_cast<int>(vector_dim));
+    if (valid.ok() && bring_vectors) valid = CheckStorable(vector, static_cast<int>(vector_dim), state.options.element_type);
     if (!valid.ok()) {
-      state.Reject(passages[i], valid);
+      LOCI_RETURN_IF_ERROR(state.Reject(passages[i], valid));
       continue;
     }
+    LOCI_ASSIGN_OR_RETURN(const bool wanted, state.CheckDuplicate(passages[i]));
+    if (!wanted) continue;
     chunk.push_back(std::move(passages[i]));
     if (bring_vectors) chunk_vectors.insert(chunk_vectors.end(), vector, vector + vector_dim);
     if (chunk.size() == kBatchPassages) {
@@ -210,7 +257,8 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
 
   LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, state.builder->Finish(state.options.limits, state.options.progress));
   state.result.generation = manifest.generation();
-  state.result.duplicate_count = state.builder->duplicate_count();
+  if (!state.RemembersIds()) state.result.duplicate_count = state.builder->duplicate_count();
+  state.result.passage_count = manifest.passage_count();
   state.result.revision = manifest.base_revision();
   state.builder.reset();
   // Whoever is gone by now did not see the build succeed; a broken stream may have held half a corpus.

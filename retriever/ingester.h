@@ -22,6 +22,9 @@ namespace loci {
 
 enum class IngestMode { kNewGeneration, kUpsert };
 
+// What becomes of a passage that can't be taken as it is.
+enum class LinePolicy { kDefault, kSkip, kFail };
+
 struct IngestOptions {
   std::string store;  // Created if absent.
   IngestMode mode = IngestMode::kNewGeneration;
@@ -32,6 +35,11 @@ struct IngestOptions {
   // "QUERY:PASSAGE", a passage half, or empty: the default encoder's (for kUpsert: that of the active generation). Vectors that come
   // along must be of its passage half; it must be known to the registry, else nothing could ask the store.
   std::string encoder_fingerprint;
+  // kFail: the first passage that is invalid ends the ingest with INVALID_ARGUMENT, reason BAD_LINE, with `line` and `id`. Default: kSkip.
+  LinePolicy bad_lines = LinePolicy::kDefault;
+  // Of passages whose id came before in the stream. Default: the last one stays. kSkip: the first one, and the others are left out. kFail:
+  // as with bad lines, reason DUPLICATE_ID. Where ids must be remembered for it, they take about 40 bytes each.
+  LinePolicy duplicates = LinePolicy::kDefault;
   RequestLimits limits;  // Cancelled: the ingest ends, and nothing of a new generation stays.
   // How far it is: "receiving" (passages), "write", "index" (passages), "recall" (queries), "checksum" (files), "activating" (0 of 0).
   // `total` 0: not known. Called on the thread that calls this object.
@@ -47,9 +55,10 @@ struct IngestLineError {
 struct IngestResult {
   std::string generation;
   int64_t revision = 0;
-  int64_t accepted_count = 0;
+  int64_t accepted_count = 0;  // Passages of the stream that were taken. Those that LinePolicy::kSkip leaves out are not.
   int64_t rejected_count = 0;
-  int64_t duplicate_count = 0;
+  int64_t duplicate_count = 0;  // Passages whose id came before.
+  int64_t passage_count = 0;    // Passages of the new generation; for upserts: that were written.
   std::vector<IngestLineError> errors;  // The first 100.
 };
 
@@ -62,7 +71,8 @@ class Ingester {
   ~Ingester();
 
   // Takes a batch. `vectors` is empty (the texts are encoded), or [passages.size(), dim] float32. A passage that is invalid, or whose
-  // vector is not finite, is counted as rejected; the others go on. INVALID_ARGUMENT where the shape of `vectors` does not fit.
+  // vector is not finite, is counted as rejected; the others go on. INVALID_ARGUMENT where the shape of `vectors` does not fit,
+  // or a line policy says so: upserts of what came before stay then.
   // After an error the ingest can only be dropped.
   absl::Status Add(std::vector<loci::v1::Passage> passages, const std::vector<float>& vectors, int64_t vector_dim);
 

@@ -47,6 +47,78 @@ TEST_F(IngesterTest, KeepsOnlyTheFirstErrors) {
   EXPECT_EQ(result->errors.size(), static_cast<size_t>(Ingester::kMaxErrors));
 }
 
+TEST_F(IngesterTest, ABadLineEndsTheIngestWhereItIsToldTo) {
+  Start();
+  ASSERT_TRUE(Ingest("s", {MakePassage("a", "one")}).ok());
+  const std::string before = manager_->GetStore("s")->generation;
+  const absl::Status status =
+      Ingest("s", {MakePassage("a", "one"), MakePassage("b", ""), MakePassage("c", "three")}, {.bad_lines = LinePolicy::kFail}).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("passage 2 of the stream: text and title are both empty"));
+  ASSERT_TRUE(GetErrorReason(status).has_value());
+  EXPECT_EQ(GetErrorReason(status)->reason, "BAD_LINE");
+  EXPECT_EQ(GetErrorReason(status)->metadata.at("line"), "2");
+  EXPECT_EQ(GetErrorReason(status)->metadata.at("id"), "b");
+  EXPECT_EQ(manager_->GetStore("s")->generation, before);
+  EXPECT_EQ(manager_->ListGenerations("s")->generations.size(), 1u);
+}
+
+TEST_F(IngesterTest, TheFirstOfDuplicatesStaysWhereItIsToldTo) {
+  Start();
+  for (const IngestMode mode : {IngestMode::kNewGeneration, IngestMode::kUpsert}) {
+    const std::string store = mode == IngestMode::kUpsert ? "upserted" : "new";
+    // The passage that was rejected has no claim on its id.
+    const auto result = Ingest(store, {MakePassage("a", ""), MakePassage("a", "one"), MakePassage("b", "two"), MakePassage("a", "again")},
+                               {.mode = mode, .duplicates = LinePolicy::kSkip});
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(result->accepted_count, 2);
+    EXPECT_EQ(result->rejected_count, 1);
+    EXPECT_EQ(result->duplicate_count, 1);
+    EXPECT_EQ(result->passage_count, 2);
+    std::vector<loci::v1::Passage> passages;
+    const auto set = *manager_->Capture(store, "");
+    ASSERT_TRUE(set->view->Read(std::vector<ViewRow>{**set->view->Find("a")}, &passages).ok());
+    EXPECT_EQ(passages[0].text(), "one");
+  }
+}
+
+TEST_F(IngesterTest, ADuplicateEndsTheIngestWhereItIsToldTo) {
+  Start();
+  const std::vector<loci::v1::Passage> passages = {MakePassage("a", "one"), MakePassage("b", "two"), MakePassage("a", "again")};
+  for (const IngestMode mode : {IngestMode::kNewGeneration, IngestMode::kUpsert}) {
+    const absl::Status status = Ingest("s", passages, {.mode = mode, .duplicates = LinePolicy::kFail}).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+    EXPECT_THAT(std::string(status.message()), HasSubstr("passage 3 of the stream: id \"a\" came before"));
+    ASSERT_TRUE(GetErrorReason(status).has_value());
+    EXPECT_EQ(GetErrorReason(status)->reason, "DUPLICATE_ID");
+    EXPECT_EQ(GetErrorReason(status)->metadata.at("line"), "3");
+  }
+}
+
+TEST_F(IngesterTest, UpsertsCountDuplicatesToo) {
+  Start();
+  const auto result = Ingest("s", {MakePassage("a", "one"), MakePassage("a", "again")}, {.mode = IngestMode::kUpsert});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->accepted_count, 2);
+  EXPECT_EQ(result->duplicate_count, 1);
+  EXPECT_EQ(SearchIds("s", "again", 5), std::vector<std::string>{"a"});
+}
+
+TEST_F(IngesterTest, AVectorThatTheFileCannotHoldIsABadLine) {
+  Start();
+  const std::string fingerprint = (*registry_->Get(""))->spec().fingerprint.ToString();
+  auto ingester =
+      Ingester::Start(*manager_, {.store = "s", .element_type = ElementType::kFloat16, .encoder_fingerprint = fingerprint});
+  ASSERT_TRUE(ingester.ok()) << ingester.status();
+  std::vector<float> vectors(2 * kDim, 0.5f);
+  vectors[kDim + 3] = 1e6f;
+  ASSERT_TRUE((*ingester)->Add({MakePassage("a", "one"), MakePassage("b", "two")}, vectors, kDim).ok());
+  const auto result = (*ingester)->Finish();
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->rejected_count, 1);
+  EXPECT_THAT(result->errors[0].message, HasSubstr("the limit of float16 is 65504"));
+}
+
 TEST_F(IngesterTest, NothingReplacesNothing) {
   Start();
   ASSERT_TRUE(Ingest("s", {MakePassage("a", "one")}).ok());

@@ -237,6 +237,23 @@ absl::StatusOr<WritesPolicy> ValidateWritesSince(loci::v1::WritesSince writes_si
   }
 }
 
+namespace {
+
+absl::StatusOr<LinePolicy> ValidateLinePolicy(loci::v1::LinePolicy policy, std::string_view field) {
+  switch (policy) {
+    case loci::v1::LINE_POLICY_UNSPECIFIED:
+      return LinePolicy::kDefault;
+    case loci::v1::LINE_POLICY_SKIP:
+      return LinePolicy::kSkip;
+    case loci::v1::LINE_POLICY_FAIL:
+      return LinePolicy::kFail;
+    default:
+      return InvalidField(field, Range(policy, 0, 2));
+  }
+}
+
+}  // namespace
+
 absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader& header, const RequestLimits& limits) {
   IngestOptions result;
   LOCI_ASSIGN_OR_RETURN(result.store, ValidateStore(header.store()));
@@ -254,7 +271,10 @@ absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader&
     default:
       return InvalidField("header.mode", Range(header.mode(), 0, 2));
   }
+  LOCI_ASSIGN_OR_RETURN(result.bad_lines, ValidateLinePolicy(header.bad_lines(), "header.bad_lines"));
+  LOCI_ASSIGN_OR_RETURN(result.duplicates, ValidateLinePolicy(header.duplicates(), "header.duplicates"));
   if (header.no_wait()) return NotAvailableYet("no_wait");
+  if (header.has_chunking()) return NotAvailableYet("chunking");
   LOCI_ASSIGN_OR_RETURN(result.element_type, ElementTypeOf(header.index().vector_type(), "header.index.vector_type"));
   if (result.element_type == ElementType::kInt8 || result.element_type == ElementType::kFloat64) {
     return InvalidField("header.index.vector_type", absl::StrCat("is ", AbslView(ElementTypeName(result.element_type)),

@@ -238,6 +238,17 @@ TEST(ValidateIngest, ChecksTheHeader) {
   EXPECT_THAT(Invalid(ValidateIngestHeader(header, {})), HasSubstr("no_activate"));
 }
 
+TEST(ValidateIngest, ReadsTheLinePolicies) {
+  loci::v1::IngestHeader header;
+  EXPECT_EQ(ValidateIngestHeader(header, {})->bad_lines, LinePolicy::kDefault);
+  header.set_bad_lines(loci::v1::LINE_POLICY_FAIL);
+  header.set_duplicates(loci::v1::LINE_POLICY_SKIP);
+  EXPECT_EQ(ValidateIngestHeader(header, {})->bad_lines, LinePolicy::kFail);
+  EXPECT_EQ(ValidateIngestHeader(header, {})->duplicates, LinePolicy::kSkip);
+  header.set_duplicates(static_cast<loci::v1::LinePolicy>(3));
+  EXPECT_THAT(Invalid(ValidateIngestHeader(header, {})), HasSubstr("header.duplicates is 3; it must be from 0 to 2"));
+}
+
 TEST(ValidateIngest, ChecksTheBatchButLeavesValuesToTheIngester) {
   loci::v1::PassageBatch batch;
   batch.add_passages()->set_id("a");
