@@ -6,52 +6,40 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/checksum.h"
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "index/exact_index.h"
 #include "index/faiss_index.h"
+#include "index/file_sums.h"
 
 namespace loci {
 namespace {
 
 constexpr int kProbeTopK = 10;
 
-// Compares one file with its entry. The file is read through a mapping, a piece at a time.
-absl::Status VerifyFile(FileSystem& fs, const std::string& directory, const storage::FileEntry& entry, bool checksum) {
-  constexpr size_t kPieceBytes = 1 << 20;
-  const std::string path = JoinPath(directory, entry.path());
-  const absl::StatusOr<int64_t> size = fs.FileSize(path);
-  if (absl::IsNotFound(size.status())) return absl::DataLossError(absl::StrCat(path, " is missing"));
-  LOCI_RETURN_IF_ERROR(size.status());
-  if (*size != entry.size_bytes()) {
-    return absl::DataLossError(absl::StrCat(path, " has ", *size, " bytes, the manifest says ", entry.size_bytes()));
-  }
-  if (!checksum) return absl::OkStatus();
-  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, fs.Map(path));
-  const std::string_view data = file->data();
-  Sha256 hash;
-  for (size_t offset = 0; offset < data.size(); offset += kPieceBytes) hash.Update(data.substr(offset, kPieceBytes));
-  if (data.size() != static_cast<size_t>(entry.size_bytes()) || hash.HexDigest() != entry.sha256()) {
-    return absl::DataLossError(absl::StrCat(path, ": the SHA-256 of its ", data.size(), " bytes is not the manifest's"));
-  }
-  return absl::OkStatus();
-}
-
 // The sizes of all files and, with `checksums`, their contents; index.faiss is always read, since FAISS trusts what it parses.
-absl::Status VerifyFiles(FileSystem& fs, const std::string& directory, const storage::Manifest& manifest, bool checksums) {
+absl::Status VerifyFiles(FileSystem& fs, const std::string& directory, const storage::Manifest& manifest, bool checksums,
+                         const VerifyControl& control) {
+  const auto summed = [&](const storage::FileEntry& entry) { return checksums || entry.path() == kIndexFile; };
+  int64_t done_bytes = 0, total_bytes = 0;
+  for (const storage::FileEntry& entry : manifest.files()) total_bytes += summed(entry) ? entry.size_bytes() : 0;
+  const auto on_read = [&](int64_t bytes) {
+    done_bytes += bytes;
+    if (control.progress) control.progress(done_bytes, total_bytes);
+    return control.limits.Check(control.clock->NowMicros());
+  };
+  LOCI_RETURN_IF_ERROR(on_read(0));
   std::set<std::string> listed;
   for (const storage::FileEntry& entry : manifest.files()) {
-    LOCI_RETURN_IF_ERROR(VerifyFile(fs, directory, entry, checksums || entry.path() == kIndexFile));
+    LOCI_RETURN_IF_ERROR(CheckFile(fs, directory, entry, summed(entry), on_read));
     listed.insert(entry.path());
   }
   // A further file in the RocksDB could change what is read.
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(JoinPath(directory, kPassagesDirectory)));
   for (const std::string& name : names) {
     if (listed.count(absl::StrCat(kPassagesDirectory, "/", name)) == 0) {
-      return absl::DataLossError(
-          absl::StrCat(JoinPath(directory, kPassagesDirectory), "/", name, " is there, but not in the manifest"));
+      return FileDamaged(directory, absl::StrCat(kPassagesDirectory, "/", name), 0, 0, "it is there, but not in the manifest");
     }
   }
   return absl::OkStatus();
@@ -87,9 +75,9 @@ absl::Status RunProbes(const storage::Manifest& manifest, const VectorFile& vect
 
 }  // namespace
 
-absl::Status Generation::Verify(FileSystem& fs, const std::string& directory) {
+absl::Status Generation::Verify(FileSystem& fs, const std::string& directory, const VerifyControl& control) {
   LOCI_ASSIGN_OR_RETURN(const storage::Manifest manifest, ReadManifest(fs, directory));
-  return VerifyFiles(fs, directory, manifest, /*checksums=*/true);
+  return VerifyFiles(fs, directory, manifest, /*checksums=*/true, control);
 }
 
 absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& fs, const std::string& directory,
@@ -101,7 +89,7 @@ absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& f
     return absl::FailedPreconditionError(absl::StrCat(directory, ": ", manifest.vector_count(), " vectors for ",
                                                       manifest.passage_count(), " passages; this build serves one each"));
   }
-  LOCI_RETURN_IF_ERROR(VerifyFiles(fs, directory, manifest, options.verify_checksums));
+  LOCI_RETURN_IF_ERROR(VerifyFiles(fs, directory, manifest, options.verify_checksums, options.control));
 
   const std::string vectors_path = JoinPath(directory, kVectorsFile);
   LOCI_ASSIGN_OR_RETURN(generation->vectors_, VectorFile::Open(fs, vectors_path));

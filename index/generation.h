@@ -18,6 +18,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/cancellation.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
 #include "base/vector_type.h"
@@ -33,11 +34,19 @@ class FileSystem;
 
 namespace loci {
 
+// What a reading of every byte looks at and tells.
+struct VerifyControl {
+  RequestLimits limits;  // Looked at after each MiB.
+  Clock* clock = &RealClock();
+  std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;  // Called before the first byte and after each MiB.
+};
+
 // Immutable after construction.
 class Generation {
  public:
   struct OpenOptions {
-    bool verify_checksums = true;  // Reads every byte once. DATA_LOSS names the file.
+    bool verify_checksums = true;  // Reads every byte once. DATA_LOSS as from Verify.
+    VerifyControl control;
     bool run_probes = true;        // Searches the manifest's probes.
     ThreadPool* search_pool = nullptr;  // Borrowed.
     std::string store;                  // That the manifest must name; empty: any.
@@ -46,8 +55,9 @@ class Generation {
   // generation than the folder's name says.
   static absl::StatusOr<std::shared_ptr<const Generation>> Open(FileSystem& fs, const std::string& directory,
                                                                 const OpenOptions& options);
-  // Reads every byte of every file that the manifest lists and compares sizes and checksums. DATA_LOSS names the file.
-  static absl::Status Verify(FileSystem& fs, const std::string& directory);
+  // Reads every byte of every file that the manifest lists and compares sizes and checksums. DATA_LOSS, reason FILE_DAMAGED, with `file`
+  // and `offset`: where the block begins that holds the damage (see file_sums.h).
+  static absl::Status Verify(FileSystem& fs, const std::string& directory, const VerifyControl& control = {});
 
   const storage::Manifest& manifest() const { return manifest_; }
   const std::string& id() const { return manifest_.generation(); }

@@ -5,7 +5,6 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "base/checksum.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
@@ -13,6 +12,7 @@
 #include "base/vector_type.h"
 #include "index/exact_index.h"
 #include "index/faiss_index.h"
+#include "index/file_sums.h"
 #include "index/generation.h"
 #include "index/recall.h"
 #include "index/rocksdb_util.h"
@@ -301,17 +301,7 @@ absl::Status Builder::BuildIndex(const RequestLimits& limits, const Progress& pr
 }
 
 absl::Status Builder::ListFile(const std::string& path, const RequestLimits& limits) {
-  constexpr size_t kPieceBytes = 16 << 20;
-  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, fs_.Map(JoinPath(directory_, path)));
-  Sha256 hash;
-  for (size_t offset = 0; offset < file->data().size(); offset += kPieceBytes) {
-    LOCI_RETURN_IF_ERROR(Check(limits));
-    hash.Update(file->data().substr(offset, kPieceBytes));
-  }
-  storage::FileEntry* entry = manifest_.add_files();
-  entry->set_path(path);
-  entry->set_size_bytes(static_cast<int64_t>(file->data().size()));
-  entry->set_sha256(hash.HexDigest());
+  LOCI_ASSIGN_OR_RETURN(*manifest_.add_files(), SumFile(fs_, directory_, path, [&](int64_t) { return Check(limits); }));
   return absl::OkStatus();
 }
 

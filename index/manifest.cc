@@ -6,8 +6,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/checksum.h"
+#include "base/error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "index/file_sums.h"
 
 namespace loci {
 namespace {
@@ -58,6 +60,13 @@ absl::Status CheckFiles(const storage::Manifest& manifest) {
     if (!paths.insert(file.path()).second) return Damaged(absl::StrCat(file.path(), " is listed twice"));
     if (file.size_bytes() < 0) return Damaged(absl::StrCat(file.path(), " has the size ", file.size_bytes()));
     if (!IsHex(file.sha256(), 64)) return Damaged(absl::StrCat(file.path(), " has no SHA-256"));
+    if (file.block_bytes() != 0 || file.block_xxh3_size() != 0) {
+      const int64_t block = file.block_bytes();
+      if (block != 4 << 10 && block != 64 << 10 && block != 1 << 20) return Damaged(absl::StrCat(file.path(), " has blocks of ", block, " bytes"));
+      if (file.block_xxh3_size() != file.size_bytes() / block + (file.size_bytes() % block != 0)) {
+        return Damaged(absl::StrCat(file.path(), " has ", file.block_xxh3_size(), " sums of blocks for ", file.size_bytes(), " bytes"));
+      }
+    }
     if (file.path() == kVectorsFile) {
       const int64_t row_bytes = manifest.dim() * static_cast<int64_t>(ElementSize(StoredType(manifest)));
       const int64_t expected = kVectorHeaderBytes + manifest.vector_count() * row_bytes;
@@ -149,7 +158,12 @@ absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string
     }
     return manifest;
   }
-  return absl::Status(manifest.status().code(), absl::StrCat(generation_directory, ": ", manifest.status().message()));
+  // Its one checksum does not say where.
+  if (absl::IsDataLoss(manifest.status())) {
+    return FileDamaged(generation_directory, kManifestFile, 0, static_cast<int64_t>(content->size()),
+                       std::string(StdView(manifest.status().message())));
+  }
+  return Annotate(manifest.status(), generation_directory);
 }
 
 }  // namespace loci

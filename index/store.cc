@@ -382,10 +382,12 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> Store::NewGeneration(BuildOpt
   return std::make_unique<StoreGenerationBuilder>(std::move(builder), state_->fs, state_->directory, std::move(registration));
 }
 
-absl::StatusOr<std::shared_ptr<const Generation>> Store::OpenGeneration(const std::string& generation, bool verify) const {
+absl::StatusOr<std::shared_ptr<const Generation>> Store::OpenGeneration(const std::string& generation, bool verify,
+                                                                        const VerifyControl& control) const {
   if (!state_->IsComplete(generation)) return GenerationNotFound(state_->name, generation);
   Generation::OpenOptions options;
   options.verify_checksums = verify;
+  options.control = control;
   options.run_probes = verify;
   options.search_pool = state_->options.search_pool;
   options.store = state_->name;

@@ -91,7 +91,8 @@ class Store {
   absl::StatusOr<std::unique_ptr<GenerationBuilder>> NewGeneration(BuildOptions options);
 
   // Opens (verifying) a generation of this store without activating it. GenerationNotFound where it is not there.
-  absl::StatusOr<std::shared_ptr<const Generation>> OpenGeneration(const std::string& generation, bool verify) const;
+  absl::StatusOr<std::shared_ptr<const Generation>> OpenGeneration(const std::string& generation, bool verify,
+                                                                   const VerifyControl& control = {}) const;
 
   // As ReadManifest; GenerationNotFound where the generation is not there.
   absl::StatusOr<storage::Manifest> GetManifest(const std::string& generation) const;
