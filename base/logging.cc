@@ -9,8 +9,11 @@
 #include <cstdint>
 #include <cstdio>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "base/clock.h"
+#include "base/log_context.h"
 #include "base/utf8.h"
 
 namespace loci {
@@ -21,6 +24,12 @@ constexpr std::string_view kReplacement = "\xef\xbf\xbd";  // U+FFFD
 
 std::atomic<LogFormat> log_format{LogFormat::kText};
 std::atomic<LogLevel> log_level{LogLevel::kInfo};
+
+struct LogContext {
+  std::string request_id;
+  std::string trace_id;
+};
+thread_local LogContext log_context;
 
 void AppendEscaped(std::string_view text, std::string* line) {
   for (const char c : text) {
@@ -89,7 +98,19 @@ void AppendJsonString(std::string_view text, std::string* line) {
   line->push_back('"');
 }
 
-std::string TextLine(LogLevel level, std::string_view component, std::string_view message, std::initializer_list<LogField> fields) {
+// `fields`, and those of the thread that `fields` does not have.
+std::vector<LogField> WithContext(std::initializer_list<LogField> fields) {
+  std::vector<LogField> all(fields);
+  const LogContext& context = log_context;
+  for (const LogField& field : {LogField{"request_id", context.request_id}, LogField{"trace_id", context.trace_id}}) {
+    bool given = false;
+    for (const LogField& other : fields) given = given || other.key == field.key;
+    if (!given) all.push_back(field);
+  }
+  return all;
+}
+
+std::string TextLine(LogLevel level, std::string_view component, std::string_view message, const std::vector<LogField>& fields) {
   std::string line = Timestamp();
   line.append(level == LogLevel::kInfo ? " I " : level == LogLevel::kWarning ? " W " : " E ");
   AppendEscaped(component, &line);
@@ -110,7 +131,7 @@ std::string TextLine(LogLevel level, std::string_view component, std::string_vie
   return line;
 }
 
-std::string JsonLine(LogLevel level, std::string_view component, std::string_view message, std::initializer_list<LogField> fields) {
+std::string JsonLine(LogLevel level, std::string_view component, std::string_view message, const std::vector<LogField>& fields) {
   std::string line = "{\"ts\":\"" + Timestamp() + "\",\"level\":\"";
   line.append(level == LogLevel::kInfo ? "info" : level == LogLevel::kWarning ? "warning" : "error");
   line.append("\",\"module\":");
@@ -130,6 +151,17 @@ std::string JsonLine(LogLevel level, std::string_view component, std::string_vie
 
 }  // namespace
 
+ScopedLogContext::ScopedLogContext(std::string request_id, std::string trace_id)
+    : request_id_(std::exchange(log_context.request_id, std::move(request_id))), trace_id_(std::exchange(log_context.trace_id, std::move(trace_id))) {}
+
+ScopedLogContext::~ScopedLogContext() {
+  log_context.request_id = std::move(request_id_);
+  log_context.trace_id = std::move(trace_id_);
+}
+
+const std::string& CurrentRequestId() { return log_context.request_id; }
+const std::string& CurrentTraceId() { return log_context.trace_id; }
+
 void SetLogFormat(LogFormat format) { log_format.store(format, std::memory_order_relaxed); }
 void SetLogLevel(LogLevel least) { log_level.store(least, std::memory_order_relaxed); }
 
@@ -143,8 +175,9 @@ void Log(LogLevel level, std::string_view component, std::string_view message) {
 
 void Log(LogLevel level, std::string_view component, std::string_view message, std::initializer_list<LogField> fields) {
   if (level < log_level.load(std::memory_order_relaxed)) return;
-  std::string line = log_format.load(std::memory_order_relaxed) == LogFormat::kJson ? JsonLine(level, component, message, fields)
-                                                                                    : TextLine(level, component, message, fields);
+  const std::vector<LogField> all = WithContext(fields);
+  std::string line = log_format.load(std::memory_order_relaxed) == LogFormat::kJson ? JsonLine(level, component, message, all)
+                                                                                    : TextLine(level, component, message, all);
   line.push_back('\n');
   WriteLine(line);
 }

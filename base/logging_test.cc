@@ -4,6 +4,9 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <thread>
+
+#include "base/log_context.h"
 
 namespace loci {
 namespace {
@@ -51,6 +54,26 @@ TEST(Log, QuotesFieldsThatHaveSpaces) {
   testing::internal::CaptureStderr();
   Log(LogLevel::kInfo, "request", "failed", {{"method", "Search"}, {"error", "no \"x\""}});
   EXPECT_THAT(testing::internal::GetCapturedStderr(), testing::EndsWith("I request: failed method=Search error=\"no \\\"x\\\"\"\n"));
+}
+
+TEST(Log, NamesTheRequestThatItsThreadWorksFor) {
+  testing::internal::CaptureStderr();
+  {
+    const ScopedLogContext outer("r-1", "4bf9");
+    {
+      const ScopedLogContext inner("r-2", "");
+      LogInfo("a", "inner");
+      EXPECT_EQ(CurrentRequestId(), "r-2");
+      std::thread([] { LogInfo("a", "another"); }).join();
+    }
+    LogInfo("a", "outer");
+    Log(LogLevel::kInfo, "a", "own", {{"request_id", "r-3"}});
+  }
+  LogInfo("a", "none");
+  const std::string lines = testing::internal::GetCapturedStderr();
+  for (const char* line : {"inner request_id=r-2\n", "another\n", "outer request_id=r-1 trace_id=4bf9\n", "own request_id=r-3 trace_id=4bf9\n", "none\n"}) {
+    EXPECT_THAT(lines, testing::HasSubstr(std::string("I a: ") + line));
+  }
 }
 
 TEST(JsonQuoted, TakesAnyBytes) {

@@ -15,6 +15,8 @@
 #include "server/error_table.h"
 #include "server/reply.h"
 #include "server/request_errors.h"
+#include "server/request_id.h"
+#include "server/request_log.h"
 #include "server/validation.h"
 
 namespace loci {
@@ -47,9 +49,9 @@ absl::StatusOr<storage::JobRecord::State> ValidateJobState(loci::v1::JobState st
 // so that one thread at a time is in here, but for OnCancel; owned by gRPC from the handler's return on.
 class WatchJobCall final : public grpc::ServerWriteReactor<loci::v1::Job> {
  public:
-  WatchJobCall(const ServiceContext& services, const loci::v1::WatchJobRequest& request)
-      : services_(services), job_(request.job()), start_us_(services.clock->NowMicros()) {
-    absl::StatusOr<Admission::Permit> permit = services_.requests->Acquire(static_cast<int64_t>(request.ByteSizeLong()));
+  WatchJobCall(const ServiceContext& services, grpc::CallbackServerContext* context, const loci::v1::WatchJobRequest& request)
+      : services_(services), context_(context), job_(request.job()), start_us_(services.clock->NowMicros()), trace_(TakeRequestTrace(*context)) {
+    absl::StatusOr<Admission::Permit> permit = services_.control->Acquire(static_cast<int64_t>(request.ByteSizeLong()));
     if (!permit.ok()) {
       End(permit.status());
       return;
@@ -89,14 +91,19 @@ class WatchJobCall final : public grpc::ServerWriteReactor<loci::v1::Job> {
   }
 
   void End(const absl::Status& status) {
-    services_.metrics->Finished(Method::kWatchJob, status.code(), services_.clock->NowMicros() - start_us_);
+    if (CarriesPushback(status)) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(services_.pushback_ms));
+    const int64_t duration_us = services_.clock->NowMicros() - start_us_;
+    services_.metrics->Finished(Method::kWatchJob, status.code(), duration_us);
+    if (IsLogged(status, services_.log_requests)) LogRequest({trace_, Method::kWatchJob, status, duration_us, PhaseTimes(), context_->peer()});
     permit_.Release();
-    Finish(ToGrpcStatus(status));
+    Finish(ToGrpcStatus(status, trace_.request_id));
   }
 
   const ServiceContext& services_;
+  grpc::CallbackServerContext* const context_;
   const std::string job_;
   const int64_t start_us_;
+  const RequestTrace trace_;
   Admission::Permit permit_;
   std::unique_ptr<grpc::Alarm> alarm_;
   loci::v1::Job message_;  // That is being written.
@@ -139,8 +146,8 @@ grpc::ServerUnaryReactor* AdminServiceImpl::CancelJob(grpc::CallbackServerContex
   });
 }
 
-grpc::ServerWriteReactor<loci::v1::Job>* AdminServiceImpl::WatchJob(grpc::CallbackServerContext*, const loci::v1::WatchJobRequest* request) {
-  return new WatchJobCall(services_, *request);
+grpc::ServerWriteReactor<loci::v1::Job>* AdminServiceImpl::WatchJob(grpc::CallbackServerContext* context, const loci::v1::WatchJobRequest* request) {
+  return new WatchJobCall(services_, context, *request);
 }
 
 }  // namespace loci

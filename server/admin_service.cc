@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/log_context.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
@@ -31,7 +32,9 @@ grpc::ServerUnaryReactor* AdminServiceImpl::Run(Method method, grpc::CallbackSer
                                                 std::function<absl::Status(const RequestLimits&)> body) {
   UnaryCall* const call = new UnaryCall(services_, method, context);
   if (!call->Admit(static_cast<int64_t>(size_bytes))) return call;
-  const bool queued = services_.admin_pool->TrySubmit([this, call, body = std::move(body)] {
+  ThreadPool& pool = IsControl(method) ? *services_.control_pool : *services_.admin_pool;
+  const bool queued = pool.TrySubmit([this, call, body = std::move(body)] {
+    const ScopedLogContext context(call->trace().request_id, call->trace().trace_id);
     absl::Status status = call->limits().Check(services_.clock->NowMicros());
     if (status.ok()) status = body(call->limits());
     call->Answer(status);

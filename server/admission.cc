@@ -9,7 +9,10 @@ namespace loci {
 
 Admission::Admission(Options options)
     : options_(std::move(options)),
-      gauge_(options_.metrics->gauge("loci_in_flight", "Requests and ingests admitted and not yet answered.", {{"kind", options_.kind}})) {
+      gauge_(options_.method.empty() ? options_.metrics->gauge("loci_in_flight", "Requests and ingests admitted and not yet answered.",
+                                                               {{"kind", options_.kind}})
+                                     : options_.metrics->gauge("loci_method_in_flight", "Requests in flight of methods with a limit of their own.",
+                                                               {{"method", options_.method}})) {
   gauge_.Set(0);
 }
 
@@ -17,6 +20,11 @@ absl::StatusOr<Admission::Permit> Admission::Acquire(int64_t size_bytes) {
   MutexLock lock(&mutex_);
   if (draining_) {
     return ErrorWithReason(absl::UnavailableError("the server is draining; ask another one, or again when it is back"), "DRAINING");
+  }
+  if (in_flight_ >= options_.max_requests && !options_.method.empty()) {
+    return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("method ", options_.method, " has ", in_flight_,
+                                                                     " requests in flight, its limit is ", options_.max_requests)),
+                           "OVERLOADED", {{"method", options_.method}, {"limit", absl::StrCat(options_.max_requests)}});
   }
   if (in_flight_ >= options_.max_requests) {
     return ErrorWithReason(

@@ -21,6 +21,7 @@ class Admission {
  public:
   struct Options {
     std::string kind = "request";         // For messages and the label of loci_in_flight.
+    std::string method;                   // Not empty: a limit of this method alone, which messages name; the gauge has it, too.
     int64_t max_requests = 1'024;         // >= 1
     int64_t max_bytes = int64_t{1} << 28;  // Of requests held together; a lone request is taken whatever its size.
     MetricsSink* metrics = &NullMetrics();
@@ -49,7 +50,7 @@ class Admission {
 
   explicit Admission(Options options);
 
-  // RESOURCE_EXHAUSTED, reason OVERLOADED, with count and limit; UNAVAILABLE, reason DRAINING, after Drain. Does not wait. The permit
+  // RESOURCE_EXHAUSTED, reason OVERLOADED, with the method where it is one's, count and limit; UNAVAILABLE, reason DRAINING, after Drain. Does not wait. The permit
   // may not outlive this object.
   absl::StatusOr<Permit> Acquire(int64_t size_bytes);
 

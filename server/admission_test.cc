@@ -85,5 +85,18 @@ TEST(Admission, GivesUpWaitingAfterTheTimeout) {
   EXPECT_TRUE(admission.WaitUntilIdle(0));
 }
 
+TEST(Admission, NamesTheMethodOfALimitOfItsOwn) {
+  FakeMetrics metrics;
+  Admission admission({.method = "Search", .max_requests = 1, .metrics = &metrics});
+  absl::StatusOr<Admission::Permit> permit = admission.Acquire(0);
+  ASSERT_TRUE(permit.ok());
+  const absl::Status refused = admission.Acquire(0).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(refused.message(), "method Search has 1 requests in flight, its limit is 1");
+  EXPECT_EQ(GetErrorReason(refused)->metadata.at("method"), "Search");
+  permit->Release();
+  EXPECT_TRUE(admission.Acquire(0).ok());
+}
+
 }  // namespace
 }  // namespace loci

@@ -7,7 +7,9 @@
 
 #include <cstdint>
 #include <cstring>
+#include <functional>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -19,6 +21,8 @@
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
 #include "server/address.h"
+#include "server/method.h"
+#include "server/request_errors.h"
 
 namespace loci {
 namespace {
@@ -50,19 +54,32 @@ const std::map<std::string, Range>& Ranges() {
       {"Batcher.max_wait_us", {0, 1'000'000}},
       {"Batcher.max_queued_tokens", {1'024, int64_t{1} << 40}},
       {"Reader.abstain_threshold", {0, 1}},
+      {"MethodLimit.max_in_flight", {1, 1'000'000}},
+      {"MethodLimit.max_deadline_ms", {1, 86'400'000}},
   };
   return *kRanges;
 }
 
-// A mistake, and where.
+// A mistake, and where: a message's field, `index` of it where it is repeated.
 struct Mistake {
   const TextFormat::ParseInfoTree* tree;
   const FieldDescriptor* field;
+  int index;
   std::string problem;
 };
 
 std::string NumberMistake(const Range& range, const std::string& value) {
   return absl::StrCat("is ", value, "; it must be from ", range.least, " to ", range.most);
+}
+
+std::string CheckMethod(const std::string& method) {
+  for (int i = 0; i < kMethodCount; ++i) {
+    const Method known = static_cast<Method>(i);
+    if (AbslView(MethodName(known)) != method) continue;
+    if (known == Method::kIngest || known == Method::kWatchJob) return absl::StrCat("is ", method, ", a stream; only other methods have limits of their own");
+    return "";
+  }
+  return absl::StrCat("is ", Quoted(method), "; it must be a method's name, e.g. Search");
 }
 
 // What is wrong with the value of a field that is no message; empty where nothing is.
@@ -84,6 +101,7 @@ std::string CheckValue(const Message& message, const FieldDescriptor& field) {
     }
     case FieldDescriptor::CPPTYPE_STRING: {
       const std::string value = reflection.GetString(message, &field);
+      if (name == "MethodLimit.method") return CheckMethod(value);
       if (value.empty()) return "is empty";
       if (value.find('\0') != std::string::npos) return "has a zero byte";
       if (field.name() == "listen" || field.name() == "metrics_listen") {
@@ -105,11 +123,26 @@ void Check(const Message& message, const std::string& path, const TextFormat::Pa
   for (const FieldDescriptor* field : fields) {
     if (field->cpp_type() != FieldDescriptor::CPPTYPE_MESSAGE) {
       const std::string problem = CheckValue(message, *field);
-      if (!problem.empty()) mistakes->push_back({tree, field, absl::StrCat(path, field->name(), problem[0] == ':' ? "" : " ", problem)});
+      if (!problem.empty()) mistakes->push_back({tree, field, -1, absl::StrCat(path, field->name(), problem[0] == ':' ? "" : " ", problem)});
       continue;
     }
-    Check(reflection.GetMessage(message, field), absl::StrCat(path, field->name(), "."),
-          tree == nullptr ? nullptr : tree->GetTreeForNested(field, -1), mistakes);
+    if (!field->is_repeated()) {
+      Check(reflection.GetMessage(message, field), absl::StrCat(path, field->name(), "."),
+            tree == nullptr ? nullptr : tree->GetTreeForNested(field, -1), mistakes);
+      continue;
+    }
+    std::set<std::string> methods;
+    for (int i = 0; i < reflection.FieldSize(message, field); ++i) {
+      const Message& item = reflection.GetRepeatedMessage(message, field, i);
+      const std::string item_path = absl::StrCat(path, field->name(), "[", i, "].");
+      const auto& limit = static_cast<const config::MethodLimit&>(item);
+      if (limit.method().empty()) {
+        mistakes->push_back({tree, field, i, absl::StrCat(item_path, "method is not set")});
+      } else if (!methods.insert(limit.method()).second) {
+        mistakes->push_back({tree, field, i, absl::StrCat(item_path, "method is ", Quoted(limit.method()), ", which has its limits above")});
+      }
+      Check(item, item_path, tree == nullptr ? nullptr : tree->GetTreeForNested(field, i), mistakes);
+    }
   }
 }
 
@@ -164,6 +197,7 @@ ServerConfig DefaultServerConfig() {
   batcher.set_max_queued_tokens(options.batcher.max_queued_tokens);
   config.mutable_log()->set_format(config::Log::TEXT);
   config.mutable_log()->set_level(config::Log::INFO);
+  config.mutable_log()->set_requests(options.log_requests);
   config.mutable_reader()->set_abstain_threshold(options.abstain_threshold);
   return config;
 }
@@ -188,7 +222,11 @@ ServerOptions ToServerOptions(const ServerConfig& config) {
   options.batcher.max_batch_tokens = config.batcher().max_batch_tokens();
   options.batcher.max_wait_us = config.batcher().max_wait_us();
   options.batcher.max_queued_tokens = config.batcher().max_queued_tokens();
+  options.log_requests = config.log().requests();
   options.abstain_threshold = config.reader().abstain_threshold();
+  for (const config::MethodLimit& limit : config.method_limits()) {
+    options.method_limits.push_back({limit.method(), limit.max_in_flight(), limit.max_deadline_ms()});
+  }
   return options;
 }
 
@@ -223,7 +261,7 @@ absl::StatusOr<ServerConfig> ParseServerConfig(std::string_view text, const std:
   Check(config, "", &tree, &mistakes);
   if (mistakes.empty()) return config;
   const Mistake& mistake = mistakes.front();
-  const TextFormat::ParseLocation at = mistake.tree == nullptr ? TextFormat::ParseLocation() : mistake.tree->GetLocation(mistake.field, -1);
+  const TextFormat::ParseLocation at = mistake.tree == nullptr ? TextFormat::ParseLocation() : mistake.tree->GetLocation(mistake.field, mistake.index);
   return absl::InvalidArgumentError(Located(name, at.line, at.column, mistake.problem));
 }
 

@@ -36,8 +36,10 @@ TEST(ServerConfig, PrintsWhatItReads) {
     listen: "0.0.0.0:7440"
     limits { max_in_flight: 7 ingest_idle_timeout_ms: 100 }
     keepalive { time_ms: 1000 }
-    log { format: JSON level: WARNING }
-    reader { abstain_threshold: 0.25 })";
+    log { format: JSON level: WARNING requests: true }
+    reader { abstain_threshold: 0.25 }
+    method_limits { method: "Search" max_in_flight: 3 }
+    method_limits { method: "Answer" max_deadline_ms: 500 })";
   const absl::StatusOr<config::ServerConfig> config = ParseServerConfig(text, "f");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_FALSE(config->has_model()) << "what is not in the file is not set";
@@ -47,6 +49,9 @@ TEST(ServerConfig, PrintsWhatItReads) {
   EXPECT_EQ(options.max_in_flight, 7);
   EXPECT_EQ(options.max_ingests, ServerOptions().max_ingests);
   EXPECT_EQ(options.keepalive.time_ms, 1000);
+  EXPECT_TRUE(options.log_requests);
+  ASSERT_EQ(options.method_limits.size(), 2u);
+  EXPECT_EQ(options.method_limits[1].max_deadline_ms, 500);
   const absl::StatusOr<config::ServerConfig> again = ParseServerConfig(PrintServerConfig(effective), "g");
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->SerializeAsString(), effective.SerializeAsString());
@@ -66,10 +71,19 @@ TEST(ServerConfig, TellsWhereTheMistakeIs) {
   EXPECT_THAT(Error("model: \"m\"\n#\xff"), StartsWith("f.txtpb:2:2: is not UTF-8"));
 }
 
+TEST(ServerConfig, NamesTheMethodOfALimit) {
+  EXPECT_THAT(Error("method_limits { method: \"Search\" }\nmethod_limits {\n method: \"Serach\" }"),
+              StartsWith("f.txtpb:3:2: method_limits[1].method is \"Serach\"; it must be a method's name"));
+  EXPECT_THAT(Error("method_limits { max_in_flight: 3 }"), HasSubstr("method_limits[0].method is not set"));
+  EXPECT_THAT(Error("method_limits { method: \"Ingest\" }"), HasSubstr("is Ingest, a stream"));
+  EXPECT_THAT(Error("method_limits { method: \"Search\" }\nmethod_limits { method: \"Search\" }"),
+              AllOf(StartsWith("f.txtpb:2:1: "), HasSubstr("above")));
+}
+
 TEST(ServerConfig, TakesAnEmptyText) { EXPECT_TRUE(ParseServerConfig("", "f").ok()); }
 
 TEST(ServerConfig, SurvivesAnyText) {
-  const std::string good = PrintServerConfig(DefaultServerConfig());
+  const std::string good = PrintServerConfig(DefaultServerConfig()) + "method_limits { method: \"Search\" max_in_flight: 3 }";
   std::mt19937 random(7);
   int refused = 0;
   for (int i = 0; i < 3'000; ++i) {

@@ -18,6 +18,7 @@ constexpr char kErrorInfoUrl[] = "type.googleapis.com/google.rpc.ErrorInfo";
 constexpr size_t kMaxMessageBytesInTrailer = 1000;
 constexpr size_t kMaxMetadataEntries = 6;
 constexpr size_t kMaxMetadataBytes = 96;
+constexpr size_t kMaxRequestIdInTrailer = 128;
 
 struct Row {
   absl::StatusCode code;
@@ -74,7 +75,7 @@ bool CarriesPushback(const absl::Status& status) {
 
 std::string_view CodeName(absl::StatusCode code) { return Find(code).name; }
 
-grpc::Status ToGrpcStatus(const absl::Status& status) {
+grpc::Status ToGrpcStatus(const absl::Status& status, std::string_view request_id) {
   if (status.ok()) return grpc::Status::OK;
   const Row& row = Find(status.code());
   const std::string message = Clean(StdView(status.message()), kMaxMessageBytesInTrailer);
@@ -89,6 +90,7 @@ grpc::Status ToGrpcStatus(const absl::Status& status) {
       (*info.mutable_metadata())[Clean(key, kMaxMetadataBytes)] = Clean(value, kMaxMetadataBytes);
     }
   }
+  if (!request_id.empty()) (*info.mutable_metadata())["request_id"] = Clean(request_id, kMaxRequestIdInTrailer);
   rpc::Status detail;
   detail.set_code(row.grpc_code);
   detail.set_message(message);

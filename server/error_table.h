@@ -16,8 +16,8 @@ inline constexpr char kErrorDomain[] = "loci";
 inline constexpr char kPushbackTrailer[] = "grpc-retry-pushback-ms";
 
 // Every error carries an ErrorInfo: its own reason, or the code's name ("NOT_FOUND"). Message and metadata are cut and made valid
-// UTF-8, so that the trailers stay below the 8 KiB that clients accept.
-grpc::Status ToGrpcStatus(const absl::Status& status);
+// UTF-8, so that the trailers stay below the 8 KiB that clients accept. `request_id`, where it is not empty, is in the metadata, too.
+grpc::Status ToGrpcStatus(const absl::Status& status, std::string_view request_id = {});
 
 // Whether the error comes with a pushback: RESOURCE_EXHAUSTED of an overload, which passes. A full disk does not.
 bool CarriesPushback(const absl::Status& status);

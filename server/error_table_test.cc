@@ -77,5 +77,17 @@ TEST(ErrorTable, NeverSendsInvalidUtf8) {
   for (const auto& [key, value] : info.metadata()) EXPECT_TRUE(IsValidUtf8(key) && IsValidUtf8(value));
 }
 
+TEST(ErrorTable, NamesTheRequestBesideAllThatTheErrorSays) {
+  std::map<std::string, std::string> metadata;
+  for (int i = 0; i < 20; ++i) metadata["a" + std::to_string(i)] = "v";
+  const grpc::Status status = ToGrpcStatus(ErrorWithReason(absl::NotFoundError("x"), "R", metadata), std::string(128, 'r'));
+  rpc::Status detail;
+  rpc::ErrorInfo info;
+  ASSERT_TRUE(detail.ParseFromString(status.error_details()));
+  ASSERT_TRUE(info.ParseFromString(detail.details(0).value()));
+  EXPECT_EQ(info.metadata().at("request_id"), std::string(128, 'r'));
+  EXPECT_EQ(info.metadata_size(), 7);
+}
+
 }  // namespace
 }  // namespace loci

@@ -101,6 +101,8 @@ bool SetSwitch(const std::string& flag, ServerFlags* flags) {
     flags->version = true;
   } else if (flag == "--check-config") {
     flags->check_config = true;
+  } else if (flag == "--log-requests") {
+    flags->overrides.mutable_log()->set_requests(true);
   } else {
     return false;
   }
@@ -178,9 +180,10 @@ usage: loci_server [flags]
   --log-format text|json      lines for people, or one JSON object a line (default text)
   --log-level info|warning|error
                               lines below it are left out (default info)
+  --log-requests              a line for every request, not only for those that failed
   --help, --version
 
-Limits of bytes and of time, keepalive and the batcher are set in the file alone;
+Limits of single methods, keepalive and the batcher are set in the file alone;
 --check-config prints every field.
 
 Standard output carries "metrics on HOST:PORT" and, once the server can answer,

@@ -28,7 +28,7 @@ TEST(ServerFlags, TakesBothForms) {
   const absl::StatusOr<ServerFlags> flags =
       ParseServerFlags({"--data-dir", "a=b", "--listen=127.0.0.1:0", "--metrics-listen", "[::1]:0", "--device=cpu", "--max-in-flight=7",
                         "--threads", "3", "--drain-timeout-s=0", "--max-ingests", "2", "--model", "m", "--abstain-threshold=0.25",
-                        "--log-format", "json", "--log-level=error"});
+                        "--log-format", "json", "--log-level=error", "--log-requests"});
   ASSERT_TRUE(flags.ok()) << flags.status();
   const config::ServerConfig& config = flags->overrides;
   EXPECT_EQ(config.data_dir(), "a=b");
@@ -44,6 +44,7 @@ TEST(ServerFlags, TakesBothForms) {
   EXPECT_EQ(config.reader().abstain_threshold(), 0.25);
   EXPECT_EQ(config.log().format(), config::Log::JSON);
   EXPECT_EQ(config.log().level(), config::Log::ERROR);
+  EXPECT_TRUE(config.log().requests());
 }
 
 TEST(ServerFlags, StandOverTheFile) {
@@ -87,7 +88,7 @@ TEST(ServerFlags, HelpNamesEveryFlag) {
   EXPECT_TRUE(ParseServerFlags({"--version"})->version);
   for (const char* flag : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--threads", "--max-in-flight",
                            "--max-ingests", "--drain-timeout-s", "--abstain-threshold", "--check-config", "--log-format",
-                           "--log-level"}) {
+                           "--log-level", "--log-requests"}) {
     EXPECT_THAT(ServerHelp(), HasSubstr(flag));
   }
 }

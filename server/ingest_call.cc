@@ -8,12 +8,14 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/log_context.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
 #include "server/error_table.h"
 #include "server/reply.h"
 #include "server/request_errors.h"
+#include "server/request_log.h"
 #include "server/unary_call.h"
 #include "server/validation.h"
 
@@ -57,6 +59,7 @@ IngestCall::IngestCall(const ServiceContext& services, grpc::CallbackServerConte
       context_(context),
       response_(response),
       start_us_(services.clock->NowMicros()),
+      trace_(TakeRequestTrace(*context)),
       limits_(DeadlineMicros(*context, *services.clock)) {
   absl::StatusOr<Admission::Permit> permit = services_.ingests->Acquire(0);
   if (!permit.ok()) {
@@ -89,7 +92,12 @@ void IngestCall::OnReadDone(bool ok) {
 }
 
 void IngestCall::Submit(void (IngestCall::*work)()) {
-  if (services_.admin_pool->TrySubmit([this, work] { (this->*work)(); })) return;
+  if (services_.admin_pool->TrySubmit([this, work] {
+        const ScopedLogContext context(trace_.request_id, trace_.trace_id);
+        (this->*work)();
+      })) {
+    return;
+  }
   // The queue has room for every call that was admitted, so this is for pools that are made smaller.
   End(ErrorWithReason(absl::ResourceExhaustedError("the queue of the admin pool is full"), "OVERLOADED"));
 }
@@ -125,7 +133,7 @@ absl::Status IngestCall::StartJob() {
     if (turn->TakeAny()) Submit(&IngestCall::HandleCancel);
   };
   LOCI_ASSIGN_OR_RETURN(
-      job_, services_.jobs->Start({.kind = JobKind::kIngest, .store = options.store, .limits = limits_, .on_cancel = on_cancel}));
+      job_, services_.jobs->Start({.kind = JobKind::kIngest, .store = options.store, .request_id = trace_.request_id, .limits = limits_, .on_cancel = on_cancel}));
   options.progress = [job = job_, phase = std::string()](std::string_view name, int64_t done, int64_t total) mutable {
     if (name != phase) {
       phase = name;
@@ -179,9 +187,11 @@ void IngestCall::End(const absl::Status& ended) {
   ingester_.reset();  // Unfinished: throws away what it built.
   if (job_ != nullptr) status = job_->Finish(status);
   if (CarriesPushback(status)) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(services_.pushback_ms));
-  services_.metrics->Finished(Method::kIngest, status.code(), services_.clock->NowMicros() - start_us_);
+  const int64_t duration_us = services_.clock->NowMicros() - start_us_;
+  services_.metrics->Finished(Method::kIngest, status.code(), duration_us);
+  if (IsLogged(status, services_.log_requests)) LogRequest({trace_, Method::kIngest, status, duration_us, PhaseTimes(), context_->peer()});
   permit_.Release();
-  Finish(ToGrpcStatus(status));
+  Finish(ToGrpcStatus(status, trace_.request_id));
 }
 
 }  // namespace loci

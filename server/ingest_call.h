@@ -17,6 +17,7 @@
 #include "retriever/ingester.h"
 #include "retriever/job_registry.h"
 #include "server/admission.h"
+#include "server/request_id.h"
 #include "server/service_context.h"
 
 namespace loci {
@@ -64,6 +65,7 @@ class IngestCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   grpc::CallbackServerContext* const context_;
   grpc::ByteBuffer* const response_;
   const int64_t start_us_;
+  const RequestTrace trace_;
   const RequestLimits limits_;
   const std::shared_ptr<Turn> turn_ = std::make_shared<Turn>();
   int64_t read_count_ = 0;

@@ -7,12 +7,6 @@
 namespace loci {
 namespace {
 
-constexpr std::string_view kMethodNames[kMethodCount] = {
-    "Encode",           "Search",          "Answer",        "CreateStore",      "GetStore",           "ListStores",
-    "DeleteStore",      "UpdateStore",     "Ingest",          "UpsertPassages", "DeletePassages",   "GetPassages",        "ListGenerations",
-    "ActivateGeneration", "RollbackStore", "DeleteGeneration", "PinGeneration",  "VerifyGeneration", "PlanActivation", "CompareGenerations",
-    "GetJob",           "ListJobs",        "CancelJob",     "WatchJob",         "GetServerInfo"};
-
 constexpr std::string_view kPhaseNames[] = {"queue", "tokenize", "encode", "search", "fetch", "read"};
 
 const std::vector<double>& Buckets() {
@@ -27,11 +21,9 @@ bool HasPhases(Method method) {
 
 }  // namespace
 
-std::string_view MethodName(Method method) { return kMethodNames[static_cast<int>(method)]; }
-
 RequestMetrics::RequestMetrics(MetricsSink& sink) {
   for (int i = 0; i < kMethodCount; ++i) {
-    const std::string name(kMethodNames[i]);
+    const std::string name(MethodName(static_cast<Method>(i)));
     PerMethod& method = methods_[i];
     for (int code = 0; code < kCodeCount; ++code) {
       method.requests[code] = &sink.counter("loci_requests_total", "Requests answered, by method and gRPC code.",

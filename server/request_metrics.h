@@ -11,38 +11,9 @@
 #include "base/metrics.h"
 #include "encoder/types.h"
 #include "retriever/pipeline.h"
+#include "server/method.h"
 
 namespace loci {
-
-enum class Method {
-  kEncode,
-  kSearch,
-  kAnswer,
-  kCreateStore,
-  kGetStore,
-  kListStores,
-  kDeleteStore,
-  kUpdateStore,
-  kIngest,
-  kUpsertPassages,
-  kDeletePassages,
-  kGetPassages,
-  kListGenerations,
-  kActivateGeneration,
-  kRollbackStore,
-  kDeleteGeneration,
-  kPinGeneration,
-  kVerifyGeneration,
-  kPlanActivation,
-  kCompareGenerations,
-  kGetJob,
-  kListJobs,
-  kCancelJob,
-  kWatchJob,
-  kGetServerInfo,
-};
-inline constexpr int kMethodCount = static_cast<int>(Method::kGetServerInfo) + 1;
-std::string_view MethodName(Method method);  // "Encode"
 
 // Thread-safe.
 class RequestMetrics {

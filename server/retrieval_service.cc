@@ -21,7 +21,7 @@ grpc::ServerUnaryReactor* RetrievalServiceImpl::Encode(grpc::CallbackServerConte
   services_.pipeline->Encode(std::move(valid->call),
                              [this, call, response, vector_type = valid->vector_type](absl::StatusOr<EncodeReply> reply) {
                                if (!reply.ok()) return call->Answer(reply.status());
-                               services_.metrics->Phases(Method::kEncode, reply->times);
+                               call->SetPhases(reply->times);
                                for (const TokenUsage& usage : reply->usage) services_.metrics->Tokens(Method::kEncode, usage);
                                FillEncodeResponse(*reply, vector_type, response);
                                call->Answer(CheckReplySize(*response));
@@ -42,7 +42,7 @@ grpc::ServerUnaryReactor* RetrievalServiceImpl::Search(grpc::CallbackServerConte
   const bool include_vectors = valid->include_vectors;
   services_.pipeline->Search(*std::move(valid), [this, call, response, include_text, include_vectors](absl::StatusOr<SearchReply> reply) {
     if (!reply.ok()) return call->Answer(reply.status());
-    services_.metrics->Phases(Method::kSearch, reply->times);
+    call->SetPhases(reply->times);
     for (const std::optional<TokenUsage>& usage : reply->usage) {
       if (usage.has_value()) services_.metrics->Tokens(Method::kSearch, *usage);
     }
@@ -62,9 +62,9 @@ grpc::ServerUnaryReactor* RetrievalServiceImpl::Answer(grpc::CallbackServerConte
     return call;
   }
   const std::string reader = valid->reader;
-  services_.pipeline->Answer(*std::move(valid), [this, call, response, reader](absl::StatusOr<AnswerReply> reply) {
+  services_.pipeline->Answer(*std::move(valid), [call, response, reader](absl::StatusOr<AnswerReply> reply) {
     if (!reply.ok()) return call->Answer(reply.status());
-    services_.metrics->Phases(Method::kAnswer, reply->times);
+    call->SetPhases(reply->times);
     FillAnswerResponse(*std::move(reply), reader, response);
     call->Answer(CheckReplySize(*response));
   });

@@ -44,6 +44,10 @@ namespace {
 // How long answers may take to reach their clients once all requests are done.
 constexpr std::chrono::seconds kDeliveryTime(5);
 
+// Of requests that look after the server.
+constexpr int kControlThreads = 2;
+constexpr int64_t kMaxControlRequests = 256;
+
 std::string CpuName() {
   std::ifstream cpuinfo("/proc/cpuinfo");
   std::string line;
@@ -87,6 +91,16 @@ loci::v1::GetServerInfoResponse MakeInfo(const CudaProbe& probe, const DeviceCho
   limits.set_max_text_bytes(kMaxTextBytes);
   limits.set_max_passages_per_batch(kMaxPassages);
   limits.set_max_in_flight_requests(options.max_in_flight);
+  limits.set_max_in_flight_bytes(options.max_in_flight_bytes);
+  limits.set_max_ingests(options.max_ingests);
+  limits.set_max_control_requests(kMaxControlRequests);
+  limits.set_max_queued_tokens(options.batcher.max_queued_tokens);
+  for (const MethodLimit& limit : options.method_limits) {
+    loci::v1::MethodLimit& out = *limits.add_method_limits();
+    out.set_method(limit.method);
+    out.set_max_in_flight(limit.max_in_flight);
+    out.set_max_deadline_ms(limit.max_deadline_ms);
+  }
   return info;
 }
 
@@ -110,8 +124,11 @@ struct Server::State {
   std::unique_ptr<Pipeline> pipeline;
   std::unique_ptr<JobRegistry> jobs;
   std::unique_ptr<ThreadPool> admin_pool;
+  std::unique_ptr<ThreadPool> control_pool;
   std::unique_ptr<Admission> requests;
+  std::unique_ptr<Admission> control;
   std::unique_ptr<Admission> ingests;
+  std::vector<std::unique_ptr<Admission>> method_requests;  // Of methods with a limit of their own.
   std::unique_ptr<RequestMetrics> request_metrics;
   ServiceContext services;
   std::unique_ptr<RetrievalServiceImpl> retrieval;
@@ -141,6 +158,7 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   // Beside a task of each request the queue holds the parts of parallel loops.
   compute_pool = std::make_unique<ThreadPool>("loci-compute", threads, 2 * options.max_in_flight + 1024);
   admin_pool = std::make_unique<ThreadPool>("loci-admin", options.admin_thread_count, options.max_in_flight + options.max_ingests);
+  control_pool = std::make_unique<ThreadPool>("loci-control", kControlThreads, kMaxControlRequests);
 
   EncoderRegistry::Options registry_options;
   registry_options.directory = JoinPath(options.data_directory, "encoders");
@@ -222,6 +240,7 @@ void Server::State::SetHealth(bool serving) {
 // thread of its own batcher, so this thread keeps each until it is the last that does.
 void Server::State::CloseData() {
   admin_pool.reset();
+  control_pool.reset();
   jobs.reset();
   std::vector<std::shared_ptr<TextEncoder>> held = encoders->Loaded();
   manager.reset();
@@ -256,6 +275,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   requests.max_bytes = state->options.max_in_flight_bytes;
   requests.metrics = &state->metrics;
   state->requests = std::make_unique<Admission>(requests);
+  Admission::Options control;
+  control.kind = "control";
+  control.max_requests = kMaxControlRequests;
+  control.metrics = &state->metrics;
+  state->control = std::make_unique<Admission>(control);
   Admission::Options ingests;
   ingests.kind = "ingest";
   ingests.max_requests = state->options.max_ingests;
@@ -268,10 +292,27 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   services.pipeline = state->pipeline.get();
   services.admin_pool = state->admin_pool.get();
   services.jobs = state->jobs.get();
+  services.control_pool = state->control_pool.get();
   services.requests = state->requests.get();
+  services.control = state->control.get();
   services.ingests = state->ingests.get();
   services.metrics = state->request_metrics.get();
   services.clock = state->options.clock;
+  services.log_requests = state->options.log_requests;
+  for (const MethodLimit& limit : state->options.method_limits) {
+    for (int i = 0; i < kMethodCount; ++i) {
+      if (MethodName(static_cast<Method>(i)) != limit.method) continue;
+      ServiceContext::OfMethod& method = services.methods[static_cast<size_t>(i)];
+      method.max_deadline_us = 1000 * limit.max_deadline_ms;
+      if (limit.max_in_flight <= 0) continue;
+      Admission::Options own;
+      own.method = limit.method;
+      own.max_requests = limit.max_in_flight;
+      own.max_bytes = state->options.max_in_flight_bytes;
+      own.metrics = &state->metrics;
+      method.requests = state->method_requests.emplace_back(std::make_unique<Admission>(own)).get();
+    }
+  }
   services.pushback_ms = state->options.pushback_ms;
   services.ingest_idle_timeout_ms = state->options.ingest_idle_timeout_ms;
   services.info = MakeInfo(probe, device, state->options);
@@ -298,11 +339,13 @@ void Server::Stop() {
   LogInfo("server", absl::StrCat("draining: ", state.requests->in_flight(), " requests and ", state.ingests->in_flight(), " ingests in flight"));
   state.SetHealth(false);
   state.requests->Drain();
+  state.control->Drain();
   state.ingests->Drain();
   state.jobs->Drain();  // Who watches one lets go.
   const int64_t until_us = RealClock().NowMicros() + state.options.drain_timeout_ms * 1000;
   const auto left_ms = [until_us] { return std::max<int64_t>(0, (until_us - RealClock().NowMicros()) / 1000); };
-  const bool idle = state.ingests->WaitUntilIdle(left_ms()) & state.requests->WaitUntilIdle(left_ms());
+  const bool idle =
+      state.ingests->WaitUntilIdle(left_ms()) & state.requests->WaitUntilIdle(left_ms()) & state.control->WaitUntilIdle(left_ms());
   if (!idle) LogWarning("server", "the drain time is over: what is still in flight is cancelled");
   state.jobs->CancelAll();
   // Refuses connections and waits for answers on their way; what is left then is cancelled, which its reactors see as OnCancel.

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "base/clock.h"
 #include "base/file.h"
@@ -18,6 +19,13 @@ struct KeepaliveOptions {
   int time_ms = 30'000;
   int timeout_ms = 20'000;
   int min_ping_interval_ms = 10'000;  // Clients may ping as often.
+};
+
+// Of one unary method.
+struct MethodLimit {
+  std::string method;           // "Search"
+  int64_t max_in_flight = 0;    // 0: none beside that of all requests.
+  int64_t max_deadline_ms = 0;  // A request that allows more, or has no deadline, gets this one. 0: none.
 };
 
 struct ServerOptions {
@@ -37,6 +45,8 @@ struct ServerOptions {
   double abstain_threshold = SentenceReaderOptions().abstain_threshold;  // Below this confidence a reader gives no answer.
   BatcherOptions batcher;
   KeepaliveOptions keepalive;
+  std::vector<MethodLimit> method_limits;  // One a method at most; of unary methods that exist.
+  bool log_requests = false;               // A line for every request, not only for those that failed.
   FileSystem* fs = &PosixFileSystem();
   Clock* clock = &RealClock();
   std::function<void(const std::string& address)> on_metrics_listening;  // Called once, while the rest still starts.

@@ -2,6 +2,7 @@
 #ifndef LOCI_SERVER_SERVICE_CONTEXT_H_
 #define LOCI_SERVER_SERVICE_CONTEXT_H_
 
+#include <array>
 #include <cstdint>
 
 #include "base/clock.h"
@@ -17,12 +18,22 @@ namespace loci {
 
 // All borrowed; they outlive every call. Immutable after construction (what it points to is thread-safe).
 struct ServiceContext {
+  // Of one unary method.
+  struct OfMethod {
+    Admission* requests = nullptr;  // Null: no limit of its own.
+    int64_t max_deadline_us = 0;    // 0: none.
+  };
+
   GenerationManager* manager = nullptr;
   Pipeline* pipeline = nullptr;
-  ThreadPool* admin_pool = nullptr;  // Runs what blocks. Its queue has room for a task of every call that is admitted.
+  ThreadPool* admin_pool = nullptr;    // Runs what blocks. Its queue has room for a task of every call that is admitted.
+  ThreadPool* control_pool = nullptr;  // Runs what `control` admits.
   JobRegistry* jobs = nullptr;
   Admission* requests = nullptr;
+  Admission* control = nullptr;  // Of requests that look after the server (IsControl): no flood of others takes their place.
   Admission* ingests = nullptr;
+  std::array<OfMethod, kMethodCount> methods{};
+  bool log_requests = false;  // A line for every request, not only for those that failed by the server's fault.
   RequestMetrics* metrics = nullptr;
   Clock* clock = &RealClock();
   int64_t pushback_ms = 250;              // Of the trailer that comes with RESOURCE_EXHAUSTED.

@@ -6,7 +6,9 @@
 #include <utility>
 
 #include "base/logging.h"
+#include "base/status_macros.h"
 #include "server/error_table.h"
+#include "server/request_log.h"
 
 namespace loci {
 
@@ -20,30 +22,55 @@ int64_t DeadlineMicros(const grpc::CallbackServerContext& context, const Clock& 
   return clock.NowMicros() + std::max<int64_t>(left_us, 0);
 }
 
+namespace {
+
+// The client's deadline, or the method's where that is earlier.
+int64_t EffectiveDeadline(const ServiceContext& services, Method method, int64_t start_us, const grpc::CallbackServerContext& context) {
+  const int64_t deadline_us = DeadlineMicros(context, *services.clock);
+  const int64_t most_us = services.methods[static_cast<size_t>(method)].max_deadline_us;
+  return most_us > 0 ? std::min(deadline_us, start_us + most_us) : deadline_us;
+}
+
+}  // namespace
+
 UnaryCall::UnaryCall(const ServiceContext& services, Method method, grpc::CallbackServerContext* context)
     : services_(services),
       method_(method),
       context_(context),
       start_us_(services.clock->NowMicros()),
-      limits_(DeadlineMicros(*context, *services.clock)) {}
+      trace_(TakeRequestTrace(*context)),
+      limits_(EffectiveDeadline(services, method, start_us_, *context)) {}
+
+absl::Status UnaryCall::Acquire(int64_t size_bytes) {
+  Admission& all = IsControl(method_) ? *services_.control : *services_.requests;
+  LOCI_ASSIGN_OR_RETURN(permit_, all.Acquire(size_bytes));
+  if (Admission* const own = services_.methods[static_cast<size_t>(method_)].requests; own != nullptr) {
+    LOCI_ASSIGN_OR_RETURN(method_permit_, own->Acquire(size_bytes));
+  }
+  return absl::OkStatus();
+}
 
 bool UnaryCall::Admit(int64_t size_bytes) {
-  absl::StatusOr<Admission::Permit> permit = services_.requests->Acquire(size_bytes);
-  if (!permit.ok()) {
-    Answer(permit.status());
-    return false;
-  }
-  permit_ = *std::move(permit);
-  return true;
+  const absl::Status status = Acquire(size_bytes);
+  if (!status.ok()) Answer(status);
+  return status.ok();
+}
+
+void UnaryCall::SetPhases(const PhaseTimes& phases) {
+  phases_ = phases;
+  services_.metrics->Phases(method_, phases);
 }
 
 void UnaryCall::Answer(const absl::Status& status) {
   LOCI_CHECK(!answered_.exchange(true));
   if (CarriesPushback(status)) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(services_.pushback_ms));
-  services_.metrics->Finished(method_, status.code(), services_.clock->NowMicros() - start_us_);
+  const int64_t duration_us = services_.clock->NowMicros() - start_us_;
+  services_.metrics->Finished(method_, status.code(), duration_us);
+  if (IsLogged(status, services_.log_requests)) LogRequest({trace_, method_, status, duration_us, phases_, context_->peer()});
   // Before Finish: a client that has its answer may ask again at once and is not to find its own permit in the way.
+  method_permit_.Release();
   permit_.Release();
-  Finish(ToGrpcStatus(status));
+  Finish(ToGrpcStatus(status, trace_.request_id));
 }
 
 }  // namespace loci

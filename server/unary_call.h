@@ -13,7 +13,10 @@
 #include "absl/status/status.h"
 #include "base/cancellation.h"
 #include "grpcpp/grpcpp.h"
+#include "retriever/pipeline.h"
 #include "server/admission.h"
+#include "server/method.h"
+#include "server/request_id.h"
 #include "server/service_context.h"
 
 namespace loci {
@@ -21,15 +24,19 @@ namespace loci {
 // The deadline of a call on `clock`'s scale, kNoDeadlineMicros where the client gave none.
 int64_t DeadlineMicros(const grpc::CallbackServerContext& context, const Clock& clock);
 
-// Owned by gRPC from the handler's return on, and deleted by it after Answer. Admit, limits and Answer are used by one thread at a time.
+// Owned by gRPC from the handler's return on, and deleted by it after Answer. Admit, SetPhases, limits and Answer are used by one thread at a
+// time.
 class UnaryCall final : public grpc::ServerUnaryReactor {
  public:
   // All borrowed; `context` lives as long as this.
   UnaryCall(const ServiceContext& services, Method method, grpc::CallbackServerContext* context);
 
-  // Takes a permit for a request of this size. False: the call has been answered with the reason.
+  // Takes a permit for a request of this size, and one of its method where that has a limit. False: the call has been answered with the reason.
   bool Admit(int64_t size_bytes);
   const RequestLimits& limits() const { return limits_; }
+  const RequestTrace& trace() const { return trace_; }
+  // What the phases took, for the metrics and the access log.
+  void SetPhases(const PhaseTimes& phases);
   // Ends the call; the reply message is filled in where `status` is OK. Exactly once; this object may be gone on return.
   void Answer(const absl::Status& status);
 
@@ -37,12 +44,17 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   void OnCancel() override { limits_.Cancel(); }
   void OnDone() override { delete this; }
 
+  absl::Status Acquire(int64_t size_bytes);
+
   const ServiceContext& services_;
   const Method method_;
   grpc::CallbackServerContext* const context_;
   const int64_t start_us_;
+  const RequestTrace trace_;
   const RequestLimits limits_;
+  PhaseTimes phases_;
   Admission::Permit permit_;
+  Admission::Permit method_permit_;
   std::atomic<bool> answered_{false};
 };
 

@@ -1,0 +1,32 @@
+#include "server/method.h"
+
+namespace loci {
+namespace {
+
+constexpr std::string_view kMethodNames[kMethodCount] = {
+    "Encode",           "Search",          "Answer",        "CreateStore",      "GetStore",           "ListStores",
+    "DeleteStore",      "UpdateStore",     "Ingest",          "UpsertPassages", "DeletePassages",   "GetPassages",        "ListGenerations",
+    "ActivateGeneration", "RollbackStore", "DeleteGeneration", "PinGeneration",  "VerifyGeneration", "PlanActivation", "CompareGenerations",
+    "GetJob",           "ListJobs",        "CancelJob",     "WatchJob",         "GetServerInfo"};
+
+}  // namespace
+
+std::string_view MethodName(Method method) { return kMethodNames[static_cast<int>(method)]; }
+
+bool IsControl(Method method) {
+  switch (method) {
+    case Method::kGetStore:
+    case Method::kListStores:
+    case Method::kListGenerations:
+    case Method::kGetJob:
+    case Method::kListJobs:
+    case Method::kCancelJob:
+    case Method::kWatchJob:
+    case Method::kGetServerInfo:
+      return true;
+    default:
+      return false;
+  }
+}
+
+}  // namespace loci

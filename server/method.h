@@ -1,0 +1,43 @@
+// The methods of all services, for metrics, limits and logs.
+#ifndef LOCI_SERVER_METHOD_H_
+#define LOCI_SERVER_METHOD_H_
+
+#include <string_view>
+
+namespace loci {
+
+enum class Method {
+  kEncode,
+  kSearch,
+  kAnswer,
+  kCreateStore,
+  kGetStore,
+  kListStores,
+  kDeleteStore,
+  kUpdateStore,
+  kIngest,
+  kUpsertPassages,
+  kDeletePassages,
+  kGetPassages,
+  kListGenerations,
+  kActivateGeneration,
+  kRollbackStore,
+  kDeleteGeneration,
+  kPinGeneration,
+  kVerifyGeneration,
+  kPlanActivation,
+  kCompareGenerations,
+  kGetJob,
+  kListJobs,
+  kCancelJob,
+  kWatchJob,
+  kGetServerInfo,
+};
+inline constexpr int kMethodCount = static_cast<int>(Method::kGetServerInfo) + 1;
+std::string_view MethodName(Method method);  // "Encode"
+// Whether it looks after the server: reads of its state, cancelling and watching jobs. Short, and needed most when there is much else.
+bool IsControl(Method method);
+
+}  // namespace loci
+
+#endif  // LOCI_SERVER_METHOD_H_
