@@ -232,6 +232,22 @@ TEST_F(CliTest, IngestTakesGoodLinesNamesBadOnesAndFails) {
   EXPECT_EQ(response["errors"][1]["id"], "4");
 }
 
+TEST_F(CliTest, IngestOfDocumentsSendsTheirSectionsAndAsksForChunks) {
+  std::filesystem::create_directory(directory_ + "/docs");
+  Write("docs/a.md", "# A\nfirst\n## B\nsecond\n");
+  const std::string bad = Write("docs/b.txt", "\xE9");
+  EXPECT_EQ(Run({"ingest", "s", directory_ + "/docs"}), 1);
+  EXPECT_THAT(err(), HasSubstr(bad + ":1: not valid UTF-8"));
+  ASSERT_EQ(server_.ingest_requests.size(), 2u);
+  EXPECT_TRUE(server_.ingest_requests[0].header().has_chunking());
+  const v1::PassageBatch& batch = server_.ingest_requests[1].batch();
+  ASSERT_EQ(batch.passages_size(), 2);
+  EXPECT_EQ(batch.passages(1).document_id(), "a.md");
+  EXPECT_EQ(batch.passages(1).title(), "A > B");
+  EXPECT_EQ(Run({"upsert", "s", directory_ + "/docs/a.md"}), 1);
+  EXPECT_THAT(err(), HasSubstr("loci ingest s " + directory_ + "/docs/a.md --mode upsert"));
+}
+
 // Runs a script with a shell, with the script that `loci completion` prints before it.
 std::string RunShell(const std::string& shell, const std::string& path, int* status) {
   FILE* const pipe = popen((shell + " " + path + " 2>&1").c_str(), "r");
@@ -318,8 +334,8 @@ TEST_F(CliTest, IngestOfADamagedFileIsCancelledNotFinished) {
 TEST_F(CliTest, IngestOfNothingSendsNothing) {
   EXPECT_EQ(Run({"ingest", "s", Write("empty.jsonl", "\n\n")}), 1);
   EXPECT_EQ(Run({"ingest", "s", Write("bad.jsonl", "x\n")}), 1);
-  EXPECT_EQ(Run({"ingest", "s", Write("x.txt", "text")}), 1);
-  EXPECT_THAT(err(), HasSubstr("not available yet"));
+  EXPECT_EQ(Run({"ingest", "s", Write("x.txt", " \n")}), 1);
+  EXPECT_THAT(err(), HasSubstr("x.txt is passed over: no text is in it"));
   EXPECT_EQ(Run({"ingest", "s", directory_ + "/absent"}), 1);
   EXPECT_EQ(Run({"ingest", "s", Write("a.jsonl", "{\"id\": 1, \"text\": \"t\"}\n"), "--dry-run"}), 0);
   EXPECT_THAT(out(), HasSubstr("would ingest 1 passages into store s"));

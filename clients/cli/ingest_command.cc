@@ -18,6 +18,7 @@ namespace loci {
 namespace {
 
 constexpr int64_t kMaxPrintedLines = 20;
+constexpr int32_t kDefaultOverlapTokens = 32;
 constexpr int kMaxErrors = 100;  // In a printed response, as in the server's.
 
 constexpr char kInputDetails[] =
@@ -48,6 +49,10 @@ class InputSession {
       const absl::StatusOr<IngestReader::Result> result = reader_->Next(record);
       if (!result.ok()) return result.status();
       if (*result == IngestReader::kEnd) return false;
+      if (*result == IngestReader::kPassedOver) {
+        progress_.Print(absl::StrCat("note: ", SanitizeLine(reader_->place().file), " is passed over: ", reader_->error()));
+        continue;
+      }
       if (*result == IngestReader::kPassage) {
         places_.Add(reader_->place());
         count_.fetch_add(1);
@@ -87,6 +92,7 @@ class InputSession {
     return skip_errors ? kExitOk : kExitFailed;
   }
 
+  bool reads_documents() const { return reader_->reads_documents(); }
   int64_t count() const { return count_.load(); }
   int64_t bad_count() const { return bad_count_; }
   void set_bad_count(int64_t count) { bad_count_ = count; }
@@ -124,7 +130,8 @@ class IngestCommand final : public Command {
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Positional("FILE", &path_, "File, folder or - (standard input).");
-    flags->Choice("format", &format_, {"auto", "jsonl", "tsv", "beir", "text", "markdown", "html"}, "Of the input.");
+    flags->Choice("format", &format_, {"auto", "jsonl", "tsv", "beir", "text", "markdown", "html", "pdf", "documents"},
+                  "Of the input.");
     flags->Choice("mode", &mode_, {"new-generation", "upsert"}, "Replace the store's content, or add to it.");
     flags->String("index", &index_, "SPEC", "exact, or a FAISS factory string: IVF1024,Flat, HNSW32, ...");
     flags->Choice("vector-type", &vector_type_, {"float32", "float16", "bfloat16"}, "How vectors are stored.");
@@ -142,6 +149,7 @@ class IngestCommand final : public Command {
     }
     absl::StatusOr<std::unique_ptr<IngestReader>> reader = IngestReader::Open(path_, *IngestFormatOfName(format_));
     if (!reader.ok()) return cli.Fail(reader.status());
+    reads_documents_ = (*reader)->reads_documents();
     InputSession input(cli, *std::move(reader));
     return dry_run_ ? DryRun(cli, input) : Send(cli, input);
   }
@@ -160,6 +168,7 @@ class IngestCommand final : public Command {
     if (writes_since_ == "discard") header.set_writes_since(v1::WRITES_SINCE_DISCARD);
     header.set_no_wait(no_wait_);
     header.set_encoder_fingerprint(encoder_fingerprint_);
+    if (reads_documents_) header.mutable_chunking()->set_overlap_tokens(kDefaultOverlapTokens);
     return header;
   }
 
@@ -262,6 +271,7 @@ class IngestCommand final : public Command {
   std::string store_, path_, format_ = "auto", mode_ = "new-generation", index_, vector_type_, writes_since_,
                              encoder_fingerprint_;
   bool no_activate_ = false, no_wait_ = false, skip_errors_ = false, dry_run_ = false;
+  bool reads_documents_ = false;
 };
 
 class UpsertCommand final : public Command {
@@ -281,7 +291,7 @@ class UpsertCommand final : public Command {
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Positional("FILE", &path_, "File, folder or - (standard input).");
-    flags->Choice("format", &format_, {"auto", "jsonl", "tsv", "beir", "text", "markdown", "html"}, "Of the input.");
+    flags->Choice("format", &format_, {"auto", "jsonl", "tsv", "beir"}, "Of the input.");
     flags->Bool("skip-errors", &skip_errors_, "Exit with 0 although lines were not taken.");
     flags->Bool("dry-run", &dry_run_, "Read and check all of the input, send nothing.");
   }
@@ -289,6 +299,11 @@ class UpsertCommand final : public Command {
   int Run(CliContext& cli, const FlagSet&) override {
     absl::StatusOr<std::unique_ptr<IngestReader>> reader = IngestReader::Open(path_, *IngestFormatOfName(format_));
     if (!reader.ok()) return cli.Fail(reader.status());
+    if ((*reader)->reads_documents()) {
+      return cli.Fail(absl::InvalidArgumentError(
+          absl::StrCat(path_, " is read as documents, which are cut into passages by loci ingest ", StoreName(store_), " ",
+                       path_, " --mode upsert")));
+    }
     InputSession input(cli, *std::move(reader));
     PassageBatcher batcher;
     v1::UpsertPassagesResponse total;

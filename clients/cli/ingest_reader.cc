@@ -15,6 +15,8 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/utf8.h"
+#include "clients/cli/document_files.h"
+#include "clients/cli/document_reader.h"
 #include "clients/cli/input_file.h"
 #include "clients/cli/tsv_record_reader.h"
 
@@ -27,37 +29,39 @@ const std::map<std::string, IngestFormat, std::less<>>& FormatNames() {
   static const auto* const names = new std::map<std::string, IngestFormat, std::less<>>{
       {"auto", IngestFormat::kAuto}, {"jsonl", IngestFormat::kJsonl}, {"tsv", IngestFormat::kTsv},
       {"beir", IngestFormat::kBeir}, {"text", IngestFormat::kText},   {"markdown", IngestFormat::kMarkdown},
-      {"html", IngestFormat::kHtml},
+      {"html", IngestFormat::kHtml}, {"pdf", IngestFormat::kPdf},     {"documents", IngestFormat::kDocuments},
   };
   return *names;
 }
 
-std::optional<IngestFormat> FormatOfFileName(std::string name) {
-  name = absl::AsciiStrToLower(name);
-  for (const std::string_view suffix : {".gz", ".zst"}) {
-    if (name.ends_with(suffix)) name.resize(name.size() - suffix.size());
+// kJsonl, kTsv or kDocuments.
+std::optional<IngestFormat> FormatOfFileName(const std::string& path) {
+  const std::string name = absl::AsciiStrToLower(WithoutCompressionSuffix(path));
+  for (const std::string_view suffix : {".jsonl", ".ndjson", ".json"}) {
+    if (name.ends_with(suffix)) return IngestFormat::kJsonl;
   }
-  const std::pair<std::string_view, IngestFormat> kSuffixes[] = {
-      {".jsonl", IngestFormat::kJsonl},       {".ndjson", IngestFormat::kJsonl}, {".json", IngestFormat::kJsonl},
-      {".tsv", IngestFormat::kTsv},           {".txt", IngestFormat::kText},     {".md", IngestFormat::kMarkdown},
-      {".markdown", IngestFormat::kMarkdown}, {".html", IngestFormat::kHtml},    {".htm", IngestFormat::kHtml},
-  };
-  for (const auto& [suffix, format] : kSuffixes) {
-    if (name.ends_with(suffix)) return format;
-  }
+  if (name.ends_with(".tsv")) return IngestFormat::kTsv;
+  if (DocumentFormatOfFileName(path).has_value()) return IngestFormat::kDocuments;
   return std::nullopt;
 }
 
-absl::Status CheckAvailable(IngestFormat format, const std::string& path) {
-  for (const auto& [name, named_format] : FormatNames()) {
-    if (named_format == format &&
-        (format == IngestFormat::kText || format == IngestFormat::kMarkdown || format == IngestFormat::kHtml)) {
-      return absl::UnimplementedError(
-          absl::StrCat(path, ": format ", name, " is not available yet; jsonl, tsv and beir are (see --format)"));
-    }
+// The format of documents that `format` names; none for kDocuments.
+std::optional<DocumentFormat> DocumentFormatOf(IngestFormat format) {
+  switch (format) {
+    case IngestFormat::kText:
+      return DocumentFormat::kText;
+    case IngestFormat::kMarkdown:
+      return DocumentFormat::kMarkdown;
+    case IngestFormat::kHtml:
+      return DocumentFormat::kHtml;
+    case IngestFormat::kPdf:
+      return DocumentFormat::kPdf;
+    default:
+      return std::nullopt;
   }
-  return absl::OkStatus();
 }
+
+bool IsDocumentFormat(IngestFormat format) { return format == IngestFormat::kDocuments || DocumentFormatOf(format).has_value(); }
 
 int64_t FileBytes(const std::string& path) {
   struct stat info = {};
@@ -132,7 +136,6 @@ class FilesReader final : public IngestReader {
       const std::optional<IngestFormat> by_name = FormatOfFileName(path);
       if (by_name.has_value()) {
         current_format_ = *by_name;
-        LOCI_RETURN_IF_ERROR(CheckAvailable(current_format_, path));
       } else {
         LOCI_ASSIGN_OR_RETURN(current_format_, FormatOfContent(lines.get()));
       }
@@ -157,7 +160,7 @@ class FilesReader final : public IngestReader {
     const bool is_json = first != std::string::npos && line[first] == '{';
     if (result == LineReader::kTooLong || (!is_json && line.find('\t') == std::string::npos)) {
       return absl::InvalidArgumentError(
-          absl::StrCat(lines->name(), ": its name and first line do not tell the format; name it with --format jsonl|tsv|beir"));
+          absl::StrCat(lines->name(), ": its name and first line do not tell the format; name it with --format"));
     }
     lines->PutBack(std::move(line));
     return is_json ? IngestFormat::kJsonl : IngestFormat::kTsv;
@@ -286,14 +289,18 @@ absl::Status ListFolder(const std::string& folder, IngestFormat format, std::vec
   std::sort(names.begin(), names.end());
   for (std::string& name : names) {
     const std::optional<IngestFormat> of_name = FormatOfFileName(name);
-    const bool wanted = of_name == IngestFormat::kJsonl || of_name == IngestFormat::kTsv;
+    // A folder of documents may well hold a .json file that is none of passages.
+    const bool wanted = of_name == IngestFormat::kTsv ||
+                        (of_name == IngestFormat::kJsonl && (format == IngestFormat::kJsonl || !name.ends_with(".json")));
     if (fs::is_regular_file(name, error) && wanted && (format == IngestFormat::kAuto || format == of_name)) {
       paths->push_back(std::move(name));
     } else {
       passed_over->push_back(std::move(name));
     }
   }
-  if (paths->empty()) {
+  if (paths->empty() && format == IngestFormat::kAuto) {
+    *found_format = IngestFormat::kDocuments;
+  } else if (paths->empty()) {
     return absl::NotFoundError(absl::StrCat(folder, ": no *.jsonl, *.ndjson or *.tsv file (or .gz or .zst of one) is in it"));
   }
   return absl::OkStatus();
@@ -309,13 +316,22 @@ absl::StatusOr<IngestFormat> IngestFormatOfName(std::string_view name) {
 
 absl::StatusOr<std::unique_ptr<IngestReader>> IngestReader::Open(const std::string& path, IngestFormat format,
                                                                  size_t max_line_bytes) {
-  LOCI_RETURN_IF_ERROR(CheckAvailable(format, path));
   std::vector<std::string> paths, passed_over;
   std::error_code error;
-  if (path != "-" && fs::is_directory(path, error)) {
+  const bool is_folder = path != "-" && fs::is_directory(path, error);
+  if (is_folder && !IsDocumentFormat(format)) {
     LOCI_RETURN_IF_ERROR(ListFolder(path, format, &paths, &passed_over, &format));
-  } else {
+  } else if (!is_folder) {
+    if (format == IngestFormat::kAuto && FormatOfFileName(path) == IngestFormat::kDocuments) format = IngestFormat::kDocuments;
+    if (format == IngestFormat::kDocuments && !DocumentFormatOfFileName(path).has_value()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          path == "-" ? "standard input" : path, ": its name does not tell the format; name it with --format text|markdown|html|pdf"));
+    }
     paths.push_back(path);
+  }
+  if (IsDocumentFormat(format)) {
+    LOCI_ASSIGN_OR_RETURN(std::unique_ptr<DocumentReader> reader, DocumentReader::Open(path, DocumentFormatOf(format)));
+    return std::unique_ptr<IngestReader>(std::move(reader));
   }
   auto reader = std::make_unique<FilesReader>(std::move(paths), std::move(passed_over), format, max_line_bytes);
   LOCI_RETURN_IF_ERROR(reader->Start());

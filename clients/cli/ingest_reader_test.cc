@@ -260,8 +260,9 @@ TEST_F(IngestReaderTest, TellsTheFormatByNameThenByContent) {
   EXPECT_THAT(Read("noname2", tsv).ids(), ElementsAre("a"));
   EXPECT_THAT(Read("x.tsv.gz", Gzip(tsv)).ids(), ElementsAre("a"));
   EXPECT_EQ(Read("neither", "hello\n").status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_EQ(Read("page.html", "<p>").status.code(), absl::StatusCode::kUnimplemented);
-  EXPECT_EQ(Read("x.jsonl", json, IngestFormat::kMarkdown).status.code(), absl::StatusCode::kUnimplemented);
+  EXPECT_THAT(Read("x.jsonl", json, IngestFormat::kMarkdown).ids(), ElementsAre("x.jsonl#0"));
+  EXPECT_THAT(Read("x.md", "# T\ntext").ids(), ElementsAre("x.md#0"));
+  EXPECT_EQ(Read("x.bin", json, IngestFormat::kDocuments).status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(ReadPath(directory_ + "/absent").status.code(), absl::StatusCode::kNotFound);
   EXPECT_TRUE(Read("empty", "").status.ok());
 }
@@ -273,10 +274,16 @@ TEST_F(IngestReaderTest, ReadsABeirFolderOrAllFilesOfAFolder) {
   EXPECT_THAT(ReadPath(directory_ + "/beir", IngestFormat::kBeir).ids(), ElementsAre("4983"));
   Write("many/b.tsv", "b\tt\n");
   Write("many/a.jsonl", "{\"id\": \"a\", \"text\": \"t\"}\n");
-  Write("many/readme.md", "#");
+  Write("many/readme.md", "# R");
   EXPECT_THAT(ReadPath(directory_ + "/many").ids(), ElementsAre("a", "b"));
   EXPECT_EQ((*IngestReader::Open(directory_ + "/many", IngestFormat::kAuto))->passed_over_files().size(), 1u);
   EXPECT_EQ(ReadPath(directory_ + "/many", IngestFormat::kBeir).status.code(), absl::StatusCode::kNotFound);
+  EXPECT_THAT(ReadPath(directory_ + "/many", IngestFormat::kDocuments).ids(), ElementsAre("readme.md#0"));
+  Write("docs/readme.txt", "text");
+  Write("docs/package.json", "{}");
+  EXPECT_THAT(ReadPath(directory_ + "/docs").ids(), ElementsAre("readme.txt#0"));
+  EXPECT_TRUE((*IngestReader::Open(directory_ + "/docs", IngestFormat::kAuto))->reads_documents());
+  EXPECT_FALSE((*IngestReader::Open(directory_ + "/many", IngestFormat::kAuto))->reads_documents());
 }
 
 TEST_F(IngestReaderTest, PassesOverALineBeyondTheLimitToItsEnd) {
