@@ -23,7 +23,8 @@ std::string ExitCodeHelp() {
 
 Commands AllCommands() {
   Commands commands;
-  AddIngestCommands(&commands);
+  AddIngestCommand(&commands);
+  AddUpsertCommand(&commands);
   AddQueryCommands(&commands);
   AddGetCommands(&commands);
   AddWriteCommands(&commands);

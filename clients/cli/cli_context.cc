@@ -48,6 +48,10 @@ void CliContext::SetDeadline(grpc::ClientContext* context, int64_t default_timeo
 
 int CliContext::Fail(const grpc::Status& status) {
   err() << FormatRpcError(DecodeRpcError(status));
+  return ExitCodeAfterHint(status);
+}
+
+int CliContext::ExitCodeAfterHint(const grpc::Status& status) {
   const int exit_code = ExitCodeOf(status);
   if (exit_code == kExitUnreachable) {
     err() << "The server was asked at " << options_.server << "; name another with --server HOST:PORT or $LOCI_SERVER.\n";

@@ -72,6 +72,8 @@ class CliContext {
   // Print the error and return the exit code that fits it. The second is for what went wrong on this side.
   int Fail(const grpc::Status& status);
   int Fail(const absl::Status& status);
+  // Of a call that failed, whose error was printed; names the server where none answers.
+  int ExitCodeAfterHint(const grpc::Status& status);
   int UsageError(std::string_view message);
 
   // Proto3 JSON with the proto's own field names, fields at their default printed too. Returns the exit code.

@@ -5,11 +5,11 @@
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <sstream>
 #include <string>
 #include <vector>
 
+#include "clients/cli/cli_fixture.h"
 #include "clients/cli/fake_server.h"
 #include "nlohmann/json.hpp"
 
@@ -19,34 +19,6 @@ namespace {
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
-
-class CliTest : public ::testing::Test {
- protected:
-  CliTest() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "loci_cli_XXXXXX").string();
-    directory_ = mkdtemp(pattern.data());
-  }
-  ~CliTest() override { std::filesystem::remove_all(directory_); }
-
-  std::string Write(const std::string& name, const std::string& content) {
-    const std::string path = directory_ + "/" + name;
-    std::ofstream(path, std::ios::binary) << content;
-    return path;
-  }
-  int Run(const std::vector<std::string>& args) {
-    out_.str("");
-    err_.str("");
-    CliEnvironment environment{out_, err_};
-    environment.server = server_.address();
-    return RunCli(args, environment);
-  }
-  std::string out() const { return out_.str(); }
-  std::string err() const { return err_.str(); }
-
-  FakeServer server_;
-  std::string directory_;
-  std::ostringstream out_, err_;
-};
 
 grpc::Status OneHit(const v1::SearchRequest& request, v1::SearchResponse* response) {
   for (const v1::Query& query : request.queries()) {

@@ -29,7 +29,8 @@ class Command {
 
 using Commands = std::vector<std::unique_ptr<Command>>;
 
-void AddIngestCommands(Commands* commands);      // ingest, upsert.
+void AddIngestCommand(Commands* commands);
+void AddUpsertCommand(Commands* commands);
 void AddQueryCommands(Commands* commands);       // search, ask, encode.
 void AddGetCommands(Commands* commands);         // get stores|generations|jobs|server|passages.
 void AddWriteCommands(Commands* commands);       // create store, delete store|generation|passages.

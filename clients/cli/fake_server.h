@@ -5,6 +5,7 @@
 #include <grpcpp/grpcpp.h>
 
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -52,6 +53,11 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   std::function<grpc::Status(const v1::UpsertPassagesRequest&, v1::UpsertPassagesResponse*)> on_upsert;
   std::function<grpc::Status(const v1::DeleteStoreRequest&)> on_delete_store;
   std::function<grpc::Status(v1::ListStoresResponse*)> on_list_stores;
+  // Where they are not set: UNIMPLEMENTED.
+  std::function<grpc::Status(const v1::ListJobsRequest&, v1::ListJobsResponse*)> on_list_jobs;
+  std::function<grpc::Status(const v1::WatchJobRequest&, grpc::ServerContext*, grpc::ServerWriter<v1::Job>*)> on_watch_job;
+  std::function<grpc::Status(const v1::CancelJobRequest&, v1::Job*)> on_cancel_job;
+  std::function<void()> before_ingest_reply;
   grpc::Status ingest_status;
   v1::IngestResponse ingest_response;
 
@@ -78,6 +84,15 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   grpc::Status ListStores(grpc::ServerContext*, const v1::ListStoresRequest*, v1::ListStoresResponse* response) override {
     return on_list_stores(response);
   }
+  grpc::Status ListJobs(grpc::ServerContext*, const v1::ListJobsRequest* request, v1::ListJobsResponse* response) override {
+    return on_list_jobs ? on_list_jobs(*request, response) : Unimplemented();
+  }
+  grpc::Status WatchJob(grpc::ServerContext* context, const v1::WatchJobRequest* request, grpc::ServerWriter<v1::Job>* writer) override {
+    return on_watch_job ? on_watch_job(*request, context, writer) : Unimplemented();
+  }
+  grpc::Status CancelJob(grpc::ServerContext*, const v1::CancelJobRequest* request, v1::Job* response) override {
+    return on_cancel_job ? on_cancel_job(*request, response) : Unimplemented();
+  }
   grpc::Status Ingest(grpc::ServerContext* context, grpc::ServerReader<v1::IngestRequest>* reader,
                       v1::IngestResponse* response) override {
     const std::lock_guard<std::mutex> lock(mutex_);
@@ -86,6 +101,7 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
       ingest_requests.push_back(request);
       if (!ingest_status.ok()) return ingest_status;
     }
+    if (before_ingest_reply) before_ingest_reply();
     ingest_was_cancelled = context->IsCancelled();
     *response = ingest_response;
     return grpc::Status::OK;
@@ -97,6 +113,8 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   }
 
  private:
+  static grpc::Status Unimplemented() { return {grpc::StatusCode::UNIMPLEMENTED, ""}; }
+
   std::mutex mutex_;
   std::unique_ptr<grpc::Server> server_;
   std::string address_;

@@ -46,8 +46,8 @@ void Progress::Clear() {
 
 void Progress::SetPhase(std::string text) {
   const std::lock_guard<std::mutex> lock(mutex_);
+  if (phase_.empty()) phase_start_ = Clock::now();
   phase_ = std::move(text);
-  phase_start_ = Clock::now();
 }
 
 void Progress::Print(std::string_view line) {

@@ -31,7 +31,7 @@ class Progress {
   Progress(std::ostream& err, int width, std::string noun, std::function<Numbers()> numbers);
   ~Progress();
 
-  // Replaces counts by `text` and the time since: "indexing 0:12".
+  // Replaces counts by `text` and the time since the first such text: "indexing   0:12".
   void SetPhase(std::string text);
   // Prints a whole line without disturbing the progress line.
   void Print(std::string_view line);

@@ -1,0 +1,133 @@
+// loci ingest: flags, line policies, and the progress of the server's job.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <chrono>
+#include <string>
+#include <thread>
+
+#include "clients/cli/cli_fixture.h"
+#include "nlohmann/json.hpp"
+
+namespace loci {
+namespace {
+
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+using ::testing::Not;
+
+using IngestCommandTest = CliTest;
+
+TEST_F(IngestCommandTest, FlagsOfChunksAndPoliciesReachTheHeader) {
+  const std::string lines = Write("a.jsonl", "{\"id\": 1, \"text\": \"t\"}\n"), text = Write("a.txt", "text");
+  const auto header = [&](const std::vector<std::string>& args) {
+    server_.ingest_requests.clear();
+    EXPECT_EQ(Run(args), 0) << err();
+    return server_.ingest_requests.at(0).header();
+  };
+  v1::IngestHeader plain = header({"ingest", "s", lines});
+  EXPECT_FALSE(plain.has_chunking());
+  EXPECT_EQ(plain.bad_lines(), v1::LINE_POLICY_UNSPECIFIED);
+  EXPECT_EQ(plain.duplicates(), v1::LINE_POLICY_UNSPECIFIED);
+  EXPECT_FALSE(plain.reencode());
+  EXPECT_EQ(header({"ingest", "s", text}).chunking().ShortDebugString(), "overlap_tokens: 32");
+  EXPECT_EQ(header({"ingest", "s", text, "--overlap-tokens", "0"}).chunking().ShortDebugString(), "");
+  EXPECT_EQ(header({"ingest", "s", text, "--chunk-tokens", "64"}).chunking().ShortDebugString(), "max_tokens: 64 overlap_tokens: 16");
+  EXPECT_EQ(header({"ingest", "s", lines, "--chunk-tokens=64", "--overlap-tokens=32"}).chunking().ShortDebugString(),
+            "max_tokens: 64 overlap_tokens: 32");
+  const v1::IngestHeader all =
+      header({"ingest", "s", lines, "--bad-lines", "fail", "--duplicates", "skip", "--reencode", "--no-wait", "--mode", "upsert"});
+  EXPECT_EQ(all.bad_lines(), v1::LINE_POLICY_FAIL);
+  EXPECT_EQ(all.duplicates(), v1::LINE_POLICY_SKIP);
+  EXPECT_TRUE(all.reencode());
+  EXPECT_TRUE(all.no_wait());
+  EXPECT_EQ(header({"ingest", "s", lines, "--duplicates", "fail"}).duplicates(), v1::LINE_POLICY_FAIL);
+  EXPECT_EQ(header({"ingest", "s", lines, "--duplicates", "keep-last"}).duplicates(), v1::LINE_POLICY_UNSPECIFIED);
+  EXPECT_EQ(Run({"ingest", "s", lines, "--chunk-tokens", "15"}), 2);
+  EXPECT_EQ(Run({"ingest", "s", lines, "--chunk-tokens", "64", "--overlap-tokens", "33"}), 2);
+  EXPECT_THAT(err(), HasSubstr("33 is more than half of --chunk-tokens 64"));
+}
+
+TEST_F(IngestCommandTest, ABadLineEndsAllWhereThatIsAskedFor) {
+  const std::string path = Write("a.jsonl", "{\"id\": 1, \"text\": \"t\"}\nnonsense\n{\"id\": 3, \"text\": \"t\"}\n");
+  EXPECT_EQ(Run({"ingest", "s", path, "--bad-lines", "fail", "--skip-errors"}), 1);
+  EXPECT_THAT(err(), AllOf(HasSubstr(path + ":2: "), HasSubstr("nothing was ingested")));
+  EXPECT_EQ(Run({"ingest", "s", path, "--bad-lines", "fail", "--dry-run"}), 1);
+  EXPECT_TRUE(server_.ingest_requests.empty());
+  EXPECT_EQ(Run({"ingest", "s", path, "--bad-lines", "skip", "--skip-errors"}), 0) << err();
+}
+
+TEST_F(IngestCommandTest, ARefusalByThePositionInTheStreamNamesTheFileAndLine) {
+  const std::string path =
+      Write("a.jsonl", "{\"id\": 1, \"text\": \"t\"}\nnonsense\n{\"id\": 1, \"text\": \"t\"}\n");
+  server_.ingest_status =
+      FakeError(grpc::StatusCode::INVALID_ARGUMENT, "passage 2 of the stream: id \"1\" came before", "DUPLICATE_ID", {{"line", "2"}});
+  EXPECT_EQ(Run({"ingest", "s", path, "--duplicates", "fail"}), 1);
+  EXPECT_THAT(err(), HasSubstr(path + ":3: passage 2 of the stream: id \"1\" came before"));
+}
+
+TEST_F(IngestCommandTest, TheSummaryTellsEveryCount) {
+  server_.ingest_response.set_accepted_count(5);
+  server_.ingest_response.set_passage_count(17);
+  server_.ingest_response.set_reused_count(12);
+  server_.ingest_response.set_duplicate_count(3);
+  server_.ingest_response.set_job("j1");
+  EXPECT_EQ(Run({"ingest", "s", Write("a.md", "# A\ntext"), "--no-wait"}), 0) << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("ACCEPTED   PASSAGES   REUSED   DUPLICATES   REJECTED"), HasSubstr("17"), HasSubstr("12"),
+                           HasSubstr("loci watch j1")));
+  server_.ingest_response.set_done(true);
+  EXPECT_EQ(Run({"ingest", "s", directory_ + "/a.md"}), 0);
+  EXPECT_THAT(out(), Not(HasSubstr("loci watch")));
+}
+
+TEST_F(IngestCommandTest, ADryRunCountsDocumentsAndSendsNothing) {
+  std::filesystem::create_directory(directory_ + "/docs");
+  Write("docs/a.md", "# A\none\n# B\ntwo");
+  Write("docs/b.txt", "text");
+  EXPECT_EQ(Run({"ingest", "s", directory_ + "/docs", "--dry-run"}), 0);
+  EXPECT_THAT(out(), HasSubstr("would ingest 3 sections of 2 documents into store s"));
+  EXPECT_TRUE(server_.ingest_requests.empty());
+}
+
+TEST_F(IngestCommandTest, OnATerminalThePhasesOfTheServersJobAreShown) {
+  std::atomic<bool> is_watched = false;
+  server_.on_list_jobs = [](const v1::ListJobsRequest& request, v1::ListJobsResponse* response) {
+    EXPECT_EQ(request.store(), "s");
+    EXPECT_EQ(request.state(), v1::JOB_STATE_RUNNING);
+    response->add_jobs()->set_kind("verify");
+    v1::Job* const job = response->add_jobs();
+    job->set_kind("ingest");
+    job->set_job("j1");
+    return grpc::Status::OK;
+  };
+  server_.on_watch_job = [&](const v1::WatchJobRequest& request, grpc::ServerContext* context, grpc::ServerWriter<v1::Job>* writer) {
+    EXPECT_EQ(request.job(), "j1");
+    v1::Job job;
+    job.set_phase("index");
+    job.set_done(250);
+    job.set_total(1000);
+    job.set_unit("passages");
+    job.set_rate(50);
+    job.set_eta_ms(15'000);
+    writer->Write(job);
+    is_watched = true;
+    while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    return grpc::Status::CANCELLED;
+  };
+  server_.before_ingest_reply = [&] {
+    while (!is_watched) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    std::this_thread::sleep_for(std::chrono::milliseconds(600));  // Three times of showing it.
+  };
+  EXPECT_EQ(Run({"ingest", "s", Write("a.jsonl", "{\"id\": 1, \"text\": \"t\"}\n")}, /*err_width=*/100), 0) << err();
+  EXPECT_THAT(err(), HasSubstr("index 250 / 1,000 passages   50/s   25 %   ETA 0:15"));
+}
+
+TEST_F(IngestCommandTest, AServerWithoutJobsIsNoReasonToFail) {
+  server_.before_ingest_reply = [] { std::this_thread::sleep_for(std::chrono::milliseconds(50)); };
+  EXPECT_EQ(Run({"ingest", "s", Write("a.jsonl", "{\"id\": 1, \"text\": \"t\"}\n")}), 0) << err();
+  EXPECT_EQ(err(), "");
+}
+
+}  // namespace
+}  // namespace loci

@@ -1,0 +1,50 @@
+// Jobs of a server, told to people.
+#ifndef LOCI_CLIENTS_CLI_JOB_PROGRESS_H_
+#define LOCI_CLIENTS_CLI_JOB_PROGRESS_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "clients/cli/cli_context.h"
+#include "clients/cli/progress.h"
+#include "proto/loci/v1/admin.pb.h"
+
+namespace loci {
+
+// "index 12,800 / 100,000 passages   1,234/s   12 %   ETA 1:10", without what is not known.
+std::string DescribeJobPhase(const v1::Job& job);
+
+// "RUNNING", "SUCCEEDED", ...
+std::string JobStateName(v1::JobState state);
+
+// Shows the phases of the ingest that runs on a store, from construction on to destruction, where the server tells them; where it does not,
+// nothing is shown and nothing fails. It is the one ingest there, as a store has one at a time.
+// Used by one thread, the command's; works on one of its own.
+class IngestPhases {
+ public:
+  // `cli` and `progress` must outlive it. `store` as in requests.
+  IngestPhases(CliContext& cli, const std::string& store, Progress& progress);
+  ~IngestPhases();
+  IngestPhases(const IngestPhases&) = delete;
+  IngestPhases& operator=(const IngestPhases&) = delete;
+
+ private:
+  void Run(const std::string& store);
+  // A context of the next call; null once it is over.
+  grpc::ClientContext* NextContext();
+
+  Progress& progress_;
+  v1::AdminService::Stub& stub_;
+  std::mutex mutex_;
+  bool over_ = false;                             // Guarded by mutex_.
+  std::unique_ptr<grpc::ClientContext> context_;  // Of the call under way; guarded by mutex_ where it is replaced or cancelled.
+  std::thread thread_;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_CLIENTS_CLI_JOB_PROGRESS_H_
