@@ -31,6 +31,7 @@ constexpr size_t kValueHeaderBytes = 20;  // Checksum, previous revision, record
 constexpr size_t kRestHeaderBytes = kValueHeaderBytes - 8;
 constexpr size_t kSlotBytes = 16;
 constexpr char kTrimKey[] = "\xff";
+constexpr char kKeyLength = kKeyBytes;  // What stands before a key in a write batch.
 
 void PutFixed64(std::string* out, uint64_t value) {
   for (int i = 0; i < 8; ++i) out->push_back(static_cast<char>(value >> (8 * i)));
@@ -42,6 +43,18 @@ uint64_t GetFixed(std::string_view in, size_t bytes) {
   uint64_t value = 0;
   for (size_t i = 0; i < bytes; ++i) value |= static_cast<uint64_t>(static_cast<unsigned char>(in[i])) << (8 * i);
   return value;
+}
+
+// Takes a length off the front of `in`, as write batches have it; false where none is there.
+bool TakeVarint32(std::string_view* in, uint32_t* value) {
+  *value = 0;
+  for (int shift = 0; shift < 35 && !in->empty(); shift += 7) {
+    const unsigned char byte = static_cast<unsigned char>(in->front());
+    in->remove_prefix(1);
+    *value |= static_cast<uint32_t>(byte & 0x7f) << shift;
+    if (byte < 0x80) return true;
+  }
+  return false;
 }
 
 std::string Key(int64_t revision, uint32_t ordinal) {
@@ -90,7 +103,7 @@ class RocksWriteLog : public WriteLog {
       if (!made.ok()) return FromRocksDb(made, absl::StrCat("cannot create the folder of the ", what_));
     }
     LOCI_RETURN_IF_ERROR(OpenDb());
-    LOCI_ASSIGN_OR_RETURN(const int64_t last, FindLastRevision());
+    LOCI_ASSIGN_OR_RETURN(const int64_t last, FindLastRevision(*db_));
     const int64_t acknowledged = ReadAcknowledged();
     if (last < acknowledged) {
       return absl::DataLossError(absl::StrCat("the ", what_, " ends at revision ", last, ", but revision ", acknowledged,
@@ -145,7 +158,7 @@ class RocksWriteLog : public WriteLog {
     std::unique_lock<std::shared_mutex> lock(db_mutex_);
     db_.reset();
     LOCI_RETURN_IF_ERROR(OpenDb());
-    LOCI_ASSIGN_OR_RETURN(const int64_t found, FindLastRevision());
+    LOCI_ASSIGN_OR_RETURN(const int64_t found, FindLastRevision(*db_));
     const int64_t acknowledged = last_revision_.load();
     if (found < acknowledged) {
       return absl::DataLossError(absl::StrCat("the ", what_, " ends at revision ", found, " after a failed append, but revision ",
@@ -217,7 +230,7 @@ class RocksWriteLog : public WriteLog {
     rocksdb::Options options;
     options.env = env_.get();
     options.create_if_missing = create_if_missing_;
-    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kTolerateCorruptedTailRecords;
+    options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
     options.track_and_verify_wals_in_manifest = true;
     options.info_log = SilentRocksDbLogger();
     options.write_buffer_size = 4 << 20;
@@ -231,15 +244,9 @@ class RocksWriteLog : public WriteLog {
     rocksdb::BlockBasedTableOptions table;
     table.block_cache = rocksdb::NewLRUCache(1 << 20);
     options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
+    if (env_->FileExists(absl::StrCat(directory_, "/CURRENT")).ok()) LOCI_RETURN_IF_ERROR(CheckOnlyTheEndIsDamaged(options));
     rocksdb::DB* db = nullptr;
-    rocksdb::Status status = rocksdb::DB::Open(options, directory_, &db);
-    if (status.IsCorruption()) {
-      // A power cut may leave a last record of full length whose bytes never came, which that mode calls damage. What lies before the
-      // damage is enough if it reaches what was acknowledged: the callers look.
-      LogWarning("write_log", absl::StrCat("the ", what_, " is damaged (", status.ToString(), "): reading it up to there"));
-      options.wal_recovery_mode = rocksdb::WALRecoveryMode::kPointInTimeRecovery;
-      status = rocksdb::DB::Open(options, directory_, &db);
-    }
+    const rocksdb::Status status = rocksdb::DB::Open(options, directory_, &db);
     if (!status.ok()) {
       // A folder that should be there and is not, or lacks its files, is a loss to us, whatever RocksDB calls it.
       if (status.IsInvalidArgument()) return absl::DataLossError(absl::StrCat("cannot open the ", what_, ": ", status.ToString()));
@@ -249,11 +256,57 @@ class RocksWriteLog : public WriteLog {
     return absl::OkStatus();
   }
 
+  // DATA_LOSS where reading up to the damage would lose more than the last append. Only reads: the files stay as they are for whoever
+  // wants to save what is in them.
+  absl::Status CheckOnlyTheEndIsDamaged(const rocksdb::Options& options) const {
+    rocksdb::DB* opened = nullptr;
+    const rocksdb::Status status = rocksdb::DB::OpenForReadOnly(options, directory_, &opened);
+    const std::unique_ptr<rocksdb::DB> db(opened);
+    if (!status.ok()) return FromRocksDb(status, absl::StrCat("cannot open the ", what_));
+    LOCI_ASSIGN_OR_RETURN(const int64_t whole, FindLastRevision(*db));
+    LOCI_ASSIGN_OR_RETURN(const int64_t behind, FindRequestBehind(whole));
+    if (const int64_t needed = std::max(behind, ReadAcknowledged()); whole < needed) {
+      return absl::DataLossError(absl::StrCat("the ", what_, " is damaged after revision ", whole, ", and revision ", needed, " came later"));
+    }
+    return absl::OkStatus();
+  }
+
+  // A revision of RocksDB's logs that follows on another one above `whole`, where the last whole request is `whole`; else 0. RocksDB gives
+  // up a block of its log with the first damaged record, so our own records are looked for in the bytes: their checksum tells them.
+  absl::StatusOr<int64_t> FindRequestBehind(int64_t whole) const {
+    std::vector<std::string> names;
+    rocksdb::Status status = env_->GetChildren(directory_, &names);
+    if (!status.ok()) return FromRocksDb(status, absl::StrCat("cannot list the ", what_));
+    for (const std::string& name : names) {
+      std::string content;
+      if (!std::string_view(name).ends_with(".log")) continue;
+      status = rocksdb::ReadFileToString(env_.get(), absl::StrCat(directory_, "/", name), &content);
+      if (!status.ok()) return FromRocksDb(status, absl::StrCat("cannot read the ", what_));
+      for (size_t at = content.find(kKeyLength); at != std::string::npos; at = content.find(kKeyLength, at + 1)) {
+        int64_t revision;
+        uint32_t ordinal;
+        std::string_view rest = std::string_view(content).substr(at + 1);
+        const std::string_view key = rest.substr(0, kKeyBytes);
+        if (!ParseKey(key, &revision, &ordinal) || revision <= whole) continue;
+        rest.remove_prefix(kKeyBytes);
+        uint32_t length;
+        if (!TakeVarint32(&rest, &length) || length < kValueHeaderBytes || length > rest.size()) continue;
+        const std::string_view value = rest.substr(0, length);
+        if (GetFixed(value, 8) != ValueChecksum(key, value.substr(8))) continue;
+        if (static_cast<int64_t>(GetFixed(value.substr(8), 8)) > whole) return revision;
+      }
+    }
+    return 0;
+  }
+
   absl::StatusOr<TrimState> ReadTrimState() const {
     if (!db_) return Closed();
+    return ReadTrimState(*db_);
+  }
+  absl::StatusOr<TrimState> ReadTrimState(rocksdb::DB& db) const {
     TrimState state;
     std::string value;
-    const rocksdb::Status status = db_->Get(rocksdb::ReadOptions(), kTrimKey, &value);
+    const rocksdb::Status status = db.Get(rocksdb::ReadOptions(), kTrimKey, &value);
     if (status.IsNotFound()) return state;
     if (!status.ok()) return FromRocksDb(status, absl::StrCat("cannot read the ", what_));
     if (value.size() != 24 || GetFixed(value, 8) != Xxh3(std::string_view(value).substr(8))) {
@@ -265,9 +318,9 @@ class RocksWriteLog : public WriteLog {
   }
 
   // Of what is on disk.
-  absl::StatusOr<int64_t> FindLastRevision() const {
-    LOCI_ASSIGN_OR_RETURN(const TrimState trimmed, ReadTrimState());
-    std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions()));
+  absl::StatusOr<int64_t> FindLastRevision(rocksdb::DB& db) const {
+    LOCI_ASSIGN_OR_RETURN(const TrimState trimmed, ReadTrimState(db));
+    std::unique_ptr<rocksdb::Iterator> it(db.NewIterator(rocksdb::ReadOptions()));
     it->SeekForPrev(Key(INT64_MAX, UINT32_MAX));
     if (!it->Valid()) {
       if (!it->status().ok()) return FromRocksDb(it->status(), absl::StrCat("cannot read the ", what_));

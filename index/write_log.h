@@ -37,7 +37,9 @@ struct WriteLogOptions {
 // RocksDB 7.8 takes a damaged length near the end of its log for a write that was cut off, and drops all that follows without a
 // word. So each request names the one before it, which shows a hole, and ACKNOWLEDGED holds a revision that the log must
 // reach, which shows a lost end (it is written after each append, unsynced: after a power cut it may lag, but never leads).
-// Opened with kTolerateCorruptedTailRecords and WAL tracking in RocksDB's manifest. What is damaged is DATA_LOSS, never skipped.
+// Opened with kPointInTimeRecovery and WAL tracking in RocksDB's manifest, after a look without writing at what that would drop: only
+// an append that the power cut, which is the last one and not named by ACKNOWLEDGED, may go. All other damage is DATA_LOSS, never
+// skipped, and leaves the files as they are.
 // Appended to, trimmed and recovered by one thread at a time; reads are thread-safe.
 class WriteLog {
  public:
