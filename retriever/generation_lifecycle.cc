@@ -20,6 +20,18 @@ int64_t SizeOf(const storage::Manifest& manifest) {
   return size_bytes;
 }
 
+bool IsGivenUp(const absl::Status& status) { return absl::IsCancelled(status) || absl::IsDeadlineExceeded(status); }
+
+void Report(const OperationControl& control, std::string_view phase, int64_t done = 0, int64_t total = 0) {
+  if (control.progress) control.progress(phase, done, total);
+}
+
+VerifyControl VerifyControlOf(const OperationControl& control, Clock* clock) {
+  return {.limits = control.limits,
+          .clock = clock,
+          .progress = [&control](int64_t done, int64_t total) { Report(control, "verifying", done, total); }};
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationManager::NewGeneration(std::string_view store, BuildOptions options) {
@@ -56,16 +68,26 @@ absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_vi
   return list;
 }
 
-absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(StoreEntry& entry, const std::string& generation) {
+absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(StoreEntry& entry, const std::string& generation,
+                                                                            const OperationControl& control) {
   LoadedGeneration loaded;
+  Report(control, "loading");
   const std::shared_ptr<const ServingSet> active = entry.holder.Get();
   if (active != nullptr && active->view->generation().id() == generation) {
     loaded.generation = active->view->shared_generation();
   } else {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());
+    const GenerationStatus before = entry.GetState(generation);
     entry.SetState(generation, GenerationState::kVerifying);
     const int64_t start_us = state_->options.clock->NowMicros();
-    absl::StatusOr<std::shared_ptr<const Generation>> candidate = opened->OpenGeneration(generation, /*verify=*/true);
+    absl::StatusOr<std::shared_ptr<const Generation>> candidate =
+        opened->OpenGeneration(generation, /*verify=*/true, VerifyControlOf(control, state_->options.clock));
+    if (IsGivenUp(candidate.status())) {
+      // One that drained may have ended meanwhile.
+      const bool drained = before.state == GenerationState::kDraining;
+      entry.SetState(generation, drained ? GenerationState::kRetired : before.state, before.detail);
+      return candidate.status();
+    }
     if (!candidate.ok()) {
       if (absl::IsNotFound(candidate.status())) {
         entry.ForgetGeneration(generation);
@@ -76,6 +98,7 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
     }
     loaded.generation = *std::move(candidate);
     entry.SetState(generation, GenerationState::kWarming);
+    Report(control, "warming");
     loaded.generation->Warm();
     state_->MeasureVerification(SizeOf(loaded.generation->manifest()), state_->options.clock->NowMicros() - start_us);
     entry.SetDamage(generation, "");
@@ -91,15 +114,25 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
   return loaded;
 }
 
-absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view store, const std::string& generation, WritesPolicy policy,
-                                                             bool dry_run) {
+absl::Status GenerationManager::CheckGeneration(std::string_view store, const std::string& generation) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
-  // Loading takes long and touches nothing that serves; writes go on meanwhile, a deletion of the generation waits.
-  MutexLock loading(&entry->pinning);
-  return ActivateLocked(*entry, generation, policy, dry_run, /*roll_back=*/false);
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+  if (generation.empty()) return TryCapture(store, "").status();
+  const absl::Status status = opened->GetManifest(generation).status();
+  return absl::IsNotFound(status) ? status : absl::OkStatus();
 }
 
-absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view store, WritesPolicy policy, bool dry_run) {
+absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view store, const std::string& generation, WritesPolicy policy,
+                                                             bool dry_run, const OperationControl& control) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  if (control.chosen) control.chosen(generation);
+  // Loading takes long and touches nothing that serves; writes go on meanwhile, a deletion of the generation waits.
+  MutexLock loading(&entry->pinning);
+  return ActivateLocked(*entry, generation, policy, dry_run, /*roll_back=*/false, control);
+}
+
+absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view store, WritesPolicy policy, bool dry_run,
+                                                             const OperationControl& control) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   // Every activation holds this, so that the previous generation stays what it is.
   MutexLock loading(&entry->pinning);
@@ -113,12 +146,13 @@ absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view st
     return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("store \"", entry->name, "\" has no generation that served before")),
                            "NO_PREVIOUS_GENERATION", {{"store", entry->name}});
   }
-  return ActivateLocked(*entry, previous, policy, dry_run, /*roll_back=*/true);
+  if (control.chosen) control.chosen(previous);
+  return ActivateLocked(*entry, previous, policy, dry_run, /*roll_back=*/true, control);
 }
 
 absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& entry, const std::string& generation, WritesPolicy policy,
-                                                                   bool dry_run, bool roll_back) {
-  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(entry, generation));
+                                                                   bool dry_run, bool roll_back, const OperationControl& control) {
+  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(entry, generation, control));
   if (dry_run) {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());
     const std::shared_ptr<const ServingSet> active = entry.holder.Get();
@@ -131,7 +165,9 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& e
                           opened->CheckWritesSince(loaded.generation->manifest(), again ? WritesPolicy::kReplay : policy));
     return result;
   }
+  Report(control, "publishing");
   MutexLock writer(&entry.writer);
+  LOCI_RETURN_IF_ERROR(control.limits.Check(state_->options.clock->NowMicros()));  // The last look: from here on it is done whole.
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());  // An error where it was deleted meanwhile.
   LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), policy, roll_back));
   state_->Publish(entry, result.view, std::move(loaded.encoder));
@@ -168,13 +204,15 @@ absl::StatusOr<GenerationInfo> GenerationManager::PinGeneration(std::string_view
   return GenerationNotFound(store, generation);
 }
 
-absl::StatusOr<VerifyResult> GenerationManager::Verify(std::string_view store, const std::string& generation) {
+absl::StatusOr<VerifyResult> GenerationManager::Verify(std::string_view store, const std::string& generation,
+                                                       const OperationControl& control) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   VerifyResult result{.generation = generation};
   if (result.generation.empty()) {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> active, Capture(store, ""));
     result.generation = active->view->generation().id();
   }
+  if (control.chosen) control.chosen(result.generation);
   const auto get_manifest = [&]() -> absl::StatusOr<storage::Manifest> {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
     result.revision = opened->revision();
@@ -185,7 +223,8 @@ absl::StatusOr<VerifyResult> GenerationManager::Verify(std::string_view store, c
   if (manifest.ok()) {
     // Reading takes long; a deletion of the store or the generation does not wait for it.
     const int64_t start_us = state_->options.clock->NowMicros();
-    verified = Generation::Verify(*state_->options.fs, JoinPath(JoinPath(state_->StoresDirectory(), entry->name), result.generation));
+    verified = Generation::Verify(*state_->options.fs, JoinPath(JoinPath(state_->StoresDirectory(), entry->name), result.generation),
+                                  VerifyControlOf(control, state_->options.clock));
     result.file_count = manifest->files_size();
     result.size_bytes = SizeOf(*manifest);
     if (verified.ok()) state_->MeasureVerification(result.size_bytes, state_->options.clock->NowMicros() - start_us);

@@ -325,7 +325,7 @@ absl::Status GenerationManager::EnsureGeneration(std::string_view store) {
     empty_generation = manifest.generation();
   }
   MutexLock loading(&entry->pinning);
-  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, empty_generation));
+  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, empty_generation, {}));
   MutexLock writer(&entry->writer);
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
   if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) {

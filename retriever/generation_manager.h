@@ -17,6 +17,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/cancellation.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/metrics.h"
@@ -88,6 +89,14 @@ struct ActivationPlan {
   int64_t writes_since_count = 0;
 };
 
+// What an activation, a roll-back or a verification looks at and tells. The functions are called on the calling thread; each may be absent.
+struct OperationControl {
+  RequestLimits limits;  // Looked at while files are read and before anything is published: what serves is then as it was.
+  // Phases: "loading", "verifying" (bytes), "warming", "publishing"; of a verification "verifying" alone. `total` 0: not known.
+  std::function<void(std::string_view phase, int64_t done, int64_t total)> progress;
+  std::function<void(const std::string& generation)> chosen;  // Once it is known which generation it is about.
+};
+
 // Takes the data directory (which is there) for one server. FAILED_PRECONDITION where another has it.
 absl::StatusOr<std::shared_ptr<FileSystem::Lock>> LockDataDirectory(FileSystem& fs, const std::string& data_directory);
 
@@ -142,17 +151,22 @@ class GenerationManager {
 
   absl::StatusOr<GenerationList> ListGenerations(std::string_view store);
   // Loads, verifies, warms, then publishes. With `dry_run` stops before publishing and answers what would have happened.
-  absl::StatusOr<ActivationResult> Activate(std::string_view store, const std::string& generation, WritesPolicy policy, bool dry_run);
+  absl::StatusOr<ActivationResult> Activate(std::string_view store, const std::string& generation, WritesPolicy policy, bool dry_run,
+                                            const OperationControl& control = {});
   // Activates the newest generation that served before the active one and is still there; again: one further back.
   // FAILED_PRECONDITION, reason NO_PREVIOUS_GENERATION, where there is none.
-  absl::StatusOr<ActivationResult> Rollback(std::string_view store, WritesPolicy policy, bool dry_run);
+  absl::StatusOr<ActivationResult> Rollback(std::string_view store, WritesPolicy policy, bool dry_run, const OperationControl& control = {});
   // Loads nothing, changes nothing: from manifests, the write log and the machine's memory.
   absl::StatusOr<ActivationPlan> PlanActivation(std::string_view store, const std::string& generation);
   absl::Status DeleteGeneration(std::string_view store, const std::string& generation);
   // Keeps retention from deleting it, or lets it.
   absl::StatusOr<GenerationInfo> PinGeneration(std::string_view store, const std::string& generation, bool pinned);
-  // Reads every byte. Where that is DATA_LOSS the generation is FAILED from then on, unless it serves: then it serves on.
-  absl::StatusOr<VerifyResult> Verify(std::string_view store, const std::string& generation);  // Empty: the active one.
+  // Reads every byte. Where that is DATA_LOSS (see Generation::Verify) the generation is FAILED from then on, unless it serves: then it
+  // serves on. `generation` empty: the active one.
+  absl::StatusOr<VerifyResult> Verify(std::string_view store, const std::string& generation, const OperationControl& control = {});
+  // NOT_FOUND where store or generation (empty: the active one) are not there, FAILED_PRECONDITION where none is active. Reads no file
+  // but the manifest.
+  absl::Status CheckGeneration(std::string_view store, const std::string& generation);
 
   EncoderRegistry& encoders();
 
@@ -163,10 +177,10 @@ class GenerationManager {
     std::shared_ptr<TextEncoder> encoder;
   };
   // Opens, verifies and warms a generation (or takes the active one) and finds its encoder. Changes nothing that serves.
-  absl::StatusOr<LoadedGeneration> Load(StoreEntry& entry, const std::string& generation);
+  absl::StatusOr<LoadedGeneration> Load(StoreEntry& entry, const std::string& generation, const OperationControl& control);
   // For whoever holds `entry.pinning`.
   absl::StatusOr<ActivationResult> ActivateLocked(StoreEntry& entry, const std::string& generation, WritesPolicy policy, bool dry_run,
-                                                  bool roll_back);
+                                                  bool roll_back, const OperationControl& control);
   explicit GenerationManager(std::unique_ptr<State> state);
   // Gives a store that has no generation at all an empty one, so that the first upsert finds something to lie over.
   absl::Status EnsureGeneration(std::string_view store);

@@ -261,15 +261,18 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
   state.result.passage_count = manifest.passage_count();
   state.result.revision = manifest.base_revision();
   state.builder.reset();
+  if (state.options.activate) state.Report("activating", 0, 0);  // Which may wait for another activation.
   // Whoever is gone by now did not see the build succeed; a broken stream may have held half a corpus.
-  if (absl::Status live = state.options.limits.Check(RealClock().NowMicros()); !live.ok()) {
+  const auto give_up = [&](const absl::Status& status) {
     LOCI_RETURN_IF_ERROR(state.manager->DeleteGeneration(state.options.store, state.result.generation));
-    return live;
-  }
+    return status;
+  };
+  if (absl::Status live = state.options.limits.Check(RealClock().NowMicros()); !live.ok()) return give_up(live);
   if (!state.options.activate) return std::move(state.result);
-  state.Report("activating", 0, 0);
   absl::StatusOr<ActivationResult> activated =
-      state.manager->Activate(state.options.store, state.result.generation, state.options.writes_since, /*dry_run=*/false);
+      state.manager->Activate(state.options.store, state.result.generation, state.options.writes_since, /*dry_run=*/false,
+                              {.limits = state.options.limits});
+  if (absl::IsCancelled(activated.status()) || absl::IsDeadlineExceeded(activated.status())) return give_up(activated.status());
   if (!activated.ok()) {
     // The build is whole and stays, so that the operator can activate it with another policy.
     return Annotate(activated.status(), absl::StrCat("generation ", state.result.generation, " was built but not activated"));

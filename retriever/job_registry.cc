@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <chrono>
 #include <ctime>
 #include <deque>
 #include <map>
@@ -28,6 +29,7 @@ constexpr int kStateCount = JobRecord::State_MAX + 1;
 constexpr int64_t kRateWindowUs = 10'000'000;
 constexpr int64_t kSampleUs = 100'000;  // Between two samples of a rate.
 constexpr size_t kMaxShownBytes = 64;
+constexpr std::chrono::milliseconds kWaitPeriod(50);  // Between two looks at the limits of a job that waits.
 constexpr std::string_view kTemporarySuffix = ".tmp";
 constexpr std::string_view kStateNames[kStateCount] = {"unspecified", "running", "succeeded", "failed", "cancelled", "interrupted"};
 
@@ -49,12 +51,6 @@ absl::StatusOr<JobRecord> ParseRecord(std::string_view content) {
   }
   if (record.state() <= JobRecord::STATE_UNSPECIFIED || record.state() > JobRecord::State_MAX) return absl::DataLossError("its state is unknown");
   return record;
-}
-
-// What may not run beside another of the same sort in one store; 0: anything may.
-int SortOf(std::string_view kind) {
-  if (kind == JobKindName(JobKind::kIngest)) return 1;
-  return kind == JobKindName(JobKind::kVerify) ? 0 : 2;
 }
 
 absl::Status InTheWay(const JobRecord& record) {
@@ -82,6 +78,7 @@ struct JobHandle::Entry {
   JobRecord record;
   std::function<void()> on_cancel;
   bool cancel_asked = false;
+  bool activating = false;  // An activation, a roll-back, or an ingest that wants to activate.
   int64_t version = 1;
   std::deque<std::pair<int64_t, int64_t>> samples;  // (clock, done) of the phase, oldest first.
 };
@@ -95,6 +92,8 @@ struct JobRegistry::State {
   std::atomic<bool> draining{false};
 
   mutable Mutex mutex;
+  mutable CondVar ended;  // A job has.
+  bool closed ABSL_GUARDED_BY(mutex) = false;
   std::map<std::string, std::shared_ptr<Entry>, std::less<>> entries ABSL_GUARDED_BY(mutex);
   std::deque<std::shared_ptr<Entry>> order ABSL_GUARDED_BY(mutex);  // As they started.
   std::array<int64_t, kJobKindCount> running ABSL_GUARDED_BY(mutex){};
@@ -121,6 +120,15 @@ struct JobRegistry::State {
   void Forget(const Entry& entry) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     order.erase(std::find_if(order.begin(), order.end(), [&](const auto& other) { return other.get() == &entry; }));
     entries.erase(entry.id);
+  }
+
+  // One that runs in `store` and for which `is_in_the_way`, or null.
+  const Entry* FindRunning(std::string_view store, const std::function<bool(const Entry&)>& is_in_the_way) const
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    for (const auto& entry : order) {
+      if (entry->record.state() == JobRecord::STATE_RUNNING && entry->record.store() == store && is_in_the_way(*entry)) return entry.get();
+    }
+    return nullptr;
   }
 
   // Takes the oldest that ended and are too many out; their files are the caller's to delete, without the lock.
@@ -241,6 +249,7 @@ absl::Status JobRegistry::State::End(Entry& entry, const absl::Status& status, s
     ++entry.version;
     AddRunning(kind, -1);
     trimmed = Trim();
+    ended.NotifyAll();  // Under the lock: whoever waits may destroy the registry.
   }
   DeleteFiles(trimmed);
   return outcome;
@@ -286,17 +295,16 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
   record.set_request_id(std::move(spec.request_id));
   record.set_state(JobRecord::STATE_RUNNING);
   record.set_started_unix_us(state.options.clock->UnixMicros());
+  entry->activating = spec.kind == JobKind::kActivate || spec.kind == JobKind::kRollback;
   const int kind = static_cast<int>(spec.kind);
   JobRecord first;
   {
     MutexLock lock(&state.mutex);
-    const int sort = SortOf(record.kind());
-    for (const auto& other : state.order) {
-      if (sort != 0 && other->record.state() == JobRecord::STATE_RUNNING && other->record.store() == record.store() &&
-          SortOf(other->record.kind()) == sort) {
-        return InTheWay(other->record);
-      }
-    }
+    if (state.closed) return ErrorWithReason(absl::UnavailableError("the server is draining; ask again when it is back"), "DRAINING");
+    const JobHandle::Entry* const other = state.FindRunning(record.store(), [&](const JobHandle::Entry& running) {
+      return (entry->activating && running.activating) || (spec.kind == JobKind::kIngest && running.record.kind() == record.kind());
+    });
+    if (other != nullptr) return InTheWay(other->record);
     do {
       entry->id = MakeJobId(record.started_unix_us());
     } while (state.entries.contains(entry->id));
@@ -307,10 +315,15 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
     first = record;
   }
   if (absl::Status written = state.Write(first); !written.ok()) {
-    MutexLock lock(&state.mutex);
-    state.Forget(*entry);
-    state.AddRunning(kind, -1);
-    return Annotate(written, "the job can't be recorded");
+    written = Annotate(written, "the job can't be recorded");
+    if (spec.kind != JobKind::kVerify) {
+      MutexLock lock(&state.mutex);
+      state.Forget(*entry);
+      state.AddRunning(kind, -1);
+      state.ended.NotifyAll();
+      return written;
+    }
+    LogWarning("jobs", absl::StrCat("job=", entry->id, " ", written.message()));
   }
   LogInfo("jobs", absl::StrCat("job=", entry->id, " kind=", first.kind(), " store=", first.store(), " started"));
   return std::shared_ptr<JobHandle>(new JobHandle(this, std::move(entry)));
@@ -362,6 +375,7 @@ void JobRegistry::CancelAll() {
   std::vector<std::function<void()>> callbacks;
   {
     MutexLock lock(&state_->mutex);
+    state_->closed = true;
     for (const auto& entry : state_->order) {
       if (entry->record.state() != JobRecord::STATE_RUNNING) continue;
       entry->cancel_asked = true;
@@ -374,10 +388,26 @@ void JobRegistry::CancelAll() {
 
 absl::Status JobRegistry::CheckNoJob(std::string_view store) const {
   MutexLock lock(&state_->mutex);
-  for (const auto& entry : state_->order) {
-    if (entry->record.state() == JobRecord::STATE_RUNNING && entry->record.store() == store) return InTheWay(entry->record);
+  const JobHandle::Entry* const running = state_->FindRunning(store, [](const JobHandle::Entry&) { return true; });
+  return running == nullptr ? absl::OkStatus() : InTheWay(running->record);
+}
+
+absl::Status JobRegistry::CheckNoActivation(std::string_view store) const {
+  MutexLock lock(&state_->mutex);
+  const JobHandle::Entry* const running = state_->FindRunning(store, [](const JobHandle::Entry& entry) { return entry.activating; });
+  return running == nullptr ? absl::OkStatus() : InTheWay(running->record);
+}
+
+bool JobRegistry::WaitUntilIdle(int64_t timeout_ms) const {
+  const int64_t until_us = RealClock().NowMicros() + timeout_ms * 1000;
+  MutexLock lock(&state_->mutex);
+  const auto is_running = [](const auto& entry) { return entry->record.state() == JobRecord::STATE_RUNNING; };
+  while (std::any_of(state_->order.begin(), state_->order.end(), is_running)) {
+    const int64_t left_us = until_us - RealClock().NowMicros();
+    if (left_us <= 0) return false;
+    state_->ended.WaitFor(&state_->mutex, std::chrono::microseconds(left_us));
   }
-  return absl::OkStatus();
+  return true;
 }
 
 void JobRegistry::Drain() { state_->draining = true; }
@@ -423,6 +453,18 @@ void JobHandle::SetGeneration(std::string_view generation) {
   if (entry_->record.state() != JobRecord::STATE_RUNNING) return;
   entry_->record.set_generation(std::string(generation));
   ++entry_->version;
+}
+
+absl::Status JobHandle::BeginActivation() {
+  JobRegistry::State& state = *registry_->state_;
+  MutexLock lock(&state.mutex);
+  entry_->activating = true;  // From now on none starts that would have to be waited for.
+  const std::string store = entry_->record.store();
+  while (state.FindRunning(store, [this](const Entry& other) { return other.activating && &other != entry_.get(); }) != nullptr) {
+    LOCI_RETURN_IF_ERROR(entry_->limits.Check(state.options.clock->NowMicros()));
+    state.ended.WaitFor(&state.mutex, kWaitPeriod);
+  }
+  return entry_->limits.Check(state.options.clock->NowMicros());
 }
 
 absl::Status JobHandle::Finish(const absl::Status& status, std::string_view result) {

@@ -64,6 +64,10 @@ class JobHandle {
   void SetDone(int64_t done);
   void SetGeneration(std::string_view generation);
 
+  // For an ingest that comes to its own activation: waits for an activation or roll-back that runs in the store, and keeps others from
+  // starting until this job's Finish. The error of limits() where they say so first. Blocks.
+  absl::Status BeginActivation();
+
   // Ends the job: durable on return where the disk takes it, and out of the way of others. `result` is kept where `status` is OK. Returns
   // `status`, or, where the job was asked to end and did, a CANCELLED that says so. A second call changes nothing.
   absl::Status Finish(const absl::Status& status, std::string_view result = {});
@@ -77,8 +81,18 @@ class JobHandle {
   std::atomic<bool> finished_{false};
 };
 
-// In a store at most one ingest runs at a time, and at most one activation or roll-back; verifications are in nobody's way.
-// Thread-safe. Start, JobHandle::Finish and Open write files; the others do not block.
+// What may run beside what in one store; jobs of different stores are in nobody's way:
+//
+//   runs \ starts                      ingest    activation, roll-back    verification    deletion of the store
+//   ingest, receiving and building     refused   goes on                  goes on         refused
+//   ingest, activating                 refused   refused                  goes on         refused
+//   activation, roll-back              goes on   refused                  goes on         refused
+//   verification                       goes on   goes on                  goes on         refused
+//
+// An ingest builds beside what serves, so that a roll-back need not wait for hours; it counts as an activation from the moment it wants
+// to activate what it built (BeginActivation), and then waits for the one that runs. Short changes (upserts, deletions of passages, pins)
+// are no jobs; they take turns. The deletion of a generation is refused while an activation or a roll-back runs.
+// Thread-safe. Start, JobHandle::Finish and Open write files; the others do not block, unless they say so.
 class JobRegistry {
  public:
   struct Options {
@@ -93,7 +107,8 @@ class JobRegistry {
   static absl::StatusOr<std::unique_ptr<JobRegistry>> Open(Options options);
   ~JobRegistry();
 
-  // ABORTED, reason JOB_IN_THE_WAY with `job`, where one of the same sort runs in the store. Ids are never used again.
+  // ABORTED, reason JOB_IN_THE_WAY with `job`, where another is in the way; UNAVAILABLE after CancelAll. Ids are never used again. A
+  // verification starts also where the disk takes no record of it.
   absl::StatusOr<std::shared_ptr<JobHandle>> Start(JobSpec spec);
 
   absl::StatusOr<JobInfo> Get(std::string_view job) const;  // NOT_FOUND, reason JOB_NOT_FOUND.
@@ -101,9 +116,12 @@ class JobRegistry {
   std::vector<JobInfo> List(std::string_view store, storage::JobRecord::State state, int64_t limit) const;
   // Asks a running job to end. FAILED_PRECONDITION, reason JOB_FINISHED, for one that ended.
   absl::StatusOr<JobInfo> Cancel(std::string_view job);
-  void CancelAll();
+  void CancelAll();  // And lets none start from now on.
+  // Until no job runs; false where `timeout_ms` passed before. Blocks.
+  bool WaitUntilIdle(int64_t timeout_ms) const;
 
-  absl::Status CheckNoJob(std::string_view store) const;  // ABORTED as from Start, where any job of the store runs.
+  absl::Status CheckNoJob(std::string_view store) const;         // ABORTED as from Start, where any job of the store runs.
+  absl::Status CheckNoActivation(std::string_view store) const;  // The same for one that activates.
 
   // From now on draining() is true: whoever waits for a job lets go.
   void Drain();

@@ -2,7 +2,10 @@
 
 #include <unistd.h>
 
+#include <atomic>
 #include <optional>
+#include <string>
+#include <thread>
 
 #include "base/error.h"
 #include "base/fake_metrics.h"
@@ -76,6 +79,50 @@ TEST_F(JobRegistryTest, ASecondIngestOfAStoreIsToldOfTheFirst) {
 TEST_F(JobRegistryTest, AnActivationAndARollbackAreOfOneSort) {
   const auto activation = Start(JobKind::kActivate, "movies");
   EXPECT_TRUE(absl::IsAborted(jobs_->Start({.kind = JobKind::kRollback, .store = "movies"}).status()));
+}
+
+TEST_F(JobRegistryTest, AnIngestIsAnActivationOnceItWantsToBe) {
+  const auto ingest = Start(JobKind::kIngest, "movies");
+  EXPECT_TRUE(jobs_->CheckNoActivation("movies").ok());
+  const auto activation = Start(JobKind::kActivate, "movies");
+  EXPECT_EQ(GetErrorReason(jobs_->CheckNoActivation("movies"))->metadata.at("job"), activation->id());
+  std::atomic<bool> begun{false};
+  std::thread waiting([&] {
+    EXPECT_TRUE(ingest->BeginActivation().ok());
+    begun = true;
+  });
+  // It waits for what runs; others are told of whichever is in the way.
+  std::string in_the_way;
+  while (in_the_way != ingest->id()) {
+    const absl::Status refused = jobs_->Start({.kind = JobKind::kRollback, .store = "movies"}).status();
+    ASSERT_EQ(ReasonOf(refused), "JOB_IN_THE_WAY");
+    in_the_way = GetErrorReason(refused)->metadata.at("job");
+  }
+  EXPECT_FALSE(begun);
+  (void)activation->Finish(absl::OkStatus());
+  waiting.join();
+  EXPECT_NE(Start(JobKind::kVerify, "movies"), nullptr);
+  (void)ingest->Finish(absl::OkStatus());
+  EXPECT_NE(Start(JobKind::kActivate, "movies"), nullptr);
+}
+
+TEST_F(JobRegistryTest, AnIngestThatWaitsToActivateCanBeCancelled) {
+  const auto activation = Start(JobKind::kActivate, "movies");
+  const auto ingest = Start(JobKind::kIngest, "movies");
+  std::thread waiting([&] { EXPECT_TRUE(absl::IsCancelled(ingest->BeginActivation())); });
+  EXPECT_TRUE(jobs_->Cancel(ingest->id()).ok());
+  waiting.join();
+}
+
+TEST_F(JobRegistryTest, WaitsUntilNoJobRuns) {
+  EXPECT_TRUE(jobs_->WaitUntilIdle(0));
+  const auto job = Start(JobKind::kVerify, "movies");
+  EXPECT_FALSE(jobs_->WaitUntilIdle(1));
+  std::thread finishing([&] { (void)job->Finish(absl::OkStatus()); });
+  EXPECT_TRUE(jobs_->WaitUntilIdle(60'000));
+  finishing.join();
+  jobs_->CancelAll();
+  EXPECT_EQ(ReasonOf(jobs_->Start({.kind = JobKind::kVerify, .store = "movies"}).status()), "DRAINING");
 }
 
 TEST_F(JobRegistryTest, AnyJobOfAStoreKeepsItFromDeletion) {
@@ -214,6 +261,9 @@ TEST_F(JobRegistryTest, WhatCantBeRecordedDoesNotStart) {
   EXPECT_FALSE(jobs_->Start({.kind = JobKind::kIngest, .store = "movies"}).ok());
   EXPECT_TRUE(jobs_->CheckNoJob("movies").ok());
   EXPECT_EQ(metrics_.value("loci_jobs_running", {{"kind", "ingest"}}), 0);
+  const auto verification = Start(JobKind::kVerify, "movies");  // It writes nothing, and may be what tells of a broken disk.
+  ASSERT_NE(verification, nullptr);
+  EXPECT_TRUE(verification->Finish(absl::OkStatus()).ok());
   ASSERT_TRUE(fs_.CreateDirectories(JoinPath(directory_, "jobs")).ok());
   EXPECT_NE(Start(JobKind::kIngest, "movies"), nullptr);
 }

@@ -138,6 +138,7 @@ absl::Status IngestCall::StartJob() {
     if (name != phase) {
       phase = name;
       job->SetPhase(phase, total, phase == "recall" ? "queries" : phase == "checksum" ? "files" : "passages");
+      if (phase == "activating") (void)job->BeginActivation();  // The ingester looks at the limits itself.
     }
     job->SetDone(done);
   };

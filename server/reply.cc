@@ -213,7 +213,11 @@ void FillJob(const JobInfo& info, loci::v1::Job* out) {
   out->set_error_code(record.error_code());
   out->set_error_message(record.error_message());
   out->set_request_id(record.request_id());
-  if (!record.result().empty()) (void)out->mutable_ingest()->ParseFromString(record.result());
+  if (record.result().empty()) return;
+  if (record.kind() == JobKindName(JobKind::kIngest)) (void)out->mutable_ingest()->ParseFromString(record.result());
+  if (record.kind() == JobKindName(JobKind::kActivate)) (void)out->mutable_activate()->ParseFromString(record.result());
+  if (record.kind() == JobKindName(JobKind::kRollback)) (void)out->mutable_rollback()->ParseFromString(record.result());
+  if (record.kind() == JobKindName(JobKind::kVerify)) (void)out->mutable_verify()->ParseFromString(record.result());
 }
 
 void FillEncoderInfo(const EncoderSpec& spec, loci::v1::EncoderInfo* out) {

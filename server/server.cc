@@ -44,6 +44,10 @@ namespace {
 // How long answers may take to reach their clients once all requests are done.
 constexpr std::chrono::seconds kDeliveryTime(5);
 
+// Jobs whose clients do not wait: so many run at once, so many wait for their turn.
+constexpr int kJobThreads = 4;
+constexpr int64_t kMaxQueuedJobs = 64;
+
 // Of requests that look after the server.
 constexpr int kControlThreads = 2;
 constexpr int64_t kMaxControlRequests = 256;
@@ -124,6 +128,7 @@ struct Server::State {
   std::unique_ptr<Pipeline> pipeline;
   std::unique_ptr<JobRegistry> jobs;
   std::unique_ptr<ThreadPool> admin_pool;
+  std::unique_ptr<ThreadPool> job_pool;
   std::unique_ptr<ThreadPool> control_pool;
   std::unique_ptr<Admission> requests;
   std::unique_ptr<Admission> control;
@@ -159,6 +164,8 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   compute_pool = std::make_unique<ThreadPool>("loci-compute", threads, 2 * options.max_in_flight + 1024);
   admin_pool = std::make_unique<ThreadPool>("loci-admin", options.admin_thread_count, options.max_in_flight + options.max_ingests);
   control_pool = std::make_unique<ThreadPool>("loci-control", kControlThreads, kMaxControlRequests);
+
+  job_pool = std::make_unique<ThreadPool>("loci-jobs", kJobThreads, kMaxQueuedJobs);
 
   EncoderRegistry::Options registry_options;
   registry_options.directory = JoinPath(options.data_directory, "encoders");
@@ -241,6 +248,7 @@ void Server::State::SetHealth(bool serving) {
 void Server::State::CloseData() {
   admin_pool.reset();
   control_pool.reset();
+  job_pool.reset();
   jobs.reset();
   std::vector<std::shared_ptr<TextEncoder>> held = encoders->Loaded();
   manager.reset();
@@ -292,6 +300,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   services.pipeline = state->pipeline.get();
   services.admin_pool = state->admin_pool.get();
   services.jobs = state->jobs.get();
+  services.job_pool = state->job_pool.get();
   services.control_pool = state->control_pool.get();
   services.requests = state->requests.get();
   services.control = state->control.get();
@@ -347,6 +356,7 @@ void Server::Stop() {
   const bool idle =
       state.ingests->WaitUntilIdle(left_ms()) & state.requests->WaitUntilIdle(left_ms()) & state.control->WaitUntilIdle(left_ms());
   if (!idle) LogWarning("server", "the drain time is over: what is still in flight is cancelled");
+  if (idle && !state.jobs->WaitUntilIdle(left_ms())) LogWarning("server", "the drain time is over: the jobs that run are cancelled");
   state.jobs->CancelAll();
   // Refuses connections and waits for answers on their way; what is left then is cancelled, which its reactors see as OnCancel.
   state.grpc_server->Shutdown(std::chrono::system_clock::now() + (idle ? kDeliveryTime : std::chrono::seconds(0)));

@@ -29,6 +29,7 @@ struct ServiceContext {
   ThreadPool* admin_pool = nullptr;    // Runs what blocks. Its queue has room for a task of every call that is admitted.
   ThreadPool* control_pool = nullptr;  // Runs what `control` admits.
   JobRegistry* jobs = nullptr;
+  ThreadPool* job_pool = nullptr;  // Runs the jobs whose clients do not wait.
   Admission* requests = nullptr;
   Admission* control = nullptr;  // Of requests that look after the server (IsControl): no flood of others takes their place.
   Admission* ingests = nullptr;

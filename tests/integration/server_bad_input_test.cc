@@ -203,20 +203,6 @@ TEST_F(ServerBadInput, IngestWantsItsHeaderFirstAndOnce) {
   ExpectError(IngestMessages({index, Batch("x", "y")}, &response), StatusCode::INVALID_ARGUMENT, "Nonsense99");
 }
 
-TEST_F(ServerBadInput, GenerationsAreNotActivatedOrVerifiedInTheBackgroundYet) {
-  loci::v1::ActivateGenerationRequest activate;
-  activate.set_store("s");
-  activate.set_generation("g");
-  activate.set_no_wait(true);
-  loci::v1::ActivateGenerationResponse activated;
-  ExpectError(Call(*admin, &Admin::ActivateGeneration, activate, &activated), StatusCode::UNIMPLEMENTED, "no_wait", "NOT_AVAILABLE_YET");
-  loci::v1::VerifyGenerationRequest verify;
-  verify.set_store("s");
-  verify.set_no_wait(true);
-  loci::v1::VerifyGenerationResponse verified;
-  ExpectError(Call(*admin, &Admin::VerifyGeneration, verify, &verified), StatusCode::UNIMPLEMENTED, "no_wait", "NOT_AVAILABLE_YET");
-}
-
 TEST_F(ServerBadInput, IngestReportsBadPassagesAndKeepsTheRest) {
   loci::v1::IngestRequest batch = Batch("good", "text");
   batch.mutable_batch()->add_passages()->set_text("no id");
