@@ -118,6 +118,24 @@ TEST_F(GenerationLifecycleTest, RetentionDeletesWhatIsBeyondItOnceNobodyReadsIt)
   EXPECT_EQ(manager_->GetStore("s")->keep_generations, 1);
 }
 
+TEST_F(GenerationLifecycleTest, RetentionKeepsWhatARollbackGoesTo) {
+  Start();
+  ASSERT_TRUE(manager_->CreateStore("s", 1).ok());
+  const std::string a = Add("a", "one"), never = Add("x", "ex", /*activate=*/false), c = Add("c", "three");
+  WaitForIds({a, c});
+  EXPECT_EQ(Rollback()->generation, a);
+}
+
+TEST_F(GenerationLifecycleTest, RetentionPrefersAWholeGenerationToADamagedOne) {
+  Start();
+  const std::string a = Add("a", "one"), b = Add("b", "two", /*activate=*/false), c = Add("c", "three", /*activate=*/false);
+  const std::string d = Add("d", "four", /*activate=*/false);
+  Damage(d);
+  EXPECT_EQ(manager_->Verify("s", d).status().code(), absl::StatusCode::kDataLoss);
+  ASSERT_TRUE(manager_->UpdateStore("s", 1).ok());
+  WaitForIds({a, c, d});
+}
+
 TEST_F(GenerationLifecycleTest, PinnedGenerationsStay) {
   Start();
   ASSERT_TRUE(manager_->CreateStore("s", 1).ok());

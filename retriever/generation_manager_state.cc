@@ -97,8 +97,17 @@ void GenerationManager::State::ApplyRetention(StoreEntry& entry, Store& store) {
     return;
   }
   const storage::StoreSettings settings = store.settings();
-  for (const std::string& id : ChooseExpired(*manifests, active->view->generation().id(),
-                                             {settings.pinned().begin(), settings.pinned().end()}, keep, entry.HasBuilds())) {
+  RetentionRules rules{.keep = keep,
+                       .active = active->view->generation().id(),
+                       .previous = store.PreviousGeneration(),
+                       .pinned = {settings.pinned().begin(), settings.pinned().end()},
+                       .build_under_way = entry.HasBuilds()};
+  for (const storage::Manifest& manifest : *manifests) {
+    const std::string& id = manifest.generation();
+    const GenerationStatus status = entry.GetState(id);
+    if (status.state == GenerationState::kFailed || !status.damage.empty()) rules.failed.insert(id);
+  }
+  for (const std::string& id : ChooseExpired(*manifests, rules)) {
     if (entry.GetState(id).state == GenerationState::kDraining) continue;  // Once it has drained.
     if (std::shared_ptr<const ServingSet> opened = entry.TakePinned(id); opened != nullptr) {
       Retire(entry.name, opened->view->shared_generation());  // Requests that named it may hold it.

@@ -4,22 +4,28 @@
 
 namespace loci {
 
-std::vector<std::string> ChooseExpired(const std::vector<storage::Manifest>& generations, const std::string& active,
-                                       const std::set<std::string>& pinned, int32_t keep, bool build_under_way) {
+std::vector<std::string> ChooseExpired(const std::vector<storage::Manifest>& generations, const RetentionRules& rules) {
   std::vector<std::string> expired;
-  if (keep <= 0) return expired;
+  if (rules.keep <= 0) return expired;
+  const auto counts = [&](const std::string& id) {
+    return id != rules.active && rules.pinned.count(id) == 0 && rules.failed.count(id) == 0;
+  };
+  const bool has_previous =
+      counts(rules.previous) && std::any_of(generations.begin(), generations.end(), [&](const storage::Manifest& manifest) {
+        return manifest.generation() == rules.previous;
+      });
   bool newer_than_active = true;
-  int32_t kept = 0;
+  int32_t kept = has_previous ? 1 : 0;
   for (auto manifest = generations.rbegin(); manifest != generations.rend(); ++manifest) {
     const std::string& id = manifest->generation();
-    if (id == active) {
+    if (id == rules.active) {
       newer_than_active = false;
       continue;
     }
-    if (pinned.count(id) > 0) continue;
-    if (kept < keep) {
-      ++kept;
-    } else if (!(build_under_way && newer_than_active)) {
+    if (rules.pinned.count(id) > 0 || id == rules.previous) continue;
+    if (kept < rules.keep) {
+      if (counts(id)) ++kept;
+    } else if (!(rules.build_under_way && newer_than_active)) {
       expired.push_back(id);
     }
   }

@@ -11,11 +11,18 @@
 
 namespace loci {
 
-// Ids, oldest first, of those beyond the `keep` newest that are neither active nor pinned; these two don't count. `generations` are
-// ordered oldest first. None where `keep` is 0. With `build_under_way` those newer than the active one stay: the build's may be among
-// them, complete and about to be activated.
-std::vector<std::string> ChooseExpired(const std::vector<storage::Manifest>& generations, const std::string& active,
-                                       const std::set<std::string>& pinned, int32_t keep, bool build_under_way);
+struct RetentionRules {
+  int32_t keep = 0;              // Generations besides the active one. 0: all.
+  std::string active;
+  std::string previous;          // The one that a roll-back would activate; empty: none.
+  std::set<std::string> pinned;  // Stay, and are not counted.
+  std::set<std::string> failed;  // Not counted either: the place of one that can't serve is another's. Deleted as the others of their age.
+  bool build_under_way = false;  // Those newer than the active one stay: the build's may be among them, about to be activated.
+};
+
+// Ids, oldest first, of the generations that are beyond the `keep` newest. The previous one stays and is counted first. `generations` are
+// ordered oldest first.
+std::vector<std::string> ChooseExpired(const std::vector<storage::Manifest>& generations, const RetentionRules& rules);
 
 }  // namespace loci
 

@@ -17,24 +17,38 @@ std::vector<storage::Manifest> Generations(const std::vector<std::string>& ids) 
 
 TEST(ChooseExpired, KeepsTheNewestBesideTheActiveOne) {
   const auto all = Generations({"a", "b", "c", "d"});
-  EXPECT_THAT(ChooseExpired(all, "d", {}, 1, false), ElementsAre("a", "b"));
-  EXPECT_THAT(ChooseExpired(all, "d", {}, 3, false), IsEmpty());
-  EXPECT_THAT(ChooseExpired(all, "d", {}, 1'000, false), IsEmpty());
-  EXPECT_THAT(ChooseExpired(all, "a", {}, 1, false), ElementsAre("b", "c"));
-  EXPECT_THAT(ChooseExpired(all, "d", {}, 0, false), IsEmpty()) << "0 keeps all";
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "d"}), ElementsAre("a", "b"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 3, .active = "d"}), IsEmpty());
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1'000, .active = "d"}), IsEmpty());
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "a"}), ElementsAre("b", "c"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 0, .active = "d"}), IsEmpty()) << "0 keeps all";
 }
 
 TEST(ChooseExpired, PinnedOnesStayAndDoNotCount) {
   const auto all = Generations({"a", "b", "c", "d"});
-  EXPECT_THAT(ChooseExpired(all, "d", {"a"}, 1, false), ElementsAre("b"));
-  EXPECT_THAT(ChooseExpired(all, "d", {"c"}, 1, false), ElementsAre("a"));
-  EXPECT_THAT(ChooseExpired(all, "d", {"d"}, 1, false), ElementsAre("a", "b"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "d", .pinned = {"a"}}), ElementsAre("b"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "d", .pinned = {"c"}}), ElementsAre("a"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "d", .pinned = {"d"}}), ElementsAre("a", "b"));
+}
+
+TEST(ChooseExpired, WhatARollBackNeedsStaysAndCountsFirst) {
+  const auto all = Generations({"a", "b", "c"});
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "c", .previous = "a"}), ElementsAre("b"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 2, .active = "c", .previous = "a"}), IsEmpty());
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "c", .previous = "a", .pinned = {"a"}}), IsEmpty()) << "b has the place";
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "c", .previous = "gone"}), ElementsAre("a"));
+}
+
+TEST(ChooseExpired, AFailedOneTakesNoPlaceOfAWholeOne) {
+  const auto all = Generations({"a", "b", "c", "d"});
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "d", .failed = {"c"}}), ElementsAre("a"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "d", .failed = {"a"}}), ElementsAre("a", "b")) << "as old as it is";
 }
 
 TEST(ChooseExpired, WhatABuildMayHaveJustMadeStays) {
   const auto all = Generations({"a", "b", "c", "d", "e"});
-  EXPECT_THAT(ChooseExpired(all, "b", {}, 1, true), ElementsAre("a"));
-  EXPECT_THAT(ChooseExpired(all, "b", {}, 1, false), ElementsAre("a", "c", "d"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "b", .build_under_way = true}), ElementsAre("a"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "b"}), ElementsAre("a", "c", "d"));
 }
 
 }  // namespace
