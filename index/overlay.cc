@@ -189,6 +189,8 @@ void Overlay::AddVersion(std::string_view id, Version version) {
     it = versions_.emplace(std::string(id), std::vector<Version>()).first;
     memory_bytes_.fetch_add(kNodeBytes + static_cast<int64_t>(id.size()), std::memory_order_relaxed);
   }
+  const bool was_deleted = !it->second.empty() && it->second.back().row < 0;
+  deleted_id_count_.fetch_add((version.row < 0) - was_deleted, std::memory_order_relaxed);
   it->second.push_back(version);
   memory_bytes_.fetch_add(sizeof(Version), std::memory_order_relaxed);
 }

@@ -55,6 +55,7 @@ class Overlay {
   int dim() const { return dim_; }
   int64_t row_count() const { return row_count_.load(std::memory_order_acquire); }
   int64_t memory_bytes() const { return memory_bytes_.load(std::memory_order_relaxed); }
+  int64_t deleted_id_count() const { return deleted_id_count_.load(std::memory_order_relaxed); }  // Whose newest version is a deletion.
 
   // `row` below the view's count.
   const float* vector(int64_t row) const;  // [dim], as it is scored.
@@ -126,6 +127,7 @@ class Overlay {
   std::array<std::atomic<Block*>, kMaxBlocks> blocks_{};
   std::atomic<int64_t> row_count_{0};
   std::atomic<int64_t> memory_bytes_{0};
+  std::atomic<int64_t> deleted_id_count_{0};
 
   mutable Mutex mutex_;
   std::unordered_map<std::string, std::vector<Version>, StringHash, std::equal_to<>> versions_ ABSL_GUARDED_BY(mutex_);

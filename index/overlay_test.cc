@@ -207,5 +207,22 @@ TEST(Overlay, ReadersSeeTheirRowsWhileTheWriterAppends) {
   EXPECT_FALSE(failed);
 }
 
+TEST(Overlay, CountsIdsWhoseNewestVersionIsADeletion) {
+  Overlay overlay(2, ElementType::kFloat32);
+  loci::v1::Passage passage;
+  passage.set_id("a");
+  const float vector[] = {1, 0};
+  overlay.Delete(1, "a");
+  overlay.Delete(2, "b");
+  EXPECT_EQ(overlay.deleted_id_count(), 2);
+  overlay.Delete(3, "a");
+  EXPECT_EQ(overlay.deleted_id_count(), 2);
+  overlay.Append(4, passage, vector);
+  EXPECT_EQ(overlay.deleted_id_count(), 1);
+  const auto compacted = overlay.Compacted(RowMask(), [](std::string_view) { return true; });
+  ASSERT_TRUE(compacted.ok()) << compacted.status();
+  EXPECT_EQ((*compacted)->deleted_id_count(), 1);
+}
+
 }  // namespace
 }  // namespace loci
