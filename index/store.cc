@@ -304,9 +304,16 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
   LOCI_RETURN_IF_ERROR(state->current.Load());
   const storage::Current& current = state->current.value();
   {
-    LOCI_ASSIGN_OR_RETURN(storage::StoreSettings settings, ReadSettings(fs, directory));
+    absl::StatusOr<storage::StoreSettings> settings = ReadSettings(fs, directory);
+    if (absl::IsDataLoss(settings.status())) {
+      // Nothing that is served is in that file: without it no generation is deleted for its age until it is set anew.
+      LogError("store", absl::StrCat("store ", name, ": ", settings.status().message(), "; all generations are kept, pins are lost"));
+      settings = storage::StoreSettings();
+      settings->set_keep_generations(0);
+    }
+    LOCI_RETURN_IF_ERROR(settings.status());
     MutexLock lock(&state->mutex);
-    state->settings = std::move(settings);
+    state->settings = *std::move(settings);
   }
 
   WriteLogOptions log_options;
@@ -538,7 +545,8 @@ absl::StatusOr<WriteResult> Store::Write(std::vector<PassageWrite> writes) {
   LOCI_RETURN_IF_ERROR(state_->current.Settle());
 
   const int64_t hidden = before->hidden_overlay_.hidden_count();
-  if (hidden > std::max(state_->options.max_hidden_overlay_rows, before->overlay_count())) {
+  // It looks at each row and each deletion that stays: what it frees must be worth that.
+  if (hidden > std::max(state_->options.max_hidden_overlay_rows, before->overlay_count() + state_->overlay->deleted_id_count())) {
     LOCI_ASSIGN_OR_RETURN(before, state_->CompactOverlay(*before));
   }
 

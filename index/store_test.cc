@@ -345,6 +345,23 @@ TEST_F(StoreTest, NoticesEveryDamagedByteOfCurrent) {
   EXPECT_EQ(open_with(content), absl::StatusCode::kOk);
 }
 
+TEST_F(StoreTest, ServesWithoutItsSettingsAndKeepsEverythingThen) {
+  Open();
+  const std::string g1 = Build({{"a", P("a1")}});
+  ASSERT_TRUE(Activate(g1).ok());
+  ASSERT_TRUE(store_->SetKeepGenerations(3).ok() && store_->SetPinned(g1, true).ok());
+  store_.reset();
+  std::ofstream(Path("SETTINGS"), std::ios::binary | std::ios::trunc) << "damaged beyond reading";
+  Open();
+  EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "a1")));
+  EXPECT_TRUE(store_->settings().has_keep_generations());
+  EXPECT_EQ(store_->settings().keep_generations(), 0);
+  ASSERT_TRUE(store_->SetKeepGenerations(5).ok());
+  store_.reset();
+  Open();
+  EXPECT_EQ(store_->settings().keep_generations(), 5);
+}
+
 TEST_F(StoreTest, RefusesRevisionsThatWouldOverflow) {
   storage::Current current;
   current.set_format_version(1);

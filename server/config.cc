@@ -110,6 +110,11 @@ std::string CheckValue(const Message& message, const FieldDescriptor& field) {
       }
       return "";
     }
+    case FieldDescriptor::CPPTYPE_ENUM: {
+      // Text proto takes any number.
+      const int value = reflection.GetEnumValue(message, &field);
+      return field.enum_type()->FindValueByNumber(value) != nullptr ? "" : absl::StrCat("is ", value, ", which has no name");
+    }
     default:
       return "";
   }

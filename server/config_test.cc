@@ -67,6 +67,7 @@ TEST(ServerConfig, TellsWhereTheMistakeIs) {
   EXPECT_THAT(Error("data_dir: \"\""), StartsWith("f.txtpb:1:1: data_dir is empty"));
   EXPECT_THAT(Error("reader { abstain_threshold: nan }"), HasSubstr("it must be from 0 to 1"));
   EXPECT_THAT(Error("log { level: LOUD }"), AllOf(StartsWith("f.txtpb:1:"), HasSubstr("LOUD")));
+  EXPECT_THAT(Error("log { level: 7 }"), StartsWith("f.txtpb:1:7: log.level is 7, which has no name"));
   EXPECT_THAT(Error("limits {"), StartsWith("f.txtpb:1:"));
   EXPECT_THAT(Error("model: \"m\"\n#\xff"), StartsWith("f.txtpb:2:2: is not UTF-8"));
 }
