@@ -220,6 +220,10 @@ absl::StatusOr<ValidCompare> ValidateCompare(const loci::v1::CompareGenerationsR
   for (int i = 0; i < request.queries_size(); ++i) LOCI_RETURN_IF_ERROR(CheckQuestion(Element("queries", i), request.queries(i)));
   valid.top_k = request.top_k() == 0 ? kDefaultCompareTopK : request.top_k();
   if (valid.top_k < 1 || valid.top_k > kMaxCompareTopK) return InvalidField("top_k", Range(request.top_k(), 1, kMaxCompareTopK));
+  if (int64_t{request.queries_size()} * valid.top_k > kMaxComparedHits) {
+    return InvalidField("top_k", absl::StrCat("is ", valid.top_k, " for ", request.queries_size(), " queries; the product of both must be at most ",
+                                              kMaxComparedHits));
+  }
   valid.queries.assign(request.queries().begin(), request.queries().end());
   return valid;
 }

@@ -36,6 +36,7 @@ inline constexpr int kMaxAnswerPassages = 100;
 inline constexpr int kDefaultAnswerPassages = 5;
 inline constexpr int kMaxAnswers = 100;
 inline constexpr int kMaxCompareTopK = 1'000;
+inline constexpr int64_t kMaxComparedHits = 100'000;  // Of all queries, on each side.
 inline constexpr int kDefaultCompareTopK = 10;
 inline constexpr int kMaxPassages = 10'000;  // Of one batch, upsert, deletion or read.
 inline constexpr int64_t kMaxIdBytes = 512;

@@ -262,6 +262,16 @@ TEST(ValidateIngest, ChecksTheBatchButLeavesValuesToTheIngester) {
   EXPECT_THAT(Invalid(ValidateBatch(batch)), HasSubstr("batch.passages has 10002 entries"));
 }
 
+TEST(ValidateCompare, BoundsAllHitsTogether) {
+  loci::v1::CompareGenerationsRequest request;
+  request.set_generation_b("20261121-094142-3f2a");
+  for (int i = 0; i < 101; ++i) request.add_queries("q");
+  request.set_top_k(990);
+  EXPECT_TRUE(ValidateCompare(request).ok());
+  request.set_top_k(991);
+  EXPECT_THAT(Invalid(ValidateCompare(request)), HasSubstr("is 991 for 101 queries; the product of both must be at most 100000"));
+}
+
 TEST(ValidateContent, ChecksIdsAndPassages) {
   loci::v1::UpsertPassagesRequest upsert;
   EXPECT_THAT(Invalid(ValidateUpsert(upsert)), HasSubstr("passages has 0 entries; it must have from 1 to 10000"));
