@@ -8,8 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/utf8.h"
+#include "clients/cli/html_sections.h"
 #include "clients/cli/input_file.h"
 #include "clients/cli/markdown_sections.h"
+#include "clients/cli/pdf_text.h"
 #include "clients/cli/text_encoding.h"
 
 namespace loci {
@@ -46,6 +48,11 @@ absl::StatusOr<std::unique_ptr<DocumentReader>> DocumentReader::Open(const std::
     listing.documents.push_back({path, id, format.value_or(of_name)});
     // What is wrong with the file is told before anything is sent.
     if (path != "-") LOCI_RETURN_IF_ERROR(InputFile::Open(path).status());
+  }
+  // A folder that has PDFs among others is not to be read without them.
+  if (std::any_of(listing.documents.begin(), listing.documents.end(),
+                  [](const DocumentFile& file) { return file.format == DocumentFormat::kPdf; })) {
+    LOCI_RETURN_IF_ERROR(CheckPdfToText());
   }
   return std::unique_ptr<DocumentReader>(new DocumentReader(std::move(listing), limits));
 }
@@ -88,7 +95,12 @@ absl::Status DocumentReader::OpenNext() {
         absl::StrCat("the path within the folder is the document's id; it has ", file.id.size(), " bytes, the limit is ", kMaxIdBytes));
   }
   fallback_title_ = fs::path(WithoutCompressionSuffix(file.id)).stem().native();
+  if (file.format == DocumentFormat::kPdf) return ReadPdf(file.path, &document_);
   LOCI_ASSIGN_OR_RETURN(std::string bytes, ReadBytes(file.path));
+  if (file.format == DocumentFormat::kHtml) {
+    LOCI_ASSIGN_OR_RETURN(const std::string html, DecodeHtml(std::move(bytes)));
+    return ParseHtml(html, &document_);
+  }
   LOCI_ASSIGN_OR_RETURN(DecodedText decoded, DecodeText(std::move(bytes)));
   document_.text = std::move(decoded.text);
   document_.offset_bytes = decoded.offset_bytes;
@@ -123,7 +135,7 @@ absl::StatusOr<IngestReader::Result> DocumentReader::Next(PassageRecord* record)
       return kBadLine;
     }
     if (document_.sections.empty()) {
-      error_ = "no text is in it";
+      error_ = files_[next_file_ - 1].format == DocumentFormat::kPdf ? "no text is in it; its pages may be pictures" : "no text is in it";
       return kPassedOver;
     }
   }

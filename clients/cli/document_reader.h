@@ -32,7 +32,8 @@ class DocumentReader final : public IngestReader {
   static constexpr size_t kMaxSectionBytes = 512 << 10;
   static constexpr size_t kMaxIdBytes = 480;  // Of document_id: "#" and a number must have room in 512.
 
-  // `path` is a file, "-", or a folder: see ListDocuments(). `format` none: by each file's name. NOT_FOUND where there is no document.
+  // `path` is a file, "-", or a folder: see ListDocuments(). `format` none: by each file's name. NOT_FOUND where there is no document,
+  // FAILED_PRECONDITION where there are PDFs and no pdftotext.
   static absl::StatusOr<std::unique_ptr<DocumentReader>> Open(const std::string& path, std::optional<DocumentFormat> format,
                                                               DocumentLimits limits = {});
 

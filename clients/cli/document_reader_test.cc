@@ -15,7 +15,6 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-using ::testing::IsEmpty;
 
 std::string Gzip(const std::string& text) {
   z_stream stream = {};
@@ -175,6 +174,21 @@ TEST_F(DocumentReaderTest, ALongSectionComesInPartsThatCoverItOnce) {
   ASSERT_EQ(gap.passages.size(), 2u);
   EXPECT_EQ(gap.passages[0].text(), "a");
   EXPECT_EQ(gap.passages[1].text(), "b");
+}
+
+TEST_F(DocumentReaderTest, HtmlAndPdfAreReadAndTheirFailuresAreOneBadDocumentEach) {
+  Write("d/1.html", "<title>Page</title><h1>Head</h1><p>text &amp; more");
+  Write("d/2.htm", "caf\xE9");
+  Write("d/3.pdf", "no PDF");
+  Write("d/4.html.gz", Gzip("<p>packed"));
+  Write("d/5.html", "<script>x</script>");
+  const Content content = Read(directory_ + "/d");
+  EXPECT_THAT(content.ids(), ElementsAre("1.html#0", "4.html.gz#0"));
+  EXPECT_EQ(content.passages[0].title(), "Page > Head");
+  EXPECT_EQ(content.passages[0].text(), "text & more");
+  EXPECT_THAT(content.errors, ElementsAre(HasSubstr("2.htm: not valid UTF-8 at byte 4"),
+                                          HasSubstr("3.pdf: pdftotext can't read it: Syntax Warning: May not be a PDF file")));
+  EXPECT_THAT(content.without_text, ElementsAre("5.html"));
 }
 
 TEST_F(DocumentReaderTest, AFolderThatCannotBeListedIsNamed) {

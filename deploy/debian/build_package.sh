@@ -111,6 +111,7 @@ Architecture: amd64
 Maintainer: $maintainer
 Installed-Size: $(du -sk --exclude=DEBIAN "$stage" | cut -f1)
 Depends: adduser, init-system-helpers (>= 1.52), $depends
+Recommends: poppler-utils
 Section: net
 Priority: optional
 Description: retrieval-augmented model server
