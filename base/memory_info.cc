@@ -89,4 +89,18 @@ int64_t AvailableMemoryBytes(FileSystem& fs, const std::string& root) {
   return available.value_or(-1);
 }
 
+ProcessUsage ReadProcessUsage(FileSystem& fs, const std::string& root) {
+  ProcessUsage usage;
+  if (const absl::StatusOr<std::string> status = fs.ReadFile(JoinPath(root, "proc/self/status")); status.ok()) {
+    const auto bytes_of = [&](std::string_view key) {
+      const std::optional<int64_t> kilobytes = NumberOf(*status, key);
+      return kilobytes.has_value() ? *kilobytes * 1024 : -1;
+    };
+    usage.resident_bytes = bytes_of("VmRSS:");
+    usage.anonymous_bytes = bytes_of("RssAnon:");
+  }
+  if (const auto files = fs.List(JoinPath(root, "proc/self/fd")); files.ok()) usage.open_files = static_cast<int64_t>(files->size());
+  return usage;
+}
+
 }  // namespace loci

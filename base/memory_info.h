@@ -14,6 +14,14 @@ namespace loci {
 // dropped counts as available in both. -1: not known. `root` is where /proc and /sys lie, for tests. Thread-safe.
 int64_t AvailableMemoryBytes(FileSystem& fs, const std::string& root = "/");
 
+// What this process has now; -1: not known.
+struct ProcessUsage {
+  int64_t resident_bytes = -1;
+  int64_t anonymous_bytes = -1;  // Resident, mapped files left out.
+  int64_t open_files = -1;
+};
+ProcessUsage ReadProcessUsage(FileSystem& fs, const std::string& root = "/");
+
 }  // namespace loci
 
 #endif  // LOCI_BASE_MEMORY_INFO_H_

@@ -57,5 +57,17 @@ TEST_F(MemoryInfoTest, UnknownIsSaid) {
   EXPECT_GT(AvailableMemoryBytes(fs_), 0) << "of the machine that runs this";
 }
 
+TEST_F(MemoryInfoTest, ReadsWhatTheProcessHas) {
+  Write("proc/self/status", "Name:\tloci\nVmRSS:\t    3000 kB\nRssAnon:\t    1000 kB\n");
+  Write("proc/self/fd/0", "");
+  Write("proc/self/fd/17", "");
+  const ProcessUsage usage = ReadProcessUsage(fs_, root_);
+  EXPECT_EQ(usage.resident_bytes, 3'072'000);
+  EXPECT_EQ(usage.anonymous_bytes, 1'024'000);
+  EXPECT_EQ(usage.open_files, 2);
+  EXPECT_EQ(ReadProcessUsage(fs_, root_ + "/none").resident_bytes, -1);
+  EXPECT_GT(ReadProcessUsage(fs_).anonymous_bytes, 0);
+}
+
 }  // namespace
 }  // namespace loci

@@ -39,6 +39,13 @@ class GenerationLifecycleTest : public RetrieverFixture {
     for (int i = 0; i < 2'500 && Ids() != ids; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(2));
     EXPECT_EQ(Ids(), ids);
   }
+  // -1: there is no such series.
+  double Sample(const std::string& name, const MetricLabels& labels) {
+    for (const GaugeSample& sample : manager_->Metrics()) {
+      if (sample.name == name && sample.labels == labels) return sample.value;
+    }
+    return -1;
+  }
   static std::string ReasonOf(const absl::Status& status) {
     const auto reason = GetErrorReason(status);
     return reason.has_value() ? reason->reason : "";
@@ -153,6 +160,43 @@ TEST_F(GenerationLifecycleTest, PinnedGenerationsStay) {
   EXPECT_FALSE(manager_->PinGeneration("s", a, false)->pinned);
   EXPECT_TRUE(manager_->DeleteGeneration("s", a).ok());
   EXPECT_EQ(ReasonOf(manager_->PinGeneration("s", a, true).status()), "GENERATION_NOT_FOUND");
+}
+
+TEST_F(GenerationLifecycleTest, MetricsSayWhatIsThereAndWhoseMemoryItIs) {
+  Start();
+  EXPECT_GT(Sample("loci_memory_bytes", {{"owner", "encoder"}, {"kind", "resident"}, {"encoder", (*registry_->Get(""))->spec().fingerprint.ToString()}}), 0);
+  ASSERT_TRUE(manager_->CreateStore("s").ok());
+  EXPECT_EQ(Sample("loci_store_passages", {{"store", "s"}}), 0);
+  EXPECT_EQ(Sample("loci_generations", {{"store", "s"}, {"state", "serving"}}), 0);
+  EXPECT_EQ(Sample("loci_store_recall_at_10", {{"store", "s"}}), -1) << "there is nothing to be found";
+  const std::string a = Add("a", "one"), b = Add("b", "two"), c = Add("c", "three", /*activate=*/false);
+  ASSERT_TRUE(manager_->Upsert("s", {MakePassage("w", "written")}, {}).ok());
+  const auto count = [&](const std::string& state) { return Sample("loci_generations", {{"store", "s"}, {"state", state}}); };
+  for (int i = 0; i < 2'500 && count("retired") != 1; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(2));
+  EXPECT_EQ(count("retired"), 1);
+  EXPECT_EQ(count("serving"), 1);
+  EXPECT_EQ(count("ready"), 1);
+  EXPECT_EQ(Sample("loci_store_passages", {{"store", "s"}}), 2);
+  EXPECT_EQ(Sample("loci_store_overlay_passages", {{"store", "s"}}), 1);
+  EXPECT_GT(Sample("loci_store_overlay_bytes", {{"store", "s"}}), kDim * 4);
+  EXPECT_EQ(Sample("loci_store_revision", {{"store", "s"}}), manager_->GetStore("s")->revision);
+  EXPECT_EQ(Sample("loci_store_recall_at_10", {{"store", "s"}}), 1);
+  const MetricLabels vectors = {{"store", "s"}, {"owner", "vectors"}, {"kind", "mapped"}};
+  const double one = Sample("loci_memory_bytes", vectors);
+  EXPECT_EQ(one, 64 + kDim * 4);
+  ASSERT_TRUE(manager_->Capture("s", c).ok());
+  EXPECT_EQ(Sample("loci_memory_bytes", vectors), 2 * one) << "c stays open for the next who names it";
+  Damage(a);
+  EXPECT_FALSE(manager_->Verify("s", a).ok());
+  EXPECT_EQ(count("failed"), 1);
+  ASSERT_TRUE(manager_->DeleteGeneration("s", c).ok());
+  EXPECT_EQ(count("ready"), 0);
+  Stop();
+  Start();
+  EXPECT_EQ(count("serving"), 1);
+  EXPECT_EQ(count("ready"), 1);
+  ASSERT_TRUE(manager_->DeleteStore("s").ok());
+  EXPECT_EQ(Sample("loci_store_passages", {{"store", "s"}}), -1);
 }
 
 TEST_F(GenerationLifecycleTest, AVerificationThatFindsDamageMarksTheGeneration) {

@@ -68,6 +68,10 @@ absl::StatusOr<std::unique_ptr<GenerationManager>> GenerationManager::Open(Optio
                                                    " revision=", view->revision(), " passages=", view->passage_count()));
         state->Publish(*entry, std::move(view), std::move(encoder));
       }
+      const absl::StatusOr<std::vector<storage::Manifest>> manifests = (*store)->ListGenerations();
+      if (manifests.ok()) {
+        for (const storage::Manifest& manifest : *manifests) entry->AddKnown(manifest.generation());
+      }
       entry->SetStore(*std::move(store), absl::OkStatus());
     } else {
       LogError("generation_manager", absl::StrCat("store=", name, " can't be opened: ", store.status().ToString()));
@@ -103,6 +107,7 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Generation> loaded, opened->OpenGeneration(std::string(generation), /*verify=*/true));
   opened.reset();
+  entry->AddLive(loaded);
   std::shared_ptr<const View> view = View::Bare(std::move(loaded));
   std::shared_ptr<TextEncoder> encoder = state_->EncoderFor(entry->name, *view);
   auto serving_set = std::make_shared<const ServingSet>(ServingSet{entry->name, std::move(view), std::move(encoder)});

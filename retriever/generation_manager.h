@@ -20,6 +20,7 @@
 #include "base/cancellation.h"
 #include "base/clock.h"
 #include "base/file.h"
+#include "base/gauge_sample.h"
 #include "base/metrics.h"
 #include "base/thread_pool.h"
 #include "index/store.h"
@@ -169,6 +170,9 @@ class GenerationManager {
   absl::Status CheckGeneration(std::string_view store, const std::string& generation);
 
   EncoderRegistry& encoders();
+
+  // What metrics say of stores, their generations and whose memory it is. Reads no file, waits for nothing that does.
+  std::vector<GaugeSample> Metrics() const;
 
  private:
   struct State;

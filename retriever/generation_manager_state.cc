@@ -45,8 +45,8 @@ std::shared_ptr<TextEncoder> GenerationManager::State::EncoderFor(const std::str
 }
 
 void GenerationManager::State::Publish(StoreEntry& entry, std::shared_ptr<const View> view, std::shared_ptr<TextEncoder> encoder) {
-  ExportView(entry.name, *view);
   const std::string generation = view->generation().id();
+  entry.AddLive(view->shared_generation());
   std::shared_ptr<const ServingSet> old = entry.holder.Publish(
       std::make_shared<const ServingSet>(ServingSet{entry.name, std::move(view), std::move(encoder)}));
   if (old != nullptr && old->view->generation().id() == generation) return;
@@ -139,15 +139,6 @@ void GenerationManager::State::MeasureVerification(int64_t size_bytes, int64_t d
   // Small ones say more about the fixed costs than about the rate.
   if (size_bytes < kMeasuredBytes || duration_us <= 0) return;
   verify_bytes_per_second = std::max<int64_t>(1, static_cast<int64_t>(1e6 * static_cast<double>(size_bytes) / static_cast<double>(duration_us)));
-}
-
-void GenerationManager::State::ExportView(const std::string& store, const View& view) const {
-  const MetricLabels labels = {{"store", store}};
-  MetricsSink& metrics = *options.metrics;
-  metrics.gauge("loci_store_passages", "Passages that the active view can find.", labels).Set(view.passage_count());
-  metrics.gauge("loci_store_overlay_passages", "Passages of the active view that were upserted since its generation was built.", labels)
-      .Set(view.overlay_count());
-  metrics.gauge("loci_store_revision", "Revision of the active view.", labels).Set(view.revision());
 }
 
 }  // namespace loci

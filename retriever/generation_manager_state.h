@@ -53,8 +53,6 @@ struct GenerationManager::State {
   // Bytes a second of the last load or verification here; a cautious guess (a SATA disk's) before the first.
   std::atomic<int64_t> verify_bytes_per_second{400'000'000};
   void MeasureVerification(int64_t size_bytes, int64_t duration_us);
-
-  void ExportView(const std::string& store, const View& view) const;
 };
 
 }  // namespace loci

@@ -60,6 +60,37 @@ void StoreEntry::SetDamage(const std::string& generation, std::string damage) {
   states_[generation].damage = std::move(damage);
 }
 
+void StoreEntry::AddKnown(const std::string& generation) {
+  MutexLock lock(&mutex_);
+  known_.insert(generation);
+}
+
+std::vector<GenerationState> StoreEntry::States(std::string_view serving) const {
+  MutexLock lock(&mutex_);
+  std::vector<GenerationState> states;
+  for (const std::string& generation : known_) {
+    const auto found = states_.find(generation);
+    const GenerationStatus status = found == states_.end() ? GenerationStatus{} : found->second;
+    states.push_back(generation == serving ? GenerationState::kServing : status.damage.empty() ? status.state : GenerationState::kFailed);
+  }
+  return states;
+}
+
+void StoreEntry::AddLive(const std::shared_ptr<const Generation>& generation) {
+  MutexLock lock(&mutex_);
+  std::erase_if(live_, [&](const auto& live) { return live.expired() || live.lock() == generation; });
+  live_.push_back(generation);
+}
+
+std::vector<std::shared_ptr<const Generation>> StoreEntry::Live() const {
+  MutexLock lock(&mutex_);
+  std::vector<std::shared_ptr<const Generation>> generations;
+  for (const std::weak_ptr<const Generation>& live : live_) {
+    if (std::shared_ptr<const Generation> generation = live.lock(); generation != nullptr) generations.push_back(std::move(generation));
+  }
+  return generations;
+}
+
 bool StoreEntry::HasBuilds() const {
   MutexLock lock(&mutex_);
   return builder_count_ > 0;
@@ -69,6 +100,7 @@ std::shared_ptr<const ServingSet> StoreEntry::ForgetGeneration(const std::string
   {
     MutexLock lock(&mutex_);
     states_.erase(generation);
+    known_.erase(generation);
   }
   return TakePinned(generation);
 }

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -48,6 +49,13 @@ struct StoreEntry {
   GenerationStatus GetState(const std::string& generation) const;
   void SetState(const std::string& generation, GenerationState state, std::string detail = "");
   void SetDamage(const std::string& generation, std::string damage);
+  // Known ones are those that are complete on disk, whatever became of their state.
+  void AddKnown(const std::string& generation);
+  // One state for each that is known; that of `serving` is kServing, that of a damaged one kFailed.
+  std::vector<GenerationState> States(std::string_view serving) const;
+  // What was opened and somebody still holds.
+  void AddLive(const std::shared_ptr<const Generation>& generation);
+  std::vector<std::shared_ptr<const Generation>> Live() const;
   // Its state and its pin, which is returned.
   std::shared_ptr<const ServingSet> ForgetGeneration(const std::string& generation);
 
@@ -67,6 +75,8 @@ struct StoreEntry {
   std::shared_ptr<Store> store_ ABSL_GUARDED_BY(mutex_);
   absl::Status open_error_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, GenerationStatus> states_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> known_ ABSL_GUARDED_BY(mutex_);
+  std::vector<std::weak_ptr<const Generation>> live_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::pair<std::string, std::shared_ptr<const ServingSet>>> pinned_ ABSL_GUARDED_BY(mutex_);  // Newest last.
 };
 
@@ -84,7 +94,9 @@ class HeldBuilder : public GenerationBuilder {
   absl::StatusOr<storage::Manifest> Finish(
       const RequestLimits& limits,
       const std::function<void(std::string_view phase, int64_t done, int64_t total)>& progress) override {
-    return builder_->Finish(limits, progress);
+    absl::StatusOr<storage::Manifest> manifest = builder_->Finish(limits, progress);
+    if (manifest.ok()) entry_->AddKnown(manifest->generation());
+    return manifest;
   }
 
  private:

@@ -1,8 +1,11 @@
 #include "server/prometheus_metrics.h"
 
 #include <prometheus/counter.h>
+#include <prometheus/client_metric.h>
 #include <prometheus/gauge.h>
 #include <prometheus/histogram.h>
+#include <prometheus/metric_family.h>
+#include <prometheus/metric_type.h>
 #include <prometheus/registry.h>
 #include <prometheus/text_serializer.h>
 
@@ -57,6 +60,8 @@ struct PrometheusMetrics::State {
   SeriesMap<PrometheusCounter> counters ABSL_GUARDED_BY(mutex);
   SeriesMap<PrometheusGauge> gauges ABSL_GUARDED_BY(mutex);
   SeriesMap<PrometheusHistogram> histograms ABSL_GUARDED_BY(mutex);
+  Mutex samples_mutex;  // Held while `samples` is called, which takes no lock that its callers hold.
+  std::function<std::vector<GaugeSample>()> samples ABSL_GUARDED_BY(samples_mutex);
   std::unique_ptr<MetricsHttp> http;  // Set once, by Listen. The last member: it reads the others until it ends.
 };
 
@@ -98,6 +103,30 @@ absl::StatusOr<std::string> PrometheusMetrics::Listen(const std::string& address
   return state_->http->address().ToString();
 }
 
-std::string PrometheusMetrics::Text() const { return prometheus::TextSerializer().Serialize(state_->registry->Collect()); }
+void PrometheusMetrics::SetSamples(std::function<std::vector<GaugeSample>()> samples) {
+  MutexLock lock(&state_->samples_mutex);
+  state_->samples = std::move(samples);
+}
+
+std::string PrometheusMetrics::Text() const {
+  std::vector<prometheus::MetricFamily> families = state_->registry->Collect();
+  std::vector<GaugeSample> samples;
+  {
+    MutexLock lock(&state_->samples_mutex);
+    if (state_->samples) samples = state_->samples();
+  }
+  std::map<std::string, prometheus::MetricFamily> added;
+  for (const GaugeSample& sample : samples) {
+    prometheus::MetricFamily& family = added[sample.name];
+    family.name = sample.name;
+    family.help = sample.help;
+    family.type = prometheus::MetricType::Gauge;
+    prometheus::ClientMetric& metric = family.metric.emplace_back();
+    for (const auto& [name, value] : sample.labels) metric.label.push_back({name, value});
+    metric.gauge.value = sample.value;
+  }
+  for (auto& [name, family] : added) families.push_back(std::move(family));
+  return prometheus::TextSerializer().Serialize(families);
+}
 
 }  // namespace loci

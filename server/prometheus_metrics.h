@@ -2,11 +2,13 @@
 #ifndef LOCI_SERVER_PROMETHEUS_METRICS_H_
 #define LOCI_SERVER_PROMETHEUS_METRICS_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/gauge_sample.h"
 #include "base/metrics.h"
 
 namespace loci {
@@ -25,6 +27,10 @@ class PrometheusMetrics : public MetricsSink {
   // Serves GET /metrics in the text format from now to this object's end. `address` is HOST:PORT, port 0 picks one; returns HOST:PORT
   // as it is. FAILED_PRECONDITION where it can't be listened on.
   absl::StatusOr<std::string> Listen(const std::string& address);
+
+  // What Text adds to the series that were made: called once for each Text, one at a time. An empty function ends that; then, on return,
+  // the one before is called no more.
+  void SetSamples(std::function<std::vector<GaugeSample>()> samples);
 
   std::string Text() const;  // What /metrics answers.
 

@@ -71,6 +71,23 @@ TEST(PrometheusMetrics, FindsTheSameSeriesAgainFromManyThreads) {
   EXPECT_THAT(metrics.Text(), HasSubstr("loci_wait_seconds_count 800"));
 }
 
+TEST(PrometheusMetrics, AddsWhatIsLookedUpWhenItIsRead) {
+  PrometheusMetrics metrics;
+  metrics.gauge("loci_level", "Level.", {}).Set(1);
+  int reads = 0;
+  metrics.SetSamples([&reads] {
+    ++reads;
+    return std::vector<GaugeSample>{{"loci_size_bytes", "Size.", {{"of", "a\"b"}}, 2}, {"loci_size_bytes", "Size.", {{"of", "c"}}, 3.5}};
+  });
+  const std::string text = metrics.Text();
+  EXPECT_THAT(text, AllOf(HasSubstr("loci_level 1"), HasSubstr("# TYPE loci_size_bytes gauge\nloci_size_bytes{of=\"a\\\"b\"} 2\n"),
+                          HasSubstr("loci_size_bytes{of=\"c\"} 3.5\n")));
+  EXPECT_EQ(text.find("# TYPE loci_size_bytes"), text.rfind("# TYPE loci_size_bytes")) << "one family";
+  metrics.SetSamples(nullptr);
+  EXPECT_EQ(metrics.Text().find("loci_size_bytes"), std::string::npos);
+  EXPECT_EQ(reads, 1);
+}
+
 TEST(PrometheusMetrics, ServesOverHttpOnAPortOfItsOwn) {
   PrometheusMetrics metrics;
   metrics.gauge("loci_level", "Level.", {}).Set(3.5);

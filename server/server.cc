@@ -13,6 +13,7 @@
 #include "base/device.h"
 #include "base/error.h"
 #include "base/logging.h"
+#include "base/memory_info.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
@@ -106,6 +107,17 @@ loci::v1::GetServerInfoResponse MakeInfo(const CudaProbe& probe, const DeviceCho
     out.set_max_deadline_ms(limit.max_deadline_ms);
   }
   return info;
+}
+
+// With what the process takes as a whole.
+std::vector<GaugeSample> ProcessSamples(std::vector<GaugeSample> samples) {
+  const ProcessUsage usage = ReadProcessUsage(PosixFileSystem());
+  samples.push_back({"loci_process_resident_bytes", "Memory of the process that is in RAM, pages of mapped files included.", {},
+                     static_cast<double>(usage.resident_bytes)});
+  samples.push_back({"loci_process_anonymous_bytes", "Memory of the process that is in RAM, mapped files left out.", {},
+                     static_cast<double>(usage.anonymous_bytes)});
+  samples.push_back({"loci_process_open_files", "File descriptors of the process.", {}, static_cast<double>(usage.open_files)});
+  return samples;
 }
 
 int ThreadCount(const ServerOptions& options) {
@@ -246,6 +258,7 @@ void Server::State::SetHealth(bool serving) {
 // Every call has been answered, but the threads that answered may still hold what they answered with. An encoder may not end on a
 // thread of its own batcher, so this thread keeps each until it is the last that does.
 void Server::State::CloseData() {
+  metrics.SetSamples(nullptr);
   admin_pool.reset();
   control_pool.reset();
   job_pool.reset();
@@ -328,6 +341,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   for (const std::string& reader : state->pipeline->reader_names()) services.info.add_readers(reader);
   state->retrieval = std::make_unique<RetrievalServiceImpl>(services);
   state->admin = std::make_unique<AdminServiceImpl>(services);
+  state->metrics.SetSamples([manager = state->manager.get()] { return ProcessSamples(manager->Metrics()); });
   // The port opens when everything behind it is there, so that health never says SERVING too early.
   LOCI_RETURN_IF_ERROR(state->Listen());
   state->SetHealth(true);

@@ -1,0 +1,98 @@
+// GenerationManager: what metrics say of stores, generations and memory.
+#include <algorithm>
+#include <array>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "index/manifest.h"
+#include "retriever/generation_manager.h"
+#include "retriever/generation_manager_state.h"
+
+namespace loci {
+namespace {
+
+constexpr std::array<const char*, 8> kStateNames = {"loading", "verifying", "warming", "ready", "serving", "draining", "retired", "failed"};
+static_assert(kStateNames.size() == static_cast<size_t>(GenerationState::kFailed) + 1);
+
+// Collects samples. Used by one thread.
+class Samples {
+ public:
+  void Add(const char* name, const char* help, MetricLabels labels, double value) {
+    samples_.push_back({name, help, std::move(labels), value});
+  }
+  void Memory(const char* owner, const char* kind, const char* of, const std::string& whose, int64_t bytes) {
+    Add("loci_memory_bytes", "Memory by owner; kind mapped: files, of which the page cache holds what it can.",
+        {{"owner", owner}, {"kind", kind}, {of, whose}}, static_cast<double>(bytes));
+  }
+  std::vector<GaugeSample> Take() { return std::move(samples_); }
+
+ private:
+  std::vector<GaugeSample> samples_;
+};
+
+void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
+  const MetricLabels labels = {{"store", entry.name}};
+  samples.Add("loci_store_available", "1, or 0 for a store that could not be opened.", labels, store != nullptr);
+  const std::shared_ptr<const ServingSet> active = entry.holder.Get();
+  const View* const view = active == nullptr ? nullptr : active->view.get();
+  const int64_t revision = view != nullptr ? view->revision() : store != nullptr ? store->revision() : 0;
+  samples.Add("loci_store_passages", "Passages that the active view can find.", labels, view == nullptr ? 0 : view->passage_count());
+  samples.Add("loci_store_overlay_passages", "Passages of the active view that were upserted since its generation was built.", labels,
+              view == nullptr ? 0 : view->overlay_count());
+  samples.Add("loci_store_overlay_bytes", "Memory of the active view's overlay.", labels, view == nullptr ? 0 : view->overlay_memory_bytes());
+  samples.Add("loci_store_revision", "Revision of the active view.", labels, revision);
+  if (view != nullptr) {
+    const storage::Manifest& manifest = view->generation().manifest();
+    samples.Add("loci_store_recall_at_10", "Recall of the active generation's index, measured when it was built; 1 for exact.", labels,
+                manifest.recall_at_10());
+    samples.Add("loci_store_generation_created_seconds", "When the active generation was built, since 1970-01-01 UTC.", labels,
+                static_cast<double>(manifest.created_unix_us()) / 1e6);
+  }
+
+  std::array<int64_t, kStateNames.size()> counts{};
+  for (const GenerationState state : entry.States(view == nullptr ? "" : view->generation().id())) ++counts[static_cast<size_t>(state)];
+  for (size_t i = 0; i < counts.size(); ++i) {
+    samples.Add("loci_generations", "Complete generations by state.", {{"store", entry.name}, {"state", kStateNames[i]}},
+                static_cast<double>(counts[i]));
+  }
+
+  // Whatever is in memory: the active one, those that requests named, and those that requests still hold.
+  int64_t vectors = 0, index = 0, passages = 0;
+  for (const std::shared_ptr<const Generation>& generation : entry.Live()) {
+    for (const storage::FileEntry& file : generation->manifest().files()) {
+      if (file.path() == kVectorsFile) vectors += file.size_bytes();
+    }
+    index += generation->index().memory_bytes();
+    passages += generation->passages().memory_bytes();
+  }
+  samples.Memory("vectors", "mapped", "store", entry.name, vectors);
+  samples.Memory("index", "resident", "store", entry.name, index);
+  samples.Memory("passages", "resident", "store", entry.name, passages);
+  samples.Memory("overlay", "resident", "store", entry.name, view == nullptr ? 0 : view->overlay_memory_bytes());
+}
+
+}  // namespace
+
+std::vector<GaugeSample> GenerationManager::Metrics() const {
+  std::vector<std::shared_ptr<StoreEntry>> entries;
+  {
+    MutexLock lock(&state_->mutex);
+    for (const auto& [name, entry] : state_->stores) entries.push_back(entry);
+  }
+  Samples samples;
+  for (const std::shared_ptr<StoreEntry>& entry : entries) {
+    const absl::StatusOr<std::shared_ptr<Store>> store = entry->GetStore();
+    if (absl::IsNotFound(store.status())) continue;  // It is being made or deleted.
+    AddStore(*entry, store.ok() ? store->get() : nullptr, samples);
+  }
+  for (const std::shared_ptr<TextEncoder>& encoder : state_->options.encoders->Loaded()) {
+    samples.Memory("encoder", "resident", "encoder", encoder->spec().fingerprint.ToString(), encoder->spec().memory_bytes);
+  }
+  samples.Add("loci_generations_draining", "Generations that were replaced and that requests still hold.", {},
+              static_cast<double>(state_->drainer.draining_count()));
+  return samples.Take();
+}
+
+}  // namespace loci
