@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <set>
 #include <string>
 #include <thread>
@@ -11,6 +12,7 @@
 #include "base/error.h"
 #include "base/logging.h"
 #include "base/mutex.h"
+#include "encoder/work_metrics.h"
 
 namespace loci {
 namespace {
@@ -23,6 +25,7 @@ struct Request {
   Batcher::Done done;
   int64_t submit_us = 0;
   bool patient = false;
+  EncodeBacklog::Share share;  // Until it is answered.
 
   // Guarded by the batcher's mutex.
   int64_t turn = 0;           // Lower goes first among equal deadlines.
@@ -113,8 +116,8 @@ struct Metrics {
         wasted_tokens(sink.counter("loci_batcher_wasted_tokens_total",
                                    "Tokens that were encoded for requests that did not get their vectors.",
                                    {{"encoder", encoder}})),
-        refused(sink.counter("loci_batcher_refused_requests_total", "Requests refused because the queue was full.",
-                             {{"encoder", encoder}})),
+        refused(Refused(sink, encoder, "queue_full")),
+        refused_late(Refused(sink, encoder, "deadline")),
         failed_batches(sink.counter("loci_batcher_failed_batches_total", "Batches that the encoder could not encode.",
                                     {{"encoder", encoder}})) {}
 
@@ -123,6 +126,11 @@ struct Metrics {
   }
   static Counter& Dropped(MetricsSink& sink, const std::string& encoder, const std::string& reason) {
     return sink.counter("loci_batcher_dropped_requests_total", "Requests dropped before all of them was encoded.",
+                        {{"encoder", encoder}, {"reason", reason}});
+  }
+
+  static Counter& Refused(MetricsSink& sink, const std::string& encoder, const std::string& reason) {
+    return sink.counter("loci_batcher_refused_requests_total", "Requests refused because the queue was full or their deadline out of reach.",
                         {{"encoder", encoder}, {"reason", reason}});
   }
 
@@ -137,13 +145,14 @@ struct Metrics {
   Counter& dropped_tokens;
   Counter& wasted_tokens;
   Counter& refused;
+  Counter& refused_late;
   Counter& failed_batches;
 };
 
 class BatcherImpl : public Batcher {
  public:
   BatcherImpl(const Encoder& encoder, const BatcherOptions& options, Clock& clock, MetricsSink& metrics)
-      : encoder_(encoder), options_(options), clock_(clock), metrics_(metrics, encoder.spec().model_name) {
+      : encoder_(encoder), options_(options), clock_(clock), metrics_(metrics, encoder.spec().model_name), work_metrics_(metrics) {
     LOCI_CHECK(options.max_batch_tokens > 0 && options.worker_count > 0 && options.max_wait_us >= 0);
     for (int i = 0; i < options_.worker_count; ++i) workers_.emplace_back([this] { RunWorker(); });
   }
@@ -161,6 +170,10 @@ class BatcherImpl : public Batcher {
   }
 
   void Submit(PackedBatch sequences, const RequestLimits& limits, Done done) override;
+
+  absl::StatusOr<EncodeBacklog::Share> Reserve(int64_t tokens, const RequestLimits& limits, int64_t other_work_us) override;
+
+  int64_t BacklogMicros() const override { return backlog_->DelayMicros(0, kNoDeadlineMicros); }
 
   int64_t queued_tokens() const override { return held_tokens_.load(std::memory_order_relaxed); }
 
@@ -195,6 +208,8 @@ class BatcherImpl : public Batcher {
 
   // Own synchronisation. The two numbers change under `mutex_` and are read anywhere.
   Metrics metrics_;
+  WorkMetrics work_metrics_;
+  const std::shared_ptr<EncodeBacklog> backlog_ = std::make_shared<EncodeBacklog>();
   std::atomic<int64_t> held_tokens_{0};
   std::atomic<int64_t> held_requests_{0};
 
@@ -219,7 +234,13 @@ void BatcherImpl::Submit(PackedBatch sequences, const RequestLimits& limits, Don
     status = absl::InvalidArgumentError(
         absl::StrCat("the request has ", token_count, " tokens, the limit is ", options_.max_queued_tokens));
   }
-  if (status.ok()) status = limits.Check(now_us);
+  if (status.ok()) {
+    status = limits.Check(now_us);
+    if (!status.ok()) {
+      work_metrics_.Wasted(WorkPhase::kTokenize);
+      work_metrics_.Avoided(WorkPhase::kEncode);
+    }
+  }
   if (!status.ok()) return done(std::move(status));
 
   auto request = std::make_shared<Request>();
@@ -227,6 +248,7 @@ void BatcherImpl::Submit(PackedBatch sequences, const RequestLimits& limits, Don
   request->limits = limits;
   request->submit_us = now_us;
   request->patient = limits.deadline_us() - now_us > kPatientUs;
+  request->share = EncodeBacklog::Take(backlog_, now_us, limits.deadline_us(), token_count);
   std::vector<Answer> dropped;
   int64_t held_tokens;
   bool accepted = false;
@@ -255,10 +277,42 @@ void BatcherImpl::Submit(PackedBatch sequences, const RequestLimits& limits, Don
         absl::ResourceExhaustedError(absl::StrCat("the encoder's queue holds ", held_tokens, " tokens and the request has ",
                                                   token_count, ", the limit is ", options_.max_queued_tokens)),
         "ENCODER_QUEUE_FULL",
-        {{"queued_tokens", absl::StrCat(held_tokens)}, {"limit", absl::StrCat(options_.max_queued_tokens)}}));
+        {{"queued_tokens", absl::StrCat(held_tokens)},
+         {"limit", absl::StrCat(options_.max_queued_tokens)},
+         {"retry_after_ms", absl::StrCat(BacklogMicros() / 1000)}}));
     return;
   }
   SetGauges();
+}
+
+absl::StatusOr<EncodeBacklog::Share> BatcherImpl::Reserve(int64_t tokens, const RequestLimits& limits, int64_t other_work_us) {
+  const int64_t now_us = clock_.NowMicros();
+  const int64_t deadline_us = limits.deadline_us();
+  const int64_t held_tokens = backlog_->tokens();
+  // What no wait can make room for is told so once its tokens are known.
+  if (tokens <= options_.max_queued_tokens && held_tokens + tokens > options_.max_queued_tokens) {
+    metrics_.refused.Add(1);
+    return ErrorWithReason(
+        absl::ResourceExhaustedError(absl::StrCat("the encoder's queue holds ", held_tokens, " tokens and the request has about ", tokens,
+                                                  ", the limit is ", options_.max_queued_tokens)),
+        "ENCODER_QUEUE_FULL",
+        {{"queued_tokens", absl::StrCat(held_tokens)},
+         {"limit", absl::StrCat(options_.max_queued_tokens)},
+         {"retry_after_ms", absl::StrCat(BacklogMicros() / 1000)}});
+  }
+  if (deadline_us - now_us <= kPatientUs) {
+    const int64_t left_us = std::max<int64_t>(deadline_us - now_us, 0);
+    const int64_t before_us = backlog_->DelayMicros(now_us, deadline_us) + other_work_us;
+    const int64_t own_us = std::llround(static_cast<double>(tokens) * backlog_->micros_per_token());
+    if (kHeadroom * before_us + own_us > left_us) {
+      const int64_t delay_us = before_us + own_us;
+      metrics_.refused_late.Add(1);
+      return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("the work before this request takes about ", delay_us / 1000,
+                                                                       " ms and its deadline is in ", left_us / 1000, " ms")),
+                             "OVERLOADED", {{"delay_ms", absl::StrCat(delay_us / 1000)}, {"retry_after_ms", absl::StrCat(delay_us / 1000)}});
+    }
+  }
+  return EncodeBacklog::Take(backlog_, now_us, deadline_us, tokens);
 }
 
 void BatcherImpl::RunWorker() {
@@ -386,6 +440,7 @@ void BatcherImpl::EncodeBatch(const Batch& batch, int64_t start_us, std::vector<
   }
   metrics_.batch_tokens.Observe(static_cast<double>(batch.token_count));
   metrics_.batch_sequences.Observe(static_cast<double>(packed.sequence_count()));
+  if (status.ok()) backlog_->Measured(batch.token_count, end_us - start_us);
   metrics_.encode_seconds.Observe(static_cast<double>(end_us - start_us) * 1e-6);
 
   MutexLock lock(&mutex_);
@@ -442,6 +497,7 @@ void BatcherImpl::AnswerIfDone(const RequestPtr& request, int64_t now_us, std::v
   }
   held_tokens_ -= request->sequences.token_count();
   held_requests_ -= 1;
+  request->share.Release();
 }
 
 void BatcherImpl::SendAnswers(std::vector<Answer> answers) {
@@ -454,6 +510,10 @@ void BatcherImpl::SendAnswers(std::vector<Answer> answers) {
     } else {
       if (answer.result.status().code() == absl::StatusCode::kCancelled) metrics_.dropped_cancelled.Add(1);
       if (answer.result.status().code() == absl::StatusCode::kDeadlineExceeded) metrics_.dropped_deadline.Add(1);
+      if (IsAbandoned(answer.result.status())) {
+        work_metrics_.Wasted(request.encoded_tokens > 0 ? WorkPhase::kEncode : WorkPhase::kTokenize);
+        if (request.encoded_tokens < request.sequences.token_count()) work_metrics_.Avoided(WorkPhase::kEncode);
+      }
       metrics_.dropped_tokens.Add(static_cast<double>(request.sequences.token_count() - request.encoded_tokens));
       metrics_.wasted_tokens.Add(static_cast<double>(request.encoded_tokens));
     }

@@ -21,6 +21,7 @@
 #include "base/cancellation.h"
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "encoder/encode_backlog.h"
 #include "encoder/encoder.h"
 
 namespace loci {
@@ -60,8 +61,18 @@ class Batcher {
   // batcher.
   virtual void Submit(PackedBatch sequences, const RequestLimits& limits, Done done) = 0;
 
+  // For a request that is still to be tokenized, so before any work on it: a share of the queue for about so many tokens, to be dropped once
+  // it was submitted. RESOURCE_EXHAUSTED, with `retry_after_ms` in the details: reason ENCODER_QUEUE_FULL where they do not fit under
+  // max_queued_tokens beside what is queued or has a share; OVERLOADED where, at the rate measured of late, what is due before it and
+  // `other_work_us` of other work before its answer, both counted kHeadroom times (they are estimates), take it past its deadline. A request whose
+  // deadline is further away than kPatientUs is never OVERLOADED. Does not wait.
+  virtual absl::StatusOr<EncodeBacklog::Share> Reserve(int64_t tokens, const RequestLimits& limits, int64_t other_work_us) = 0;
+  static constexpr int64_t kHeadroom = 2;
+
   // Tokens of the requests that are not answered yet: what max_queued_tokens bounds.
   virtual int64_t queued_tokens() const = 0;
+  // About how long what is queued or has a share takes.
+  virtual int64_t BacklogMicros() const = 0;
 };
 
 }  // namespace loci

@@ -244,6 +244,9 @@ TEST_F(BatcherTest, DropsCancelledAndExpiredWorkBeforeItIsEncoded) {
   EXPECT_EQ(metrics_.value("loci_batcher_dropped_requests_total", {{"encoder", "fake"}, {"reason", "cancelled"}}), 1);
   EXPECT_EQ(metrics_.value("loci_batcher_dropped_requests_total", {{"encoder", "fake"}, {"reason", "deadline"}}), 1);
   EXPECT_EQ(metrics_.value("loci_batcher_queued_tokens", labels_), 0);
+  EXPECT_EQ(metrics_.value("loci_wasted_work_total", {{"phase", "tokenize"}}), 2);
+  EXPECT_EQ(metrics_.value("loci_wasted_work_total", {{"phase", "encode"}}), 0);
+  EXPECT_EQ(metrics_.value("loci_avoided_work_total", {{"phase", "encode"}}), 2);
 }
 
 TEST_F(BatcherTest, ARequestCancelledHalfwayIsAnsweredAfterItsRunningBatch) {
@@ -261,6 +264,8 @@ TEST_F(BatcherTest, ARequestCancelledHalfwayIsAnsweredAfterItsRunningBatch) {
   EXPECT_EQ(batch_count(), 1u);
   EXPECT_EQ(metrics_.value("loci_batcher_wasted_tokens_total", labels_), 8);
   EXPECT_EQ(metrics_.value("loci_batcher_dropped_tokens_total", labels_), 16);
+  EXPECT_EQ(metrics_.value("loci_wasted_work_total", {{"phase", "encode"}}), 1);
+  EXPECT_EQ(metrics_.value("loci_avoided_work_total", {{"phase", "encode"}}), 1);
 }
 
 TEST_F(BatcherTest, RefusesWhatIsCancelledOrExpiredAlready) {
@@ -275,6 +280,52 @@ TEST_F(BatcherTest, RefusesWhatIsCancelledOrExpiredAlready) {
   EXPECT_EQ(cancelled.Wait().status().code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(expired.Wait().status().code(), absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(batch_count(), 0u);
+  EXPECT_EQ(metrics_.value("loci_wasted_work_total", {{"phase", "tokenize"}}), 2);
+}
+
+TEST_F(BatcherTest, SharesOfTheQueueEndWhereItIsFull) {
+  Start({.max_queued_tokens = 100});
+  absl::StatusOr<EncodeBacklog::Share> first = batcher_->Reserve(60, RequestLimits(), 0);
+  ASSERT_TRUE(first.ok()) << first.status();
+  const absl::Status refused = batcher_->Reserve(41, RequestLimits(), 0).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(GetErrorReason(refused)->reason, "ENCODER_QUEUE_FULL");
+  EXPECT_EQ(GetErrorReason(refused)->metadata.count("retry_after_ms"), 1u);
+  EXPECT_TRUE(batcher_->Reserve(40, RequestLimits(), 0).ok());
+  EXPECT_TRUE(batcher_->Reserve(101, RequestLimits(), 0).ok()) << "Submit says that no wait can make room";
+  first->Release();
+  EXPECT_TRUE(batcher_->Reserve(41, RequestLimits(), 0).ok());
+  EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", {{"encoder", "fake"}, {"reason", "queue_full"}}), 1);
+}
+
+TEST_F(BatcherTest, RefusesADeadlineThatIsOutOfReachBeforeWorkIsDone) {
+  encode_status_ = [this](const PackedBatch& batch) {
+    clock_.Advance(1'000 * batch.token_count());  // 1 ms a token.
+    return absl::OkStatus();
+  };
+  Start({});
+  EXPECT_TRUE(batcher_->Reserve(1'000'000, Due(1), 0).ok()) << "nothing was measured yet";
+  Answer measured;
+  batcher_->Submit(Marked(10), RequestLimits(), measured.callback());
+  ASSERT_TRUE(measured.Wait().ok());
+
+  absl::StatusOr<EncodeBacklog::Share> soon = batcher_->Reserve(40, Due(100'000), 0);
+  ASSERT_TRUE(soon.ok()) << soon.status();
+  const absl::StatusOr<EncodeBacklog::Share> later = batcher_->Reserve(300, Due(9'000'000), 0);
+  ASSERT_TRUE(later.ok()) << later.status();
+  // 40 ms of others, twice to be safe, and 20 ms of its own.
+  EXPECT_TRUE(batcher_->Reserve(20, Due(100'000), 0).ok());
+  const absl::Status refused = batcher_->Reserve(20, Due(99'000), 0).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(GetErrorReason(refused)->reason, "OVERLOADED");
+  EXPECT_EQ(GetErrorReason(refused)->metadata.at("retry_after_ms"), "60");
+  EXPECT_FALSE(batcher_->Reserve(20, Due(100'000), 20'000).ok()) << "with 20 ms of other work";
+  EXPECT_TRUE(batcher_->Reserve(1'000'000, RequestLimits(), 0).ok()) << "who can wait is not refused";
+  EXPECT_EQ(batcher_->BacklogMicros(), 340'000);
+  soon->Release();
+  EXPECT_TRUE(batcher_->Reserve(20, Due(99'000), 0).ok());
+  EXPECT_EQ(batch_count(), 1u);
+  EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", {{"encoder", "fake"}, {"reason", "deadline"}}), 2);
 }
 
 TEST_F(BatcherTest, ReportsQueueAndEncodeTime) {
@@ -352,7 +403,7 @@ TEST_F(BatcherTest, RefusesAboveTheQueueLimitAndTakesAgainBelowIt) {
   EXPECT_TRUE(occupied_.Wait().ok());
   batcher_->Submit(Marked(13, 5), RequestLimits(), later.callback());
   EXPECT_TRUE(later.Wait().ok());
-  EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", labels_), 1);
+  EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", {{"encoder", "fake"}, {"reason", "queue_full"}}), 1);
 }
 
 TEST_F(BatcherTest, AFullQueueMakesRoomByDroppingTheCancelled) {

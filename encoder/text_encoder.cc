@@ -33,7 +33,7 @@ void AppendSequence(const int32_t* begin, const int32_t* end, const Tokenizer& t
 }
 
 absl::StatusOr<Sequences> Tokenize(const Encoder& encoder, const std::vector<std::string>& texts,
-                                   const EncodeTextOptions& options, int64_t max_tokens, const Clock& clock) {
+                                   const EncodeTextOptions& options, int64_t max_tokens, const Clock& clock, WorkMetrics& work) {
   const Tokenizer& tokenizer = encoder.tokenizer();
   const int max_length = encoder.spec().max_length;
   const int64_t window = max_length - kSpecialTokens;
@@ -44,7 +44,11 @@ absl::StatusOr<Sequences> Tokenize(const Encoder& encoder, const std::vector<std
   std::string prefixed;
   for (size_t i = 0; i < texts.size(); ++i) {
     // A large request takes a while: stop when nobody waits for it any more.
-    if (absl::Status status = options.limits.Check(clock.NowMicros()); !status.ok()) return status;
+    if (absl::Status status = options.limits.Check(clock.NowMicros()); !status.ok()) {
+      if (i > 0) work.Wasted(WorkPhase::kTokenize);
+      work.Avoided(i > 0 ? WorkPhase::kEncode : WorkPhase::kTokenize);
+      return status;
+    }
     ids.clear();
     if (prefix.empty()) {
       tokenizer.Tokenize(texts[i], &ids);
@@ -124,6 +128,7 @@ TextEncoder::TextEncoder(std::shared_ptr<const Encoder> encoder, BatcherOptions 
     : encoder_(std::move(encoder)),
       clock_(clock),
       max_request_tokens_(std::min<int64_t>(options.max_queued_tokens, INT32_MAX)),
+      work_(metrics),
       batcher_(Batcher::Create(*encoder_, options, clock, metrics)) {
   LOCI_CHECK(encoder_->spec().max_length > kSpecialTokens);
 }
@@ -132,7 +137,7 @@ TextEncoder::~TextEncoder() = default;
 
 void TextEncoder::Encode(const std::vector<std::string>& texts, const EncodeTextOptions& options, Done done) {
   const int64_t start_us = clock_.NowMicros();
-  absl::StatusOr<Sequences> tokenized = Tokenize(*encoder_, texts, options, max_request_tokens_, clock_);
+  absl::StatusOr<Sequences> tokenized = Tokenize(*encoder_, texts, options, max_request_tokens_, clock_, work_);
   if (!tokenized.ok()) return done(tokenized.status());
   const bool one_each = tokenized->one_each();
   EncodedTexts result;
@@ -155,6 +160,14 @@ void TextEncoder::Encode(const std::vector<std::string>& texts, const EncodeText
                          one_each ? std::move(batched->vectors) : PoolWindows(first, offsets, batched->vectors, dim, normalize);
                      done(std::move(result));
                    });
+}
+
+absl::StatusOr<EncodeBacklog::Share> TextEncoder::Reserve(int64_t text_count, int64_t text_bytes, const EncodeTextOptions& options,
+                                                          int64_t other_work_us) {
+  constexpr int64_t kBytesPerToken = 4;
+  int64_t tokens = text_bytes / kBytesPerToken + kSpecialTokens * text_count;
+  if (options.truncation == Truncation::kTruncate) tokens = std::min(tokens, text_count * encoder_->spec().max_length);
+  return batcher_->Reserve(tokens, options.limits, other_work_us);
 }
 
 absl::StatusOr<EncodedTexts> TextEncoder::EncodeAndWait(const std::vector<std::string>& texts, const EncodeTextOptions& options) {

@@ -13,7 +13,9 @@
 #include "base/clock.h"
 #include "base/metrics.h"
 #include "encoder/batcher.h"
+#include "encoder/encode_backlog.h"
 #include "encoder/encoder.h"
+#include "encoder/work_metrics.h"
 
 namespace loci {
 
@@ -48,13 +50,19 @@ class TextEncoder {
   // batcher's max_queued_tokens: INVALID_ARGUMENT.
   void Encode(const std::vector<std::string>& texts, const EncodeTextOptions& options, Done done);
 
-  // The same, waiting for the answer. Blocks; never call it from a `done`.
+  // Before any work on a request: Batcher::Reserve for texts of so many bytes, which have about a quarter as many tokens, and at most
+  // as many as the encoder takes of each. The share is to be dropped once Encode has returned. Does not wait.
+  absl::StatusOr<EncodeBacklog::Share> Reserve(int64_t text_count, int64_t text_bytes, const EncodeTextOptions& options, int64_t other_work_us);
+  int64_t BacklogMicros() const { return batcher_->BacklogMicros(); }
+
+  // Encode, waiting for the answer. Blocks; never call it from a `done`.
   absl::StatusOr<EncodedTexts> EncodeAndWait(const std::vector<std::string>& texts, const EncodeTextOptions& options);
 
  private:
   std::shared_ptr<const Encoder> encoder_;
   Clock& clock_;
   const int64_t max_request_tokens_;
+  WorkMetrics work_;
   std::unique_ptr<Batcher> batcher_;  // Last: it answers before the encoder goes.
 };
 

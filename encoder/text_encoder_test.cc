@@ -11,6 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/fake_metrics.h"
 #include "encoder/testing/fake_encoder.h"
 
 namespace loci {
@@ -29,7 +30,7 @@ class TextEncoderTest : public testing::Test {
  protected:
   void Make(FakeEncoderOptions options, BatcherOptions batcher = {}) {
     encoder_ = std::make_shared<FakeEncoder>(options);
-    text_encoder_ = std::make_unique<TextEncoder>(encoder_, batcher, clock_, NullMetrics());
+    text_encoder_ = std::make_unique<TextEncoder>(encoder_, batcher, clock_, metrics_);
   }
   // The vector of one sequence: `text` between [CLS] and [SEP].
   std::vector<float> Vector(const std::string& text) {
@@ -47,9 +48,31 @@ class TextEncoderTest : public testing::Test {
   }
 
   FakeClock clock_;
+  FakeMetrics metrics_;
   std::shared_ptr<FakeEncoder> encoder_;
   std::unique_ptr<TextEncoder> text_encoder_;
 };
+
+TEST_F(TextEncoderTest, ReservesAboutTheTokensOfTheTextsBeforeTheyAreCut) {
+  Make({.max_length = 10}, {.max_queued_tokens = 100});
+  const auto reserve = [this](int64_t count, int64_t bytes, Truncation truncation) {
+    return text_encoder_->Reserve(count, bytes, {.truncation = truncation}, 0);
+  };
+  const absl::StatusOr<EncodeBacklog::Share> held = reserve(1, 4 * 48, Truncation::kPoolWindows);  // 50 tokens
+  ASSERT_TRUE(held.ok()) << held.status();
+  EXPECT_FALSE(reserve(1, 4 * 49, Truncation::kPoolWindows).ok());
+  EXPECT_TRUE(reserve(5, 100'000, Truncation::kTruncate).ok()) << "10 tokens each";
+  EXPECT_FALSE(reserve(6, 100'000, Truncation::kTruncate).ok());
+}
+
+TEST_F(TextEncoderTest, DoesNotTokenizeForWhoIsGone) {
+  Make({});
+  RequestLimits cancelled;
+  cancelled.Cancel();
+  EXPECT_EQ(text_encoder_->EncodeAndWait({"x"}, {.limits = cancelled}).status().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(metrics_.value("loci_avoided_work_total", {{"phase", "tokenize"}}), 1);
+  EXPECT_EQ(metrics_.value("loci_wasted_work_total", {{"phase", "tokenize"}}), 0);
+}
 
 TEST_F(TextEncoderTest, EncodesTextsInOrderAndCountsTokens) {
   Make({});

@@ -7,6 +7,8 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "encoder/encode_backlog.h"
+#include "encoder/text_encoder.h"
 
 namespace loci {
 namespace {
@@ -26,9 +28,15 @@ struct Pipeline::SearchState {
   std::vector<float> query_vectors;  // [queries, dim]
   int64_t start_us = 0;
   int64_t phase_start_us = 0;  // When what is waited for was queued.
+  bool encoded = false;
+  // Its place among what waits, each given up when its phase begins.
+  EncodeBacklog::Share tokens;
+  WorkForecast::Waiting text;
+  WorkForecast::Waiting search;
 };
 
-Pipeline::Pipeline(Options options) : options_(std::move(options)) {
+Pipeline::Pipeline(Options options)
+    : options_(std::move(options)), work_(*options_.metrics), forecast_(options_.pool != nullptr ? options_.pool->thread_count() : 1) {
   for (const std::shared_ptr<const Reader>& reader : options_.readers) readers_[reader->name()] = reader;
 }
 
@@ -43,19 +51,45 @@ void Pipeline::Submit(ThreadPool* pool, std::function<void()> task, const std::f
   refuse(ErrorWithReason(absl::ResourceExhaustedError("the server's work queue is full"), "OVERLOADED"));
 }
 
+std::shared_ptr<TextEncoder> Pipeline::KnownDefaultEncoder() {
+  MutexLock lock(&default_mutex_);
+  return default_encoder_.lock();
+}
+
 // --- Encode ---
 
 void Pipeline::Encode(EncodeCall call, std::function<void(absl::StatusOr<EncodeReply>)> done) {
   const int64_t start_us = options_.clock->NowMicros();
   auto shared_call = std::make_shared<EncodeCall>(std::move(call));
+  auto share = std::make_shared<EncodeBacklog::Share>();
+  if (absl::Status live = shared_call->options.limits.Check(start_us); !live.ok()) {
+    work_.Avoided(WorkPhase::kTokenize);
+    return done(std::move(live));
+  }
+  if (const std::shared_ptr<TextEncoder> encoder = shared_call->encoder.empty() ? KnownDefaultEncoder() : nullptr; encoder != nullptr) {
+    int64_t bytes = 0;
+    for (const std::string& text : shared_call->texts) bytes += static_cast<int64_t>(text.size());
+    // Of the default encoder alone: finding another may have to load it.
+    absl::StatusOr<EncodeBacklog::Share> reserved =
+        encoder->Reserve(static_cast<int64_t>(shared_call->texts.size()), bytes, shared_call->options, forecast_.DelayMicros());
+    if (!reserved.ok()) return done(reserved.status());
+    *share = *std::move(reserved);
+  }
   Submit(
       options_.pool,
-      [this, shared_call, start_us, done] {
+      [this, shared_call, share, start_us, done] {
         const int64_t dequeued_us = options_.clock->NowMicros();
-        if (absl::Status live = shared_call->options.limits.Check(dequeued_us); !live.ok()) return done(live);
+        if (absl::Status live = shared_call->options.limits.Check(dequeued_us); !live.ok()) {
+          work_.Avoided(WorkPhase::kTokenize);
+          return done(live);
+        }
         absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = options_.manager->encoders().Get(shared_call->encoder);
         if (!encoder.ok()) return done(encoder.status());
         TextEncoder& text_encoder = **encoder;
+        if (shared_call->encoder.empty()) {
+          MutexLock lock(&default_mutex_);
+          default_encoder_ = *encoder;
+        }
         text_encoder.Encode(shared_call->texts, shared_call->options,
                             [this, held = *std::move(encoder), start_us, dequeued_us, done](absl::StatusOr<EncodedTexts> encoded) {
                               if (!encoded.ok()) return done(encoded.status());
@@ -70,6 +104,7 @@ void Pipeline::Encode(EncodeCall call, std::function<void(absl::StatusOr<EncodeR
                               reply.times.total_us = options_.clock->NowMicros() - start_us;
                               done(std::move(reply));
                             });
+        share->Release();
       },
       done);
 }
@@ -93,13 +128,19 @@ void Pipeline::StartSearch(std::shared_ptr<SearchState> state) {
   absl::StatusOr<std::shared_ptr<const ServingSet>> captured = options_.manager->TryCapture(state->call.store, state->call.generation);
   if (!captured.ok()) return refuse(captured.status());
   state->reply.serving_set = *std::move(captured);
-  if (state->reply.serving_set != nullptr) return Submit(options_.pool, [this, state] { EncodeQueries(state); }, refuse);
+  if (state->reply.serving_set != nullptr) {
+    if (absl::Status reserved = Reserve(state.get()); !reserved.ok()) return refuse(std::move(reserved));
+    return Submit(options_.pool, [this, state] { EncodeQueries(state); }, refuse);
+  }
 
   // An inactive generation that nobody has asked for lately: every byte of it is verified, which must not hold up other searches.
   Submit(
       options_.load_pool != nullptr ? options_.load_pool : options_.pool,
       [this, state, refuse] {
-        if (absl::Status live = state->call.options.limits.Check(options_.clock->NowMicros()); !live.ok()) return refuse(live);
+        if (absl::Status live = state->call.options.limits.Check(options_.clock->NowMicros()); !live.ok()) {
+          work_.Avoided(WorkPhase::kTokenize);
+          return refuse(live);
+        }
         absl::StatusOr<std::shared_ptr<const ServingSet>> loaded = options_.manager->Capture(state->call.store, state->call.generation);
         if (!loaded.ok()) return refuse(loaded.status());
         state->reply.serving_set = *std::move(loaded);
@@ -108,12 +149,48 @@ void Pipeline::StartSearch(std::shared_ptr<SearchState> state) {
       refuse);
 }
 
+absl::Status Pipeline::Reserve(SearchState* state) {
+  const SearchCall& call = state->call;
+  if (absl::Status live = call.options.limits.Check(options_.clock->NowMicros()); !live.ok()) {
+    work_.Avoided(WorkPhase::kTokenize);
+    return live;
+  }
+  int64_t text_count = 0;
+  int64_t text_bytes = 0;
+  for (const auto& query : call.queries) {
+    if (const std::string* const text = std::get_if<std::string>(&query)) {
+      ++text_count;
+      text_bytes += static_cast<int64_t>(text->size());
+    }
+  }
+  const int64_t pool_us = forecast_.DelayMicros();
+  TextEncoder* const encoder = state->reply.serving_set->encoder.get();
+  backlog_us_.store(pool_us + (encoder == nullptr ? 0 : encoder->BacklogMicros()), std::memory_order_relaxed);
+  if (text_count > 0 && encoder != nullptr) {
+    LOCI_ASSIGN_OR_RETURN(state->tokens, encoder->Reserve(text_count, text_bytes, {.role = TextRole::kQuery, .limits = call.options.limits}, pool_us));
+    state->text = forecast_.AddText();
+  } else {
+    const int64_t left_us = call.options.limits.deadline_us() - options_.clock->NowMicros();
+    if (left_us <= Batcher::kPatientUs && Batcher::kHeadroom * pool_us > left_us) {
+      return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("the work before this request takes about ", pool_us / 1000,
+                                                                       " ms and its deadline is in ", std::max<int64_t>(left_us, 0) / 1000, " ms")),
+                             "OVERLOADED", {{"delay_ms", absl::StrCat(pool_us / 1000)}, {"retry_after_ms", absl::StrCat(pool_us / 1000)}});
+    }
+  }
+  state->search = forecast_.AddSearch();
+  return absl::OkStatus();
+}
+
 void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
+  state->text.End();
   SearchCall& call = state->call;
   SearchReply& reply = state->reply;
   const int64_t now_us = options_.clock->NowMicros();
   reply.times.queue_us += now_us - state->phase_start_us;
-  if (absl::Status live = call.options.limits.Check(now_us); !live.ok()) return state->finish(live);
+  if (absl::Status live = call.options.limits.Check(now_us); !live.ok()) {
+    work_.Avoided(WorkPhase::kTokenize);
+    return state->finish(live);
+  }
   const View& view = *reply.serving_set->view;
   const size_t dim = static_cast<size_t>(view.dim());
 
@@ -142,6 +219,8 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
   if (encoder == nullptr) {
     return state->finish(options_.manager->encoders().ForPassageHalf(view.generation().manifest().passage_fingerprint()).status());
   }
+  // Counted until the batcher counts them itself. Not in `state`, which may be another thread's by then.
+  const EncodeBacklog::Share tokens = std::move(state->tokens);
   encoder->Encode(texts, {.role = TextRole::kQuery, .limits = call.options.limits},
                   [this, state, text_queries = std::move(text_queries), dim](absl::StatusOr<EncodedTexts> encoded) {
                     if (!encoded.ok()) return state->finish(encoded.status());
@@ -149,6 +228,8 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
                     times.tokenize_us += encoded->tokenize_us;
                     times.queue_us += encoded->queue_us;
                     times.encode_us += encoded->encode_us;
+                    state->encoded = true;
+                    forecast_.TokenizeTook(encoded->tokenize_us);
                     for (size_t i = 0; i < text_queries.size(); ++i) {
                       state->reply.usage[text_queries[i]] = encoded->usage[i];
                       std::copy_n(encoded->vectors.begin() + static_cast<std::ptrdiff_t>(i * dim), dim,
@@ -171,16 +252,28 @@ void Pipeline::RunSearch(std::shared_ptr<SearchState> state) {
   SearchReply& reply = state->reply;
   const View& view = *reply.serving_set->view;
   const int64_t search_start_us = options_.clock->NowMicros();
-  if (absl::Status live = call.options.limits.Check(search_start_us); !live.ok()) return state->finish(live);
+  state->search.End();
+  if (absl::Status live = call.options.limits.Check(search_start_us); !live.ok()) {
+    if (state->encoded) work_.Wasted(WorkPhase::kEncode);
+    work_.Avoided(WorkPhase::kSearch);
+    return state->finish(live);
+  }
   const MatrixView<const float> queries{state->query_vectors.data(), static_cast<int64_t>(call.queries.size()), view.dim()};
   absl::StatusOr<ViewSearchResult> found = view.Search(queries, call.options);
-  if (!found.ok()) return state->finish(found.status());
+  if (!found.ok()) {
+    if (IsAbandoned(found.status())) work_.Wasted(WorkPhase::kSearch);
+    return state->finish(found.status());
+  }
   const int64_t fetch_start_us = options_.clock->NowMicros();
   reply.times.search_us = fetch_start_us - search_start_us;
   reply.exact = found->exact;
 
-  if (absl::Status fetched = Fetch(*found, call, &reply); !fetched.ok()) return state->finish(fetched);
+  if (absl::Status fetched = Fetch(*found, call, &reply); !fetched.ok()) {
+    if (IsAbandoned(fetched)) work_.Wasted(WorkPhase::kSearch);
+    return state->finish(fetched);
+  }
   const int64_t end_us = options_.clock->NowMicros();
+  forecast_.SearchTook(end_us - search_start_us);
   reply.times.fetch_us = end_us - fetch_start_us;
   reply.times.total_us = end_us - state->start_us;
   state->finish(absl::OkStatus());
@@ -263,6 +356,11 @@ void Pipeline::Answer(AnswerCall call, std::function<void(absl::StatusOr<AnswerR
     }
     const int64_t start_us = state->start_us;
     const int64_t read_start_us = options_.clock->NowMicros();
+    if (absl::Status live = call.limits.Check(read_start_us); !live.ok()) {
+      work_.Wasted(WorkPhase::kSearch);
+      work_.Avoided(WorkPhase::kRead);
+      return done(std::move(live));
+    }
     TextEncoder& encoder = *reply->serving_set->encoder;  // There: the question was encoded with it.
     reader->Read(std::move(request), encoder, [this, reader, reply, start_us, read_start_us, done](absl::StatusOr<ReadResult> read) {
       if (!read.ok()) return done(read.status());

@@ -2,6 +2,7 @@
 #ifndef LOCI_RETRIEVER_PIPELINE_H_
 #define LOCI_RETRIEVER_PIPELINE_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -15,11 +16,14 @@
 #include "base/cancellation.h"
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "base/mutex.h"
 #include "base/thread_pool.h"
+#include "encoder/work_metrics.h"
 #include "index/view.h"
 #include "retriever/generation_manager.h"
 #include "retriever/reader.h"
 #include "retriever/serving_set.h"
+#include "retriever/work_forecast.h"
 
 namespace loci {
 
@@ -89,7 +93,8 @@ struct AnswerReply {
 // Each call returns at once and may be made on a gRPC thread; `done` is called exactly once, on a pool's or a batcher's thread, or
 // on the calling one where the request is refused: RESOURCE_EXHAUSTED where the pool's queue is full, NOT_FOUND, FAILED_PRECONDITION,
 // INVALID_ARGUMENT as api.proto says (a query vector of another dimension, an empty query). Deadlines and cancellation are
-// looked at before tokenizing, before encoding and before searching. Free of gRPC. Thread-safe.
+// looked at before tokenizing, before encoding and before searching; a request that can't make its deadline, with the work that was admitted
+// before it, is refused before any is done for it (see Batcher::Reserve). Free of gRPC. Thread-safe.
 class Pipeline {
  public:
   struct Options {
@@ -108,16 +113,28 @@ class Pipeline {
 
   std::vector<std::string> reader_names() const;
 
+  // About how long a search that comes now waits for its answer; as of the last one that came.
+  int64_t BacklogMicros() const { return backlog_us_.load(std::memory_order_relaxed); }
+  WorkMetrics& work_metrics() { return work_; }
+
  private:
   struct SearchState;
   void Submit(ThreadPool* pool, std::function<void()> task, const std::function<void(absl::Status)>& refuse);
   void StartSearch(std::shared_ptr<SearchState> state);
+  std::shared_ptr<TextEncoder> KnownDefaultEncoder();  // Null where none was used yet. Does not wait.
+  // Takes the search's place among what waits, where it can make its deadline.
+  absl::Status Reserve(SearchState* state);
   void EncodeQueries(std::shared_ptr<SearchState> state);
   void RunSearch(std::shared_ptr<SearchState> state);
   // Fills reply->results; takes the ids out of `found`.
   absl::Status Fetch(ViewSearchResult& found, const SearchCall& call, SearchReply* reply) const;
 
   const Options options_;
+  WorkMetrics work_;
+  WorkForecast forecast_;
+  std::atomic<int64_t> backlog_us_{0};
+  Mutex default_mutex_;
+  std::weak_ptr<TextEncoder> default_encoder_ ABSL_GUARDED_BY(default_mutex_);  // That the last Encode without a name used.
   std::map<std::string, std::shared_ptr<const Reader>> readers_;
 };
 

@@ -1,12 +1,15 @@
 #include "retriever/pipeline.h"
 
+#include <atomic>
 #include <future>
 #include <memory>
 #include <string>
+#include <thread>
 #include <utility>
 #include <vector>
 
 #include "base/error.h"
+#include "base/fake_metrics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "retriever/testing/retriever_fixture.h"
@@ -34,13 +37,23 @@ class FirstPassageReader : public Reader {
   }
 };
 
+// Goes on by 10 ms whenever it is looked at.
+class TickingClock : public Clock {
+ public:
+  int64_t NowMicros() const override { return now_us_.fetch_add(10'000); }
+  int64_t UnixMicros() const override { return now_us_.load(); }
+
+ private:
+  mutable std::atomic<int64_t> now_us_{1'000'000};
+};
+
 class PipelineTest : public RetrieverFixture {
  protected:
   void SetUp() override {
     Start();
     ASSERT_TRUE(Ingest("s", {MakePassage("a", "the red fox", "Fox"), MakePassage("b", "a blue whale"), MakePassage("c", "green tea")}).ok());
     pipeline_ = std::make_unique<Pipeline>(
-        Pipeline::Options{.manager = manager_.get(), .pool = &work_pool_, .readers = {std::make_shared<FirstPassageReader>()}});
+        Pipeline::Options{.manager = manager_.get(), .pool = &work_pool_, .metrics = &metrics_, .readers = {std::make_shared<FirstPassageReader>()}});
   }
   absl::StatusOr<SearchReply> Search(SearchCall call) {
     std::promise<absl::StatusOr<SearchReply>> promise;
@@ -58,6 +71,10 @@ class PipelineTest : public RetrieverFixture {
     return promise.get_future().get();
   }
 
+  double Wasted(const std::string& phase) { return metrics_.value("loci_wasted_work_total", {{"phase", phase}}); }
+  double Avoided(const std::string& phase) { return metrics_.value("loci_avoided_work_total", {{"phase", phase}}); }
+
+  FakeMetrics metrics_;
   ThreadPool work_pool_{"work", 2, 64};
   std::unique_ptr<Pipeline> pipeline_;
 };
@@ -147,6 +164,60 @@ TEST_F(PipelineTest, DoesNoWorkForWhoIsGone) {
             absl::StatusCode::kDeadlineExceeded);
   EXPECT_EQ(Encode({.texts = {"x"}, .options = {.limits = cancelled}}).status().code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(Answer({.store = "s", .question = "x", .reader = "first", .limits = cancelled}).status().code(), absl::StatusCode::kCancelled);
+}
+
+TEST_F(PipelineTest, CountsWorkThatIsWastedAndWorkThatIsAvoided) {
+  RequestLimits cancelled;
+  cancelled.Cancel();
+  EXPECT_FALSE(Search({.store = "s", .queries = {std::string("x")}, .options = {.top_k = 1, .limits = cancelled}}).ok());
+  EXPECT_FALSE(Encode({.texts = {"x"}, .options = {.limits = cancelled}}).ok());
+  EXPECT_EQ(Avoided("tokenize"), 2);
+  EXPECT_EQ(Wasted("tokenize") + Wasted("encode") + Wasted("search"), 0);
+
+  // One that is cancelled while it waits to be searched.
+  ThreadPool one("one", 1, 8);
+  Pipeline pipeline({.manager = manager_.get(), .pool = &one, .metrics = &metrics_});
+  std::promise<void> before, begun, between;
+  ASSERT_TRUE(one.TrySubmit([&] { before.get_future().wait(); }));
+  const RequestLimits limits;
+  std::promise<absl::Status> answered;
+  pipeline.Search({.store = "s", .queries = {std::string("x")}, .options = {.top_k = 1, .limits = limits}},
+                  [&](absl::StatusOr<SearchReply> reply) { answered.set_value(reply.status()); });
+  ASSERT_TRUE(one.TrySubmit([&] {
+    begun.set_value();
+    between.get_future().wait();
+  }));
+  before.set_value();
+  begun.get_future().wait();
+  while (one.queue_size() != 1) std::this_thread::yield();  // It has been encoded.
+  limits.Cancel();
+  between.set_value();
+  EXPECT_EQ(answered.get_future().get().code(), absl::StatusCode::kCancelled);
+  EXPECT_EQ(Wasted("encode"), 1);
+  EXPECT_EQ(Avoided("search"), 1);
+}
+
+TEST_F(PipelineTest, RefusesASearchThatCanNotMakeItsDeadline) {
+  TickingClock clock;
+  Pipeline pipeline({.manager = manager_.get(), .pool = &work_pool_, .clock = &clock, .metrics = &metrics_});
+  const std::vector<float> vector(kDim, 0.1f);
+  const auto search = [&](const RequestLimits& limits) {
+    std::promise<absl::StatusOr<SearchReply>> promise;
+    pipeline.Search({.store = "s", .queries = {vector}, .options = {.top_k = 1, .limits = limits}},
+                    [&](absl::StatusOr<SearchReply> reply) { promise.set_value(std::move(reply)); });
+    return promise.get_future().get().status();
+  };
+  const RequestLimits near(clock.NowMicros() + 40'000);
+  EXPECT_EQ(search(near).code(), absl::StatusCode::kDeadlineExceeded) << "what it takes was not measured yet";
+  ASSERT_TRUE(search(RequestLimits()).ok());
+  const double avoided = Avoided("tokenize") + Avoided("search");
+  const absl::Status refused = search(RequestLimits(clock.NowMicros() + 40'000));
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_EQ(GetErrorReason(refused)->reason, "OVERLOADED");
+  EXPECT_EQ(GetErrorReason(refused)->metadata.count("retry_after_ms"), 1u);
+  EXPECT_EQ(Avoided("tokenize") + Avoided("search"), avoided) << "it was not even admitted";
+  EXPECT_GT(pipeline.BacklogMicros(), 0);
+  EXPECT_TRUE(search(RequestLimits()).ok());
 }
 
 TEST_F(PipelineTest, AFullQueueRefuses) {

@@ -1,9 +1,11 @@
 #include "server/error_table.h"
 
+#include <algorithm>
 #include <array>
 #include <map>
 #include <optional>
 
+#include "absl/strings/numbers.h"
 #include "base/error.h"
 #include "base/strings.h"
 #include "base/utf8.h"
@@ -71,6 +73,18 @@ bool CarriesPushback(const absl::Status& status) {
   if (status.code() != absl::StatusCode::kResourceExhausted) return false;
   const std::optional<ErrorReason> reason = GetErrorReason(status);
   return reason.has_value() && (reason->reason == "OVERLOADED" || reason->reason == "ENCODER_QUEUE_FULL");
+}
+
+int64_t PushbackMs(const absl::Status& status, int64_t base_ms, int64_t backlog_ms) {
+  constexpr int64_t kMostMs = 60'000;
+  if (const std::optional<ErrorReason> reason = GetErrorReason(status); reason.has_value()) {
+    const auto found = reason->metadata.find("retry_after_ms");
+    if (found != reason->metadata.end()) {
+      int64_t told_ms = 0;
+      if (absl::SimpleAtoi(found->second, &told_ms)) backlog_ms = told_ms;
+    }
+  }
+  return std::min(kMostMs, base_ms + std::clamp<int64_t>(backlog_ms, 0, kMostMs));
 }
 
 std::string_view CodeName(absl::StatusCode code) { return Find(code).name; }

@@ -22,6 +22,10 @@ grpc::Status ToGrpcStatus(const absl::Status& status, std::string_view request_i
 // Whether the error comes with a pushback: RESOURCE_EXHAUSTED of an overload, which passes. A full disk does not.
 bool CarriesPushback(const absl::Status& status);
 
+// What goes with it: `base_ms`, and on top of that what the error says to wait (`retry_after_ms` in its details) or, where it says nothing,
+// `backlog_ms`; a minute at most.
+int64_t PushbackMs(const absl::Status& status, int64_t base_ms, int64_t backlog_ms);
+
 // "INVALID_ARGUMENT"; "UNKNOWN" for a code that gRPC does not have.
 std::string_view CodeName(absl::StatusCode code);
 

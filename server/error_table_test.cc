@@ -77,6 +77,16 @@ TEST(ErrorTable, NeverSendsInvalidUtf8) {
   for (const auto& [key, value] : info.metadata()) EXPECT_TRUE(IsValidUtf8(key) && IsValidUtf8(value));
 }
 
+TEST(ErrorTable, APushbackGrowsWithTheQueueAndHasAnEnd) {
+  const absl::Status permits = ErrorWithReason(absl::ResourceExhaustedError("full"), "OVERLOADED");
+  EXPECT_EQ(PushbackMs(permits, 250, 0), 250);
+  EXPECT_EQ(PushbackMs(permits, 250, 700), 950);
+  const absl::Status queue = ErrorWithReason(absl::ResourceExhaustedError("full"), "ENCODER_QUEUE_FULL", {{"retry_after_ms", "1500"}});
+  EXPECT_EQ(PushbackMs(queue, 250, 700), 1750);
+  EXPECT_EQ(PushbackMs(queue, 60'000, 700), 60'000);
+  EXPECT_EQ(PushbackMs(permits, 0, -5), 0);
+}
+
 TEST(ErrorTable, NamesTheRequestBesideAllThatTheErrorSays) {
   std::map<std::string, std::string> metadata;
   for (int i = 0; i < 20; ++i) metadata["a" + std::to_string(i)] = "v";

@@ -13,6 +13,10 @@ constexpr std::string_view kMethodNames[kMethodCount] = {
 
 std::string_view MethodName(Method method) { return kMethodNames[static_cast<int>(method)]; }
 
+bool HasPhases(Method method) {
+  return method == Method::kEncode || method == Method::kSearch || method == Method::kAnswer || method == Method::kUpsertPassages;
+}
+
 bool IsControl(Method method) {
   switch (method) {
     case Method::kGetStore:

@@ -38,6 +38,9 @@ std::string_view MethodName(Method method);  // "Encode"
 // Whether it looks after the server: reads of its state, cancelling and watching jobs. Short, and needed most when there is much else.
 bool IsControl(Method method);
 
+// Whether it goes through phases: tokenize, encode, search, fetch, read.
+bool HasPhases(Method method);
+
 }  // namespace loci
 
 #endif  // LOCI_SERVER_METHOD_H_

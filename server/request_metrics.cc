@@ -15,10 +15,6 @@ const std::vector<double>& Buckets() {
   return *kBuckets;
 }
 
-bool HasPhases(Method method) {
-  return method == Method::kEncode || method == Method::kSearch || method == Method::kAnswer || method == Method::kUpsertPassages;
-}
-
 }  // namespace
 
 RequestMetrics::RequestMetrics(MetricsSink& sink) {

@@ -51,7 +51,9 @@ absl::Status UnaryCall::Acquire(int64_t size_bytes) {
 }
 
 bool UnaryCall::Admit(int64_t size_bytes) {
-  const absl::Status status = Acquire(size_bytes);
+  absl::Status status = limits_.Check(start_us_);
+  if (!status.ok()) services_.pipeline->work_metrics().Avoided(WorkPhase::kTokenize);
+  if (status.ok()) status = Acquire(size_bytes);
   if (!status.ok()) Answer(status);
   return status.ok();
 }
@@ -63,9 +65,10 @@ void UnaryCall::SetPhases(const PhaseTimes& phases) {
 
 void UnaryCall::Answer(const absl::Status& status) {
   LOCI_CHECK(!answered_.exchange(true));
-  if (CarriesPushback(status)) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(services_.pushback_ms));
+  if (CarriesPushback(status)) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(PushbackMs(status, services_.pushback_ms, services_.pipeline->BacklogMicros() / 1000)));
   const int64_t duration_us = services_.clock->NowMicros() - start_us_;
   services_.metrics->Finished(method_, status.code(), duration_us);
+  if (status.ok() && HasPhases(method_) && !limits_.Check(start_us_ + duration_us).ok()) services_.pipeline->work_metrics().Wasted(WorkPhase::kReply);
   if (IsLogged(status, services_.log_requests)) LogRequest({trace_, method_, status, duration_us, phases_, context_->peer()});
   // Before Finish: a client that has its answer may ask again at once and is not to find its own permit in the way.
   method_permit_.Release();

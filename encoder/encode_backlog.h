@@ -1,0 +1,73 @@
+// What waits for an encoder and how fast it goes: whether a request can still make its deadline is known before work is spent on it.
+//
+//   const int64_t wait_us = backlog->DelayMicros(now_us, deadline_us);
+//   EncodeBacklog::Share share = EncodeBacklog::Take(backlog, deadline_us, tokens);  // Counted until it dies.
+#ifndef LOCI_ENCODER_ENCODE_BACKLOG_H_
+#define LOCI_ENCODER_ENCODE_BACKLOG_H_
+
+#include <array>
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <utility>
+
+#include "base/mutex.h"
+
+namespace loci {
+
+// Deadlines are on Clock::NowMicros's scale. Thread-safe.
+class EncodeBacklog {
+ public:
+  // Tokens of one request, from its admission to its end. Movable. Used by one thread at a time.
+  class Share {
+   public:
+    Share() = default;
+    Share(Share&& other) noexcept { *this = std::move(other); }
+    Share& operator=(Share&& other) noexcept {
+      Release();
+      backlog_ = std::move(other.backlog_);
+      bucket_ = other.bucket_;
+      tokens_ = other.tokens_;
+      return *this;
+    }
+    ~Share() { Release(); }
+    void Release();
+
+   private:
+    friend class EncodeBacklog;
+    std::shared_ptr<EncodeBacklog> backlog_;  // Null: nothing is held.
+    int bucket_ = 0;
+    int64_t tokens_ = 0;
+  };
+
+  // Those with a deadline further away than this are worked on beside the others and stand in nobody's way.
+  static constexpr int64_t kFarUs = 10'000'000;
+
+  static Share Take(std::shared_ptr<EncodeBacklog> backlog, int64_t now_us, int64_t deadline_us, int64_t tokens);
+
+  // A batch was encoded.
+  void Measured(int64_t tokens, int64_t duration_us);
+
+  int64_t tokens() const { return tokens_.load(std::memory_order_relaxed); }  // Of all shares.
+  // About how long until what is due before `deadline_us` is encoded. 0 where no batch was measured yet.
+  int64_t DelayMicros(int64_t now_us, int64_t deadline_us) const;
+  double micros_per_token() const { return micros_per_token_.load(std::memory_order_relaxed); }
+
+ private:
+  // Shares by deadline, in steps of 65 ms; a ring that is longer than kFarUs, and one bucket for what is due later.
+  static constexpr int kBucketBits = 16;
+  static constexpr int kRing = 256;
+  static constexpr int kFarBucket = kRing;
+  static int RingIndex(int64_t us) { return static_cast<int>((us >> kBucketBits) & (kRing - 1)); }
+
+  std::array<std::atomic<int64_t>, kRing + 1> buckets_{};
+  std::atomic<int64_t> tokens_{0};
+  std::atomic<double> micros_per_token_{0};
+  Mutex mutex_;
+  double measured_tokens_ ABSL_GUARDED_BY(mutex_) = 0;  // Of late, old batches counting less.
+  double measured_us_ ABSL_GUARDED_BY(mutex_) = 0;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_ENCODER_ENCODE_BACKLOG_H_
