@@ -29,6 +29,7 @@ void StoreEntry::SetStore(std::shared_ptr<Store> store, absl::Status open_error)
 }
 
 absl::StatusOr<std::weak_ptr<Store>> StoreEntry::TakeForDeletion() {
+  decltype(pinned_) closed;  // After the lock is given back: that takes its time, and captures wait for the lock.
   MutexLock lock(&mutex_);
   if (builder_count_ > 0) {
     return ErrorWithReason(absl::AbortedError(absl::StrCat("an ingest into store \"", name, "\" is running")), "INGEST_RUNNING",
@@ -38,7 +39,7 @@ absl::StatusOr<std::weak_ptr<Store>> StoreEntry::TakeForDeletion() {
   std::weak_ptr<Store> closing = store_;
   store_.reset();
   open_error_ = absl::OkStatus();
-  pinned_.clear();
+  closed.swap(pinned_);
   return closing;
 }
 

@@ -16,6 +16,7 @@
 #include "server/config.h"
 #include "server/flags.h"
 #include "server/server.h"
+#include "server/service_manager.h"
 #include "server/version.h"
 
 namespace {
@@ -122,8 +123,10 @@ int main(int argc, char** argv) {
   if (!server.ok()) return Fail(server.status(), kExitFailed);
   stop->Arm();
   Announce("listening", (*server)->address());
+  loci::NotifyServiceManager("READY=1");
 
   stop->Wait();
+  loci::NotifyServiceManager("STOPPING=1");
   (*server)->Stop();
   server->reset();
   return 0;

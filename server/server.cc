@@ -46,6 +46,7 @@ namespace {
 constexpr std::chrono::seconds kDeliveryTime(5);
 
 // Jobs whose clients do not wait: so many run at once, so many wait for their turn.
+constexpr int kLoadThreads = 2;  // Verify generations that searches name: others of their sort wait, not what is written meanwhile.
 constexpr int kJobThreads = 4;
 constexpr int64_t kMaxQueuedJobs = 64;
 
@@ -140,6 +141,7 @@ struct Server::State {
   std::unique_ptr<Pipeline> pipeline;
   std::unique_ptr<JobRegistry> jobs;
   std::unique_ptr<ThreadPool> admin_pool;
+  std::unique_ptr<ThreadPool> load_pool;
   std::unique_ptr<ThreadPool> job_pool;
   std::unique_ptr<ThreadPool> control_pool;
   std::unique_ptr<Admission> requests;
@@ -174,7 +176,10 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   const int threads = ThreadCount(options);
   // Beside a task of each request the queue holds the parts of parallel loops.
   compute_pool = std::make_unique<ThreadPool>("loci-compute", threads, 2 * options.max_in_flight + 1024);
-  admin_pool = std::make_unique<ThreadPool>("loci-admin", options.admin_thread_count, options.max_in_flight + options.max_ingests);
+  // An ingest holds a thread for as long as its index is built: with one for each, writes and switches find theirs.
+  admin_pool = std::make_unique<ThreadPool>("loci-admin", options.admin_thread_count + static_cast<int>(options.max_ingests),
+                                            options.max_in_flight + options.max_ingests);
+  load_pool = std::make_unique<ThreadPool>("loci-load", kLoadThreads, options.max_in_flight);
   control_pool = std::make_unique<ThreadPool>("loci-control", kControlThreads, kMaxControlRequests);
 
   job_pool = std::make_unique<ThreadPool>("loci-jobs", kJobThreads, kMaxQueuedJobs);
@@ -216,7 +221,7 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   Pipeline::Options pipeline_options;
   pipeline_options.manager = manager.get();
   pipeline_options.pool = compute_pool.get();
-  pipeline_options.load_pool = admin_pool.get();
+  pipeline_options.load_pool = load_pool.get();
   pipeline_options.clock = options.clock;
   pipeline_options.metrics = &metrics;
   pipeline_options.readers = MakeReaders(options.abstain_threshold);
@@ -260,6 +265,7 @@ void Server::State::SetHealth(bool serving) {
 void Server::State::CloseData() {
   metrics.SetSamples(nullptr);
   admin_pool.reset();
+  load_pool.reset();
   control_pool.reset();
   job_pool.reset();
   jobs.reset();
