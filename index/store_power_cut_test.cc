@@ -40,12 +40,15 @@ struct State {
   int64_t revision = 0;
   Texts texts;
   std::set<std::string> complete;  // Generations that are listed.
+  std::string previous;            // That a roll-back would activate.
+  std::string settings;            // As text.
   bool operator==(const State& other) const {
-    return generation == other.generation && revision == other.revision && texts == other.texts && complete == other.complete;
+    return generation == other.generation && revision == other.revision && texts == other.texts && complete == other.complete &&
+           previous == other.previous && settings == other.settings;
   }
   std::string ToString() const {
     return absl::StrCat("generation ", generation, " revision ", revision, " texts ", ::testing::PrintToString(texts), " listed ",
-                        absl::StrJoin(complete, " "));
+                        absl::StrJoin(complete, " "), " previous ", previous, " settings ", settings);
   }
 };
 
@@ -53,6 +56,10 @@ struct State {
 absl::StatusOr<State> Read(const Store& store) {
   State state;
   state.revision = store.revision();
+  state.previous = store.PreviousGeneration();
+  storage::StoreSettings settings = store.settings();
+  settings.clear_format_version();  // Of the file.
+  state.settings = settings.ShortDebugString();
   auto manifests = store.ListGenerations();
   if (!manifests.ok()) return manifests.status();
   for (const storage::Manifest& manifest : *manifests) {
@@ -171,12 +178,18 @@ class Life {
     });
     return id;
   }
-  void Activate(const std::string& id, WritesPolicy policy) {
+  void Activate(const std::string& id, WritesPolicy policy, bool roll_back = false) {
     Step([&] {
       auto generation = store_->OpenGeneration(id, true);
       ASSERT_TRUE(generation.ok()) << generation.status();
-      ASSERT_TRUE(store_->Activate(*generation, policy).ok());
+      ASSERT_TRUE(store_->Activate(*generation, policy, roll_back).ok());
     });
+  }
+  void Pin(const std::string& id, bool pinned) {
+    Step([&] { ASSERT_TRUE(store_->SetPinned(id, pinned).ok()); });
+  }
+  void Keep(int32_t count) {
+    Step([&] { ASSERT_TRUE(store_->SetKeepGenerations(count).ok()); });
   }
   void Write(std::vector<PassageWrite> writes) {
     Step([&] { ASSERT_TRUE(store_->Write(std::move(writes)).ok()); });
@@ -197,7 +210,8 @@ class Life {
   Recording recording_;
 };
 
-// Ingest, activation, upserts, deletion, activation that replays, restart, roll-back that discards, deletion of a generation, restart.
+// Ingest, activation, upserts, deletion, activation that replays, settings, restart, roll-back that discards, deletion of a generation,
+// restart.
 Recording RecordLife(const std::string& root) {
   Life life(root);
   life.Open();
@@ -209,10 +223,13 @@ Recording RecordLife(const std::string& root) {
   life.Write({Put("e", "e1")});
   life.Activate(g2, WritesPolicy::kReplay);
   life.Write({Put("f", "f1"), Put("a", "a4")});
+  life.Keep(3);
+  life.Pin(g2, true);
   life.Open();
   life.Write({Put("f", "f2")});
-  life.Activate(g1, WritesPolicy::kDiscard);
+  life.Activate(g1, WritesPolicy::kDiscard, /*roll_back=*/true);
   life.Write({Put("g", "g1")});
+  life.Pin(g2, false);
   life.Delete(g2);
   life.Write({Deletion("b")});
   life.Open();
@@ -366,6 +383,7 @@ const char* ReasonToStayHidden(const std::string& label) {
 // Every one of these is all that stands between a cut and damage.
 constexpr const char* kAlwaysNoticed[] = {
     "sync stores/s/CURRENT.tmp",
+    "sync stores/s/SETTINGS.tmp",
     "sync stores/s/<generation>/MANIFEST.tmp",
     "sync stores/s/<generation>/index.faiss",
     "sync stores/s/<generation>/vectors.bin",
