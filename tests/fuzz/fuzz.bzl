@@ -14,7 +14,7 @@ def loci_fuzz_test(name, srcs, corpus, deps = [], mutations = 200, data = [], **
       data: other files that the target reads.
       **kwargs: of cc_test.
 
-    To search with the fuzzer itself, compile srcs with clang's -fsanitize=fuzzer,address in place of corpus_main.cc.
+    With --config=fuzz it is libFuzzer's own program instead: tests/fuzz/fuzz.sh.
     """
     native.filegroup(
         name = name + "_corpus",
@@ -29,6 +29,13 @@ def loci_fuzz_test(name, srcs, corpus, deps = [], mutations = 200, data = [], **
         ],
         data = data + [":%s_corpus" % name],
         tags = ["asan"] + kwargs.pop("tags", []),
-        deps = deps + ["//tests/fuzz:corpus_main"],
+        deps = deps + select({
+            "//tests/fuzz:with_libfuzzer": [],
+            "//conditions:default": ["//tests/fuzz:corpus_main"],
+        }),
+        linkopts = select({
+            "//tests/fuzz:with_libfuzzer": ["-fsanitize=fuzzer"],
+            "//conditions:default": [],
+        }),
         **kwargs
     )
