@@ -112,6 +112,8 @@ class GenerationBuilder {
 
   // `vectors` [passages.size(), dim], finite also when rounded to the element type. All are added or, on an error, none.
   virtual absl::Status Add(std::span<const loci::v1::Passage> passages, const float* vectors) = 0;
+  // Takes back what was added with these ids; others are passed over.
+  virtual absl::Status Remove(std::span<const std::string> ids) = 0;
   virtual int64_t added_count() const = 0;      // Passages given to Add.
   virtual int64_t duplicate_count() const = 0;  // Known after Finish: added_count less the passages of the generation.
 

@@ -113,6 +113,7 @@ class Builder : public GenerationBuilder {
   }
 
   absl::Status Add(std::span<const v1::Passage> passages, const float* vectors) override;
+  absl::Status Remove(std::span<const std::string> ids) override;
   int64_t added_count() const override { return added_count_; }
   int64_t duplicate_count() const override { return duplicate_count_; }
   absl::StatusOr<storage::Manifest> Finish(const RequestLimits& limits, const Progress& progress) override;
@@ -171,6 +172,18 @@ absl::Status Builder::Add(std::span<const v1::Passage> passages, const float* ve
   LOCI_RETURN_IF_ERROR(FromRocksDb(staging_->Write(write, &batch), absl::StrCat("cannot write ", StagingPath())));
   added_count_ += static_cast<int64_t>(passages.size());
   return absl::OkStatus();
+}
+
+absl::Status Builder::Remove(std::span<const std::string> ids) {
+  if (staging_ == nullptr) return absl::FailedPreconditionError("the build was finished: nothing can be removed");
+  rocksdb::WriteBatch batch;
+  for (const std::string& id : ids) {
+    batch.Delete("d" + id);
+    batch.Delete("i" + id);
+  }
+  rocksdb::WriteOptions write;
+  write.disableWAL = true;
+  return FromRocksDb(staging_->Write(write, &batch), absl::StrCat("cannot write ", StagingPath()));
 }
 
 absl::Status Builder::ForEachStaged(char prefix,

@@ -113,6 +113,7 @@ class StoreGenerationBuilder : public GenerationBuilder {
   absl::Status Add(std::span<const loci::v1::Passage> passages, const float* vectors) override {
     return builder_->Add(passages, vectors);
   }
+  absl::Status Remove(std::span<const std::string> ids) override { return builder_->Remove(ids); }
   int64_t added_count() const override { return builder_->added_count(); }
   int64_t duplicate_count() const override { return builder_->duplicate_count(); }
   absl::StatusOr<storage::Manifest> Finish(

@@ -1,15 +1,12 @@
 #include "retriever/ingester.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
-#include <deque>
-#include <future>
 #include <map>
 #include <optional>
-#include <thread>
 #include <utility>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/container/flat_hash_set.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -20,17 +17,17 @@
 #include "base/vector_type.h"
 #include "index/content_hash.h"
 #include "index/passage_index.h"
+#include "retriever/document_chunker.h"
+#include "retriever/passage_sink.h"
 #include "retriever/passage_validation.h"
 #include "retriever/recall_queries.h"
 
 namespace loci {
 namespace {
 
-// Batches that are being encoded while the next ones are read: enough that the encoder never waits for the stream.
-constexpr size_t kMaxPendingBatches = 4;
 // Passages of one encoding or of one upsert.
 constexpr size_t kBatchPassages = 256;
-constexpr std::chrono::milliseconds kOverloadPause(50);
+constexpr int64_t kBatchBytes = 4 << 20;  // Of those that documents are cut into.
 
 // Finite, also when rounded to the elements of the vector file.
 absl::Status CheckStorable(const float* vector, int dim, ElementType type) {
@@ -45,6 +42,30 @@ absl::Status CheckStorable(const float* vector, int dim, ElementType type) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<ChunkingOptions> CheckChunking(ChunkingOptions chunking, int max_length) {
+  const auto refuse = [](std::string_view field, int value, int least, int most) {
+    const std::string name = absl::StrCat("header.chunking.", AbslView(field));
+    return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat(name, " is ", value, "; it must be from ", least, " to ", most)),
+                           "INVALID_ARGUMENT", {{"field", name}});
+  };
+  if (chunking.max_tokens == 0) chunking.max_tokens = max_length;
+  if (chunking.max_tokens < DocumentChunker::kMinTokens || chunking.max_tokens > max_length) {
+    return refuse("max_tokens", chunking.max_tokens, DocumentChunker::kMinTokens, max_length);
+  }
+  if (chunking.overlap_tokens < 0 || chunking.overlap_tokens > chunking.max_tokens / 2) {
+    return refuse("overlap_tokens", chunking.overlap_tokens, 0, chunking.max_tokens / 2);
+  }
+  return chunking;
+}
+
+// The document whose sections come.
+struct Document {
+  std::string key;
+  int32_t chunk_index = 0;   // Of its next passage.
+  bool came_before = false;  // One with that key did.
+  bool left_out = false;
+};
+
 }  // namespace
 
 struct Ingester::State {
@@ -56,19 +77,22 @@ struct Ingester::State {
   int64_t line = 0;  // Passages seen.
   absl::flat_hash_set<ContentHash> ids;  // That came, where RemembersIds().
 
-  // Batches on their way through the encoder, oldest first.
-  struct Pending {
-    std::vector<loci::v1::Passage> passages;
-    std::future<absl::StatusOr<EncodedTexts>> encoded;
-  };
-  std::deque<Pending> pending;
+  std::unique_ptr<PassageSink> sink;
+  // With chunking.
+  std::unique_ptr<DocumentChunker> chunker;
+  std::optional<Document> document;
+  absl::flat_hash_map<ContentHash, int32_t> documents;  // How many passages the last with that key had.
+  std::vector<loci::v1::Passage> chunks;                // Not given to the sink yet.
+  int64_t chunk_bytes = 0;                              // Of `chunks`.
 
   void Report(std::string_view phase, int64_t done, int64_t total) const {
     if (options.progress) options.progress(phase, done, total);
   }
 
   // A builder counts them itself, at its end.
-  bool RemembersIds() const { return options.duplicates != LinePolicy::kDefault || options.mode == IngestMode::kUpsert; }
+  bool RemembersIds() const {
+    return options.duplicates != LinePolicy::kDefault || options.mode == IngestMode::kUpsert || chunker != nullptr;
+  }
 
   absl::Status LineFailure(const loci::v1::Passage& passage, const absl::Status& status, std::string_view reason) const {
     std::map<std::string, std::string> metadata = {{"line", absl::StrCat(line)}};
@@ -92,66 +116,73 @@ struct Ingester::State {
     return absl::OkStatus();
   }
 
+  absl::Status DuplicateFailure(const loci::v1::Passage& passage, const std::string& key) const {
+    return LineFailure(passage, absl::InvalidArgumentError(absl::StrCat("id \"", key, "\" came before")), "DUPLICATE_ID");
+  }
+
   // Whether a valid passage is to be taken.
   absl::StatusOr<bool> CheckDuplicate(const loci::v1::Passage& passage) {
     if (!RemembersIds() || ids.insert(HashContent(passage.id())).second) return true;
-    if (options.duplicates == LinePolicy::kFail) {
-      return LineFailure(passage, absl::InvalidArgumentError(absl::StrCat("id \"", passage.id(), "\" came before")), "DUPLICATE_ID");
-    }
+    if (options.duplicates == LinePolicy::kFail) return DuplicateFailure(passage, passage.id());
     ++result.duplicate_count;
     return options.duplicates == LinePolicy::kDefault;
   }
 
-  std::future<absl::StatusOr<EncodedTexts>> StartEncoding(const std::vector<loci::v1::Passage>& passages) const {
-    std::vector<std::string> texts;
-    texts.reserve(passages.size());
-    for (const loci::v1::Passage& passage : passages) texts.push_back(PassageText(passage.title(), passage.text()));
-    auto promise = std::make_shared<std::promise<absl::StatusOr<EncodedTexts>>>();
-    encoder->Encode(texts, {.role = TextRole::kPassage, .limits = options.limits},
-                    [promise](absl::StatusOr<EncodedTexts> encoded) { promise->set_value(std::move(encoded)); });
-    return promise->get_future();
+  absl::Status TakeChunks() {
+    chunk_bytes = 0;
+    return sink->Take(std::exchange(chunks, {}), nullptr);
   }
 
-  absl::Status FinishOldest() {
-    Pending oldest = std::move(pending.front());
-    pending.pop_front();
-    absl::StatusOr<EncodedTexts> encoded = oldest.encoded.get();
-    // Other clients' work may fill the encoder's queue for a while; hours of ingest do not end for that.
-    while (absl::IsResourceExhausted(encoded.status())) {
-      LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
-      std::this_thread::sleep_for(kOverloadPause);
-      encoded = StartEncoding(oldest.passages).get();
-    }
-    LOCI_RETURN_IF_ERROR(encoded.status());
-    LOCI_RETURN_IF_ERROR(builder->Add(oldest.passages, encoded->vectors.data()));
-    result.accepted_count += static_cast<int64_t>(oldest.passages.size());
-    return absl::OkStatus();
+  // The next one has another key, or there is none: what an earlier document of that key had more of goes.
+  absl::Status EndDocument() {
+    if (!document.has_value()) return absl::OkStatus();
+    const Document ended = *std::exchange(document, std::nullopt);
+    if (ended.left_out) return absl::OkStatus();
+    int32_t& passage_count = documents[HashContent(ended.key)];
+    const int32_t earlier_count = std::exchange(passage_count, ended.chunk_index);
+    std::vector<std::string> stale;
+    for (int32_t i = ended.chunk_index; i < earlier_count; ++i) stale.push_back(ChunkId(ended.key, i));
+    if (options.mode == IngestMode::kUpsert) LOCI_RETURN_IF_ERROR(FindStored(ended, std::max(ended.chunk_index, earlier_count), &stale));
+    if (stale.empty()) return absl::OkStatus();
+    LOCI_RETURN_IF_ERROR(TakeChunks());
+    return sink->Remove(stale);
   }
 
-  // Takes valid passages; `vectors` is empty or has a row for each.
-  absl::Status Take(std::vector<loci::v1::Passage> passages, const std::vector<float>& vectors, int64_t dim) {
-    const int64_t count = static_cast<int64_t>(passages.size());
-    if (count == 0) return absl::OkStatus();
-    if (options.mode == IngestMode::kUpsert) {
-      absl::StatusOr<UpsertResult> upserted =
-          vectors.empty() ? manager->Upsert(options.store, std::move(passages), options.limits)
-                          : manager->UpsertVectors(options.store, std::move(passages), vectors.data(), static_cast<int>(dim),
-                                                   encoder->spec().fingerprint.passage);
-      LOCI_RETURN_IF_ERROR(upserted.status());
-      result.generation = upserted->generation;
-      result.revision = upserted->revision;
-      result.accepted_count += count;
-      result.passage_count += count;
-      return absl::OkStatus();
+  // Adds the passages from `first` on that the store has of a document.
+  absl::Status FindStored(const Document& ended, int32_t first, std::vector<std::string>* ids) const {
+    const absl::StatusOr<std::shared_ptr<const ServingSet>> active = manager->Capture(options.store, "");
+    if (!active.ok()) return absl::OkStatus();  // There is none yet.
+    const View& view = *(*active)->view;
+    for (int32_t i = first;; ++i) {
+      const std::string id = ChunkId(ended.key, i);
+      LOCI_ASSIGN_OR_RETURN(const std::optional<ViewRow> row, view.Find(id));
+      if (!row.has_value()) return absl::OkStatus();
+      std::vector<loci::v1::Passage> passages;
+      LOCI_RETURN_IF_ERROR(view.Read(std::vector<ViewRow>{*row}, &passages));
+      if (passages[0].document_id() == ended.key) ids->push_back(id);
     }
-    if (!vectors.empty()) {
-      LOCI_RETURN_IF_ERROR(builder->Add(passages, vectors.data()));
-      result.accepted_count += count;
-      return absl::OkStatus();
+  }
+
+  // Takes a document, or the next section of one.
+  absl::Status AddSection(loci::v1::Passage section) {
+    if (const absl::Status valid = ValidateDocumentSection(section); !valid.ok()) return Reject(section, valid);
+    if (!document.has_value() || document->key != DocumentKey(section)) {
+      LOCI_RETURN_IF_ERROR(EndDocument());
+      document = Document{.key = DocumentKey(section)};
+      document->came_before = documents.contains(HashContent(document->key));
+      if (document->came_before && options.duplicates == LinePolicy::kFail) return DuplicateFailure(section, document->key);
+      document->left_out = document->came_before && options.duplicates == LinePolicy::kSkip;
     }
-    while (pending.size() >= kMaxPendingBatches) LOCI_RETURN_IF_ERROR(FinishOldest());
-    std::future<absl::StatusOr<EncodedTexts>> encoded = StartEncoding(passages);
-    pending.push_back({std::move(passages), std::move(encoded)});
+    result.duplicate_count += document->came_before;
+    if (document->left_out) return absl::OkStatus();
+    const int32_t first = document->chunk_index;
+    LOCI_RETURN_IF_ERROR(chunker->Cut(section, &document->chunk_index, [this](loci::v1::Passage passage) {
+      chunk_bytes += static_cast<int64_t>(passage.ByteSizeLong());
+      chunks.push_back(std::move(passage));
+      return chunks.size() == kBatchPassages || chunk_bytes >= kBatchBytes ? TakeChunks() : absl::OkStatus();
+    }));
+    if (document->chunk_index == first) return Reject(section, absl::InvalidArgumentError("text is nothing but white space, and title is empty"));
+    ++result.accepted_count;
     return absl::OkStatus();
   }
 };
@@ -159,9 +190,7 @@ struct Ingester::State {
 Ingester::Ingester(std::unique_ptr<State> state) : state_(std::move(state)) {}
 
 Ingester::~Ingester() {
-  if (state_ == nullptr) return;
-  state_->options.limits.Cancel();
-  for (State::Pending& pending : state_->pending) pending.encoded.wait();
+  if (state_ != nullptr && state_->sink != nullptr) state_->options.limits.Cancel();
 }
 
 absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& manager, IngestOptions options) {
@@ -181,8 +210,20 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
   } else if (options.mode == IngestMode::kUpsert) {
     absl::StatusOr<std::shared_ptr<const ServingSet>> active = manager.Capture(options.store, "");
     if (active.ok()) state->encoder = (*active)->encoder;
+    if (state->encoder == nullptr && options.chunking.has_value()) {
+      LOCI_ASSIGN_OR_RETURN(state->encoder, manager.encoders().Get(""));
+    }
   } else {
     LOCI_ASSIGN_OR_RETURN(state->encoder, manager.encoders().Get(""));
+  }
+
+  if (options.chunking.has_value()) {
+    const EncoderSpec& spec = state->encoder->spec();
+    LOCI_ASSIGN_OR_RETURN(const ChunkingOptions chunking, CheckChunking(*options.chunking, spec.max_length));
+    state->chunker = std::make_unique<DocumentChunker>(
+        state->encoder->encoder().tokenizer(),
+        DocumentChunker::Options{
+            .max_tokens = chunking.max_tokens, .overlap_tokens = chunking.overlap_tokens, .prefix = spec.passage_prefix});
   }
 
   if (options.mode == IngestMode::kNewGeneration) {
@@ -199,6 +240,11 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
     build.recall_query_source = kRecallQuerySource;
     LOCI_ASSIGN_OR_RETURN(state->builder, manager.NewGeneration(options.store, std::move(build)));
   }
+  state->sink = std::make_unique<PassageSink>(PassageSink::Options{.manager = &manager,
+                                                                   .store = options.store,
+                                                                   .encoder = state->encoder,
+                                                                   .builder = state->builder.get(),
+                                                                   .limits = options.limits});
   state->options = std::move(options);
   state->Report("receiving", 0, 0);
   return std::unique_ptr<Ingester>(new Ingester(std::move(state)));
@@ -221,8 +267,25 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
                              "INVALID_ARGUMENT", {{"field", "batch.vectors"}});
     }
   }
-  std::vector<loci::v1::Passage> chunk;
-  std::vector<float> chunk_vectors;
+  if (state.chunker != nullptr) {
+    if (bring_vectors) {
+      return ErrorWithReason(absl::InvalidArgumentError("batch.vectors does not go with header.chunking: passages are cut here, and encoded"),
+                             "INVALID_ARGUMENT", {{"field", "batch.vectors"}});
+    }
+    for (loci::v1::Passage& passage : passages) {
+      ++state.line;
+      LOCI_RETURN_IF_ERROR(state.AddSection(std::move(passage)));
+    }
+    state.Report("receiving", state.line, 0);
+    return absl::OkStatus();
+  }
+  std::vector<loci::v1::Passage> batch;
+  std::vector<float> batch_vectors;
+  const auto take_batch = [&] {
+    const absl::Status taken = state.sink->Take(std::exchange(batch, {}), bring_vectors ? batch_vectors.data() : nullptr);
+    batch_vectors.clear();
+    return taken;
+  };
   for (size_t i = 0; i < passages.size(); ++i) {
     ++state.line;
     absl::Status valid = ValidatePassage(passages[i]);
@@ -234,26 +297,32 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
     }
     LOCI_ASSIGN_OR_RETURN(const bool wanted, state.CheckDuplicate(passages[i]));
     if (!wanted) continue;
-    chunk.push_back(std::move(passages[i]));
-    if (bring_vectors) chunk_vectors.insert(chunk_vectors.end(), vector, vector + vector_dim);
-    if (chunk.size() == kBatchPassages) {
-      LOCI_RETURN_IF_ERROR(state.Take(std::exchange(chunk, {}), chunk_vectors, vector_dim));
-      chunk_vectors.clear();
-    }
+    ++state.result.accepted_count;
+    batch.push_back(std::move(passages[i]));
+    if (bring_vectors) batch_vectors.insert(batch_vectors.end(), vector, vector + vector_dim);
+    if (batch.size() == kBatchPassages) LOCI_RETURN_IF_ERROR(take_batch());
   }
-  LOCI_RETURN_IF_ERROR(state.Take(std::move(chunk), chunk_vectors, vector_dim));
+  LOCI_RETURN_IF_ERROR(take_batch());
   state.Report("receiving", state.line, 0);
   return absl::OkStatus();
 }
 
 absl::StatusOr<IngestResult> Ingester::Finish() {
   State& state = *state_;
-  while (!state.pending.empty()) LOCI_RETURN_IF_ERROR(state.FinishOldest());
+  LOCI_RETURN_IF_ERROR(state.EndDocument());
+  LOCI_RETURN_IF_ERROR(state.TakeChunks());
+  LOCI_RETURN_IF_ERROR(state.sink->Flush());
   // A stream that broke off, or of which nothing could be taken, does not replace a corpus by nothing.
   if (state.line == 0) {
     return ErrorWithReason(absl::InvalidArgumentError("the stream had no passage; the store stays as it is"), "EMPTY_INGEST");
   }
-  if (state.result.accepted_count == 0 || state.options.mode == IngestMode::kUpsert) return std::move(state.result);
+  if (state.options.mode == IngestMode::kUpsert) {
+    state.result.generation = state.sink->generation();
+    state.result.revision = state.sink->revision();
+    state.result.passage_count = state.sink->upserted_count();
+    return std::move(state.result);
+  }
+  if (state.result.accepted_count == 0) return std::move(state.result);
 
   LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, state.builder->Finish(state.options.limits, state.options.progress));
   state.result.generation = manifest.generation();

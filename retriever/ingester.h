@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -25,6 +26,12 @@ enum class IngestMode { kNewGeneration, kUpsert };
 // What becomes of a passage that can't be taken as it is.
 enum class LinePolicy { kDefault, kSkip, kFail };
 
+// As loci.v1.Chunking.
+struct ChunkingOptions {
+  int max_tokens = 0;  // 0: the encoder's length.
+  int overlap_tokens = 0;
+};
+
 struct IngestOptions {
   std::string store;  // Created if absent.
   IngestMode mode = IngestMode::kNewGeneration;
@@ -40,6 +47,9 @@ struct IngestOptions {
   // Of passages whose id came before in the stream. Default: the last one stays. kSkip: the first one, and the others are left out. kFail:
   // as with bad lines, reason DUPLICATE_ID. Where ids must be remembered for it, they take about 40 bytes each.
   LinePolicy duplicates = LinePolicy::kDefault;
+  // Set: documents or their sections come, and are cut into passages: see loci.v1.IngestHeader.chunking. For upserts, passages of a
+  // document that the store has more of than come now are deleted.
+  std::optional<ChunkingOptions> chunking;
   RequestLimits limits;  // Cancelled: the ingest ends, and nothing of a new generation stays.
   // How far it is: "receiving" (passages), "write", "index" (passages), "recall" (queries), "checksum" (files), "activating" (0 of 0).
   // `total` 0: not known. Called on the thread that calls this object.

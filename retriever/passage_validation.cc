@@ -26,9 +26,9 @@ absl::Status CheckString(std::string_view field, std::string_view value, int64_t
   return absl::OkStatus();
 }
 
-absl::Status CheckMetadata(const loci::v1::Passage& passage) {
-  if (passage.metadata_size() > kMaxMetadataEntries) {
-    return Refuse("metadata", absl::StrCat("has ", passage.metadata_size(), " entries, the limit is ", kMaxMetadataEntries));
+absl::Status CheckMetadata(const loci::v1::Passage& passage, int64_t max_entries) {
+  if (passage.metadata_size() > max_entries) {
+    return Refuse("metadata", absl::StrCat("has ", passage.metadata_size(), " entries, the limit is ", max_entries));
   }
   int64_t total_bytes = 0;
   for (const auto& [key, value] : passage.metadata()) {
@@ -61,14 +61,35 @@ absl::Status ValidatePassageId(std::string_view id) {
   return CheckString("id", id, kMaxPassageIdBytes);
 }
 
-absl::Status ValidatePassage(const loci::v1::Passage& passage) {
-  if (absl::Status status = ValidatePassageId(passage.id()); !status.ok()) return status;
+namespace {
+
+// All but the id.
+absl::Status CheckContent(const loci::v1::Passage& passage, int64_t max_text_bytes, int64_t max_metadata_entries) {
   if (absl::Status status = CheckString("title", passage.title(), kMaxPassageTitleBytes); !status.ok()) return status;
-  if (absl::Status status = CheckString("text", passage.text(), kMaxPassageTextBytes); !status.ok()) return status;
+  if (absl::Status status = CheckString("text", passage.text(), max_text_bytes); !status.ok()) return status;
   if (absl::Status status = CheckString("document_id", passage.document_id(), kMaxPassageIdBytes); !status.ok()) return status;
   if (passage.title().empty() && passage.text().empty()) return Refuse("text", "and title are both empty");
   if (passage.chunk_index() < 0) return Refuse("chunk_index", absl::StrCat("is ", passage.chunk_index(), "; it must be 0 or more"));
-  return CheckMetadata(passage);
+  return CheckMetadata(passage, max_metadata_entries);
+}
+
+}  // namespace
+
+absl::Status ValidatePassage(const loci::v1::Passage& passage) {
+  if (absl::Status status = ValidatePassageId(passage.id()); !status.ok()) return status;
+  return CheckContent(passage, kMaxPassageTextBytes, kMaxMetadataEntries);
+}
+
+absl::Status ValidateDocumentSection(const loci::v1::Passage& section) {
+  const bool has_document_id = !section.document_id().empty();
+  const std::string& key = has_document_id ? section.document_id() : section.id();
+  if (absl::Status status = ValidatePassageId(key); !status.ok()) return status;
+  if (static_cast<int64_t>(key.size()) > kMaxDocumentKeyBytes) {
+    return Refuse(has_document_id ? "document_id" : "id",
+                  absl::StrCat("has ", key.size(), " bytes, the limit of a document's is ", kMaxDocumentKeyBytes));
+  }
+  if (absl::Status status = CheckString("id", section.id(), kMaxPassageIdBytes); !status.ok()) return status;
+  return CheckContent(section, kMaxDocumentTextBytes, kMaxMetadataEntries - 2);
 }
 
 }  // namespace loci

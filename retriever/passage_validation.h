@@ -24,6 +24,13 @@ absl::Status ValidatePassageId(std::string_view id);
 // numbers. INVALID_ARGUMENT, reason INVALID_PASSAGE, names the field and the limit.
 absl::Status ValidatePassage(const loci::v1::Passage& passage);
 
+inline constexpr int64_t kMaxDocumentTextBytes = 64 << 20;
+inline constexpr int64_t kMaxDocumentKeyBytes = kMaxPassageIdBytes - 11;  // "#" and a chunk_index come behind it.
+
+// The same of a document that is to be cut into passages, or of a section of one: of id and document_id one may be empty; its text may be
+// longer, its name (document_id, else id) not, and two entries of metadata are left for "start_byte" and "end_byte".
+absl::Status ValidateDocumentSection(const loci::v1::Passage& section);
+
 }  // namespace loci
 
 #endif  // LOCI_RETRIEVER_PASSAGE_VALIDATION_H_

@@ -278,7 +278,18 @@ absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader&
   LOCI_ASSIGN_OR_RETURN(result.bad_lines, ValidateLinePolicy(header.bad_lines(), "header.bad_lines"));
   LOCI_ASSIGN_OR_RETURN(result.duplicates, ValidateLinePolicy(header.duplicates(), "header.duplicates"));
   if (header.no_wait()) return NotAvailableYet("no_wait");
-  if (header.has_chunking()) return NotAvailableYet("chunking");
+  if (header.has_chunking()) {
+    // Their upper ends are the encoder's business: see Ingester.
+    if (header.chunking().max_tokens() < 0) {
+      return InvalidField("header.chunking.max_tokens",
+                          absl::StrCat("is ", header.chunking().max_tokens(), "; it must be from 16 to the encoder's length, or 0 for that"));
+    }
+    if (header.chunking().overlap_tokens() < 0) {
+      return InvalidField("header.chunking.overlap_tokens",
+                          absl::StrCat("is ", header.chunking().overlap_tokens(), "; it must be from 0 to half of max_tokens"));
+    }
+    result.chunking = ChunkingOptions{.max_tokens = header.chunking().max_tokens(), .overlap_tokens = header.chunking().overlap_tokens()};
+  }
   LOCI_ASSIGN_OR_RETURN(result.element_type, ElementTypeOf(header.index().vector_type(), "header.index.vector_type"));
   if (result.element_type == ElementType::kInt8 || result.element_type == ElementType::kFloat64) {
     return InvalidField("header.index.vector_type", absl::StrCat("is ", AbslView(ElementTypeName(result.element_type)),

@@ -249,6 +249,19 @@ TEST(ValidateIngest, ReadsTheLinePolicies) {
   EXPECT_THAT(Invalid(ValidateIngestHeader(header, {})), HasSubstr("header.duplicates is 3; it must be from 0 to 2"));
 }
 
+TEST(ValidateIngest, ReadsTheChunking) {
+  loci::v1::IngestHeader header;
+  EXPECT_FALSE(ValidateIngestHeader(header, {})->chunking.has_value());
+  header.mutable_chunking();
+  EXPECT_EQ(ValidateIngestHeader(header, {})->chunking->max_tokens, 0);
+  header.mutable_chunking()->set_max_tokens(128);
+  header.mutable_chunking()->set_overlap_tokens(16);
+  EXPECT_EQ(ValidateIngestHeader(header, {})->chunking->max_tokens, 128);
+  EXPECT_EQ(ValidateIngestHeader(header, {})->chunking->overlap_tokens, 16);
+  header.mutable_chunking()->set_overlap_tokens(-1);
+  EXPECT_THAT(Invalid(ValidateIngestHeader(header, {})), HasSubstr("header.chunking.overlap_tokens is -1"));
+}
+
 TEST(ValidateIngest, ChecksTheBatchButLeavesValuesToTheIngester) {
   loci::v1::PassageBatch batch;
   batch.add_passages()->set_id("a");

@@ -1,0 +1,69 @@
+// Where the passages of an ingest go: encoded where they bring no vectors, then into a new generation, or over the active one.
+//
+//   PassageSink sink({.manager = &manager, .store = "movies", .encoder = encoder, .builder = builder.get()});
+//   LOCI_RETURN_IF_ERROR(sink.Take(std::move(passages), nullptr));    // While they are encoded, the next ones can be read.
+//   LOCI_RETURN_IF_ERROR(sink.Flush());
+#ifndef LOCI_RETRIEVER_PASSAGE_SINK_H_
+#define LOCI_RETRIEVER_PASSAGE_SINK_H_
+
+#include <cstdint>
+#include <deque>
+#include <future>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/cancellation.h"
+#include "retriever/generation_manager.h"
+
+namespace loci {
+
+// Used by one thread at a time.
+class PassageSink {
+ public:
+  struct Options {
+    GenerationManager* manager = nullptr;  // Borrowed, as `builder`.
+    std::string store;
+    std::shared_ptr<TextEncoder> encoder;  // Null only for upserts into a store that has none yet.
+    GenerationBuilder* builder = nullptr;  // Null: upserts.
+    RequestLimits limits;
+  };
+
+  explicit PassageSink(Options options);
+  ~PassageSink();  // Cancels what is on its way, and waits for it.
+
+  // Takes valid passages, a few hundred at a time; `vectors` is null, or [passages.size(), dim] of the encoder. Blocks while too many are on
+  // their way through the encoder. After an error the sink can only be dropped.
+  absl::Status Take(std::vector<loci::v1::Passage> passages, const float* vectors);
+  // Waits until all that was taken is in the builder, or in the store.
+  absl::Status Flush();
+  // Takes passages back, in the builder or the store. Flushes.
+  absl::Status Remove(const std::vector<std::string>& ids);
+
+  int64_t upserted_count() const { return upserted_count_; }
+  const std::string& generation() const { return generation_; }  // Of the last upsert.
+  int64_t revision() const { return revision_; }
+
+ private:
+  // A batch on its way through the encoder.
+  struct Pending {
+    std::vector<loci::v1::Passage> passages;
+    std::future<absl::StatusOr<EncodedTexts>> encoded;
+  };
+
+  absl::Status Upsert(std::vector<loci::v1::Passage> passages, const float* vectors);
+  std::future<absl::StatusOr<EncodedTexts>> StartEncoding(const std::vector<loci::v1::Passage>& passages) const;
+  absl::Status FinishOldest();
+
+  const Options options_;
+  std::deque<Pending> pending_;  // Oldest first.
+  int64_t upserted_count_ = 0;
+  std::string generation_;
+  int64_t revision_ = 0;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_RETRIEVER_PASSAGE_SINK_H_
