@@ -56,6 +56,7 @@ class View {
   int64_t revision() const { return revision_; }
   int64_t passage_count() const;  // Alive.
   int64_t overlay_count() const;  // Alive passages of the overlay.
+  int64_t overlay_row_count() const { return overlay_rows_; }  // All of it that Read and CopyVector may be asked for, replaced and deleted ones too.
   int dim() const { return generation_->dim(); }
   int64_t overlay_memory_bytes() const;
 

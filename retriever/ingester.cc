@@ -244,6 +244,8 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
                                                                    .store = options.store,
                                                                    .encoder = state->encoder,
                                                                    .builder = state->builder.get(),
+                                                                   .element_type = options.element_type,
+                                                                   .reencode = options.reencode,
                                                                    .limits = options.limits});
   state->options = std::move(options);
   state->Report("receiving", 0, 0);
@@ -312,6 +314,7 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
   LOCI_RETURN_IF_ERROR(state.EndDocument());
   LOCI_RETURN_IF_ERROR(state.TakeChunks());
   LOCI_RETURN_IF_ERROR(state.sink->Flush());
+  state.result.reused_count = state.sink->reused_count();
   // A stream that broke off, or of which nothing could be taken, does not replace a corpus by nothing.
   if (state.line == 0) {
     return ErrorWithReason(absl::InvalidArgumentError("the stream had no passage; the store stays as it is"), "EMPTY_INGEST");

@@ -50,6 +50,8 @@ struct IngestOptions {
   // Set: documents or their sections come, and are cut into passages: see loci.v1.IngestHeader.chunking. For upserts, passages of a
   // document that the store has more of than come now are deleted.
   std::optional<ChunkingOptions> chunking;
+  // Encode also the texts that the active view has a vector for, of the same passage half.
+  bool reencode = false;
   RequestLimits limits;  // Cancelled: the ingest ends, and nothing of a new generation stays.
   // How far it is: "receiving" (passages), "write", "index" (passages), "recall" (queries), "checksum" (files), "activating" (0 of 0).
   // `total` 0: not known. Called on the thread that calls this object.
@@ -68,6 +70,7 @@ struct IngestResult {
   int64_t accepted_count = 0;  // Passages of the stream that were taken. Those that LinePolicy::kSkip leaves out are not.
   int64_t rejected_count = 0;
   int64_t duplicate_count = 0;  // Passages whose id came before.
+  int64_t reused_count = 0;     // Passages that were not encoded, since the vector of the same text was there.
   int64_t passage_count = 0;    // Passages of the new generation; for upserts: that were written.
   std::vector<IngestLineError> errors;  // The first 100.
 };

@@ -1,5 +1,6 @@
 #include "retriever/passage_sink.h"
 
+#include <algorithm>
 #include <chrono>
 #include <thread>
 #include <utility>
@@ -21,7 +22,9 @@ PassageSink::PassageSink(Options options) : options_(std::move(options)) {}
 PassageSink::~PassageSink() {
   if (pending_.empty()) return;
   options_.limits.Cancel();
-  for (Pending& pending : pending_) pending.encoded.wait();
+  for (Batch& batch : pending_) {
+    if (batch.encoded.valid()) batch.encoded.wait();
+  }
 }
 
 absl::Status PassageSink::Take(std::vector<loci::v1::Passage> passages, const float* vectors) {
@@ -32,8 +35,8 @@ absl::Status PassageSink::Take(std::vector<loci::v1::Passage> passages, const fl
     return options_.builder->Add(passages, vectors);
   }
   while (pending_.size() >= kMaxPendingBatches) LOCI_RETURN_IF_ERROR(FinishOldest());
-  std::future<absl::StatusOr<EncodedTexts>> encoded = StartEncoding(passages);
-  pending_.push_back({std::move(passages), std::move(encoded)});
+  LOCI_ASSIGN_OR_RETURN(Batch batch, StartBatch(std::move(passages)));
+  pending_.push_back(std::move(batch));
   return absl::OkStatus();
 }
 
@@ -53,39 +56,92 @@ absl::Status PassageSink::Remove(const std::vector<std::string>& ids) {
 
 absl::Status PassageSink::Upsert(std::vector<loci::v1::Passage> passages, const float* vectors) {
   const int64_t count = static_cast<int64_t>(passages.size());
-  absl::StatusOr<UpsertResult> upserted =
-      vectors == nullptr ? options_.manager->Upsert(options_.store, std::move(passages), options_.limits)
-                         : options_.manager->UpsertVectors(options_.store, std::move(passages), vectors, options_.encoder->spec().dim,
-                                                           options_.encoder->spec().fingerprint.passage);
-  LOCI_RETURN_IF_ERROR(upserted.status());
-  generation_ = upserted->generation;
-  revision_ = upserted->revision;
+  const auto upsert = [&]() -> absl::StatusOr<UpsertResult> {
+    GenerationManager& manager = *options_.manager;
+    if (options_.encoder == nullptr) return manager.Upsert(options_.store, std::move(passages), options_.limits);
+    const EncoderSpec& spec = options_.encoder->spec();
+    if (vectors != nullptr) return manager.UpsertVectors(options_.store, std::move(passages), vectors, spec.dim, spec.fingerprint.passage);
+    LOCI_ASSIGN_OR_RETURN(Batch batch, StartBatch(std::move(passages)));
+    LOCI_RETURN_IF_ERROR(FinishBatch(batch));
+    absl::StatusOr<UpsertResult> upserted =
+        manager.UpsertVectors(options_.store, batch.passages, batch.vectors.data(), spec.dim, spec.fingerprint.passage);
+    if (!absl::IsFailedPrecondition(upserted.status()) && !absl::IsAborted(upserted.status())) return upserted;
+    // A generation of another encoder was activated meanwhile.
+    return manager.Upsert(options_.store, std::move(batch.passages), options_.limits);
+  };
+  LOCI_ASSIGN_OR_RETURN(const UpsertResult upserted, upsert());
+  generation_ = upserted.generation;
+  revision_ = upserted.revision;
   upserted_count_ += count;
   return absl::OkStatus();
 }
 
-std::future<absl::StatusOr<EncodedTexts>> PassageSink::StartEncoding(const std::vector<loci::v1::Passage>& passages) const {
+absl::Status PassageSink::OpenKnown() {
+  if (std::exchange(known_open_, true) || options_.reencode) return absl::OkStatus();
+  const absl::StatusOr<std::shared_ptr<const ServingSet>> active = options_.manager->Capture(options_.store, "");
+  if (!active.ok()) return absl::OkStatus();  // There is none.
+  const Generation& generation = (*active)->view->generation();
+  const ElementType stored = generation.vectors().element_type();
+  const bool same_encoder = generation.manifest().passage_fingerprint() == options_.encoder->spec().fingerprint.passage &&
+                            generation.dim() == options_.encoder->spec().dim;
+  // Rounded values are good for a file that rounds in the same way. A write is kept unrounded.
+  const bool precise = stored == ElementType::kFloat32 || (options_.builder != nullptr && stored == options_.element_type);
+  if (!same_encoder || !precise) return absl::OkStatus();
+  LOCI_ASSIGN_OR_RETURN(known_, KnownVectors::Scan((*active)->view, options_.limits));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<PassageSink::Batch> PassageSink::StartBatch(std::vector<loci::v1::Passage> passages) {
+  LOCI_RETURN_IF_ERROR(OpenKnown());
+  const size_t dim = static_cast<size_t>(options_.encoder->spec().dim);
+  Batch batch;
+  batch.passages = std::move(passages);
+  batch.vectors.resize(batch.passages.size() * dim);
+  for (size_t i = 0; i < batch.passages.size(); ++i) {
+    if (known_ != nullptr) {
+      const ContentHash hash = HashContent(PassageText(batch.passages[i].title(), batch.passages[i].text()));
+      if (known_->Find(hash, batch.vectors.data() + i * dim)) continue;
+      batch.hashes.push_back(hash);
+    }
+    batch.missing.push_back(i);
+  }
+  if (!batch.missing.empty()) batch.encoded = StartEncoding(batch);
+  return batch;
+}
+
+std::future<absl::StatusOr<EncodedTexts>> PassageSink::StartEncoding(const Batch& batch) const {
   std::vector<std::string> texts;
-  texts.reserve(passages.size());
-  for (const loci::v1::Passage& passage : passages) texts.push_back(PassageText(passage.title(), passage.text()));
+  texts.reserve(batch.missing.size());
+  for (const size_t i : batch.missing) texts.push_back(PassageText(batch.passages[i].title(), batch.passages[i].text()));
   auto promise = std::make_shared<std::promise<absl::StatusOr<EncodedTexts>>>();
   options_.encoder->Encode(texts, {.role = TextRole::kPassage, .limits = options_.limits},
                            [promise](absl::StatusOr<EncodedTexts> encoded) { promise->set_value(std::move(encoded)); });
   return promise->get_future();
 }
 
-absl::Status PassageSink::FinishOldest() {
-  Pending oldest = std::move(pending_.front());
-  pending_.pop_front();
-  absl::StatusOr<EncodedTexts> encoded = oldest.encoded.get();
+absl::Status PassageSink::FinishBatch(Batch& batch) {
+  reused_count_ += static_cast<int64_t>(batch.passages.size() - batch.missing.size());
+  if (batch.missing.empty()) return absl::OkStatus();
+  absl::StatusOr<EncodedTexts> encoded = batch.encoded.get();
   // Other clients' work may fill the encoder's queue for a while; hours of ingest do not end for that.
   while (absl::IsResourceExhausted(encoded.status())) {
     LOCI_RETURN_IF_ERROR(options_.limits.Check(RealClock().NowMicros()));
     std::this_thread::sleep_for(kOverloadPause);
-    encoded = StartEncoding(oldest.passages).get();
+    encoded = StartEncoding(batch).get();
   }
   LOCI_RETURN_IF_ERROR(encoded.status());
-  return options_.builder->Add(oldest.passages, encoded->vectors.data());
+  const size_t dim = static_cast<size_t>(options_.encoder->spec().dim);
+  for (size_t i = 0; i < batch.missing.size(); ++i) {
+    std::copy_n(encoded->vectors.data() + i * dim, dim, batch.vectors.data() + batch.missing[i] * dim);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PassageSink::FinishOldest() {
+  Batch oldest = std::move(pending_.front());
+  pending_.pop_front();
+  LOCI_RETURN_IF_ERROR(FinishBatch(oldest));
+  return options_.builder->Add(oldest.passages, oldest.vectors.data());
 }
 
 }  // namespace loci

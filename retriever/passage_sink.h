@@ -16,7 +16,10 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/cancellation.h"
+#include "base/vector_type.h"
+#include "index/content_hash.h"
 #include "retriever/generation_manager.h"
+#include "retriever/known_vectors.h"
 
 namespace loci {
 
@@ -28,37 +31,51 @@ class PassageSink {
     std::string store;
     std::shared_ptr<TextEncoder> encoder;  // Null only for upserts into a store that has none yet.
     GenerationBuilder* builder = nullptr;  // Null: upserts.
+    ElementType element_type = ElementType::kFloat32;  // That the builder stores.
+    bool reencode = false;  // Take no vector over.
     RequestLimits limits;
   };
 
   explicit PassageSink(Options options);
   ~PassageSink();  // Cancels what is on its way, and waits for it.
 
-  // Takes valid passages, a few hundred at a time; `vectors` is null, or [passages.size(), dim] of the encoder. Blocks while too many are on
-  // their way through the encoder. After an error the sink can only be dropped.
+  // Takes valid passages, a few hundred at a time; `vectors` is null, or [passages.size(), dim] of the encoder. Where it is null, a text
+  // that the store's active view has a vector for, of the same passage half and no less precise, is not encoded: the first such call reads
+  // that view. Blocks while too many are on their way through the encoder. After an error the sink can only be dropped.
   absl::Status Take(std::vector<loci::v1::Passage> passages, const float* vectors);
   // Waits until all that was taken is in the builder, or in the store.
   absl::Status Flush();
   // Takes passages back, in the builder or the store. Flushes.
   absl::Status Remove(const std::vector<std::string>& ids);
 
+  int64_t reused_count() const { return reused_count_; }  // Passages whose vector was taken over.
   int64_t upserted_count() const { return upserted_count_; }
   const std::string& generation() const { return generation_; }  // Of the last upsert.
   int64_t revision() const { return revision_; }
 
  private:
   // A batch on its way through the encoder.
-  struct Pending {
+  struct Batch {
     std::vector<loci::v1::Passage> passages;
-    std::future<absl::StatusOr<EncodedTexts>> encoded;
+    std::vector<float> vectors;         // [passages.size(), dim]; rows of `missing` are filled in when they come.
+    std::vector<size_t> missing;        // Passages that are being encoded.
+    std::vector<ContentHash> hashes;    // Of their texts; empty where nothing is asked for by them.
+    std::future<absl::StatusOr<EncodedTexts>> encoded;  // Of `missing`, where there are any.
   };
 
-  absl::Status Upsert(std::vector<loci::v1::Passage> passages, const float* vectors);
-  std::future<absl::StatusOr<EncodedTexts>> StartEncoding(const std::vector<loci::v1::Passage>& passages) const;
+  absl::Status OpenKnown();
+  // Fills in what is known and starts to encode the others.
+  absl::StatusOr<Batch> StartBatch(std::vector<loci::v1::Passage> passages);
+  absl::Status FinishBatch(Batch& batch);  // All vectors are there then.
   absl::Status FinishOldest();
+  std::future<absl::StatusOr<EncodedTexts>> StartEncoding(const Batch& batch) const;
+  absl::Status Upsert(std::vector<loci::v1::Passage> passages, const float* vectors);
 
   const Options options_;
-  std::deque<Pending> pending_;  // Oldest first.
+  std::deque<Batch> pending_;  // Oldest first.
+  bool known_open_ = false;
+  std::unique_ptr<KnownVectors> known_;  // Null: nothing is.
+  int64_t reused_count_ = 0;
   int64_t upserted_count_ = 0;
   std::string generation_;
   int64_t revision_ = 0;

@@ -123,6 +123,7 @@ void FillIngestResponse(const IngestResult& result, loci::v1::IngestResponse* ou
   out->set_accepted_count(result.accepted_count);
   out->set_rejected_count(result.rejected_count);
   out->set_duplicate_count(result.duplicate_count);
+  out->set_reused_count(result.reused_count);
   out->set_passage_count(result.passage_count);
   out->set_revision(result.revision);
   for (const IngestLineError& error : result.errors) {

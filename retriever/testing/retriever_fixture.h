@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/fake_metrics.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
 #include "encoder/testing/tiny_checkpoint.h"
@@ -46,7 +47,7 @@ class RetrieverFixture : public testing::Test {
 
   // Opens what is in DataDirectory(), as a server's start would.
   void Start(bool import_encoder = true) {
-    absl::StatusOr<std::unique_ptr<EncoderRegistry>> registry = EncoderRegistry::Open({.directory = JoinPath(DataDirectory(), "encoders")});
+    absl::StatusOr<std::unique_ptr<EncoderRegistry>> registry = EncoderRegistry::Open({.directory = JoinPath(DataDirectory(), "encoders"), .metrics = &metrics_});
     ASSERT_TRUE(registry.ok()) << registry.status();
     registry_ = *std::move(registry);
     if (import_encoder) {
@@ -90,6 +91,7 @@ class RetrieverFixture : public testing::Test {
   FileSystem& fs_ = PosixFileSystem();
   std::string directory_;
   ThreadPool pool_{"test", 2, 4096};
+  FakeMetrics metrics_;  // Of the encoders.
   std::unique_ptr<EncoderRegistry> registry_;
   std::unique_ptr<GenerationManager> manager_;
 };

@@ -1,0 +1,77 @@
+// What the encoder made for an ingest that has not come to its end, so that one that was interrupted need not encode it again.
+//
+//   stores/<store>/encoded/<number>      one file of each ingest: 8 digits, in the order of the ingests
+//
+// Format, little-endian:
+//   file    := header record*
+//   header  := magic "LOCIENC1" u32(format_version = 1) u32(dim) u8[16](passage half) u8[24](zero) u64(XXH3 of what is before)
+//   record  := u64[2](ContentHash of the passage's text) f32[dim] u64(XXH3 of what is before in the record)
+#ifndef LOCI_INDEX_ENCODING_JOURNAL_H_
+#define LOCI_INDEX_ENCODING_JOURNAL_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/file.h"
+#include "index/content_hash.h"
+
+namespace loci {
+
+// A cache: nothing is synced, what is damaged or cut off is left out, and a disk that takes no more ends the writing (with a warning),
+// not the ingest. Memory: 24 bytes a record that is read. Used by one thread at a time; of one store, by one ingest.
+class EncodingJournal {
+ public:
+  static constexpr char kDirectory[] = "encoded";  // In the store's folder.
+  static constexpr int64_t kMaxBytes = int64_t{16} << 30;
+
+  struct Options {
+    FileSystem* fs = &PosixFileSystem();
+    std::string directory;
+    std::string passage_half;  // 16 hex digits. Files of another are passed over.
+    int dim = 0;
+    int64_t max_bytes = kMaxBytes;  // Of all files: the writing ends there.
+  };
+
+  // Reads what earlier ingests have left.
+  static std::unique_ptr<EncodingJournal> Open(Options options);
+  ~EncodingJournal();
+
+  int64_t record_count() const { return static_cast<int64_t>(places_.size()); }
+  // Copies the vector [dim] of a text. False where there is none, or it is damaged.
+  bool Find(const ContentHash& hash, float* vector) const;
+
+  // `vectors` [hashes.size(), dim]. They are found by the next one that is opened.
+  void Append(std::span<const ContentHash> hashes, const float* vectors);
+
+  // Deletes all of it, also what was found; there is nothing to find, and what is appended begins anew.
+  absl::Status Clear();
+
+ private:
+  struct Place {
+    ContentHash hash;
+    int64_t record;  // Number of the file << 32 | number in it.
+    friend bool operator<(const Place& a, const Place& b) { return a.hash < b.hash; }
+  };
+
+  explicit EncodingJournal(Options options);
+  void ReadFile(const std::string& path);
+  absl::Status StartFile();
+  void StopWriting(const absl::Status& status);
+
+  const Options options_;
+  const int64_t record_bytes_;
+  std::vector<std::unique_ptr<MappedFile>> files_;
+  std::vector<Place> places_;  // By hash.
+  int64_t next_number_ = 1;
+  int64_t size_bytes_ = 0;  // Of all files.
+  std::unique_ptr<WritableFile> out_;
+  bool stopped_ = false;
+};
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_ENCODING_JOURNAL_H_

@@ -1,0 +1,134 @@
+#include "index/encoding_journal.h"
+
+#include <fstream>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "index/store_testing.h"
+
+namespace loci {
+namespace {
+
+constexpr int kDim = 4;
+constexpr int64_t kRecordBytes = 16 + 4 * kDim + 8;
+
+// Used by one thread.
+class EncodingJournalTest : public testing::Test {
+ protected:
+  EncodingJournal::Options Options() const {
+    return {.directory = JoinPath(directory_.path(), "encoded"), .passage_half = "0123456789abcdef", .dim = kDim};
+  }
+  static ContentHash Hash(int i) { return HashContent(absl::StrCat("text ", i)); }
+  static std::vector<float> Vector(int i) { return {0.1f * static_cast<float>(i), 1.0f / 3, -1e-30f, static_cast<float>(i)}; }
+  static void Append(EncodingJournal& journal, int from, int to) {
+    std::vector<ContentHash> hashes;
+    std::vector<float> vectors;
+    for (int i = from; i < to; ++i) {
+      hashes.push_back(Hash(i));
+      for (const float value : Vector(i)) vectors.push_back(value);
+    }
+    journal.Append(hashes, vectors.data());
+  }
+  // Which of the first `count` it has; what it has must be right.
+  static std::vector<int> Found(const EncodingJournal& journal, int count) {
+    std::vector<int> found;
+    for (int i = 0; i < count; ++i) {
+      std::vector<float> vector(kDim);
+      if (!journal.Find(Hash(i), vector.data())) continue;
+      EXPECT_EQ(vector, Vector(i));
+      found.push_back(i);
+    }
+    return found;
+  }
+  std::string File(int number) const { return JoinPath(Options().directory, absl::StrCat("0000000", number)); }
+  void Overwrite(const std::string& path, int64_t offset, const std::string& bytes) {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekp(offset);
+    file << bytes;
+  }
+  void Truncate(const std::string& path, int64_t bytes) {
+    const std::string content = *PosixFileSystem().ReadFile(path);
+    const auto file = *PosixFileSystem().NewWritableFile(path);
+    ASSERT_TRUE(file->Append(content.substr(0, static_cast<size_t>(bytes))).ok());
+  }
+
+  TestDirectory directory_{"encoding_journal"};
+};
+
+TEST_F(EncodingJournalTest, KeepsVectorsBitForBitOverManyIngests) {
+  Append(*EncodingJournal::Open(Options()), 0, 3);
+  const auto second = EncodingJournal::Open(Options());
+  EXPECT_EQ(second->record_count(), 3);
+  Append(*second, 3, 4);
+  Append(*second, 4, 6);
+  EXPECT_EQ(Found(*EncodingJournal::Open(Options()), 10), (std::vector<int>{0, 1, 2, 3, 4, 5}));
+}
+
+TEST_F(EncodingJournalTest, ReadsNothingOfAnotherEncoder) {
+  Append(*EncodingJournal::Open(Options()), 0, 3);
+  auto other = Options();
+  other.passage_half = "0123456789abcdee";
+  EXPECT_EQ(EncodingJournal::Open(other)->record_count(), 0);
+  other = Options();
+  other.dim = kDim + 1;
+  EXPECT_EQ(EncodingJournal::Open(other)->record_count(), 0);
+}
+
+TEST_F(EncodingJournalTest, LeavesOutWhatIsDamagedOrCutOff) {
+  Append(*EncodingJournal::Open(Options()), 0, 5);
+  Append(*EncodingJournal::Open(Options()), 5, 8);
+  Overwrite(File(1), 64 + kRecordBytes + 20, "x");      // In the vector of 1.
+  Truncate(File(2), 64 + 2 * kRecordBytes + kRecordBytes - 1);
+  EXPECT_EQ(Found(*EncodingJournal::Open(Options()), 10), (std::vector<int>{0, 2, 3, 4, 5, 6}));
+  Truncate(File(2), 63);
+  Overwrite(File(1), 20, "x");  // The header.
+  const auto journal = EncodingJournal::Open(Options());
+  EXPECT_EQ(journal->record_count(), 0);
+  Append(*journal, 0, 1);
+  EXPECT_EQ(Found(*EncodingJournal::Open(Options()), 10), std::vector<int>{0});
+}
+
+TEST_F(EncodingJournalTest, ClearsAll) {
+  Append(*EncodingJournal::Open(Options()), 0, 3);
+  const auto journal = EncodingJournal::Open(Options());
+  ASSERT_TRUE(journal->Clear().ok());
+  EXPECT_TRUE(Found(*journal, 10).empty());
+  EXPECT_FALSE(PosixFileSystem().Exists(Options().directory));
+  Append(*journal, 3, 4);
+  EXPECT_EQ(Found(*EncodingJournal::Open(Options()), 10), std::vector<int>{3});
+}
+
+TEST_F(EncodingJournalTest, EndsAtItsLimit) {
+  auto options = Options();
+  options.max_bytes = 64 + 5 * kRecordBytes;
+  const auto journal = EncodingJournal::Open(options);
+  Append(*journal, 0, 3);
+  Append(*journal, 3, 6);  // Would be too much.
+  Append(*journal, 6, 7);  // Once ended, it stays so.
+  EXPECT_EQ(Found(*EncodingJournal::Open(options), 10), (std::vector<int>{0, 1, 2}));
+}
+
+TEST_F(EncodingJournalTest, ADiskThatTakesNoMoreEndsTheWritingOnly) {
+  FaultyFileSystem fs;
+  auto options = Options();
+  options.fs = &fs;
+  for (int64_t fail_from = 0; fail_from < 4; ++fail_from) {
+    fs.operations = 0;
+    fs.fail_from = fail_from;
+    const auto journal = EncodingJournal::Open(options);
+    Append(*journal, 0, 2);
+    Append(*journal, 2, 3);
+    fs.Heal();
+    Append(*journal, 3, 4);  // Nothing behind a hole.
+    const std::vector<int> found = Found(*EncodingJournal::Open(options), 10);
+    for (size_t i = 0; i < found.size(); ++i) EXPECT_EQ(found[i], static_cast<int>(i));
+    EXPECT_LT(found.size(), 3u);
+    ASSERT_TRUE(EncodingJournal::Open(options)->Clear().ok());
+  }
+}
+
+}  // namespace
+}  // namespace loci

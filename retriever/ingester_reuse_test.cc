@@ -1,0 +1,121 @@
+// Texts that were encoded before are not encoded again.
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "gtest/gtest.h"
+#include "retriever/ingester.h"
+#include "retriever/testing/retriever_fixture.h"
+
+namespace loci {
+namespace {
+
+class IngesterReuse : public RetrieverFixture {
+ protected:
+  static std::vector<loci::v1::Passage> Passages(int from, int to, const std::string& id_prefix = "p") {
+    std::vector<loci::v1::Passage> passages;
+    for (int i = from; i < to; ++i) passages.push_back(MakePassage(absl::StrCat(id_prefix, i), absl::StrCat("the text of number ", i), "title"));
+    return passages;
+  }
+  int64_t EncodedCount() {
+    return static_cast<int64_t>(metrics_.value("loci_batcher_batch_sequences", {{"encoder", (*registry_->Get(""))->spec().model_name}}));
+  }
+  // The vectors of p<from> ... as they are stored.
+  std::map<std::string, std::vector<float>> Vectors(const std::string& store, int from, int to, const std::string& id_prefix = "p") {
+    std::map<std::string, std::vector<float>> vectors;
+    const auto set = *manager_->Capture(store, "");
+    for (int i = from; i < to; ++i) {
+      const auto row = *set->view->Find(absl::StrCat(id_prefix, i));
+      if (!row.has_value()) continue;
+      set->view->CopyVector(*row, (vectors[absl::StrCat("p", i)] = std::vector<float>(kDim)).data());
+    }
+    return vectors;
+  }
+};
+
+TEST_F(IngesterReuse, ASecondIngestEncodesNothingAndHasTheSameVectors) {
+  Start();
+  ASSERT_EQ(Ingest("s", Passages(0, 600))->reused_count, 0);
+  const int64_t before = EncodedCount();
+  EXPECT_EQ(before, 600);
+  const auto vectors = Vectors("s", 0, 600);
+  // Other ids, other order: it goes by the text alone.
+  auto again = Passages(0, 600, "q");
+  std::reverse(again.begin(), again.end());
+  const auto result = Ingest("s", std::move(again));
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->reused_count, 600);
+  EXPECT_EQ(result->passage_count, 600);
+  EXPECT_EQ(EncodedCount(), before);
+  EXPECT_EQ(Vectors("s", 0, 600, "q"), vectors);
+}
+
+TEST_F(IngesterReuse, OnlyWhatIsNewIsEncoded) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Passages(0, 100)).ok());
+  ASSERT_TRUE(Ingest("s", Passages(100, 150), {.mode = IngestMode::kUpsert}).ok());
+  ASSERT_TRUE(manager_->Delete("s", {"p7"}).ok());
+  const int64_t before = EncodedCount();
+  auto passages = Passages(0, 200);
+  passages[3].set_title("another");  // The title is encoded as well.
+  const auto result = Ingest("s", passages, {.writes_since = WritesPolicy::kDiscard});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->reused_count, 149);
+  EXPECT_EQ(EncodedCount() - before, 51);
+  const auto vectors = Vectors("s", 0, 200);
+  const auto whole = Ingest("whole", passages);
+  ASSERT_TRUE(whole.ok());
+  EXPECT_EQ(Vectors("whole", 0, 200), vectors);
+}
+
+TEST_F(IngesterReuse, UpsertsOfWhatIsThereEncodeNothing) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Passages(0, 50)).ok());
+  const auto vectors = Vectors("s", 0, 50);
+  const int64_t before = EncodedCount();
+  const auto result = Ingest("s", Passages(0, 60), {.mode = IngestMode::kUpsert});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->reused_count, 50);
+  EXPECT_EQ(EncodedCount() - before, 10);
+  EXPECT_EQ(Vectors("s", 0, 50), vectors);
+}
+
+TEST_F(IngesterReuse, EncodesAgainWhereItIsToldTo) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Passages(0, 10)).ok());
+  const int64_t before = EncodedCount();
+  const auto result = Ingest("s", Passages(0, 10), {.reencode = true});
+  ASSERT_TRUE(result.ok());
+  EXPECT_EQ(result->reused_count, 0);
+  EXPECT_EQ(EncodedCount() - before, 10);
+}
+
+TEST_F(IngesterReuse, RoundedVectorsAreNoSourceOfPreciseOnes) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Passages(0, 10), {.element_type = ElementType::kFloat16}).ok());
+  const auto rounded = Vectors("s", 0, 10);
+  EXPECT_EQ(Ingest("s", Passages(0, 10), {.mode = IngestMode::kUpsert})->reused_count, 0);
+  EXPECT_EQ(Ingest("s", Passages(0, 10), {.element_type = ElementType::kFloat16, .writes_since = WritesPolicy::kDiscard})->reused_count, 10);
+  EXPECT_EQ(Vectors("s", 0, 10), rounded);
+  EXPECT_EQ(Ingest("s", Passages(0, 10), {.element_type = ElementType::kBfloat16})->reused_count, 0);
+  EXPECT_EQ(Ingest("s", Passages(0, 10))->reused_count, 0);
+  const auto precise = Vectors("s", 0, 10);
+  EXPECT_NE(precise, rounded);
+  EXPECT_EQ(Ingest("s", Passages(0, 10), {.element_type = ElementType::kFloat16})->reused_count, 10);
+  EXPECT_EQ(Vectors("s", 0, 10), rounded);
+}
+
+TEST_F(IngesterReuse, AnotherEncodersVectorsAreNotTaken) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Passages(0, 10)).ok());
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, CheckpointDirectory(2), {.seed = 2}).ok());
+  const auto other = registry_->Import(CheckpointDirectory(2));
+  ASSERT_TRUE(other.ok()) << other.status();
+  const auto result = Ingest("s", Passages(0, 10), {.encoder_fingerprint = (*other)->spec().fingerprint.passage});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->reused_count, 0);
+}
+
+}  // namespace
+}  // namespace loci
