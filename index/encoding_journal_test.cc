@@ -60,10 +60,11 @@ class EncodingJournalTest : public testing::Test {
 
 TEST_F(EncodingJournalTest, KeepsVectorsBitForBitOverManyIngests) {
   Append(*EncodingJournal::Open(Options()), 0, 3);
-  const auto second = EncodingJournal::Open(Options());
+  auto second = EncodingJournal::Open(Options());
   EXPECT_EQ(second->record_count(), 3);
   Append(*second, 3, 4);
   Append(*second, 4, 6);
+  second.reset();
   EXPECT_EQ(Found(*EncodingJournal::Open(Options()), 10), (std::vector<int>{0, 1, 2, 3, 4, 5}));
 }
 
@@ -85,19 +86,21 @@ TEST_F(EncodingJournalTest, LeavesOutWhatIsDamagedOrCutOff) {
   EXPECT_EQ(Found(*EncodingJournal::Open(Options()), 10), (std::vector<int>{0, 2, 3, 4, 5, 6}));
   Truncate(File(2), 63);
   Overwrite(File(1), 20, "x");  // The header.
-  const auto journal = EncodingJournal::Open(Options());
+  auto journal = EncodingJournal::Open(Options());
   EXPECT_EQ(journal->record_count(), 0);
   Append(*journal, 0, 1);
+  journal.reset();
   EXPECT_EQ(Found(*EncodingJournal::Open(Options()), 10), std::vector<int>{0});
 }
 
 TEST_F(EncodingJournalTest, ClearsAll) {
   Append(*EncodingJournal::Open(Options()), 0, 3);
-  const auto journal = EncodingJournal::Open(Options());
+  auto journal = EncodingJournal::Open(Options());
   ASSERT_TRUE(journal->Clear().ok());
   EXPECT_TRUE(Found(*journal, 10).empty());
   EXPECT_FALSE(PosixFileSystem().Exists(Options().directory));
   Append(*journal, 3, 4);
+  journal.reset();
   EXPECT_EQ(Found(*EncodingJournal::Open(Options()), 10), std::vector<int>{3});
 }
 

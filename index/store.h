@@ -4,6 +4,7 @@
 //   stores/<store>/SETTINGS               what operators have set: retention, pins
 //   stores/<store>/writes/                WriteLog
 //   stores/<store>/<generation>/          Generation
+//   stores/<store>/encoded/               EncodingJournal, of ingests; a store knows nothing of it
 #ifndef LOCI_INDEX_STORE_H_
 #define LOCI_INDEX_STORE_H_
 

@@ -31,6 +31,8 @@ GenerationManager::GenerationManager(std::unique_ptr<State> state) : state_(std:
 GenerationManager::~GenerationManager() = default;
 
 EncoderRegistry& GenerationManager::encoders() { return *state_->options.encoders; }
+FileSystem& GenerationManager::fs() { return *state_->options.fs; }
+std::string GenerationManager::StoreDirectory(std::string_view store) const { return JoinPath(state_->StoresDirectory(), store); }
 
 absl::StatusOr<std::shared_ptr<FileSystem::Lock>> LockDataDirectory(FileSystem& fs, const std::string& data_directory) {
   LOCI_ASSIGN_OR_RETURN(std::unique_ptr<FileSystem::Lock> lock, fs.LockFile(JoinPath(data_directory, "LOCK")));

@@ -170,6 +170,8 @@ class GenerationManager {
   absl::Status CheckGeneration(std::string_view store, const std::string& generation);
 
   EncoderRegistry& encoders();
+  FileSystem& fs();
+  std::string StoreDirectory(std::string_view store) const;  // Whether the store is there or not.
 
   // What metrics say of stores, their generations and whose memory it is. Reads no file, waits for nothing that does.
   std::vector<GaugeSample> Metrics() const;

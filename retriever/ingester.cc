@@ -309,7 +309,7 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
   return absl::OkStatus();
 }
 
-absl::StatusOr<IngestResult> Ingester::Finish() {
+absl::StatusOr<IngestResult> Ingester::FinishReceiving() {
   State& state = *state_;
   LOCI_RETURN_IF_ERROR(state.EndDocument());
   LOCI_RETURN_IF_ERROR(state.TakeChunks());
@@ -323,9 +323,14 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
     state.result.generation = state.sink->generation();
     state.result.revision = state.sink->revision();
     state.result.passage_count = state.sink->upserted_count();
-    return std::move(state.result);
   }
-  if (state.result.accepted_count == 0) return std::move(state.result);
+  return state.result;
+}
+
+absl::StatusOr<IngestResult> Ingester::Finish() {
+  State& state = *state_;
+  LOCI_RETURN_IF_ERROR(FinishReceiving().status());  // A second time it finds nothing to do.
+  if (state.options.mode == IngestMode::kUpsert || state.result.accepted_count == 0) return std::move(state.result);
 
   LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, state.builder->Finish(state.options.limits, state.options.progress));
   state.result.generation = manifest.generation();
@@ -340,7 +345,10 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
     return status;
   };
   if (absl::Status live = state.options.limits.Check(RealClock().NowMicros()); !live.ok()) return give_up(live);
-  if (!state.options.activate) return std::move(state.result);
+  if (!state.options.activate) {
+    state.sink->ForgetEncoded();
+    return std::move(state.result);
+  }
   absl::StatusOr<ActivationResult> activated =
       state.manager->Activate(state.options.store, state.result.generation, state.options.writes_since, /*dry_run=*/false,
                               {.limits = state.options.limits});
@@ -350,6 +358,7 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
     return Annotate(activated.status(), absl::StrCat("generation ", state.result.generation, " was built but not activated"));
   }
   state.result.revision = activated->view->revision();
+  state.sink->ForgetEncoded();
   return std::move(state.result);
 }
 

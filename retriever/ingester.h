@@ -50,7 +50,8 @@ struct IngestOptions {
   // Set: documents or their sections come, and are cut into passages: see loci.v1.IngestHeader.chunking. For upserts, passages of a
   // document that the store has more of than come now are deleted.
   std::optional<ChunkingOptions> chunking;
-  // Encode also the texts that the active view has a vector for, of the same passage half.
+  // Encode also the texts that the active view has a vector for, of the same passage half, or that an ingest encoded which did not come to
+  // its end.
   bool reencode = false;
   RequestLimits limits;  // Cancelled: the ingest ends, and nothing of a new generation stays.
   // How far it is: "receiving" (passages), "write", "index" (passages), "recall" (queries), "checksum" (files), "activating" (0 of 0).
@@ -75,7 +76,8 @@ struct IngestResult {
   std::vector<IngestLineError> errors;  // The first 100.
 };
 
-// Without Finish, a new generation is thrown away (upserts that were acknowledged stay). Used by one thread at a time.
+// Without Finish, or where it fails, a new generation is thrown away (upserts that were acknowledged stay), but for what was encoded: the
+// next ingest of the store takes it over. Used by one thread at a time.
 class Ingester {
  public:
   static constexpr int kMaxErrors = 100;
@@ -89,7 +91,11 @@ class Ingester {
   // After an error the ingest can only be dropped.
   absl::Status Add(std::vector<loci::v1::Passage> passages, const std::vector<float>& vectors, int64_t vector_dim);
 
-  // Waits for what is on its way, builds, activates. INVALID_ARGUMENT, reason EMPTY_INGEST, where no passage came. Where all that came were
+  // Waits for what is on its way; nothing can be added after it. What it answers is known so far: upserts are written, a new generation is
+  // not. Errors as Finish, which need not be called where this fails.
+  absl::StatusOr<IngestResult> FinishReceiving();
+
+  // Waits for what is on its way (unless FinishReceiving did), builds, activates. INVALID_ARGUMENT, reason EMPTY_INGEST, where no passage came. Where all that came were
   // rejected the store stays as it is, and the result says so by an empty `generation`.
   absl::StatusOr<IngestResult> Finish();
 

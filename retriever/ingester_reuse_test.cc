@@ -1,4 +1,5 @@
 // Texts that were encoded before are not encoded again.
+#include <algorithm>
 #include <map>
 #include <string>
 #include <vector>
@@ -115,6 +116,51 @@ TEST_F(IngesterReuse, AnotherEncodersVectorsAreNotTaken) {
   const auto result = Ingest("s", Passages(0, 10), {.encoder_fingerprint = (*other)->spec().fingerprint.passage});
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->reused_count, 0);
+}
+
+TEST_F(IngesterReuse, AnInterruptedIngestIsTakenUpWhereItWas) {
+  Start();
+  ASSERT_TRUE(Ingest("whole", Passages(0, 3000)).ok());
+  const auto vectors = Vectors("whole", 0, 3000);
+  {
+    auto ingester = Ingester::Start(*manager_, {.store = "s"});
+    ASSERT_TRUE(ingester.ok());
+    ASSERT_TRUE((*ingester)->Add(Passages(0, 2000), {}, 0).ok());
+  }
+  const std::string journal = JoinPath(manager_->StoreDirectory("s"), "encoded");
+  ASSERT_TRUE(fs_.Exists(journal));
+  EXPECT_TRUE(manager_->ListGenerations("s")->generations.empty());
+  Stop();
+  // A tail that was cut, as a kill may leave it.
+  const std::string path = JoinPath(journal, "00000001");
+  const std::string content = *fs_.ReadFile(path);
+  ASSERT_TRUE((*fs_.NewWritableFile(path))->Append(content.substr(0, content.size() - 30)).ok());
+  Start();
+  {
+    // Also the second one fails; what it encoded is kept beside.
+    auto ingester = Ingester::Start(*manager_, {.store = "s"});
+    ASSERT_TRUE(ingester.ok()) << ingester.status();
+    ASSERT_TRUE((*ingester)->Add(Passages(0, 2600), {}, 0).ok());
+  }
+  const int64_t before = EncodedCount();
+  const auto result = Ingest("s", Passages(0, 3000));
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_GE(result->reused_count, 1500);
+  EXPECT_EQ(EncodedCount() - before, 3000 - result->reused_count);
+  EXPECT_EQ(Vectors("s", 0, 3000), vectors);
+  EXPECT_FALSE(fs_.Exists(journal));
+}
+
+TEST_F(IngesterReuse, WhatAnInterruptedIngestEncodedIsNotTakenWhereItIsToldSo) {
+  Start();
+  {
+    auto ingester = Ingester::Start(*manager_, {.store = "s"});
+    ASSERT_TRUE((*ingester)->Add(Passages(0, 2000), {}, 0).ok());
+  }
+  const auto result = Ingest("s", Passages(0, 2000), {.reencode = true});
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(result->reused_count, 0);
+  EXPECT_FALSE(fs_.Exists(JoinPath(manager_->StoreDirectory("s"), "encoded")));
 }
 
 }  // namespace

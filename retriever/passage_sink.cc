@@ -5,8 +5,12 @@
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/file.h"
+#include "base/logging.h"
 #include "base/status_macros.h"
+#include "base/strings.h"
 
 namespace loci {
 namespace {
@@ -54,6 +58,16 @@ absl::Status PassageSink::Remove(const std::vector<std::string>& ids) {
   return absl::OkStatus();
 }
 
+std::string PassageSink::JournalDirectory() const {
+  return JoinPath(options_.manager->StoreDirectory(options_.store), EncodingJournal::kDirectory);
+}
+
+void PassageSink::ForgetEncoded() {
+  if (options_.builder == nullptr) return;
+  const absl::Status forgotten = journal_ != nullptr ? journal_->Clear() : options_.manager->fs().DeleteRecursively(JournalDirectory());
+  if (!forgotten.ok()) LogWarning("ingest", absl::StrCat("what was encoded stays in ", JournalDirectory(), ": ", forgotten.message()));
+}
+
 absl::Status PassageSink::Upsert(std::vector<loci::v1::Passage> passages, const float* vectors) {
   const int64_t count = static_cast<int64_t>(passages.size());
   const auto upsert = [&]() -> absl::StatusOr<UpsertResult> {
@@ -77,7 +91,22 @@ absl::Status PassageSink::Upsert(std::vector<loci::v1::Passage> passages, const 
 }
 
 absl::Status PassageSink::OpenKnown() {
-  if (std::exchange(known_open_, true) || options_.reencode) return absl::OkStatus();
+  if (std::exchange(known_open_, true)) return absl::OkStatus();
+  if (options_.builder != nullptr) {
+    journal_ = EncodingJournal::Open({.fs = &options_.manager->fs(),
+                                      .directory = JournalDirectory(),
+                                      .passage_half = options_.encoder->spec().fingerprint.passage,
+                                      .dim = options_.encoder->spec().dim});
+    if (journal_->record_count() > 0) {
+      LogInfo("ingest", absl::StrCat("store=", options_.store, " an interrupted ingest has left the vectors of ", journal_->record_count(), " texts"));
+    }
+  }
+  if (options_.reencode) {
+    if (journal_ == nullptr) return absl::OkStatus();
+    const absl::Status cleared = journal_->Clear();
+    if (!cleared.ok()) LogWarning("ingest", StdView(cleared.message()));
+    return absl::OkStatus();
+  }
   const absl::StatusOr<std::shared_ptr<const ServingSet>> active = options_.manager->Capture(options_.store, "");
   if (!active.ok()) return absl::OkStatus();  // There is none.
   const Generation& generation = (*active)->view->generation();
@@ -98,9 +127,10 @@ absl::StatusOr<PassageSink::Batch> PassageSink::StartBatch(std::vector<loci::v1:
   batch.passages = std::move(passages);
   batch.vectors.resize(batch.passages.size() * dim);
   for (size_t i = 0; i < batch.passages.size(); ++i) {
-    if (known_ != nullptr) {
+    if (known_ != nullptr || journal_ != nullptr) {
       const ContentHash hash = HashContent(PassageText(batch.passages[i].title(), batch.passages[i].text()));
-      if (known_->Find(hash, batch.vectors.data() + i * dim)) continue;
+      float* const vector = batch.vectors.data() + i * dim;
+      if ((known_ != nullptr && known_->Find(hash, vector)) || (journal_ != nullptr && journal_->Find(hash, vector))) continue;
       batch.hashes.push_back(hash);
     }
     batch.missing.push_back(i);
@@ -134,6 +164,7 @@ absl::Status PassageSink::FinishBatch(Batch& batch) {
   for (size_t i = 0; i < batch.missing.size(); ++i) {
     std::copy_n(encoded->vectors.data() + i * dim, dim, batch.vectors.data() + batch.missing[i] * dim);
   }
+  if (journal_ != nullptr) journal_->Append(batch.hashes, encoded->vectors.data());
   return absl::OkStatus();
 }
 

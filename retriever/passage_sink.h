@@ -18,6 +18,7 @@
 #include "base/cancellation.h"
 #include "base/vector_type.h"
 #include "index/content_hash.h"
+#include "index/encoding_journal.h"
 #include "retriever/generation_manager.h"
 #include "retriever/known_vectors.h"
 
@@ -41,12 +42,15 @@ class PassageSink {
 
   // Takes valid passages, a few hundred at a time; `vectors` is null, or [passages.size(), dim] of the encoder. Where it is null, a text
   // that the store's active view has a vector for, of the same passage half and no less precise, is not encoded: the first such call reads
-  // that view. Blocks while too many are on their way through the encoder. After an error the sink can only be dropped.
+  // that view. Neither is, for a builder, what an ingest encoded that was interrupted: it is kept in the store's EncodingJournal. Blocks
+  // while too many are on their way through the encoder. After an error the sink can only be dropped.
   absl::Status Take(std::vector<loci::v1::Passage> passages, const float* vectors);
   // Waits until all that was taken is in the builder, or in the store.
   absl::Status Flush();
   // Takes passages back, in the builder or the store. Flushes.
   absl::Status Remove(const std::vector<std::string>& ids);
+  // The builder's generation is there: what was kept for an ingest that takes up an interrupted one goes.
+  void ForgetEncoded();
 
   int64_t reused_count() const { return reused_count_; }  // Passages whose vector was taken over.
   int64_t upserted_count() const { return upserted_count_; }
@@ -59,10 +63,11 @@ class PassageSink {
     std::vector<loci::v1::Passage> passages;
     std::vector<float> vectors;         // [passages.size(), dim]; rows of `missing` are filled in when they come.
     std::vector<size_t> missing;        // Passages that are being encoded.
-    std::vector<ContentHash> hashes;    // Of their texts; empty where nothing is asked for by them.
+    std::vector<ContentHash> hashes;    // Of their texts; empty where neither known_ nor journal_ is there.
     std::future<absl::StatusOr<EncodedTexts>> encoded;  // Of `missing`, where there are any.
   };
 
+  std::string JournalDirectory() const;
   absl::Status OpenKnown();
   // Fills in what is known and starts to encode the others.
   absl::StatusOr<Batch> StartBatch(std::vector<loci::v1::Passage> passages);
@@ -75,6 +80,7 @@ class PassageSink {
   std::deque<Batch> pending_;  // Oldest first.
   bool known_open_ = false;
   std::unique_ptr<KnownVectors> known_;  // Null: nothing is.
+  std::unique_ptr<EncodingJournal> journal_;  // Null without a builder.
   int64_t reused_count_ = 0;
   int64_t upserted_count_ = 0;
   std::string generation_;
