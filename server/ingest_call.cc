@@ -81,10 +81,10 @@ void IngestCall::WaitForMessage() {
                    });
   // Once the read has started and another has the turn, this object may be gone.
   const std::shared_ptr<Turn> turn = turn_;
-  const RequestLimits limits = limits_;
+  const RequestLimits limits = limits_, job_limits = job_limits_;
   StartRead(&message_);
   turn->AllowCancel(read);
-  if (limits.cancelled() && turn->Take(read)) Submit(&IngestCall::HandleCancel);
+  if ((limits.cancelled() || job_limits.cancelled()) && turn->Take(read)) Submit(&IngestCall::HandleCancel);
 }
 
 void IngestCall::OnReadDone(bool ok) {
@@ -110,8 +110,14 @@ void IngestCall::HandleMessage() {
   }
 }
 
+absl::Status IngestCall::CheckLimits() const {
+  const int64_t now_us = services_.clock->NowMicros();
+  LOCI_RETURN_IF_ERROR(limits_.Check(now_us));
+  return job_limits_.Check(now_us);
+}
+
 absl::Status IngestCall::TakeMessage() {
-  LOCI_RETURN_IF_ERROR(limits_.Check(services_.clock->NowMicros()));
+  LOCI_RETURN_IF_ERROR(CheckLimits());
   if (!grpc::SerializationTraits<loci::v1::IngestRequest>::Deserialize(&message_, &request_).ok()) {
     return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("message ", read_count_, " of the stream is not an IngestRequest (or has a string "
                                                                    "that is not UTF-8)")),
@@ -127,13 +133,15 @@ absl::Status IngestCall::TakeMessage() {
 }
 
 absl::Status IngestCall::StartJob() {
-  LOCI_ASSIGN_OR_RETURN(IngestOptions options, ValidateIngestHeader(request_.header(), limits_));
+  no_wait_ = request_.header().no_wait();
+  const RequestLimits limits = no_wait_ ? job_limits_ : limits_;
+  LOCI_ASSIGN_OR_RETURN(IngestOptions options, ValidateIngestHeader(request_.header(), limits));
   // Where the call waits for a message, having the turn keeps it alive; where it works, it looks at its limits itself.
   const auto on_cancel = [this, turn = turn_] {
     if (turn->TakeAny()) Submit(&IngestCall::HandleCancel);
   };
   LOCI_ASSIGN_OR_RETURN(
-      job_, services_.jobs->Start({.kind = JobKind::kIngest, .store = options.store, .request_id = trace_.request_id, .limits = limits_, .on_cancel = on_cancel}));
+      job_, services_.jobs->Start({.kind = JobKind::kIngest, .store = options.store, .request_id = trace_.request_id, .limits = limits, .on_cancel = on_cancel}));
   options.progress = [job = job_, phase = std::string()](std::string_view name, int64_t done, int64_t total) mutable {
     if (name != phase) {
       phase = name;
@@ -159,19 +167,68 @@ absl::Status IngestCall::TakeBatch() {
 
 void IngestCall::HandleEnd() { End(Conclude()); }
 
+namespace {
+
+// Builds and activates, and ends the job. `ingester` is gone then, and with it what it did not come to the end of.
+absl::StatusOr<loci::v1::IngestResponse> FinishJob(std::unique_ptr<Ingester> ingester, JobHandle& job) {
+  absl::StatusOr<IngestResult> result = ingester->Finish();
+  ingester.reset();
+  if (!result.ok()) return job.Finish(result.status());
+  loci::v1::IngestResponse response;
+  FillIngestResponse(*result, &response);
+  response.set_job(job.id());
+  job.SetGeneration(result->generation);
+  LOCI_RETURN_IF_ERROR(job.Finish(absl::OkStatus(), response.SerializeAsString()));
+  return response;
+}
+
+void Serialize(const loci::v1::IngestResponse& response, grpc::ByteBuffer* buffer) {
+  bool own_buffer = false;
+  LOCI_CHECK(grpc::SerializationTraits<loci::v1::IngestResponse>::Serialize(response, buffer, &own_buffer).ok());
+}
+
+}  // namespace
+
 absl::Status IngestCall::Conclude() {
   std::this_thread::sleep_for(kCancellationGrace);
   if (context_->IsCancelled()) limits_.Cancel();
-  LOCI_RETURN_IF_ERROR(limits_.Check(services_.clock->NowMicros()));
+  LOCI_RETURN_IF_ERROR(CheckLimits());
   if (ingester_ == nullptr) return InvalidField("kind", "of the first message must be the header; the stream ended without one");
-  LOCI_ASSIGN_OR_RETURN(const IngestResult result, ingester_->Finish());
+  if (no_wait_) return HandOver();
+  LOCI_ASSIGN_OR_RETURN(const loci::v1::IngestResponse response, FinishJob(std::move(ingester_), *job_));
+  Serialize(response, response_);
+  return absl::OkStatus();
+}
+
+absl::Status IngestCall::HandOver() {
+  LOCI_ASSIGN_OR_RETURN(const IngestResult received, ingester_->FinishReceiving());
   loci::v1::IngestResponse response;
-  FillIngestResponse(result, &response);
+  FillIngestResponse(received, &response);
   response.set_job(job_->id());
-  job_->SetGeneration(result.generation);
-  LOCI_RETURN_IF_ERROR(job_->Finish(absl::OkStatus(), response.SerializeAsString()));
-  bool own_buffer = false;
-  LOCI_CHECK(grpc::SerializationTraits<loci::v1::IngestResponse>::Serialize(response, response_, &own_buffer).ok());
+  response.set_done(false);
+  Serialize(response, response_);
+  handed_over_ = true;
+  LOCI_RETURN_IF_ERROR(CheckLimits());  // Whoever was gone before that has not handed it over.
+  job_->SetPhase("queued", 0, "");
+  // The permit goes with the job: what is being built counts as an ingest in flight.
+  struct Work {
+    std::unique_ptr<Ingester> ingester;
+    std::shared_ptr<JobHandle> job;
+    Admission::Permit permit;
+    RequestTrace trace;
+  };
+  auto work = std::make_shared<Work>(Work{std::move(ingester_), job_, std::move(permit_), trace_});
+  const bool queued = services_.job_pool->TrySubmit([work] {
+    const ScopedLogContext context(work->trace.request_id, work->trace.trace_id);
+    (void)FinishJob(std::move(work->ingester), *work->job);  // Which logs and keeps it.
+    work->permit.Release();
+  });
+  if (!queued) {
+    ingester_ = std::move(work->ingester);
+    permit_ = std::move(work->permit);
+    return ErrorWithReason(absl::ResourceExhaustedError("the queue of the job pool is full"), "OVERLOADED");
+  }
+  job_.reset();
   return absl::OkStatus();
 }
 
@@ -180,7 +237,7 @@ void IngestCall::HandleStall() {
                       "INGEST_STALLED"));
 }
 
-void IngestCall::HandleCancel() { End(limits_.Check(services_.clock->NowMicros())); }
+void IngestCall::HandleCancel() { End(CheckLimits()); }
 
 void IngestCall::End(const absl::Status& ended) {
   absl::Status status = ended;

@@ -5,6 +5,7 @@
 #ifndef LOCI_SERVER_INGEST_CALL_H_
 #define LOCI_SERVER_INGEST_CALL_H_
 
+#include <atomic>
 #include <cstdint>
 #include <memory>
 
@@ -46,7 +47,10 @@ class IngestCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   };
 
   void OnReadDone(bool ok) override;
-  void OnCancel() override { limits_.Cancel(); }
+  void OnCancel() override {
+    limits_.Cancel();
+    if (!handed_over_) job_limits_.Cancel();
+  }
   void OnDone() override { delete this; }
 
   void WaitForMessage();
@@ -60,6 +64,9 @@ class IngestCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   absl::Status StartJob();
   absl::Status TakeBatch();
   absl::Status Conclude();
+  // With no_wait: the job has all it needs, and goes on without this call.
+  absl::Status HandOver();
+  absl::Status CheckLimits() const;  // The call's and the job's.
 
   const ServiceContext& services_;
   grpc::CallbackServerContext* const context_;
@@ -67,6 +74,9 @@ class IngestCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   const int64_t start_us_;
   const RequestTrace trace_;
   const RequestLimits limits_;
+  const RequestLimits job_limits_;  // With no_wait the job's, which has no deadline.
+  bool no_wait_ = false;
+  std::atomic<bool> handed_over_{false};  // From then on the call's end is nothing to the job.
   const std::shared_ptr<Turn> turn_ = std::make_shared<Turn>();
   int64_t read_count_ = 0;
   Admission::Permit permit_;

@@ -277,7 +277,6 @@ absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader&
   }
   LOCI_ASSIGN_OR_RETURN(result.bad_lines, ValidateLinePolicy(header.bad_lines(), "header.bad_lines"));
   LOCI_ASSIGN_OR_RETURN(result.duplicates, ValidateLinePolicy(header.duplicates(), "header.duplicates"));
-  if (header.no_wait()) return NotAvailableYet("no_wait");
   result.reencode = header.reencode();
   if (header.has_chunking()) {
     // Their upper ends are the encoder's business: see Ingester.

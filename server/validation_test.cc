@@ -222,8 +222,6 @@ TEST(ValidateIngest, ChecksTheHeader) {
   EXPECT_EQ(defaults->index, "exact");
   EXPECT_TRUE(defaults->activate);
 
-  header.set_no_wait(true);
-  EXPECT_EQ(NotYet(ValidateIngestHeader(header, {})), "no_wait is not available yet");
   header.Clear();
   header.mutable_index()->set_vector_type(loci::v1::VECTOR_TYPE_INT8);
   EXPECT_THAT(Invalid(ValidateIngestHeader(header, {})), HasSubstr("header.index.vector_type is int8"));

@@ -195,9 +195,6 @@ TEST_F(ServerBadInput, IngestWantsItsHeaderFirstAndOnce) {
   ExpectError(IngestMessages({loci::v1::IngestRequest()}, &response), StatusCode::INVALID_ARGUMENT, "must be the header");
   ExpectError(IngestMessages({Header("t"), Header("t")}, &response), StatusCode::INVALID_ARGUMENT, "second time");
   ExpectError(IngestMessages({Header("t"), loci::v1::IngestRequest()}, &response), StatusCode::INVALID_ARGUMENT, "kind is not set");
-  loci::v1::IngestRequest later = Header("t");
-  later.mutable_header()->set_no_wait(true);
-  ExpectError(IngestMessages({later}, &response), StatusCode::UNIMPLEMENTED, "no_wait");
   loci::v1::IngestRequest index = Header("t");
   index.mutable_header()->mutable_index()->set_factory("Nonsense99");
   ExpectError(IngestMessages({index, Batch("x", "y")}, &response), StatusCode::INVALID_ARGUMENT, "Nonsense99");
