@@ -84,7 +84,7 @@ have python3 'apt-get install python3' && check "the dashboard is JSON" python3 
 drain_fits() {
   local stop option
   stop=$(sed -n 's/^TimeoutStopSec=//p' deploy/systemd/loci.service)
-  for option in $(sed -nE 's/.*--drain-timeout-s ([0-9]+).*/\1/p' deploy/examples/*.env) 30; do
+  for option in $(sed -nE 's/^drain_timeout_s: ([0-9]+).*/\1/p' deploy/examples/*.textproto) 30; do
     [ "$stop" -gt "$option" ] || { echo "TimeoutStopSec=$stop is not above --drain-timeout-s $option"; return 1; }
   done
   stop=$(sed -nE 's/.*terminationGracePeriodSeconds: //p' deploy/kubernetes/statefulset.yaml)
@@ -98,9 +98,11 @@ if [ -n "$bin" ]; then
   # --version is looked at after the other options were parsed and found to be valid.
   options_parse() {
     local file LOCI_OPTIONS
-    for file in deploy/systemd/loci.env deploy/examples/*.env; do
-      # shellcheck disable=SC1090,SC2086
-      (. "$file" && "$server" $LOCI_OPTIONS --version) || { echo "$file: not understood"; return 1; }
+    file=deploy/systemd/loci.env
+    # shellcheck disable=SC1090,SC2086
+    (. "$file" && "$server" $LOCI_OPTIONS --version) || { echo "$file: not understood"; return 1; }
+    for file in deploy/examples/*.textproto; do
+      "$server" --config "$file" --check-config > "$work/effective" || { echo "$file: not understood"; return 1; }
     done
     # shellcheck disable=SC2046
     "$server" $(sed -nE 's/^ +- (--.*)/\1/p' deploy/kubernetes/statefulset.yaml) --version || { echo "statefulset.yaml: args not understood"; return 1; }

@@ -61,7 +61,7 @@ put 644 "$root/deploy/systemd/loci.env" etc/loci/loci.env
 doc=usr/share/doc/loci
 put 644 "$root/README.md" $doc/README.md
 put 644 "$root/deploy/debian/copyright" $doc/copyright
-for file in "$root"/deploy/examples/*.env "$root"/deploy/examples/*.textproto "$root"/deploy/grafana/*.json; do
+for file in "$root"/deploy/examples/*.textproto "$root"/deploy/grafana/*.json; do
   [ -f "$file" ] && put 644 "$file" "$doc/examples/${file##*/}"
 done
 printf 'loci (%s) bookworm; urgency=medium\n\n  * Version %s.\n\n -- %s  %s\n' "$version" "$version" "$maintainer" \
