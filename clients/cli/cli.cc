@@ -27,6 +27,7 @@ Commands AllCommands() {
   AddUpsertCommand(&commands);
   AddQueryCommands(&commands);
   AddGetCommands(&commands);
+  AddJobCommands(&commands);
   AddWriteCommands(&commands);
   AddGenerationCommands(&commands);
   AddEvalCommand(&commands);
@@ -55,6 +56,7 @@ std::string OverviewHelp(const Commands& commands) {
       "  loci ingest movies corpus.jsonl.gz\n"
       "  loci search movies \"a heist in space\" --top-k 5\n"
       "  loci ask movies \"Who directed Alien?\"\n"
+      "  loci ingest handbook docs/ --no-wait\n"
       "  loci get stores -o json\n\n"
       "The server is 127.0.0.1:7440 unless --server or $LOCI_SERVER says otherwise.\n\n",
       ExitCodeHelp());

@@ -32,9 +32,10 @@ using Commands = std::vector<std::unique_ptr<Command>>;
 void AddIngestCommand(Commands* commands);
 void AddUpsertCommand(Commands* commands);
 void AddQueryCommands(Commands* commands);       // search, ask, encode.
-void AddGetCommands(Commands* commands);         // get stores|generations|jobs|server|passages.
+void AddGetCommands(Commands* commands);         // get stores|generations|server|passages.
+void AddJobCommands(Commands* commands);         // get jobs, watch, cancel.
 void AddWriteCommands(Commands* commands);       // create store, delete store|generation|passages.
-void AddGenerationCommands(Commands* commands);  // activate, rollback, verify, plan, compare.
+void AddGenerationCommands(Commands* commands);  // activate, rollback, verify, pin, set store, plan, compare.
 void AddEvalCommand(Commands* commands);
 void AddBenchCommand(Commands* commands);
 // completion, man: they print what `declare` tells of all commands.

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <ctime>
 
 namespace loci {
 namespace {
@@ -126,6 +127,15 @@ std::string FormatMicros(int64_t microseconds) {
 std::string FormatFixed(double value, int digits) {
   char text[400];
   std::snprintf(text, sizeof(text), "%.*f", digits, value);
+  return text;
+}
+
+std::string FormatTimeUtc(int64_t unix_us) {
+  const time_t seconds = static_cast<time_t>(unix_us / 1'000'000);
+  tm utc = {};
+  char text[64];
+  if (unix_us == 0 || gmtime_r(&seconds, &utc) == nullptr || strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &utc) == 0)
+    return "-";
   return text;
 }
 

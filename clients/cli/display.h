@@ -21,6 +21,7 @@ std::string CutToWidth(std::string_view text, int width);
 std::string FormatCount(int64_t count);             // "63,666".
 std::string FormatBytes(int64_t bytes);             // "1.5 MiB".
 std::string FormatSeconds(double seconds);          // "0:07", "12:34", "1:02:03".
+std::string FormatTimeUtc(int64_t unix_us);         // "2026-11-21 09:57:38"; "-" for 0.
 std::string FormatMicros(int64_t microseconds);     // "850 us", "12.3 ms", "1.20 s".
 std::string FormatFixed(double value, int digits);  // "0.4213".
 

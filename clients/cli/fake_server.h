@@ -57,6 +57,12 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   std::function<grpc::Status(const v1::ListJobsRequest&, v1::ListJobsResponse*)> on_list_jobs;
   std::function<grpc::Status(const v1::WatchJobRequest&, grpc::ServerContext*, grpc::ServerWriter<v1::Job>*)> on_watch_job;
   std::function<grpc::Status(const v1::CancelJobRequest&, v1::Job*)> on_cancel_job;
+  std::function<grpc::Status(const v1::PinGenerationRequest&, v1::PinGenerationResponse*)> on_pin;
+  std::function<grpc::Status(const v1::UpdateStoreRequest&, v1::UpdateStoreResponse*)> on_update_store;
+  std::function<grpc::Status(const v1::CreateStoreRequest&, v1::CreateStoreResponse*)> on_create_store;
+  std::function<grpc::Status(const v1::DeletePassagesRequest&, v1::DeletePassagesResponse*)> on_delete_passages;
+  std::function<grpc::Status(const v1::DeleteGenerationRequest&)> on_delete_generation;
+  std::function<grpc::Status(const v1::ActivateGenerationRequest&, v1::ActivateGenerationResponse*)> on_activate;
   std::function<void()> before_ingest_reply;
   grpc::Status ingest_status;
   v1::IngestResponse ingest_response;
@@ -92,6 +98,27 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   }
   grpc::Status CancelJob(grpc::ServerContext*, const v1::CancelJobRequest* request, v1::Job* response) override {
     return on_cancel_job ? on_cancel_job(*request, response) : Unimplemented();
+  }
+  grpc::Status PinGeneration(grpc::ServerContext*, const v1::PinGenerationRequest* request, v1::PinGenerationResponse* response) override {
+    return on_pin ? on_pin(*request, response) : Unimplemented();
+  }
+  grpc::Status UpdateStore(grpc::ServerContext*, const v1::UpdateStoreRequest* request, v1::UpdateStoreResponse* response) override {
+    return on_update_store ? on_update_store(*request, response) : Unimplemented();
+  }
+  grpc::Status CreateStore(grpc::ServerContext*, const v1::CreateStoreRequest* request, v1::CreateStoreResponse* response) override {
+    return on_create_store ? on_create_store(*request, response) : Unimplemented();
+  }
+  grpc::Status DeletePassages(grpc::ServerContext*, const v1::DeletePassagesRequest* request,
+                              v1::DeletePassagesResponse* response) override {
+    return on_delete_passages ? on_delete_passages(*request, response) : Unimplemented();
+  }
+  grpc::Status DeleteGeneration(grpc::ServerContext*, const v1::DeleteGenerationRequest* request,
+                                v1::DeleteGenerationResponse*) override {
+    return on_delete_generation ? on_delete_generation(*request) : Unimplemented();
+  }
+  grpc::Status ActivateGeneration(grpc::ServerContext*, const v1::ActivateGenerationRequest* request,
+                                  v1::ActivateGenerationResponse* response) override {
+    return on_activate ? on_activate(*request, response) : Unimplemented();
   }
   grpc::Status Ingest(grpc::ServerContext* context, grpc::ServerReader<v1::IngestRequest>* reader,
                       v1::IngestResponse* response) override {

@@ -17,6 +17,12 @@ v1::WritesSince WritesSinceOf(const std::string& name) {
   return v1::WRITES_SINCE_UNSPECIFIED;
 }
 
+// What goes on by itself after --no-wait.
+int TellJob(CliContext& cli, const std::string& job) {
+  cli.out() << "it goes on as a job; follow it with loci watch " << SanitizeLine(job) << '\n';
+  return kExitOk;
+}
+
 class ActivateCommand final : public Command {
  public:
   std::string name() const override { return "activate"; }
@@ -29,13 +35,15 @@ class ActivateCommand final : public Command {
            "changes nothing.\n";
   }
   std::string examples() const override {
-    return "  loci activate movies g4\n  loci activate movies g4 --writes-since replay\n  loci activate movies g4 --dry-run\n";
+    return "  loci activate movies g4\n  loci activate movies g4 --writes-since replay\n  loci activate movies g4 --dry-run\n"
+           "  loci activate movies g4 --no-wait\n";
   }
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Positional("GENERATION", &generation_, "Name of the generation.");
     flags->Choice("writes-since", &writes_since_, {"replay", "discard"}, "What becomes of writes made since.");
     flags->Bool("dry-run", &dry_run_, "Let the server check everything, change nothing.");
+    flags->Bool("no-wait", &no_wait_, "Return at once, with the job that does it.");
   }
   int Run(CliContext& cli, const FlagSet&) override {
     v1::ActivateGenerationRequest request;
@@ -43,12 +51,14 @@ class ActivateCommand final : public Command {
     request.set_generation(generation_);
     request.set_writes_since(WritesSinceOf(writes_since_));
     request.set_dry_run(dry_run_);
+    request.set_no_wait(no_wait_);
     v1::ActivateGenerationResponse response;
     int exit_code = kExitOk;
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::ActivateGeneration, request, &response, &exit_code,
                   CliContext::kNoTimeout))
       return exit_code;
     if (cli.json()) return cli.PrintJson(response);
+    if (!dry_run_ && !response.done() && !response.job().empty()) return TellJob(cli, response.job());
     cli.out() << (dry_run_ ? "dry run, nothing was changed: would activate " : "activated ")
               << SanitizeLine(response.generation()) << " of store " << SanitizeLine(StoreName(store_)) << ", revision "
               << response.revision()
@@ -61,7 +71,7 @@ class ActivateCommand final : public Command {
 
  private:
   std::string store_, generation_, writes_since_;
-  bool dry_run_ = false;
+  bool dry_run_ = false, no_wait_ = false;
 };
 
 class RollbackCommand final : public Command {
@@ -78,17 +88,20 @@ class RollbackCommand final : public Command {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Choice("writes-since", &writes_since_, {"replay", "discard"}, "What becomes of writes made since.");
     flags->Bool("dry-run", &dry_run_, "Let the server check everything, change nothing.");
+    flags->Bool("no-wait", &no_wait_, "Return at once, with the job that does it.");
   }
   int Run(CliContext& cli, const FlagSet&) override {
     v1::RollbackStoreRequest request;
     request.set_store(store_);
     request.set_writes_since(WritesSinceOf(writes_since_));
     request.set_dry_run(dry_run_);
+    request.set_no_wait(no_wait_);
     v1::RollbackStoreResponse response;
     int exit_code = kExitOk;
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::RollbackStore, request, &response, &exit_code, CliContext::kNoTimeout))
       return exit_code;
     if (cli.json()) return cli.PrintJson(response);
+    if (!dry_run_ && !response.done() && !response.job().empty()) return TellJob(cli, response.job());
     cli.out() << (dry_run_ ? "dry run, nothing was changed: would go back, " : "") << "store " << SanitizeLine(StoreName(store_))
               << (dry_run_ ? ", to generation " : " is back at generation ") << SanitizeLine(response.generation()) << ", revision "
               << response.revision() << ", before: " << SanitizeLine(response.previous_generation());
@@ -100,7 +113,7 @@ class RollbackCommand final : public Command {
 
  private:
   std::string store_, writes_since_;
-  bool dry_run_ = false;
+  bool dry_run_ = false, no_wait_ = false;
 };
 
 class VerifyCommand final : public Command {
@@ -111,16 +124,19 @@ class VerifyCommand final : public Command {
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Positional("GENERATION", &generation_, "Name of the generation; the active one without it.", /*required=*/false);
+    flags->Bool("no-wait", &no_wait_, "Return at once, with the job that does it.");
   }
   int Run(CliContext& cli, const FlagSet&) override {
     v1::VerifyGenerationRequest request;
     request.set_store(store_);
     request.set_generation(generation_);
+    request.set_no_wait(no_wait_);
     v1::VerifyGenerationResponse response;
     int exit_code = kExitOk;
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::VerifyGeneration, request, &response, &exit_code, CliContext::kNoTimeout))
       return exit_code;
     if (cli.json()) return cli.PrintJson(response);
+    if (no_wait_ && !response.done() && !response.job().empty()) return TellJob(cli, response.job());
     cli.out() << "generation " << SanitizeLine(response.generation()) << " is whole: " << response.file_count() << " files, "
               << FormatBytes(response.size_bytes()) << '\n';
     return kExitOk;
@@ -128,6 +144,7 @@ class VerifyCommand final : public Command {
 
  private:
   std::string store_, generation_;
+  bool no_wait_ = false;
 };
 
 class PinCommand final : public Command {
@@ -168,8 +185,8 @@ class SetStoreCommand final : public Command {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Int("keep-generations", &keep_generations_, 0, 1000, "Kept besides the active one and the pinned; 0 keeps all.");
   }
-  int Run(CliContext& cli, const FlagSet&) override {
-    if (keep_generations_ < 0) return cli.UsageError("flag --keep-generations N is missing");
+  int Run(CliContext& cli, const FlagSet& flags) override {
+    if (!flags.WasGiven("keep-generations")) return cli.UsageError("flag --keep-generations N is missing");
     v1::UpdateStoreRequest request;
     request.set_store(store_);
     request.set_keep_generations(static_cast<int32_t>(keep_generations_));
@@ -188,7 +205,7 @@ class SetStoreCommand final : public Command {
 
  private:
   std::string store_;
-  int64_t keep_generations_ = -1;
+  int64_t keep_generations_ = 0;
 };
 
 class PlanCommand final : public Command {

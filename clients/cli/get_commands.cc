@@ -1,5 +1,4 @@
-// loci get stores|generations|jobs|server|passages.
-#include <ctime>
+// loci get stores|generations|server|passages.
 #include <memory>
 #include <string>
 #include <vector>
@@ -11,16 +10,6 @@
 
 namespace loci {
 namespace {
-
-// "2026-11-21 09:57:38", UTC.
-std::string FormatTime(int64_t unix_us) {
-  const time_t seconds = static_cast<time_t>(unix_us / 1'000'000);
-  tm utc = {};
-  char text[64];
-  if (unix_us == 0 || gmtime_r(&seconds, &utc) == nullptr || strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &utc) == 0)
-    return "-";
-  return text;
-}
 
 // An enum's value without its prefix: "SERVING".
 std::string ShortName(const std::string& name, const std::string& prefix) {
@@ -101,39 +90,11 @@ class GetGenerationsCommand final : public Command {
            ShortName(v1::VectorType_Name(generation.vector_type()), "VECTOR_TYPE_"), generation.index(),
            generation.recall_query_count() > 0 || generation.index() == "exact" ? FormatFixed(generation.recall_at_10(), 3) : "-",
            absl::StrCat(generation.base_revision()), FormatBytes(generation.size_bytes()),
-           FormatTime(generation.created_unix_us()), generation.state_detail()});
+           FormatTimeUtc(generation.created_unix_us()), generation.state_detail()});
     }
     cli.PrintTable(table);
     cli.out() << "active: " << (response.generation().empty() ? "none" : SanitizeLine(response.generation())) << ", revision "
               << response.revision() << '\n';
-    return kExitOk;
-  }
-
- private:
-  std::string store_;
-};
-
-class GetJobsCommand final : public Command {
- public:
-  std::string name() const override { return "get jobs"; }
-  std::string summary() const override { return "List long operations"; }
-  std::string examples() const override { return "  loci get jobs\n  loci get jobs movies\n"; }
-  void DeclareFlags(FlagSet* flags) override {
-    flags->Positional("STORE", &store_, "Only those of this store.", /*required=*/false);
-  }
-  int Run(CliContext& cli, const FlagSet&) override {
-    v1::ListJobsRequest request;
-    request.set_store(store_);
-    v1::ListJobsResponse response;
-    int exit_code = kExitOk;
-    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::ListJobs, request, &response, &exit_code)) return exit_code;
-    if (cli.json()) return cli.PrintJson(response);
-    TextTable table({{"JOB"}, {"PHASE"}, {"DONE", TextTable::kRight}, {"TOTAL", TextTable::kRight}, {"ETA", TextTable::kRight}});
-    for (const v1::Job& job : response.jobs()) {
-      table.AddRow(
-          {job.job(), job.phase(), FormatCount(job.done()), FormatCount(job.total()), FormatSeconds(job.eta_ms() / 1e3)});
-    }
-    cli.PrintTable(table);
     return kExitOk;
   }
 
@@ -236,7 +197,6 @@ void AddGetCommands(Commands* commands) {
   commands->push_back(std::make_unique<GetGenerationsCommand>());
   commands->push_back(std::make_unique<GetPassagesCommand>());
   commands->push_back(std::make_unique<GetServerCommand>());
-  commands->push_back(std::make_unique<GetJobsCommand>());
 }
 
 }  // namespace loci

@@ -196,29 +196,11 @@ class IngestCommand final : public Command {
     }
     input.Merge(&response);
     const int exit_code = input.Finish(skip_errors_);
-    const int print_code = cli.json() ? cli.PrintJson(response) : PrintResponse(cli, response);
+    const int print_code = cli.json() ? cli.PrintJson(response) : PrintIngestSummary(cli, store_, response);
     if (!response.done() && !cli.json()) {
       cli.out() << (no_wait_ ? "it goes on as a job; follow it with loci watch " : "see loci get jobs for ") << SanitizeLine(response.job()) << '\n';
     }
     return exit_code != kExitOk ? exit_code : print_code;
-  }
-
-  int PrintResponse(CliContext& cli, const v1::IngestResponse& response) const {
-    TextTable table({{"STORE"},
-                     {"GENERATION"},
-                     {"REVISION", TextTable::kRight},
-                     {"ACCEPTED", TextTable::kRight},
-                     {"PASSAGES", TextTable::kRight},
-                     {"REUSED", TextTable::kRight},
-                     {"DUPLICATES", TextTable::kRight},
-                     {"REJECTED", TextTable::kRight},
-                     {"DONE"},
-                     {"JOB"}});
-    table.AddRow({StoreName(store_), response.generation(), absl::StrCat(response.revision()),
-                  FormatCount(response.accepted_count()), FormatCount(response.passage_count()), FormatCount(response.reused_count()),
-                  FormatCount(response.duplicate_count()), FormatCount(response.rejected_count()), response.done() ? "yes" : "no", response.job()});
-    cli.PrintTable(table);
-    return kExitOk;
   }
 
   std::string store_, path_, format_ = "auto", mode_ = "new-generation", index_, vector_type_, writes_since_,

@@ -4,6 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "clients/cli/display.h"
+#include "clients/cli/rpc_error.h"
 
 namespace loci {
 
@@ -26,6 +27,49 @@ std::string DescribeJobPhase(const v1::Job& job) {
 std::string JobStateName(v1::JobState state) {
   const std::string name = v1::JobState_Name(state), prefix = "JOB_STATE_";
   return name.starts_with(prefix) ? name.substr(prefix.size()) : name;
+}
+
+TextTable JobTable() {
+  return TextTable({{"JOB"},
+                    {"KIND"},
+                    {"STORE"},
+                    {"GENERATION"},
+                    {"STATE"},
+                    {"PHASE"},
+                    {"DONE", TextTable::kRight},
+                    {"TOTAL", TextTable::kRight},
+                    {"RATE", TextTable::kRight},
+                    {"ETA", TextTable::kRight},
+                    {"STARTED (UTC)"},
+                    {"ERROR", TextTable::kLeft, 80}});
+}
+
+void AddJobRow(const v1::Job& job, TextTable* table) {
+  const bool running = job.state() == v1::JOB_STATE_RUNNING;
+  table->AddRow({job.job(), job.kind(), job.store(), job.generation().empty() ? "-" : job.generation(), JobStateName(job.state()),
+                 job.phase().empty() ? "-" : job.phase(), FormatCount(job.done()), job.total() > 0 ? FormatCount(job.total()) : "-",
+                 running && job.rate() > 0 ? absl::StrCat(FormatCount(static_cast<int64_t>(job.rate())), "/s") : "-",
+                 running && job.total() > 0 && job.eta_ms() >= 0 ? FormatSeconds(static_cast<double>(job.eta_ms()) / 1e3) : "-",
+                 FormatTimeUtc(job.started_unix_us()),
+                 job.error_code() == 0 ? "" : absl::StrCat(GrpcCodeName(job.error_code()), ": ", job.error_message())});
+}
+
+int PrintIngestSummary(CliContext& cli, const std::string& store, const v1::IngestResponse& response) {
+  TextTable table({{"STORE"},
+                   {"GENERATION"},
+                   {"REVISION", TextTable::kRight},
+                   {"ACCEPTED", TextTable::kRight},
+                   {"PASSAGES", TextTable::kRight},
+                   {"REUSED", TextTable::kRight},
+                   {"DUPLICATES", TextTable::kRight},
+                   {"REJECTED", TextTable::kRight},
+                   {"DONE"},
+                   {"JOB"}});
+  table.AddRow({StoreName(store), response.generation(), absl::StrCat(response.revision()), FormatCount(response.accepted_count()),
+                FormatCount(response.passage_count()), FormatCount(response.reused_count()), FormatCount(response.duplicate_count()),
+                FormatCount(response.rejected_count()), response.done() ? "yes" : "no", response.job()});
+  cli.PrintTable(table);
+  return kExitOk;
 }
 
 IngestPhases::IngestPhases(CliContext& cli, const std::string& store, Progress& progress)

@@ -11,6 +11,7 @@
 
 #include "clients/cli/cli_context.h"
 #include "clients/cli/progress.h"
+#include "clients/cli/text_table.h"
 #include "proto/loci/v1/admin.pb.h"
 
 namespace loci {
@@ -20,6 +21,13 @@ std::string DescribeJobPhase(const v1::Job& job);
 
 // "RUNNING", "SUCCEEDED", ...
 std::string JobStateName(v1::JobState state);
+
+// One row a job.
+TextTable JobTable();
+void AddJobRow(const v1::Job& job, TextTable* table);
+
+// Prints what an ingest did as a table; returns the exit code.
+int PrintIngestSummary(CliContext& cli, const std::string& store, const v1::IngestResponse& response);
 
 // Shows the phases of the ingest that runs on a store, from construction on to destruction, where the server tells them; where it does not,
 // nothing is shown and nothing fails. It is the one ingest there, as a store has one at a time.

@@ -9,6 +9,7 @@ namespace loci {
 namespace {
 
 constexpr size_t kMaxRecordLines = 1000;
+constexpr size_t kMaxFields = 1000;  // More are kept as one, so that a line of tabs alone does not take many times its size.
 
 // Splits `record`. Returns false where a quoted field does not end in it.
 bool SplitRecord(const std::string& record, std::vector<std::string>* fields) {
@@ -28,7 +29,7 @@ bool SplitRecord(const std::string& record, std::vector<std::string>* fields) {
         ++i;
       }
     }
-    const size_t tab = std::min(record.find('\t', i), record.size());
+    const size_t tab = fields->size() > kMaxFields ? record.size() : std::min(record.find('\t', i), record.size());
     field.append(record, i, tab - i);  // What follows a closing quote is kept, as csv does.
     if (tab == record.size()) return true;
     i = tab + 1;
