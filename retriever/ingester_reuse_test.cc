@@ -82,6 +82,15 @@ TEST_F(IngesterReuse, UpsertsOfWhatIsThereEncodeNothing) {
   EXPECT_EQ(Vectors("s", 0, 50), vectors);
 }
 
+TEST_F(IngesterReuse, AFewTextsAreLookedUpByTheirIdsOnly) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Passages(0, 600)).ok());
+  // Not worth reading 600 passages for: one of them under its own id, one under another, one new.
+  const auto few = Ingest("s", {Passages(5, 6)[0], Passages(6, 7, "q")[0], MakePassage("new", "new")});
+  ASSERT_TRUE(few.ok()) << few.status();
+  EXPECT_EQ(few->reused_count, 1);
+}
+
 TEST_F(IngesterReuse, EncodesAgainWhereItIsToldTo) {
   Start();
   ASSERT_TRUE(Ingest("s", Passages(0, 10)).ok());

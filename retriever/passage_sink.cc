@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <thread>
 #include <utility>
 
@@ -18,6 +19,9 @@ namespace {
 // Batches that are being encoded while the next ones are read: enough that the encoder never waits for the stream.
 constexpr size_t kMaxPendingBatches = 4;
 constexpr std::chrono::milliseconds kOverloadPause(50);
+// A view is read for its texts where it has at most so many rows for each text that asks: in the time that it takes to encode a text, so
+// many and more are read.
+constexpr int64_t kRowsReadPerText = 256;
 
 }  // namespace
 
@@ -90,47 +94,78 @@ absl::Status PassageSink::Upsert(std::vector<loci::v1::Passage> passages, const 
   return absl::OkStatus();
 }
 
-absl::Status PassageSink::OpenKnown() {
-  if (std::exchange(known_open_, true)) return absl::OkStatus();
-  if (options_.builder != nullptr) {
-    journal_ = EncodingJournal::Open({.fs = &options_.manager->fs(),
-                                      .directory = JournalDirectory(),
-                                      .passage_half = options_.encoder->spec().fingerprint.passage,
-                                      .dim = options_.encoder->spec().dim});
-    if (journal_->record_count() > 0) {
-      LogInfo("ingest", absl::StrCat("store=", options_.store, " an interrupted ingest has left the vectors of ", journal_->record_count(), " texts"));
-    }
-  }
-  if (options_.reencode) {
-    if (journal_ == nullptr) return absl::OkStatus();
-    const absl::Status cleared = journal_->Clear();
-    if (!cleared.ok()) LogWarning("ingest", StdView(cleared.message()));
-    return absl::OkStatus();
-  }
+std::shared_ptr<const View> PassageSink::FindSource() const {
+  if (options_.reencode) return nullptr;
   const absl::StatusOr<std::shared_ptr<const ServingSet>> active = options_.manager->Capture(options_.store, "");
-  if (!active.ok()) return absl::OkStatus();  // There is none.
+  if (!active.ok()) return nullptr;  // There is none.
   const Generation& generation = (*active)->view->generation();
   const ElementType stored = generation.vectors().element_type();
   const bool same_encoder = generation.manifest().passage_fingerprint() == options_.encoder->spec().fingerprint.passage &&
                             generation.dim() == options_.encoder->spec().dim;
   // Rounded values are good for a file that rounds in the same way. A write is kept unrounded.
   const bool precise = stored == ElementType::kFloat32 || (options_.builder != nullptr && stored == options_.element_type);
-  if (!same_encoder || !precise) return absl::OkStatus();
-  LOCI_ASSIGN_OR_RETURN(known_, KnownVectors::Scan((*active)->view, options_.limits));
-  return absl::OkStatus();
+  return same_encoder && precise ? (*active)->view : nullptr;
+}
+
+void PassageSink::OpenJournal() {
+  journal_ = EncodingJournal::Open({.fs = &options_.manager->fs(),
+                                    .directory = JournalDirectory(),
+                                    .passage_half = options_.encoder->spec().fingerprint.passage,
+                                    .dim = options_.encoder->spec().dim});
+  if (journal_->record_count() > 0) {
+    LogInfo("ingest", absl::StrCat("store=", options_.store, " an interrupted ingest has left the vectors of ", journal_->record_count(), " texts"));
+  }
+  if (!options_.reencode) return;
+  const absl::Status cleared = journal_->Clear();
+  if (!cleared.ok()) LogWarning("ingest", StdView(cleared.message()));
+}
+
+std::vector<bool> PassageSink::TakeOverById(Batch& batch) const {
+  std::vector<bool> taken(batch.passages.size());
+  if (source_ == nullptr) return taken;
+  std::vector<ViewRow> rows;
+  std::vector<size_t> asking;
+  for (size_t i = 0; i < batch.passages.size(); ++i) {
+    const absl::StatusOr<std::optional<ViewRow>> row = source_->Find(batch.passages[i].id());
+    if (!row.ok() || !row->has_value()) continue;
+    rows.push_back(**row);
+    asking.push_back(i);
+  }
+  std::vector<loci::v1::Passage> stored;
+  // What can't be read is encoded.
+  if (rows.empty() || !source_->Read(rows, &stored).ok()) return taken;
+  for (size_t j = 0; j < rows.size(); ++j) {
+    const size_t i = asking[j];
+    if (stored[j].title() != batch.passages[i].title() || stored[j].text() != batch.passages[i].text()) continue;
+    source_->CopyVector(rows[j], batch.vectors.data() + i * static_cast<size_t>(options_.encoder->spec().dim));
+    taken[i] = true;
+  }
+  return taken;
 }
 
 absl::StatusOr<PassageSink::Batch> PassageSink::StartBatch(std::vector<loci::v1::Passage> passages) {
-  LOCI_RETURN_IF_ERROR(OpenKnown());
+  const bool first = !std::exchange(opened_, true);
+  // Upserts change what they lie over.
+  if (first || options_.builder == nullptr) source_ = FindSource();
+  if (first && options_.builder != nullptr) OpenJournal();
   const size_t dim = static_cast<size_t>(options_.encoder->spec().dim);
   Batch batch;
   batch.passages = std::move(passages);
   batch.vectors.resize(batch.passages.size() * dim);
+  const std::vector<bool> taken = TakeOverById(batch);
+  if (source_ != nullptr && options_.builder != nullptr && known_ == nullptr) {
+    asked_count_ += std::count(taken.begin(), taken.end(), false);
+    const int64_t row_count = source_->generation().row_count() + source_->overlay_row_count();
+    if (asked_count_ * kRowsReadPerText >= row_count) {
+      LOCI_ASSIGN_OR_RETURN(known_, KnownVectors::Scan(source_, options_.limits));
+    }
+  }
   for (size_t i = 0; i < batch.passages.size(); ++i) {
-    if (known_ != nullptr || journal_ != nullptr) {
+    if (taken[i]) continue;
+    if (journal_ != nullptr) {
       const ContentHash hash = HashContent(PassageText(batch.passages[i].title(), batch.passages[i].text()));
       float* const vector = batch.vectors.data() + i * dim;
-      if ((known_ != nullptr && known_->Find(hash, vector)) || (journal_ != nullptr && journal_->Find(hash, vector))) continue;
+      if ((known_ != nullptr && known_->Find(hash, vector)) || journal_->Find(hash, vector)) continue;
       batch.hashes.push_back(hash);
     }
     batch.missing.push_back(i);

@@ -41,9 +41,10 @@ class PassageSink {
   ~PassageSink();  // Cancels what is on its way, and waits for it.
 
   // Takes valid passages, a few hundred at a time; `vectors` is null, or [passages.size(), dim] of the encoder. Where it is null, a text
-  // that the store's active view has a vector for, of the same passage half and no less precise, is not encoded: the first such call reads
-  // that view. Neither is, for a builder, what an ingest encoded that was interrupted: it is kept in the store's EncodingJournal. Blocks
-  // while too many are on their way through the encoder. After an error the sink can only be dropped.
+  // is not encoded where a vector of the same passage half, no less precise, is there for it: of the passage with the same id in the store's
+  // active view; for a builder also of any passage of that view (which is read once, where enough texts ask for it), or of an ingest that
+  // was interrupted: the store's EncodingJournal. Blocks while too many are on their way through the encoder. After an error the sink can
+  // only be dropped.
   absl::Status Take(std::vector<loci::v1::Passage> passages, const float* vectors);
   // Waits until all that was taken is in the builder, or in the store.
   absl::Status Flush();
@@ -63,12 +64,16 @@ class PassageSink {
     std::vector<loci::v1::Passage> passages;
     std::vector<float> vectors;         // [passages.size(), dim]; rows of `missing` are filled in when they come.
     std::vector<size_t> missing;        // Passages that are being encoded.
-    std::vector<ContentHash> hashes;    // Of their texts; empty where neither known_ nor journal_ is there.
+    std::vector<ContentHash> hashes;    // Of their texts; empty without a journal.
     std::future<absl::StatusOr<EncodedTexts>> encoded;  // Of `missing`, where there are any.
   };
 
   std::string JournalDirectory() const;
-  absl::Status OpenKnown();
+  // The active view, where its vectors may be taken over; else null.
+  std::shared_ptr<const View> FindSource() const;
+  void OpenJournal();
+  // Fills in the vectors of passages whose id and text source_ has, and says which they are.
+  std::vector<bool> TakeOverById(Batch& batch) const;
   // Fills in what is known and starts to encode the others.
   absl::StatusOr<Batch> StartBatch(std::vector<loci::v1::Passage> passages);
   absl::Status FinishBatch(Batch& batch);  // All vectors are there then.
@@ -78,9 +83,11 @@ class PassageSink {
 
   const Options options_;
   std::deque<Batch> pending_;  // Oldest first.
-  bool known_open_ = false;
-  std::unique_ptr<KnownVectors> known_;  // Null: nothing is.
+  bool opened_ = false;  // The three below.
+  std::shared_ptr<const View> source_;
+  std::unique_ptr<KnownVectors> known_;       // Null until enough texts were not found by their ids.
   std::unique_ptr<EncodingJournal> journal_;  // Null without a builder.
+  int64_t asked_count_ = 0;  // Texts that were not found by their ids.
   int64_t reused_count_ = 0;
   int64_t upserted_count_ = 0;
   std::string generation_;
