@@ -178,6 +178,45 @@ class KillServerTest(unittest.TestCase):
         print(f"{ITERATIONS} kills, {self.acknowledgements} acknowledgements, none lost", flush=True)
         self.assertGreater(self.acknowledgements, ITERATIONS // 2)
 
+    def test_an_ingest_that_was_killed_is_taken_up(self):
+        count = 4096
+        server = self.start()
+        batches = lambda: ({"passages": [self.passage(f"p{i}", f"number {i}") for i in range(first, first + 256)]}
+                           for first in range(0, count, 256))
+        journal = os.path.join(self.data_dir.name, "stores", "taken-up", "encoded", "00000001")
+
+        def ingest():
+            with self.assertRaises(grpc.RpcError):
+                self.client.ingest({"store": "taken-up"}, batches())
+
+        ingesting = threading.Thread(target=ingest)
+        ingesting.start()
+        deadline = time.monotonic() + 60
+        while not (os.path.exists(journal) and os.path.getsize(journal) > 100_000) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait()
+        ingesting.join()
+        self.client.close()
+        server.process.stdout.close()
+
+        server = self.start()
+        # The record that was being written when the power went, say.
+        with open(journal, "r+b") as file:
+            file.truncate(os.path.getsize(journal) - 100)
+        again = self.client.ingest({"store": "taken-up"}, batches())
+        whole = self.client.ingest({"store": "whole"}, batches())
+        self.assertGreater(again.reused_count, 0)
+        self.assertLess(again.reused_count, count)
+        self.assertEqual((again.passage_count, whole.passage_count, whole.reused_count), (count, count, 0))
+        self.assertFalse(os.path.exists(os.path.dirname(journal)))
+        ids = [f"p{i}" for i in range(count)]
+        vectors = [self.client.call("AdminService.GetPassages", store=store, ids=ids, include_vectors=True).vectors.data
+                   for store in ("taken-up", "whole")]
+        self.assertEqual(vectors[0], vectors[1])
+        self.client.close()
+        self.assertEqual(server.stop(), 0)
+
 
 if __name__ == "__main__":
     main()
