@@ -20,6 +20,7 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr std::string_view kSpaces = " \t\r\n\f\v";
+constexpr std::string_view kSeparators[] = {"\n\n", ".\n", ". ", "\n", " "};  // The best first.
 constexpr size_t kReadBytes = 256 * 1024;
 
 // What opening or reading said, without the path before it: the place is told by the caller.
@@ -114,7 +115,7 @@ size_t DocumentReader::PartEnd(size_t start, size_t section_end) const {
   const std::string_view text = std::string_view(document_.text).substr(start, section_end - start);
   const size_t limit = Utf8Prefix(text, kMaxSectionBytes);
   const std::string_view part = text.substr(0, limit);
-  for (const std::string_view separator : {std::string_view("\n\n"), std::string_view("\n"), std::string_view(" ")}) {
+  for (const std::string_view separator : kSeparators) {
     const size_t at = part.rfind(separator);
     if (at != std::string_view::npos && at > limit / 2) return start + at + separator.size();
   }

@@ -18,7 +18,7 @@
 namespace loci {
 
 // Reads one document after another, with memory for one. What it gives are sections, in order, that the server cuts into passages: a
-// section of more than kMaxSectionBytes comes in several parts, cut at line ends, else between words. Of each:
+// section of more than kMaxSectionBytes comes in several parts, cut at an empty line, else at a sentence's end, a line's, or between words. Of each:
 //   document_id  the file's path within the folder, or its name ("stdin" of standard input); 1 to kMaxIdBytes bytes
 //   id           document_id with "#" and the section's number in the document, from 0
 //   title        see SectionTitle(); the file's name without suffix where the document has no title of its own
@@ -29,7 +29,7 @@ namespace loci {
 // Used by one thread: the reader; position_bytes() may be asked by any.
 class DocumentReader final : public IngestReader {
  public:
-  static constexpr size_t kMaxSectionBytes = 512 << 10;
+  static constexpr size_t kMaxSectionBytes = 64 << 10;  // So that the server can tell of progress, and cancel, in between.
   static constexpr size_t kMaxIdBytes = 480;  // Of document_id: "#" and a number must have room in 512.
 
   // `path` is a file, "-", or a folder: see ListDocuments(). `format` none: by each file's name. NOT_FOUND where there is no document,

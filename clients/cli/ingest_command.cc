@@ -19,6 +19,7 @@ namespace loci {
 namespace {
 
 constexpr int64_t kDefaultOverlapTokens = 32;
+constexpr size_t kChunkedBatchBytes = 128 << 10;  // About 1,000 passages: the server tells of progress between batches.
 
 constexpr char kIngestDetails[] =
     "The store is created if it is not there. With --mode new-generation the passages sent become the whole content of the\n"
@@ -144,7 +145,7 @@ class IngestCommand final : public Command {
     cli.SetDeadline(&context, CliContext::kNoTimeout);
     v1::IngestResponse response;
     std::unique_ptr<grpc::ClientWriter<v1::IngestRequest>> writer;
-    PassageBatcher batcher;
+    PassageBatcher batcher(chunks_ ? kChunkedBatchBytes : PassageBatcher::kMaxBytes);
     bool open = true;  // The server still reads.
     const auto send_batch = [&] {
       if (writer == nullptr) {
@@ -186,7 +187,7 @@ class IngestCommand final : public Command {
     grpc::Status status;
     {
       std::optional<IngestPhases> phases;
-      if (open && !no_wait_) phases.emplace(cli, store_, input.progress());
+      if (open) phases.emplace(cli, store_, input.progress());
       status = writer->Finish();
     }
     if (!status.ok()) {

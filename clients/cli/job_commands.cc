@@ -97,7 +97,8 @@ class WatchCommand final : public Command {
     }
     if (job.state() == v1::JOB_STATE_SUCCEEDED) return kExitOk;
     cli.err() << "error: job " << SanitizeLine(job.job()) << " ended as " << JobStateName(job.state());
-    if (job.error_code() != 0) cli.err() << ": " << GrpcCodeName(job.error_code()) << ": " << SanitizeLine(job.error_message());
+    if (job.state() == v1::JOB_STATE_FAILED) cli.err() << ": " << GrpcCodeName(job.error_code());
+    if (!job.error_message().empty()) cli.err() << ": " << SanitizeLine(job.error_message());
     cli.err() << '\n';
     return kExitFailed;
   }

@@ -23,7 +23,7 @@ bool PassageBatcher::Add(PassageRecord&& record) {
     // x86-64 is little-endian, as the wire is.
     vectors->mutable_data()->append(reinterpret_cast<const char*>(record.vector.data()), record.vector.size() * sizeof(float));
   }
-  return batch_.passages_size() >= kMaxPassages || batch_bytes_ >= kMaxBytes;
+  return batch_.passages_size() >= kMaxPassages || batch_bytes_ >= max_bytes_;
 }
 
 v1::PassageBatch PassageBatcher::Take() {

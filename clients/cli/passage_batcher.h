@@ -19,13 +19,16 @@ class PassageBatcher {
   static constexpr int kMaxPassages = 256;
   static constexpr size_t kMaxBytes = 4 << 20;
 
-  // Takes the record; returns whether the batch is full and must be taken. A batch exceeds kMaxBytes by at most one passage.
+  explicit PassageBatcher(size_t max_bytes = kMaxBytes) : max_bytes_(max_bytes) {}
+
+  // Takes the record; returns whether the batch is full and must be taken. A batch exceeds `max_bytes` by at most one passage.
   bool Add(PassageRecord&& record);
   bool empty() const { return batch_.passages_size() == 0; }
   // The batch, with FLOAT32 vectors where the passages brought some; the next one begins.
   v1::PassageBatch Take();
 
  private:
+  const size_t max_bytes_;
   v1::PassageBatch batch_;
   size_t batch_bytes_ = 0;
 };
