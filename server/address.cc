@@ -13,6 +13,12 @@
 #include "base/strings.h"
 
 namespace loci {
+namespace {
+
+// Connections that wait to be accepted: clients of a server that restarts come all at once. The system may allow fewer.
+constexpr int kBacklog = 4096;
+
+}  // namespace
 
 std::string HostPort::ToString() const {
   if (host.find(':') != std::string::npos) return absl::StrCat("[", host, "]:", port);
@@ -62,7 +68,7 @@ absl::StatusOr<Listener> ListenOn(const HostPort& address) {
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
     sockaddr_storage bound{};
     socklen_t size = sizeof(bound);
-    if (bind(fd, info->ai_addr, info->ai_addrlen) != 0 || listen(fd, 128) != 0 ||
+    if (bind(fd, info->ai_addr, info->ai_addrlen) != 0 || listen(fd, kBacklog) != 0 ||
         getsockname(fd, reinterpret_cast<sockaddr*>(&bound), &size) != 0) {
       result = failed(strerror(errno));
       close(fd);

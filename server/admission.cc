@@ -1,6 +1,8 @@
 #include "server/admission.h"
 
+#include <algorithm>
 #include <chrono>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -19,6 +21,7 @@ Admission::Admission(Options options)
 absl::StatusOr<Admission::Permit> Admission::Acquire(int64_t size_bytes) {
   MutexLock lock(&mutex_);
   if (draining_) {
+    last_refusal_us_ = RealClock().NowMicros();
     return ErrorWithReason(absl::UnavailableError("the server is draining; ask another one, or again when it is back"), "DRAINING");
   }
   if (in_flight_ >= options_.max_requests && !options_.method.empty()) {
@@ -56,6 +59,21 @@ void Admission::Permit::Release() {
 void Admission::Drain() {
   MutexLock lock(&mutex_);
   draining_ = true;
+  last_refusal_us_ = RealClock().NowMicros();
+}
+
+void Admission::WaitUntilQuiet(int64_t quiet_ms, int64_t timeout_ms) {
+  const int64_t until_us = RealClock().NowMicros() + timeout_ms * 1000;
+  while (true) {
+    int64_t quiet_from_us;
+    {
+      MutexLock lock(&mutex_);
+      quiet_from_us = last_refusal_us_ + quiet_ms * 1000;
+    }
+    const int64_t left_us = std::min(quiet_from_us, until_us) - RealClock().NowMicros();
+    if (left_us <= 0) return;
+    std::this_thread::sleep_for(std::chrono::microseconds(left_us));
+  }
 }
 
 bool Admission::WaitUntilIdle(int64_t timeout_ms) {

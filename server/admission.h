@@ -59,6 +59,9 @@ class Admission {
   // Whether all permits were released within `timeout_ms`. Call after Drain.
   bool WaitUntilIdle(int64_t timeout_ms);
 
+  // Returns once nothing has come, to be refused, for `quiet_ms`, after `timeout_ms` at the latest. Call after Drain.
+  void WaitUntilQuiet(int64_t quiet_ms, int64_t timeout_ms);
+
   int64_t in_flight() const;
 
  private:
@@ -69,6 +72,7 @@ class Admission {
   int64_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t bytes_ ABSL_GUARDED_BY(mutex_) = 0;
   bool draining_ ABSL_GUARDED_BY(mutex_) = false;
+  int64_t last_refusal_us_ ABSL_GUARDED_BY(mutex_) = 0;  // Because of draining; when that began, where there was none yet.
 };
 
 }  // namespace loci

@@ -1,10 +1,11 @@
 #include "server/admission.h"
 
-#include <atomic>
+#include <chrono>
 #include <memory>
 #include <thread>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/error.h"
 #include "base/fake_metrics.h"
 #include "gtest/gtest.h"
@@ -96,6 +97,17 @@ TEST(Admission, NamesTheMethodOfALimitOfItsOwn) {
   EXPECT_EQ(GetErrorReason(refused)->metadata.at("method"), "Search");
   permit->Release();
   EXPECT_TRUE(admission.Acquire(0).ok());
+}
+
+TEST(Admission, IsQuietOnceNothingHasComeToBeRefusedForAWhile) {
+  Admission admission({});
+  admission.Drain();
+  std::this_thread::sleep_for(std::chrono::milliseconds(50));
+  EXPECT_FALSE(admission.Acquire(0).ok());
+  const int64_t refused_us = RealClock().NowMicros();
+  admission.WaitUntilQuiet(100, 60'000);
+  EXPECT_GE(RealClock().NowMicros() - refused_us, 99'000) << "counted from what was refused last";
+  admission.WaitUntilQuiet(60'000, 1);  // Not longer than that.
 }
 
 }  // namespace

@@ -45,6 +45,7 @@ const std::map<std::string, Range>& Ranges() {
       {"Limits.max_in_flight", {1, 1'000'000}},
       {"Limits.max_in_flight_bytes", {1 << 20, int64_t{1} << 40}},
       {"Limits.max_ingests", {1, 64}},
+      {"Limits.max_connections", {1, 1'000'000}},
       {"Limits.pushback_ms", {0, 60'000}},
       {"Limits.ingest_idle_timeout_ms", {100, 86'400'000}},
       {"Keepalive.time_ms", {1'000, 86'400'000}},
@@ -189,6 +190,7 @@ ServerConfig DefaultServerConfig() {
   limits.set_max_in_flight(options.max_in_flight);
   limits.set_max_in_flight_bytes(options.max_in_flight_bytes);
   limits.set_max_ingests(options.max_ingests);
+  limits.set_max_connections(options.max_connections);
   limits.set_pushback_ms(options.pushback_ms);
   limits.set_ingest_idle_timeout_ms(options.ingest_idle_timeout_ms);
   config.set_drain_timeout_s(static_cast<int32_t>(options.drain_timeout_ms / 1000));
@@ -218,6 +220,7 @@ ServerOptions ToServerOptions(const ServerConfig& config) {
   options.max_in_flight = config.limits().max_in_flight();
   options.max_in_flight_bytes = config.limits().max_in_flight_bytes();
   options.max_ingests = config.limits().max_ingests();
+  options.max_connections = config.limits().max_connections();
   options.pushback_ms = config.limits().pushback_ms();
   options.ingest_idle_timeout_ms = config.limits().ingest_idle_timeout_ms();
   options.drain_timeout_ms = int64_t{1000} * config.drain_timeout_s();

@@ -28,6 +28,7 @@
 #include "server/address.h"
 #include "server/admin_service.h"
 #include "server/admission.h"
+#include "server/connection_acceptor.h"
 #include "server/prometheus_metrics.h"
 #include "server/readers.h"
 #include "server/request_metrics.h"
@@ -50,9 +51,16 @@ constexpr int kLoadThreads = 2;  // Verify generations that searches name: other
 constexpr int kJobThreads = 4;
 constexpr int64_t kMaxQueuedJobs = 64;
 
+// After the last answer the server goes on refusing until nothing has come for so long, for so long at most.
+constexpr int64_t kQuietMs = 50;
+constexpr int64_t kMostQuietWaitMs = 1'000;
+
 // Of requests that look after the server.
 constexpr int kControlThreads = 2;
 constexpr int64_t kMaxControlRequests = 256;
+
+// Files that connections never take.
+constexpr int64_t kSpareFiles = 32;
 
 std::string CpuName() {
   std::ifstream cpuinfo("/proc/cpuinfo");
@@ -153,6 +161,9 @@ struct Server::State {
   std::unique_ptr<RetrievalServiceImpl> retrieval;
   std::unique_ptr<AdminServiceImpl> admin;
   std::unique_ptr<grpc::Server> grpc_server;
+  // Before the server that they hand connections to.
+  std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> hand_over;
+  std::unique_ptr<ConnectionAcceptor> connections;
 
   Mutex stop_mutex;  // Held through Stop, so that a second call waits. Nothing that runs meanwhile takes it.
   bool stopped ABSL_GUARDED_BY(stop_mutex) = false;
@@ -234,21 +245,34 @@ absl::Status Server::State::Listen() {
   grpc::EnableDefaultHealthCheckService(true);
   grpc::reflection::InitProtoReflectionServerBuilderPlugin();
   grpc::ServerBuilder builder;
-  int port = 0;
-  builder.AddListeningPort(host_port.ToString(), grpc::InsecureServerCredentials(), &port);
+  hand_over = builder.experimental().AddExternalConnectionAcceptor(grpc::ServerBuilder::experimental_type::ExternalConnectionType::FROM_FD,
+                                                                   grpc::InsecureServerCredentials());
   builder.RegisterService(retrieval.get());
   builder.RegisterService(admin.get());
   builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
-  // Two servers on one port would share its clients between two corpora.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, options.keepalive.time_ms);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIMEOUT_MS, options.keepalive.timeout_ms);
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_PERMIT_WITHOUT_CALLS, 1);
   builder.AddChannelArgument(GRPC_ARG_HTTP2_MIN_RECV_PING_INTERVAL_WITHOUT_DATA_MS, options.keepalive.min_ping_interval_ms);
+  // Listening first: two servers on one port would share its clients between two corpora.
+  ConnectionAcceptor::Options acceptor;
+  const int64_t file_limit = RaiseFileLimit();
+  acceptor.max_connections = ConnectionLimit(options.max_connections, file_limit);
+  acceptor.max_descriptor = file_limit - kSpareFiles;
+  acceptor.user_timeout_ms = options.keepalive.timeout_ms;
+  acceptor.metrics = &metrics;
+  LOCI_ASSIGN_OR_RETURN(connections, ConnectionAcceptor::Listen(host_port, acceptor));
+  const std::string message = absl::StrCat("up to ", acceptor.max_connections, " connections; the process may have ", file_limit, " files");
+  if (acceptor.max_connections < options.max_connections) {
+    LogWarning("server", absl::StrCat(message, ", too few for the ", options.max_connections, " connections that are configured"));
+  } else {
+    LogInfo("server", message);
+  }
+  services.info.mutable_limits()->set_max_connections(acceptor.max_connections);
   grpc_server = builder.BuildAndStart();
-  if (grpc_server == nullptr || port == 0) return absl::FailedPreconditionError(absl::StrCat("cannot listen on ", options.listen));
-  address = HostPort{host_port.host, port}.ToString();
+  if (grpc_server == nullptr) return absl::InternalError(absl::StrCat("gRPC cannot start a server on ", options.listen));
+  address = connections->address().ToString();
   return absl::OkStatus();
 }
 
@@ -351,6 +375,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   // The port opens when everything behind it is there, so that health never says SERVING too early.
   LOCI_RETURN_IF_ERROR(state->Listen());
   state->SetHealth(true);
+  state->connections->Start([hand_over = state->hand_over.get()](int fd) {
+    grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
+    connection.fd = fd;
+    hand_over->HandleNewConnection(&connection);
+  });
   return std::unique_ptr<Server>(new Server(std::move(state)));
 }
 
@@ -378,10 +407,14 @@ void Server::Stop() {
   if (!idle) LogWarning("server", "the drain time is over: what is still in flight is cancelled");
   if (idle && !state.jobs->WaitUntilIdle(left_ms())) LogWarning("server", "the drain time is over: the jobs that run are cancelled");
   state.jobs->CancelAll();
+  // What comes once gRPC shuts down it ends as CANCELLED: until then clients are told that the server drains, so that they go elsewhere.
+  if (idle) state.requests->WaitUntilQuiet(kQuietMs, kMostQuietWaitMs);
+  state.connections.reset();
   // Refuses connections and waits for answers on their way; what is left then is cancelled, which its reactors see as OnCancel.
   state.grpc_server->Shutdown(std::chrono::system_clock::now() + (idle ? kDeliveryTime : std::chrono::seconds(0)));
   state.grpc_server->Wait();
   state.grpc_server.reset();
+  state.hand_over.reset();
   state.CloseData();
   LogInfo("server", "stopped");
 }

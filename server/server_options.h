@@ -39,6 +39,7 @@ struct ServerOptions {
   int64_t max_in_flight = 1'024;
   int64_t max_in_flight_bytes = int64_t{1} << 28;
   int64_t max_ingests = 4;
+  int64_t max_connections = 16'384;  // Fewer where the process may not have so many files.
   int64_t pushback_ms = 250;
   int64_t ingest_idle_timeout_ms = 120'000;
   int64_t drain_timeout_ms = 30'000;  // Stop waits so long for requests in flight, then cancels them.

@@ -24,7 +24,7 @@ START_TIMEOUT_S = 120
 class ServerProcess:
     """The binary in $LOCI_SERVER_BINARY on a port of loopback; or, where $LOCI_SERVER names a running server, that one."""
 
-    def __init__(self, data_dir: str | None = None) -> None:
+    def __init__(self, data_dir: str | None = None, flags: Iterable[str] = ()) -> None:
         self.process: subprocess.Popen[str] | None = None
         self._own_data_dir = None
         if os.environ.get("LOCI_SERVER"):
@@ -37,7 +37,7 @@ class ServerProcess:
             data_dir = self._own_data_dir.name
         self._log = tempfile.TemporaryFile(mode="w+", encoding="utf-8", errors="replace")
         self.process = subprocess.Popen(
-            [binary, "--data-dir", data_dir, "--model", model, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0"],
+            [binary, "--data-dir", data_dir, "--model", model, "--listen", "127.0.0.1:0", "--metrics-listen", "127.0.0.1:0", *flags],
             stdout=subprocess.PIPE, stderr=self._log, text=True)
         self.address = ""
         self.metrics_address = ""
