@@ -228,7 +228,7 @@ TEST(DocumentChunker, HoldsItsLimitsOnRandomText) {
 
 TEST(DocumentChunker, TakesLinearTimeAndBoundedMemory) {
   const std::unique_ptr<Tokenizer> word_piece = WordPiece();
-  constexpr size_t kBytes = 3 << 20;
+  constexpr size_t kBytes = 1 << 20;
   std::vector<std::string> texts(5);
   while (texts[0].size() < kBytes) texts[0] += "no end of it ";
   texts[1].assign(kBytes, 'a');              // One unknown token.

@@ -253,6 +253,28 @@ TEST_F(ServerIngest, WithoutWaitingTheJobCanBeCancelled) {
   ExpectServing();
 }
 
+TEST_F(ServerIngest, WithoutWaitingTheJobCanBeCancelledWhileItReceives) {
+  grpc::ClientContext context;
+  loci::v1::IngestResponse response;
+  auto stream = admin->Ingest(&context, &response);
+  ASSERT_TRUE(stream->Write(Header("s", true)));
+  loci::v1::ListJobsRequest list;
+  loci::v1::ListJobsResponse jobs;
+  for (int i = 0; i < 10'000 && jobs.jobs().empty(); ++i) {
+    ASSERT_TRUE(Call(*admin, &Admin::ListJobs, list, &jobs).ok());
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  ASSERT_EQ(jobs.jobs_size(), 1);
+  loci::v1::CancelJobRequest cancel;
+  cancel.set_job(jobs.jobs(0).job());
+  loci::v1::Job job;
+  ASSERT_TRUE(Call(*admin, &Admin::CancelJob, cancel, &job).ok());
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), StatusCode::CANCELLED);
+  EXPECT_EQ(InfoOf(status).reason(), "JOB_CANCELLED");
+  EXPECT_TRUE(GenerationsOnDisk("s").empty());
+}
+
 TEST_F(ServerIngest, ADrainWaitsForABuildAndThenCancelsIt) {
   for (const bool in_time : {true, false}) {
     options.drain_timeout_ms = in_time ? 30'000 : 100;
