@@ -131,6 +131,7 @@ TEST_F(CliTest, UsageErrorsExitWithTwoAndSendNothing) {
 
 TEST_F(CliTest, EveryCommandHasHelpWithExamples) {
   ASSERT_EQ(Run({"help"}), 0);
+  EXPECT_THAT(out(), HasSubstr("Exit codes:\n  0   done\n  1   the server refused"));
   std::istringstream overview(out());
   std::string line;
   int count = 0;
@@ -262,6 +263,12 @@ TEST_F(CliTest, BashCompletesCommandsFlagsChoicesFilesAndStores) {
   EXPECT_EQ(complete("--server h : 1 search m"), "movies music\n");
   EXPECT_EQ(complete("--server h : 1 get stores movies mu"), "music\n");
   EXPECT_EQ(complete("completion z"), "zsh\n");
+  EXPECT_EQ(complete("wa"), "watch\n");
+  EXPECT_EQ(complete("can"), "cancel\n");
+  EXPECT_EQ(complete("ingest movies f --bad-lines ''"), "skip fail\n");
+  EXPECT_EQ(complete("ingest movies f --format ma"), "markdown\n");
+  EXPECT_EQ(complete("ingest movies f --chu"), "--chunk-tokens\n");
+  EXPECT_EQ(complete("get jobs movies --state f"), "failed\n");
   EXPECT_EQ(complete("search movies ''"), "\n");
   EXPECT_EQ(complete("search -- --ex"), "\n");
 }
@@ -287,7 +294,8 @@ TEST_F(CliTest, ManualPagesAreSoundRoff) {
     EXPECT_EQ(status, 0);
   }
   ASSERT_EQ(Run({"man"}), 0);
-  EXPECT_THAT(out(), AllOf(HasSubstr(".SS get stores"), HasSubstr(".SS man"), HasSubstr("\\-\\-skip\\-errors")));
+  EXPECT_THAT(out(), AllOf(HasSubstr(".SS get stores"), HasSubstr(".SS man"), HasSubstr("\\-\\-skip\\-errors"), HasSubstr(".SS watch"),
+                           HasSubstr(".SS cancel"), HasSubstr("\\-\\-chunk\\-tokens"), HasSubstr("poppler")));
 }
 
 TEST_F(CliTest, IngestOfADamagedFileIsCancelledNotFinished) {

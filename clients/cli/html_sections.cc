@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/utf8.h"
 
 namespace loci {
 namespace {
@@ -168,11 +169,12 @@ class TextBuilder {
   void EndHeading() {
     const int level = std::exchange(heading_level_, 0);
     EndSection(level);
+    const size_t heading_count = document_->headings.size();
     if (!headings_.Open(level, heading_text_, document_)) {
       return Stop(absl::StrCat("the document has more than ", DocumentLimits::kMaxHeadings, " headings"));
     }
     last_level_ = level;
-    has_heading_ = !heading_text_.empty() && headings_.current() + 1 == static_cast<int64_t>(document_->headings.size());
+    has_heading_ = document_->headings.size() > heading_count;  // One of white space opens none.
     line_ = parser_->input != nullptr ? parser_->input->line : 1;
     heading_text_.clear();
   }
@@ -244,8 +246,10 @@ absl::Status ParseHtml(const std::string& html, Document* document, const HtmlLi
   if (parser == nullptr) return absl::ResourceExhaustedError("no memory to parse HTML");
   builder.set_parser(parser.get());
   htmlCtxtUseOptions(parser.get(), HTML_PARSE_NONET | HTML_PARSE_NOERROR | HTML_PARSE_NOWARNING | HTML_PARSE_IGNORE_ENC);
-  for (size_t at = 0; at < html.size() && builder.status().ok(); at += kChunkBytes) {
-    htmlParseChunk(parser.get(), html.data() + at, static_cast<int>(std::min(kChunkBytes, html.size() - at)), 0);
+  for (std::string_view left = html; !left.empty() && builder.status().ok();) {
+    const size_t size = Utf8Prefix(left, kChunkBytes);
+    htmlParseChunk(parser.get(), left.data(), static_cast<int>(size), 0);
+    left.remove_prefix(size);
     if (Clock::now() > deadline) {
       return absl::InvalidArgumentError(absl::StrCat("reading the markup took longer than ", limits.max_time.count(), " ms, the limit"));
     }

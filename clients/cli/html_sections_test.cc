@@ -53,6 +53,7 @@ TEST(HtmlSectionsTest, HeadingsBecomeTitlesUnderThePagesTitle) {
                           Pair("The page > More", "three")));
   EXPECT_THAT(SectionsOf("<h1>Guide</h1>a<h2>Empty</h2><h2>Sub</h2>b"),
               ElementsAre(Pair("Guide", "a"), Pair("Guide > Empty", "Empty"), Pair("Guide > Sub", "b")));
+  EXPECT_THAT(SectionsOf("<h1> </h1><h2>\n</h2>text<h1> <b> </b></h1>"), ElementsAre(Pair("file", "text")));
   EXPECT_THAT(SectionsOf("plain words"), ElementsAre(Pair("file", "plain words")));
   EXPECT_THAT(SectionsOf(""), IsEmpty());
   EXPECT_THAT(SectionsOf("<html><head><title>only</title></head><body> \n</body>"), IsEmpty());
@@ -109,6 +110,17 @@ TEST(HtmlSectionsTest, ALargePageIsReadWhole) {
   ASSERT_EQ(document.sections.size(), 1u);
   EXPECT_EQ(document.sections[0].end_byte - document.sections[0].start_byte,
             ((8 << 20) / paragraph.size()) * std::string("A sentence & more of it.\n\n").size() - 2);
+}
+
+TEST(HtmlSectionsTest, CharactersOfSeveralBytesAreWholeWhereverTheParserIsFed) {
+  for (const std::string before : {"", "x", "xy"}) {
+    const std::string words = before + Repeat("ä€", 20'000);
+    EXPECT_EQ(TextOf("<p>" + words + "</p>"), words);
+    EXPECT_EQ(TextOf(words), words);
+    Document document;
+    ASSERT_TRUE(ParseHtml("<p title='" + words + "'>text</p><" + words + ">", &document).ok());
+    EXPECT_EQ(document.text.substr(0, 4), "text");
+  }
 }
 
 TEST(HtmlSectionsTest, TheEncodingIsTheOneThatIsDeclared) {

@@ -112,7 +112,6 @@ class IngestCommand final : public Command {
       header.mutable_chunking()->set_overlap_tokens(static_cast<int32_t>(overlap_tokens_));
     }
     if (bad_lines_ == "fail") header.set_bad_lines(v1::LINE_POLICY_FAIL);
-    if (bad_lines_ == "skip") header.set_bad_lines(v1::LINE_POLICY_SKIP);
     if (duplicates_ == "fail") header.set_duplicates(v1::LINE_POLICY_FAIL);
     if (duplicates_ == "skip") header.set_duplicates(v1::LINE_POLICY_SKIP);
     header.set_reencode(reencode_);
@@ -205,7 +204,7 @@ class IngestCommand final : public Command {
   }
 
   std::string store_, path_, format_ = "auto", mode_ = "new-generation", index_, vector_type_, writes_since_,
-                             encoder_fingerprint_, bad_lines_, duplicates_;
+                             encoder_fingerprint_, bad_lines_ = "skip", duplicates_ = "keep-last";
   int64_t chunk_tokens_ = 0, overlap_tokens_ = 0;
   bool no_activate_ = false, no_wait_ = false, reencode_ = false, skip_errors_ = false, dry_run_ = false;
   bool chunks_ = false;  // What is sent is to be cut into passages.

@@ -88,8 +88,9 @@ int InputSession::Finish(bool skip_errors) {
   }
   if (bad_count_ == 0) return kExitOk;
   if (bad_count_ > kMaxPrintedLines) cli_.err() << "... and " << FormatCount(bad_count_ - kMaxPrintedLines) << " more\n";
-  cli_.err() << FormatCount(bad_count_) << (bad_count_ == 1 ? " line" : " lines") << (reader_->reads_documents() ? " or documents" : "")
-             << (bad_count_ == 1 ? " was" : " were") << " not taken\n";
+  const bool one = bad_count_ == 1;
+  cli_.err() << FormatCount(bad_count_) << (one ? " line" : " lines")
+             << (!reader_->reads_documents() ? "" : one ? " or document" : " or documents") << (one ? " was" : " were") << " not taken\n";
   return skip_errors ? kExitOk : kExitFailed;
 }
 

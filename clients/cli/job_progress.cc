@@ -1,6 +1,7 @@
 #include "clients/cli/job_progress.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "clients/cli/display.h"
@@ -16,7 +17,7 @@ std::string DescribeJobPhase(const v1::Job& job) {
     absl::StrAppend(&text, " ", amount(job.done()), job.total() > 0 ? absl::StrCat(" / ", amount(job.total())) : "",
                     bytes ? "" : absl::StrCat(" ", SanitizeLine(job.unit())));
   }
-  if (job.rate() > 0) absl::StrAppend(&text, "   ", amount(static_cast<int64_t>(job.rate())), "/s");
+  if (job.rate() >= 0.5) absl::StrAppend(&text, "   ", amount(std::llround(job.rate())), "/s");
   if (job.total() > 0) absl::StrAppend(&text, "   ", std::min<int64_t>(100, 100 * job.done() / job.total()), " %");
   if (job.total() > 0 && job.eta_ms() >= 0) {
     absl::StrAppend(&text, "   ETA ", FormatSeconds(static_cast<double>(job.eta_ms()) / 1e3));

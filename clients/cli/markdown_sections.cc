@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/utf8.h"
 
 namespace loci {
 namespace {
@@ -57,7 +58,7 @@ size_t FrontMatterEnd(std::string_view text, std::string* title) {
     if (!has_field && !line.empty() && !is_field && line[0] != '#' && line[0] != '[') return 0;
     if (is_field) {
       has_field = true;
-      if (name == "title" && raw[0] == 't') *title = std::string(value);
+      if (name == "title" && raw[0] == 't') *title = std::string(value.substr(0, Utf8Prefix(value, DocumentLimits::kMaxHeadingBytes)));
     }
   }
   title->clear();

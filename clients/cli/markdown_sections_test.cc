@@ -89,6 +89,7 @@ TEST(MarkdownSectionsTest, HeadingsAreCutBetweenCharactersAndTheirNumberIsLimite
   for (int i = 0; i < 200; ++i) heading += "ä";
   const Document document = Parse("# x" + heading + "\ntext");
   EXPECT_EQ(document.headings[0].text.size(), 255u);
+  EXPECT_EQ(Parse("---\ntitle: x" + heading + "\n---\ntext").title.size(), 255u);
   std::string many;
   for (int i = 0; i < 100'001; ++i) many += "# h\n";
   Document hostile;
