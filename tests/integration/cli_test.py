@@ -38,6 +38,25 @@ def metrics(ranking, grades):
     return ndcg, len(relevant & set(ranking[:10])) / len(relevant), mrr
 
 
+def make_pdf(pages):
+    """A PDF with one line of text a page."""
+    kids = " ".join(f"{4 + 2 * i} 0 R" for i in range(len(pages)))
+    objects = ["<< /Type /Catalog /Pages 2 0 R >>", f"<< /Type /Pages /Count {len(pages)} /Kids [{kids}] >>",
+               "<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica >>"]
+    for text in pages:
+        stream = f"BT /F 12 Tf 50 700 Td ({text}) Tj ET"
+        objects.append("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Resources << /Font << /F 3 0 R >> >> "
+                       f"/Contents {len(objects) + 2} 0 R >>")
+        objects.append(f"<< /Length {len(stream)} >>\nstream\n{stream}\nendstream")
+    pdf, offsets = b"%PDF-1.4\n", []
+    for number, content in enumerate(objects, 1):
+        offsets.append(len(pdf))
+        pdf += f"{number} 0 obj\n{content}\nendobj\n".encode()
+    rows = "".join(f"{offset:010} 00000 n \n" for offset in offsets)
+    size = len(objects) + 1
+    return pdf + f"xref\n0 {size}\n0000000000 65535 f \n{rows}trailer\n<< /Size {size} /Root 1 0 R >>\nstartxref\n{len(pdf)}\n%%EOF\n".encode()
+
+
 class CliTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
@@ -110,6 +129,60 @@ class CliTest(unittest.TestCase):
         cut = self.write("cut.jsonl.gz", gzip.compress(b"".join(b'{"id": "%d", "text": "t"}\n' % i for i in range(5000)))[:-9])
         self.assertIn("nothing was ingested", self.loci("ingest", "cli-bad", cut, status=1)[1])
         self.assertEqual(self.json("get", "stores", "cli-bad")["store"]["passage_count"], "1")
+
+    def test_a_folder_of_documents_is_cut_into_passages_that_answer(self):
+        guide = "# Boiler\n\nIt stands upright.\n\n## Power\n\nThe boiler needs a fuse of 16 amperes.\n"
+        filler = " ".join(f"Remark {i} tells nothing of interest to anybody." for i in range(200))
+        for name, content in {
+                "docs/a/guide.md": guide,
+                "docs/page.html.gz": gzip.compress(b"<title>Elements</title><h1>Radium</h1><script>no();</script>"
+                                                   b"<p>Radium was discovered by Marie Curie.</p>" + filler.encode()),
+                "docs/report.pdf": make_pdf(["The revenue was 12 million euros.", "The company employs 85 people in Lisbon."]),
+                "docs/wide.txt": "Penguins live in the southern hemisphere.".encode("utf-16"),
+                "docs/latin.txt": b"caf\xe9",
+                "docs/broken.pdf": b"%PDF-1.4 and no more",
+                "docs/picture.png": b"x"}.items():
+            os.makedirs(os.path.dirname(self.path(name)), exist_ok=True)
+            self.write(name, content)
+        args = ("ingest", "cli-d", self.path("docs"), "--chunk-tokens", "48", "--overlap-tokens", "16")
+        out, err = self.loci(*args, status=1)
+        self.assertIn("2 lines or documents were not taken", err)
+        self.assertIn("latin.txt:1: not valid UTF-8 at byte 4", err)
+        self.assertIn("broken.pdf:1: pdftotext can't read it: Syntax", err)
+        self.assertIn("picture.png is passed over", err)
+        for question, answer, document in (
+                ("What fuse does the boiler need?", "The boiler needs a fuse of 16 amperes.", "a/guide.md"),
+                ("Who discovered radium?", "Radium was discovered by Marie Curie.", "page.html.gz"),
+                ("How many people does the company employ?", "The company employs 85 people in Lisbon.", "report.pdf"),
+                ("Where do penguins live?", "Penguins live in the southern hemisphere.", "wide.txt")):
+            response = self.json("ask", "cli-d", question)
+            self.assertEqual(response["answers"][0]["text"], answer, question)
+            self.assertEqual(response["passages"][0]["passage"]["document_id"], document)
+        passages = {hit["id"]: hit["passage"] for hit in self.json("search", "cli-d", "boiler", "--top-k", "1000")["results"][0]["hits"]}
+        self.assertEqual({f"page.html.gz#{i}" for i in range(20)} - passages.keys(), set())
+        self.assertEqual(passages["a/guide.md#1"]["title"], "Boiler > Power")
+        metadata = passages["a/guide.md#1"]["metadata"]
+        start, end = (int(metadata[key]["int64_value"]) for key in ("start_byte", "end_byte"))
+        self.assertEqual(guide[start:end], passages["a/guide.md#1"]["text"])
+        self.assertEqual(passages["report.pdf#1"]["metadata"]["page"], {"int64_value": "2"})
+        # Again: nothing is encoded. By choice a bad document ends it, and what was there stays.
+        again = self.json(*args, "--skip-errors")
+        self.assertEqual(again["reused_count"], again["passage_count"])
+        self.assertIn("nothing was ingested", self.loci(*args, "--bad-lines", "fail", status=1)[1])
+        self.assertEqual(self.json("get", "stores", "cli-d")["store"]["generation"], again["generation"])
+
+    def test_an_ingest_that_is_not_waited_for_is_watched(self):
+        job = self.json("ingest", "cli-j", self.path("corpus.jsonl.gz"), "--no-wait")["job"]
+        watched = self.json("watch", job)
+        self.assertEqual((watched["state"], watched["ingest"]["passage_count"]), ("JOB_STATE_SUCCEEDED", str(len(CORPUS))))
+        self.assertIn("SUCCEEDED", self.loci("get", "jobs", "cli-j")[0])
+        self.assertEqual(self.json("get", "jobs", "cli-j", "--state", "failed")["jobs"], [])
+        self.assertIn("JOB_FINISHED", self.loci("cancel", job, status=1)[1])
+        self.assertIn("JOB_NOT_FOUND", self.loci("watch", "absent", status=1)[1])
+        path = self.write("twice.jsonl", '{"id": "a", "text": "one"}\n\n{"id": "a", "text": "two"}\n')
+        self.assertIn("twice.jsonl:3: ", self.loci("ingest", "cli-j", path, "--duplicates", "fail", status=1)[1])
+        self.assertEqual(self.json("ingest", "cli-j", path, "--duplicates", "skip")["duplicate_count"], "1")
+        self.assertEqual(self.json("get", "passages", "cli-j", "a")["passages"][0]["text"], "one")
 
     def test_upsert_and_delete(self):
         self.make_store("cli-w")
