@@ -11,6 +11,7 @@
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "base/utf8.h"
 #include "google/protobuf/util/json_util.h"
 #include "proto/loci/storage/storage.pb.h"
 
@@ -106,20 +107,25 @@ absl::StatusOr<std::unique_ptr<EncoderRegistry>> EncoderRegistry::Open(Options o
   return std::unique_ptr<EncoderRegistry>(new EncoderRegistry(std::move(options)));
 }
 
-absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Import(const std::string& model_directory) {
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Import(const std::string& model_directory, bool make_default) {
+  MutexLock loading(&loading_);
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, LoadEncoder(*options_.fs, model_directory, options_.encoder));
   const EncoderSpec& spec = encoder->spec();
-  const std::string fingerprint = spec.fingerprint.ToString();
-  MutexLock lock(&mutex_);
   if (!options_.fs->Exists(JoinPath(options_.directory, DirectoryName(spec.fingerprint)))) {
     LOCI_RETURN_IF_ERROR(CopyCheckpoint(*options_.fs, *options_.clock, spec, model_directory, options_.directory));
   }
+  return Insert(std::move(encoder), make_default);
+}
+
+std::shared_ptr<TextEncoder> EncoderRegistry::Insert(std::shared_ptr<const Encoder> encoder, bool make_default) {
+  const std::string fingerprint = encoder->spec().fingerprint.ToString();
+  MutexLock lock(&mutex_);
+  if (make_default) default_ = fingerprint;
   std::shared_ptr<TextEncoder>& slot = loaded_[fingerprint];
   if (slot == nullptr) {
     slot = std::make_shared<TextEncoder>(std::move(encoder), options_.batcher, *options_.clock, *options_.metrics);
     LogInfo("encoder_registry", absl::StrCat("loaded ", slot->spec().model_name, " fingerprint=", fingerprint, " dim=", slot->spec().dim));
   }
-  default_ = fingerprint;
   return slot;
 }
 
@@ -133,34 +139,57 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::LoadLocked(const s
   if (DirectoryName(fingerprint) != directory) {
     return absl::DataLossError(absl::StrCat("the files in ", path, " have fingerprint ", fingerprint.ToString()));
   }
-  std::shared_ptr<TextEncoder>& slot = loaded_[fingerprint.ToString()];
-  slot = std::make_shared<TextEncoder>(std::move(encoder), options_.batcher, *options_.clock, *options_.metrics);
-  LogInfo("encoder_registry", absl::StrCat("loaded ", lineage.model(), " fingerprint=", fingerprint.ToString(), " from the registry"));
-  return slot;
+  return Insert(std::move(encoder), /*make_default=*/false);
 }
 
-absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Get(std::string_view fingerprint) {
-  const auto matches = [fingerprint](const Fingerprint& candidate) {
-    return fingerprint == candidate.ToString() || fingerprint == candidate.query || fingerprint == candidate.passage;
-  };
+namespace {
+
+bool Matches(std::string_view name, const Fingerprint& candidate) {
+  return name == candidate.ToString() || name == candidate.query || name == candidate.passage;
+}
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Find(std::string_view name) const {
   MutexLock lock(&mutex_);
   const auto default_encoder = loaded_.find(default_);
-  if (default_encoder != loaded_.end() && (fingerprint.empty() || matches(default_encoder->second->spec().fingerprint))) {
+  if (default_encoder != loaded_.end() && (name.empty() || Matches(name, default_encoder->second->spec().fingerprint))) {
     return default_encoder->second;
   }
-  if (fingerprint.empty()) {
+  if (name.empty()) {
     return ErrorWithReason(absl::NotFoundError("this server has no default encoder; start it with --model"), "NO_DEFAULT_ENCODER");
   }
-  for (const auto& [name, encoder] : loaded_) {
-    if (matches(encoder->spec().fingerprint)) return encoder;
+  std::shared_ptr<TextEncoder> named;
+  for (const auto& [fingerprint, encoder] : loaded_) {
+    if (Matches(name, encoder->spec().fingerprint)) return encoder;
+    if (encoder->spec().model_name != name) continue;
+    if (named != nullptr) {
+      return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("\"", AbslView(name), "\" is the name of encoders ",
+                                                                     named->spec().fingerprint.ToString(), " and ", fingerprint,
+                                                                     "; name one by its fingerprint")),
+                             "ENCODER_AMBIGUOUS", {{"encoder", std::string(name)}});
+    }
+    named = encoder;
   }
+  return named;
+}
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Get(std::string_view name) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> loaded, Find(name));
+  if (loaded != nullptr) return loaded;
+  MutexLock loading(&loading_);
+  LOCI_ASSIGN_OR_RETURN(loaded, Find(name));  // By another that was quicker.
+  if (loaded != nullptr) return loaded;
   LOCI_ASSIGN_OR_RETURN(std::vector<std::string> names, options_.fs->List(options_.directory));
-  for (const std::string& name : names) {
-    const std::vector<std::string> halves = absl::StrSplit(name, '-');
-    if (halves.size() == 2 && matches({.query = halves[0], .passage = halves[1]})) return LoadLocked(name);
+  for (const std::string& directory : names) {
+    const std::vector<std::string> halves = absl::StrSplit(directory, '-');
+    if (halves.size() == 2 && Matches(name, {.query = halves[0], .passage = halves[1]})) return LoadLocked(directory);
   }
-  return ErrorWithReason(absl::NotFoundError(absl::StrCat("no encoder has the fingerprint \"", AbslView(fingerprint.substr(0, 80)), "\"")),
-                         "ENCODER_NOT_FOUND", {{"encoder", std::string(fingerprint.substr(0, 80))}});
+  const std::string_view shown = name.substr(0, Utf8Prefix(name, 80));
+  return ErrorWithReason(absl::NotFoundError(absl::StrCat("this server has no encoder \"", AbslView(shown),
+                                                          "\"; encoders are named QUERY:PASSAGE, 16 hex digits each, by one half, or by the "
+                                                          "folder that they were loaded from")),
+                         "ENCODER_NOT_FOUND", {{"encoder", std::string(shown)}});
 }
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::ForPassageHalf(std::string_view passage_half) {

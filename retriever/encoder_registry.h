@@ -34,12 +34,13 @@ class EncoderRegistry {
   static absl::StatusOr<std::unique_ptr<EncoderRegistry>> Open(Options options);
 
   // Loads the checkpoint in `model_directory`, copies it into the registry where it is not there yet (files first, LINEAGE last)
-  // and makes it the default. Errors as LoadEncoder.
-  absl::StatusOr<std::shared_ptr<TextEncoder>> Import(const std::string& model_directory);
+  // and, unless told otherwise, makes it the default. Errors as LoadEncoder.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> Import(const std::string& model_directory, bool make_default = true);
 
-  // `fingerprint` is "QUERY:PASSAGE", either half, or empty for the default. Loads it where it lies in the registry and is not
-  // loaded yet. NOT_FOUND names it.
-  absl::StatusOr<std::shared_ptr<TextEncoder>> Get(std::string_view fingerprint);
+  // `name` is a fingerprint ("QUERY:PASSAGE" or either half), the name of the folder that one of those loaded was imported from, or empty
+  // for the default. Loads it where its fingerprint lies in the registry and is not loaded yet. NOT_FOUND names it; INVALID_ARGUMENT,
+  // reason ENCODER_AMBIGUOUS, for the name of two folders.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> Get(std::string_view name);
 
   // An encoder whose queries may ask vectors made by `passage_half`. FAILED_PRECONDITION, reason ENCODER_MISMATCH, where there is none.
   absl::StatusOr<std::shared_ptr<TextEncoder>> ForPassageHalf(std::string_view passage_half);
@@ -49,10 +50,14 @@ class EncoderRegistry {
 
  private:
   explicit EncoderRegistry(Options options) : options_(std::move(options)) {}
-  absl::StatusOr<std::shared_ptr<TextEncoder>> LoadLocked(const std::string& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  absl::StatusOr<std::shared_ptr<TextEncoder>> LoadLocked(const std::string& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
+  // Of those loaded; null where none matches.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> Find(std::string_view name) const;
+  std::shared_ptr<TextEncoder> Insert(std::shared_ptr<const Encoder> encoder, bool make_default);
 
   const Options options_;
-  mutable Mutex mutex_;  // Held while an encoder is loaded: loads are rare and must not run twice.
+  Mutex loading_;  // Held while an encoder is loaded, so that none is twice. Taken before `mutex_`, which is never held for long.
+  mutable Mutex mutex_;
   std::map<std::string, std::shared_ptr<TextEncoder>> loaded_ ABSL_GUARDED_BY(mutex_);  // By "QUERY:PASSAGE".
   std::string default_ ABSL_GUARDED_BY(mutex_);
 };

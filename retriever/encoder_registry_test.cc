@@ -73,6 +73,29 @@ TEST_F(EncoderRegistryTest, TwoCheckpointsAreTwoVectorSpaces) {
   EXPECT_EQ(registry_->Loaded().size(), 2u);
 }
 
+TEST_F(EncoderRegistryTest, AFurtherOneIsNamedByItsFolderAndLeavesTheDefault) {
+  Start();
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, CheckpointDirectory(2), {.hidden_size = 16, .seed = 2}).ok());
+  const std::shared_ptr<TextEncoder> second = *registry_->Import(CheckpointDirectory(2), /*make_default=*/false);
+  EXPECT_EQ((*registry_->Get(""))->spec().model_name, "checkpoint-1");
+  EXPECT_EQ(*registry_->Get("checkpoint-2"), second);
+  EXPECT_EQ(*registry_->Get("checkpoint-1"), *registry_->Get(""));
+  for (const char* name : {"checkpoint-3", "../checkpoint-2", "checkpoint", "CHECKPOINT-2", "."}) {
+    EXPECT_EQ(registry_->Get(name).status().code(), absl::StatusCode::kNotFound) << name;
+  }
+  EXPECT_EQ(registry_->ForPassageHalf("checkpoint-2").status().code(), absl::StatusCode::kFailedPrecondition) << "a name is no half";
+  // Another folder of the same name.
+  const std::string other = JoinPath(directory_, "other/checkpoint-2");
+  ASSERT_TRUE(fs_.CreateDirectories(JoinPath(directory_, "other")).ok());
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, other, {.seed = 3}).ok());
+  const std::shared_ptr<TextEncoder> third = *registry_->Import(other, /*make_default=*/false);
+  const absl::Status ambiguous = registry_->Get("checkpoint-2").status();
+  EXPECT_EQ(ambiguous.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(GetErrorReason(ambiguous)->reason, "ENCODER_AMBIGUOUS");
+  EXPECT_EQ(*registry_->Get(third->spec().fingerprint.ToString()), third);
+  EXPECT_EQ(registry_->Loaded().size(), 3u);
+}
+
 TEST_F(EncoderRegistryTest, RemovesWhatAnInterruptedImportLeft) {
   Start();
   Stop();

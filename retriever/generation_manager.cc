@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/logging.h"
@@ -25,6 +26,32 @@ constexpr size_t kMaxPinned = 4;
 // How often an upsert is encoded again because an activation changed the encoder under it.
 constexpr int kMaxEncoderChanges = 3;
 
+// Of the data directory as a whole: which folders it has and what they mean. Files have versions of their own.
+constexpr char kFormatFile[] = "FORMAT";
+constexpr char kFormatPrefix[] = "loci data format ";
+constexpr int kDataFormat = 1;
+
+absl::Status CheckFormat(FileSystem& fs, const std::string& data_directory) {
+  const std::string path = JoinPath(data_directory, kFormatFile);
+  const absl::StatusOr<std::string> content = fs.ReadFile(path);
+  if (absl::IsNotFound(content.status())) {
+    const absl::Status written = WriteFileAtomically(fs, path, absl::StrCat(kFormatPrefix, kDataFormat, "\n"));
+    // A disk that is full keeps nobody from reading.
+    if (!written.ok()) LogWarning("generation_manager", absl::StrCat(kFormatFile, " can't be written: ", written.message()));
+    return absl::OkStatus();
+  }
+  LOCI_RETURN_IF_ERROR(content.status());
+  int format = 0;
+  if (!absl::StartsWith(*content, kFormatPrefix) || !absl::SimpleAtoi(content->substr(sizeof(kFormatPrefix) - 1), &format) || format < 1) {
+    return absl::FailedPreconditionError(absl::StrCat(path, " does not say \"", kFormatPrefix, "<number>\": it is not a Loci data directory"));
+  }
+  if (format > kDataFormat) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("it has format ", format, " of a newer server, this one reads up to ", kDataFormat));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 GenerationManager::GenerationManager(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -36,6 +63,7 @@ std::string GenerationManager::StoreDirectory(std::string_view store) const { re
 
 absl::StatusOr<std::shared_ptr<FileSystem::Lock>> LockDataDirectory(FileSystem& fs, const std::string& data_directory) {
   LOCI_ASSIGN_OR_RETURN(std::unique_ptr<FileSystem::Lock> lock, fs.LockFile(JoinPath(data_directory, "LOCK")));
+  LOCI_RETURN_IF_ERROR(CheckFormat(fs, data_directory));
   return std::shared_ptr<FileSystem::Lock>(std::move(lock));
 }
 

@@ -98,7 +98,8 @@ struct OperationControl {
   std::function<void(const std::string& generation)> chosen;  // Once it is known which generation it is about.
 };
 
-// Takes the data directory (which is there) for one server. FAILED_PRECONDITION where another has it.
+// Takes the data directory (which is there) for one server. FAILED_PRECONDITION where another has it, or where its FORMAT, which is
+// written where it is absent, is that of a newer server.
 absl::StatusOr<std::shared_ptr<FileSystem::Lock>> LockDataDirectory(FileSystem& fs, const std::string& data_directory);
 
 struct StoreEntry;

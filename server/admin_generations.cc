@@ -124,7 +124,13 @@ grpc::ServerUnaryReactor* AdminServiceImpl::VerifyGeneration(grpc::CallbackServe
   return Run(Method::kVerifyGeneration, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
     LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
     LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
-    const auto verify = [&manager = *services_.manager, store, generation = request->generation()](
+    LOCI_RETURN_IF_ERROR(services_.manager->CheckGeneration(store, request->generation()));
+    std::string generation = request->generation();
+    if (generation.empty()) {
+      LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<const ServingSet> active, services_.manager->TryCapture(store, ""));
+      generation = active->view->generation().id();
+    }
+    const auto verify = [&manager = *services_.manager, store, generation](
                             const OperationControl& control, loci::v1::VerifyGenerationResponse* reply) -> absl::Status {
       LOCI_ASSIGN_OR_RETURN(const VerifyResult result, manager.Verify(store, generation, control));
       reply->set_generation(result.generation);
@@ -134,11 +140,9 @@ grpc::ServerUnaryReactor* AdminServiceImpl::VerifyGeneration(grpc::CallbackServe
       reply->set_done(true);
       return absl::OkStatus();
     };
-    LOCI_RETURN_IF_ERROR(services_.manager->CheckGeneration(store, request->generation()));
-    response->set_generation(request->generation());
+    response->set_generation(generation);
     return RunJob<loci::v1::VerifyGenerationResponse>(
-        services_, {.kind = JobKind::kVerify, .store = store, .generation = request->generation(), .limits = limits}, request->no_wait(), verify,
-        response);
+        services_, {.kind = JobKind::kVerify, .store = store, .generation = generation, .limits = limits}, request->no_wait(), verify, response);
   });
 }
 

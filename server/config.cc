@@ -20,6 +20,7 @@
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
+#include "index/settings_file.h"
 #include "server/address.h"
 #include "server/method.h"
 #include "server/request_errors.h"
@@ -42,6 +43,7 @@ const std::map<std::string, Range>& Ranges() {
   static const auto* const kRanges = new std::map<std::string, Range>{
       {"ServerConfig.threads", {0, 1024}},
       {"ServerConfig.drain_timeout_s", {0, 86'400}},
+      {"ServerConfig.keep_generations", {0, kMaxKeepGenerations}},
       {"Limits.max_in_flight", {1, 1'000'000}},
       {"Limits.max_in_flight_bytes", {1 << 20, int64_t{1} << 40}},
       {"Limits.max_ingests", {1, 64}},
@@ -141,11 +143,17 @@ void Check(const Message& message, const std::string& path, const TextFormat::Pa
     for (int i = 0; i < reflection.FieldSize(message, field); ++i) {
       const Message& item = reflection.GetRepeatedMessage(message, field, i);
       const std::string item_path = absl::StrCat(path, field->name(), "[", i, "].");
-      const auto& limit = static_cast<const config::MethodLimit&>(item);
-      if (limit.method().empty()) {
-        mistakes->push_back({tree, field, i, absl::StrCat(item_path, "method is not set")});
-      } else if (!methods.insert(limit.method()).second) {
-        mistakes->push_back({tree, field, i, absl::StrCat(item_path, "method is ", Quoted(limit.method()), ", which has its limits above")});
+      if (field->message_type() == config::Encoder::descriptor()) {
+        if (static_cast<const config::Encoder&>(item).model().empty()) {
+          mistakes->push_back({tree, field, i, absl::StrCat(item_path, "model is not set")});
+        }
+      } else {
+        const auto& limit = static_cast<const config::MethodLimit&>(item);
+        if (limit.method().empty()) {
+          mistakes->push_back({tree, field, i, absl::StrCat(item_path, "method is not set")});
+        } else if (!methods.insert(limit.method()).second) {
+          mistakes->push_back({tree, field, i, absl::StrCat(item_path, "method is ", Quoted(limit.method()), ", which has its limits above")});
+        }
       }
       Check(item, item_path, tree == nullptr ? nullptr : tree->GetTreeForNested(field, i), mistakes);
     }
@@ -194,6 +202,7 @@ ServerConfig DefaultServerConfig() {
   limits.set_pushback_ms(options.pushback_ms);
   limits.set_ingest_idle_timeout_ms(options.ingest_idle_timeout_ms);
   config.set_drain_timeout_s(static_cast<int32_t>(options.drain_timeout_ms / 1000));
+  config.set_keep_generations(options.keep_generations);
   config::Keepalive& keepalive = *config.mutable_keepalive();
   keepalive.set_time_ms(options.keepalive.time_ms);
   keepalive.set_timeout_ms(options.keepalive.timeout_ms);
@@ -224,6 +233,8 @@ ServerOptions ToServerOptions(const ServerConfig& config) {
   options.pushback_ms = config.limits().pushback_ms();
   options.ingest_idle_timeout_ms = config.limits().ingest_idle_timeout_ms();
   options.drain_timeout_ms = int64_t{1000} * config.drain_timeout_s();
+  options.keep_generations = config.keep_generations();
+  for (const config::Encoder& encoder : config.encoders()) options.encoder_directories.push_back(encoder.model());
   options.keepalive.time_ms = config.keepalive().time_ms();
   options.keepalive.timeout_ms = config.keepalive().timeout_ms();
   options.keepalive.min_ping_interval_ms = config.keepalive().min_ping_interval_ms();

@@ -19,7 +19,7 @@ namespace loci {
 
 inline constexpr size_t kMaxConfigBytes = 1 << 20;
 
-// Every field but method_limits set.
+// Every field but method_limits and encoders set.
 config::ServerConfig DefaultServerConfig();
 
 // INVALID_ARGUMENT "NAME:LINE:COLUMN: what is wrong", lines and columns from 1, for text that is not a ServerConfig and for values out

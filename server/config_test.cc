@@ -39,7 +39,10 @@ TEST(ServerConfig, PrintsWhatItReads) {
     log { format: JSON level: WARNING requests: true }
     reader { abstain_threshold: 0.25 }
     method_limits { method: "Search" max_in_flight: 3 }
-    method_limits { method: "Answer" max_deadline_ms: 500 })";
+    method_limits { method: "Answer" max_deadline_ms: 500 }
+    keep_generations: 3
+    encoders { model: "models/one" }
+    encoders: [{ model: "models/two" }])";
   const absl::StatusOr<config::ServerConfig> config = ParseServerConfig(text, "f");
   ASSERT_TRUE(config.ok()) << config.status();
   EXPECT_FALSE(config->has_model()) << "what is not in the file is not set";
@@ -52,6 +55,8 @@ TEST(ServerConfig, PrintsWhatItReads) {
   EXPECT_TRUE(options.log_requests);
   ASSERT_EQ(options.method_limits.size(), 2u);
   EXPECT_EQ(options.method_limits[1].max_deadline_ms, 500);
+  EXPECT_EQ(options.keep_generations, 3);
+  EXPECT_EQ(options.encoder_directories, (std::vector<std::string>{"models/one", "models/two"}));
   const absl::StatusOr<config::ServerConfig> again = ParseServerConfig(PrintServerConfig(effective), "g");
   ASSERT_TRUE(again.ok()) << again.status();
   EXPECT_EQ(again->SerializeAsString(), effective.SerializeAsString());
@@ -76,6 +81,8 @@ TEST(ServerConfig, NamesTheMethodOfALimit) {
   EXPECT_THAT(Error("method_limits { method: \"Search\" }\nmethod_limits {\n method: \"Serach\" }"),
               StartsWith("f.txtpb:3:2: method_limits[1].method is \"Serach\"; it must be a method's name"));
   EXPECT_THAT(Error("method_limits { max_in_flight: 3 }"), HasSubstr("method_limits[0].method is not set"));
+  EXPECT_THAT(Error("encoders { model: \"a\" }\n encoders { }"), StartsWith("f.txtpb:2:2: encoders[1].model is not set"));
+  EXPECT_THAT(Error("\nkeep_generations: 1001"), StartsWith("f.txtpb:2:1: keep_generations is 1001; it must be from 0 to 1000"));
   EXPECT_THAT(Error("method_limits { method: \"Ingest\" }"), HasSubstr("is Ingest, a stream"));
   EXPECT_THAT(Error("method_limits { method: \"Search\" }\nmethod_limits { method: \"Search\" }"),
               AllOf(StartsWith("f.txtpb:2:1: "), HasSubstr("above")));

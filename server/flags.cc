@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "index/settings_file.h"
 #include "server/address.h"
 #include "server/config.h"
 #include "server/request_errors.h"
@@ -67,6 +68,10 @@ absl::Status SetChoice(const std::string& flag, const std::string& value, const 
 absl::Status SetFlag(const std::string& flag, const std::string& value, ServerFlags* flags) {
   ServerConfig& config = flags->overrides;
   if (flag == "--config") return SetText(flag, value, &flags->config_file);
+  if (flag == "--encoder") return SetText(flag, value, config.add_encoders()->mutable_model());
+  if (flag == "--keep-generations") {
+    return SetInteger(flag, value, 0, kMaxKeepGenerations, [&](int64_t n) { config.set_keep_generations(static_cast<int32_t>(n)); });
+  }
   if (flag == "--data-dir") return SetText(flag, value, config.mutable_data_dir());
   if (flag == "--model") return SetText(flag, value, config.mutable_model());
   if (flag == "--listen") return SetAddress(flag, value, config.mutable_listen());
@@ -88,7 +93,7 @@ absl::Status SetFlag(const std::string& flag, const std::string& value, ServerFl
 
 bool TakesValue(const std::string& flag) {
   for (const char* known : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--threads", "--max-in-flight",
-                            "--max-ingests", "--drain-timeout-s", "--abstain-threshold", "--log-format", "--log-level"}) {
+                            "--max-ingests", "--encoder", "--keep-generations", "--drain-timeout-s", "--abstain-threshold", "--log-format", "--log-level"}) {
     if (flag == known) return true;
   }
   return false;
@@ -158,6 +163,8 @@ usage: loci_server [flags]
   --model DIR                 a BERT-family checkpoint, the default encoder
                               (default )",
                       defaults.model(), R"()
+  --encoder DIR               a further checkpoint, besides those of the file; once for
+                              each
   --listen HOST:PORT          gRPC; port 0 picks one (default )",
                       defaults.listen(), R"()
   --metrics-listen HOST:PORT  Prometheus text under /metrics (default )",
@@ -171,6 +178,10 @@ usage: loci_server [flags]
                       defaults.limits().max_in_flight(), R"()
   --max-ingests N             ingests taken at once, 1 to 64 (default )",
                       defaults.limits().max_ingests(), R"()
+  --keep-generations N        of a store where nothing is set: complete generations kept
+                              besides the active one and the pinned, 0 to 1000; 0 keeps
+                              all (default )",
+                      defaults.keep_generations(), R"()
   --drain-timeout-s N         after SIGTERM, how long requests in flight may take
                               (default )",
                       defaults.drain_timeout_s(), R"()

@@ -28,7 +28,8 @@ TEST(ServerFlags, TakesBothForms) {
   const absl::StatusOr<ServerFlags> flags =
       ParseServerFlags({"--data-dir", "a=b", "--listen=127.0.0.1:0", "--metrics-listen", "[::1]:0", "--device=cpu", "--max-in-flight=7",
                         "--threads", "3", "--drain-timeout-s=0", "--max-ingests", "2", "--model", "m", "--abstain-threshold=0.25",
-                        "--log-format", "json", "--log-level=error", "--log-requests"});
+                        "--log-format", "json", "--log-level=error", "--log-requests", "--encoder", "one", "--encoder=two",
+                        "--keep-generations=3"});
   ASSERT_TRUE(flags.ok()) << flags.status();
   const config::ServerConfig& config = flags->overrides;
   EXPECT_EQ(config.data_dir(), "a=b");
@@ -41,6 +42,9 @@ TEST(ServerFlags, TakesBothForms) {
   EXPECT_EQ(config.drain_timeout_s(), 0);
   EXPECT_EQ(config.limits().max_ingests(), 2);
   EXPECT_EQ(config.model(), "m");
+  ASSERT_EQ(config.encoders_size(), 2);
+  EXPECT_EQ(config.encoders(1).model(), "two");
+  EXPECT_EQ(config.keep_generations(), 3);
   EXPECT_EQ(config.reader().abstain_threshold(), 0.25);
   EXPECT_EQ(config.log().format(), config::Log::JSON);
   EXPECT_EQ(config.log().level(), config::Log::ERROR);

@@ -211,6 +211,11 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   if (!encoder.ok()) return Annotate(encoder.status(), absl::StrCat("model ", options.model_directory));
   const EncoderSpec& spec = (*encoder)->spec();
   LogInfo("server", absl::StrCat("encoder ", spec.model_name, " ", spec.fingerprint.ToString(), " on ", device.name));
+  for (const std::string& directory : options.encoder_directories) {
+    if (!fs.IsDirectory(directory)) return absl::NotFoundError(absl::StrCat("no model in ", directory, ": it must be the folder of a checkpoint"));
+    const absl::StatusOr<std::shared_ptr<TextEncoder>> further = encoders->Import(directory, /*make_default=*/false);
+    if (!further.ok()) return Annotate(further.status(), absl::StrCat("encoder ", directory));
+  }
 
   GenerationManager::Options manager_options;
   manager_options.data_directory = options.data_directory;
@@ -220,6 +225,7 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   manager_options.encoders = encoders.get();
   manager_options.search_pool = compute_pool.get();
   manager_options.directory_lock = lock;
+  manager_options.keep_generations = options.keep_generations;
   LOCI_ASSIGN_OR_RETURN(manager, GenerationManager::Open(std::move(manager_options)));
 
   JobRegistry::Options job_options;
@@ -371,7 +377,6 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   for (const std::string& reader : state->pipeline->reader_names()) services.info.add_readers(reader);
   state->retrieval = std::make_unique<RetrievalServiceImpl>(services);
   state->admin = std::make_unique<AdminServiceImpl>(services);
-  state->metrics.SetSamples([manager = state->manager.get()] { return ProcessSamples(manager->Metrics()); });
   // The port opens when everything behind it is there, so that health never says SERVING too early.
   LOCI_RETURN_IF_ERROR(state->Listen());
   state->SetHealth(true);
@@ -380,6 +385,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
     connection.fd = fd;
     hand_over->HandleNewConnection(&connection);
   });
+  // From here on it is Stop that ends what these look at.
+  state->metrics.SetSamples([manager = state->manager.get()] { return ProcessSamples(manager->Metrics()); });
   return std::unique_ptr<Server>(new Server(std::move(state)));
 }
 

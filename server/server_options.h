@@ -31,6 +31,7 @@ struct MethodLimit {
 struct ServerOptions {
   std::string data_directory = "loci-data";  // Made if absent; one server at a time.
   std::string model_directory = "models/all-MiniLM-L6-v2";
+  std::vector<std::string> encoder_directories;  // Of further encoders.
   std::string listen = "127.0.0.1:7440";  // HOST:PORT; port 0 picks one.
   std::string metrics_listen = "127.0.0.1:7441";  // Empty: none.
   std::string device = "auto";
@@ -42,6 +43,7 @@ struct ServerOptions {
   int64_t max_connections = 16'384;  // Fewer where the process may not have so many files.
   int64_t pushback_ms = 250;
   int64_t ingest_idle_timeout_ms = 120'000;
+  int32_t keep_generations = 0;  // Of stores where nothing is set; 0 keeps all.
   int64_t drain_timeout_ms = 30'000;  // Stop waits so long for requests in flight, then cancels them.
   double abstain_threshold = SentenceReaderOptions().abstain_threshold;  // Below this confidence a reader gives no answer.
   BatcherOptions batcher;

@@ -108,7 +108,6 @@ absl::Status ValidateGeneration(std::string_view store, std::string_view generat
 
 absl::StatusOr<ValidEncode> ValidateEncode(const loci::v1::EncodeRequest& request, const RequestLimits& limits) {
   ValidEncode result;
-  LOCI_RETURN_IF_ERROR(CheckFingerprint(request.encoder()));
   result.call.encoder = request.encoder();
   LOCI_RETURN_IF_ERROR(CheckCount("texts", request.texts_size(), 1, kMaxTexts));
   for (int i = 0; i < request.texts_size(); ++i) LOCI_RETURN_IF_ERROR(CheckText(Element("texts", i), request.texts(i)));

@@ -177,16 +177,15 @@ TEST(ValidateEncode, TakesEveryTextAndRefusesTheRest) {
   EXPECT_THAT(Invalid(ValidateEncode(request, {})), HasSubstr("texts has 2050 entries"));
 }
 
-TEST(ValidateEncode, KnowsTheShapeOfFingerprints) {
-  loci::v1::EncodeRequest request;
-  request.add_texts("x");
+TEST(ValidateIngestHeader, KnowsTheShapeOfFingerprints) {
+  loci::v1::IngestHeader header;
   for (const char* good : {"", "0123456789abcdef", "0123456789abcdef:fedcba9876543210"}) {
-    request.set_encoder(good);
-    EXPECT_TRUE(ValidateEncode(request, {}).ok()) << good;
+    header.set_encoder_fingerprint(good);
+    EXPECT_TRUE(ValidateIngestHeader(header, {}).ok()) << good;
   }
   for (const char* bad : {"minilm", "../../etc/passwd", "0123456789abcdeg", "0123456789abcdef:", "0123456789ABCDEF"}) {
-    request.set_encoder(bad);
-    const absl::Status status = ValidateEncode(request, {}).status();
+    header.set_encoder_fingerprint(bad);
+    const absl::Status status = ValidateIngestHeader(header, {}).status();
     EXPECT_EQ(status.code(), absl::StatusCode::kNotFound) << bad;
     EXPECT_THAT(std::string(status.message()), HasSubstr(bad));
   }

@@ -203,8 +203,9 @@ TEST_F(ServerOperations, WithNoWaitTheJobGoesOnByItself) {
   EXPECT_EQ(Wait(rolled_back.job()).rollback().generation(), second_);
   EXPECT_EQ(Active(), second_);
   loci::v1::VerifyGenerationResponse verified;
-  ASSERT_TRUE(Verify(first_, &verified, /*no_wait=*/true).ok());
+  ASSERT_TRUE(Verify("", &verified, /*no_wait=*/true).ok());
   EXPECT_FALSE(verified.done());
+  EXPECT_EQ(verified.generation(), second_);
   EXPECT_GT(Wait(verified.job()).verify().size_bytes(), 0);
 }
 
