@@ -1,22 +1,18 @@
 #include "index/store.h"
 
-#include <time.h>
-
 #include <algorithm>
 #include <cmath>
-#include <functional>
-#include <random>
 #include <set>
 #include <unordered_map>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/error.h"
 #include "base/logging.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "base/timestamp_id.h"
 #include "base/utf8.h"
 #include "base/vector_type.h"
 #include "index/current_file.h"
@@ -24,6 +20,7 @@
 #include "index/overlay.h"
 #include "index/replay.h"
 #include "index/settings_file.h"
+#include "index/store_builds.h"
 
 namespace loci {
 namespace {
@@ -34,26 +31,6 @@ constexpr size_t kMaxStoreNameBytes = 64;
 constexpr size_t kMaxIdBytes = 512;
 constexpr int kMaxHistory = 32;
 
-// As MakeGenerationId makes them: 8 digits, 6 digits, 4 hex digits. Nothing else is looked for, or removed, in a store's folder.
-bool IsGenerationId(std::string_view name) {
-  if (name.size() != 20 || name[8] != '-' || name[15] != '-') return false;
-  for (size_t i = 0; i < name.size(); ++i) {
-    if (i == 8 || i == 15) continue;
-    const bool digit = name[i] >= '0' && name[i] <= '9';
-    if (!digit && !(i > 15 && name[i] >= 'a' && name[i] <= 'f')) return false;
-  }
-  return true;
-}
-
-std::string MakeGenerationId(int64_t unix_us) {
-  const time_t seconds = static_cast<time_t>(unix_us / 1'000'000);
-  struct tm utc;
-  ::gmtime_r(&seconds, &utc);
-  std::random_device random;
-  return absl::StrFormat("%04d%02d%02d-%02d%02d%02d-%04x", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min,
-                         utc.tm_sec, random() & 0xffff);
-}
-
 int64_t SizeOf(FileSystem& fs, const std::string& path) {
   if (!fs.IsDirectory(path)) return fs.FileSize(path).value_or(0);
   int64_t bytes = 0;
@@ -62,74 +39,6 @@ int64_t SizeOf(FileSystem& fs, const std::string& path) {
   for (const std::string& name : *names) bytes += SizeOf(fs, JoinPath(path, name));
   return bytes;
 }
-
-// Builds that are under way: their writes since may not be trimmed. Thread-safe.
-class BuildsUnderWay {
- public:
-  // Registers a build whose base is what `base_revision` returns, in one step: a trimming either sees the build, or has chosen its
-  // limit before, below any revision that is read now.
-  int64_t Add(const std::function<int64_t()>& base_revision) {
-    MutexLock lock(&mutex_);
-    return *bases_.insert(base_revision());
-  }
-  void Remove(int64_t base_revision) {
-    MutexLock lock(&mutex_);
-    bases_.erase(bases_.find(base_revision));
-  }
-  int64_t LowestBase() const {
-    MutexLock lock(&mutex_);
-    return bases_.empty() ? INT64_MAX : *bases_.begin();
-  }
-
- private:
-  mutable Mutex mutex_;
-  std::multiset<int64_t> bases_ ABSL_GUARDED_BY(mutex_);
-};
-
-// Keeps a build registered for as long as it lives. Immutable after construction.
-class BuildRegistration {
- public:
-  BuildRegistration(std::shared_ptr<BuildsUnderWay> builds, const std::function<int64_t()>& base_revision)
-      : builds_(std::move(builds)), base_revision_(builds_->Add(base_revision)) {}
-  ~BuildRegistration() { builds_->Remove(base_revision_); }
-  BuildRegistration(const BuildRegistration&) = delete;
-  BuildRegistration& operator=(const BuildRegistration&) = delete;
-  int64_t base_revision() const { return base_revision_; }
-
- private:
-  const std::shared_ptr<BuildsUnderWay> builds_;
-  const int64_t base_revision_;
-};
-
-class StoreGenerationBuilder : public GenerationBuilder {
- public:
-  StoreGenerationBuilder(std::unique_ptr<GenerationBuilder> builder, FileSystem& fs, std::string store_directory,
-                         std::unique_ptr<const BuildRegistration> registration)
-      : registration_(std::move(registration)),
-        builder_(std::move(builder)),
-        fs_(fs),
-        store_directory_(std::move(store_directory)) {}
-
-  absl::Status Add(std::span<const loci::v1::Passage> passages, const float* vectors) override {
-    return builder_->Add(passages, vectors);
-  }
-  absl::Status Remove(std::span<const std::string> ids) override { return builder_->Remove(ids); }
-  int64_t added_count() const override { return builder_->added_count(); }
-  int64_t duplicate_count() const override { return builder_->duplicate_count(); }
-  absl::StatusOr<storage::Manifest> Finish(
-      const RequestLimits& limits,
-      const std::function<void(std::string_view phase, int64_t done, int64_t total)>& progress) override {
-    LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, builder_->Finish(limits, progress));
-    LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(store_directory_));  // The entry of the generation's folder.
-    return manifest;
-  }
-
- private:
-  const std::unique_ptr<const BuildRegistration> registration_;
-  const std::unique_ptr<GenerationBuilder> builder_;
-  FileSystem& fs_;
-  const std::string store_directory_;
-};
 
 // The last write to each id, in the order of these.
 std::vector<PassageWrite> LastWrites(std::vector<PassageWrite> writes) {
@@ -201,7 +110,7 @@ struct Store::State {
 
   std::string GenerationDirectory(const std::string& generation) const { return JoinPath(directory, generation); }
   bool IsComplete(const std::string& generation) const {
-    return IsGenerationId(generation) && fs.Exists(JoinPath(GenerationDirectory(generation), kManifestFile));
+    return IsTimestampId(generation) && fs.Exists(JoinPath(GenerationDirectory(generation), kManifestFile));
   }
   absl::Status RemoveLeftovers();
   void FillHistory(const storage::Current& before, bool roll_back, storage::Current* next) const;
@@ -263,7 +172,7 @@ absl::Status Store::State::RemoveLeftovers() {
   for (const std::string& entry : names) {
     if (entry == current.value().generation()) continue;
     const std::string path = JoinPath(directory, entry);
-    const bool unfinished = IsGenerationId(entry) && fs.IsDirectory(path) && !IsComplete(entry);
+    const bool unfinished = IsTimestampId(entry) && fs.IsDirectory(path) && !IsComplete(entry);
     const bool temporary = entry == absl::StrCat(kCurrentFile, ".tmp") || entry == absl::StrCat(kSettingsFile, ".tmp");
     if (!unfinished && !temporary) continue;
     LogInfo("store", absl::StrCat("store ", name, ": removing the unfinished ", entry));
@@ -383,11 +292,11 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> Store::NewGeneration(BuildOpt
   options.rocksdb_file_system = state_->options.rocksdb_file_system;
   std::string generation;
   do {
-    generation = MakeGenerationId(state_->options.clock->UnixMicros());
+    generation = MakeTimestampId(state_->options.clock->UnixMicros());
   } while (state_->fs.Exists(state_->GenerationDirectory(generation)) || !state_->TakeGenerationId(generation));
   LOCI_ASSIGN_OR_RETURN(auto builder, GenerationBuilder::Create(state_->fs, state_->GenerationDirectory(generation), state_->name,
                                                                 generation, std::move(options)));
-  return std::make_unique<StoreGenerationBuilder>(std::move(builder), state_->fs, state_->directory, std::move(registration));
+  return MakeStoreGenerationBuilder(std::move(builder), state_->fs, state_->directory, std::move(registration));
 }
 
 absl::StatusOr<std::shared_ptr<const Generation>> Store::OpenGeneration(const std::string& generation, bool verify,

@@ -3,21 +3,19 @@
 #include <algorithm>
 #include <array>
 #include <chrono>
-#include <ctime>
 #include <deque>
 #include <map>
-#include <random>
 #include <utility>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_format.h"
 #include "base/checksum.h"
 #include "base/error.h"
 #include "base/logging.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "base/timestamp_id.h"
 
 namespace loci {
 namespace {
@@ -32,15 +30,6 @@ constexpr size_t kMaxShownBytes = 64;
 constexpr std::chrono::milliseconds kWaitPeriod(50);  // Between two looks at the limits of a job that waits.
 constexpr std::string_view kTemporarySuffix = ".tmp";
 constexpr std::string_view kStateNames[kStateCount] = {"unspecified", "running", "succeeded", "failed", "cancelled", "interrupted"};
-
-std::string MakeJobId(int64_t unix_us) {
-  const time_t seconds = static_cast<time_t>(unix_us / 1'000'000);
-  struct tm utc;
-  ::gmtime_r(&seconds, &utc);
-  std::random_device random;
-  return absl::StrFormat("%04d%02d%02d-%02d%02d%02d-%04x", utc.tm_year + 1900, utc.tm_mon + 1, utc.tm_mday, utc.tm_hour, utc.tm_min,
-                         utc.tm_sec, random() & 0xffff);
-}
 
 absl::StatusOr<JobRecord> ParseRecord(std::string_view content) {
   LOCI_ASSIGN_OR_RETURN(const std::string_view body, Unsealed(content));
@@ -306,7 +295,7 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
     });
     if (other != nullptr) return InTheWay(other->record);
     do {
-      entry->id = MakeJobId(record.started_unix_us());
+      entry->id = MakeTimestampId(record.started_unix_us());
     } while (state.entries.contains(entry->id));
     record.set_job(entry->id);
     state.entries.emplace(entry->id, entry);

@@ -1,0 +1,63 @@
+#include "index/store_builds.h"
+
+#include <utility>
+
+#include "base/status_macros.h"
+
+namespace loci {
+namespace {
+
+class StoreGenerationBuilder : public GenerationBuilder {
+ public:
+  StoreGenerationBuilder(std::unique_ptr<GenerationBuilder> builder, FileSystem& fs, std::string store_directory,
+                         std::unique_ptr<const BuildRegistration> registration)
+      : registration_(std::move(registration)),
+        builder_(std::move(builder)),
+        fs_(fs),
+        store_directory_(std::move(store_directory)) {}
+
+  absl::Status Add(std::span<const loci::v1::Passage> passages, const float* vectors) override {
+    return builder_->Add(passages, vectors);
+  }
+  absl::Status Remove(std::span<const std::string> ids) override { return builder_->Remove(ids); }
+  int64_t added_count() const override { return builder_->added_count(); }
+  int64_t duplicate_count() const override { return builder_->duplicate_count(); }
+  absl::StatusOr<storage::Manifest> Finish(
+      const RequestLimits& limits,
+      const std::function<void(std::string_view phase, int64_t done, int64_t total)>& progress) override {
+    LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, builder_->Finish(limits, progress));
+    LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(store_directory_));  // The entry of the generation's folder.
+    return manifest;
+  }
+
+ private:
+  const std::unique_ptr<const BuildRegistration> registration_;
+  const std::unique_ptr<GenerationBuilder> builder_;
+  FileSystem& fs_;
+  const std::string store_directory_;
+};
+
+}  // namespace
+
+int64_t BuildsUnderWay::Add(const std::function<int64_t()>& base_revision) {
+  MutexLock lock(&mutex_);
+  return *bases_.insert(base_revision());
+}
+
+void BuildsUnderWay::Remove(int64_t base_revision) {
+  MutexLock lock(&mutex_);
+  bases_.erase(bases_.find(base_revision));
+}
+
+int64_t BuildsUnderWay::LowestBase() const {
+  MutexLock lock(&mutex_);
+  return bases_.empty() ? INT64_MAX : *bases_.begin();
+}
+
+std::unique_ptr<GenerationBuilder> MakeStoreGenerationBuilder(std::unique_ptr<GenerationBuilder> builder, FileSystem& fs,
+                                                              std::string store_directory,
+                                                              std::unique_ptr<const BuildRegistration> registration) {
+  return std::make_unique<StoreGenerationBuilder>(std::move(builder), fs, std::move(store_directory), std::move(registration));
+}
+
+}  // namespace loci
