@@ -16,7 +16,7 @@ namespace loci {
 namespace {
 
 constexpr int kDim = 256;
-constexpr int kRows = 2'000;  // vectors.bin has 2 MB: blocks of 64 KiB.
+constexpr int kRows = 1'200;  // vectors.bin has 1.2 MB: blocks of 64 KiB.
 constexpr uint64_t kSeed = 20261121;
 
 class GenerationVerifyTest : public testing::Test {
