@@ -111,6 +111,7 @@ struct Metrics {
                                       {{"encoder", encoder}}, SecondsBounds())),
         dropped_cancelled(Dropped(sink, encoder, "cancelled")),
         dropped_deadline(Dropped(sink, encoder, "deadline")),
+        dropped_out_of_reach(Dropped(sink, encoder, "out_of_reach")),
         dropped_tokens(sink.counter("loci_batcher_dropped_tokens_total",
                                     "Tokens that were not encoded because their request was dropped.", {{"encoder", encoder}})),
         wasted_tokens(sink.counter("loci_batcher_wasted_tokens_total",
@@ -142,6 +143,7 @@ struct Metrics {
   Histogram& encode_seconds;
   Counter& dropped_cancelled;
   Counter& dropped_deadline;
+  Counter& dropped_out_of_reach;
   Counter& dropped_tokens;
   Counter& wasted_tokens;
   Counter& refused;
@@ -183,6 +185,9 @@ class BatcherImpl : public Batcher {
 
   // Waits for work and, within max_wait_us, for company. False: the queue is empty and the batcher is ending.
   bool WaitForWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // RESOURCE_EXHAUSTED for a request, of which nothing was taken yet, whose deadline the next batch will not make. Never of the last one in the
+  // queue: what it takes is measured.
+  absl::Status CheckReachable(const Request& request, int64_t now_us) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Batch FormBatch(int64_t now_us, std::vector<Answer>* answers) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Takes what fits and the request's turn allows. False where not even the next sequence fits.
   bool TakeSequences(const RequestPtr& request, Batch* batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -303,8 +308,10 @@ absl::StatusOr<EncodeBacklog::Share> BatcherImpl::Reserve(int64_t tokens, const 
   if (deadline_us - now_us <= kPatientUs) {
     const int64_t left_us = std::max<int64_t>(deadline_us - now_us, 0);
     const int64_t before_us = backlog_->DelayMicros(now_us, deadline_us) + other_work_us;
-    const int64_t own_us = std::llround(static_cast<double>(tokens) * backlog_->micros_per_token());
-    if (kHeadroom * before_us + own_us > left_us) {
+    // Its own batch ends for all that is in it at once, and is filled up with what comes after it.
+    const int64_t batch_tokens = std::max(tokens, std::min(held_tokens + tokens, options_.max_batch_tokens));
+    const int64_t own_us = std::llround(static_cast<double>(batch_tokens) * backlog_->micros_per_token());
+    if (before_us > 0 && kHeadroom * before_us + own_us > left_us) {
       const int64_t delay_us = before_us + own_us;
       metrics_.refused_late.Add(1);
       return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("the work before this request takes about ", delay_us / 1000,
@@ -351,6 +358,17 @@ bool BatcherImpl::WaitForWork() {
   }
 }
 
+absl::Status BatcherImpl::CheckReachable(const Request& request, int64_t now_us) const {
+  if (request.patient || request.next_sequence > 0 || queue_.size() < 2) return absl::OkStatus();
+  const double batch_us = static_cast<double>(std::min(untaken_tokens_, options_.max_batch_tokens)) * backlog_->micros_per_token();
+  const int64_t left_us = request.limits.deadline_us() - now_us;
+  if (static_cast<double>(left_us) >= batch_us) return absl::OkStatus();
+  return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("the request waited ", (now_us - request.submit_us) / 1000,
+                                                                   " ms to be encoded, which takes about ", std::llround(batch_us / 1000),
+                                                                   " ms, and its deadline is in ", left_us / 1000, " ms")),
+                         "OVERLOADED", {{"retry_after_ms", absl::StrCat(BacklogMicros() / 1000)}});
+}
+
 Batch BatcherImpl::FormBatch(int64_t now_us, std::vector<Answer>* answers) {
   Batch batch;
   const bool patient_waited = !patient_.empty();
@@ -359,6 +377,11 @@ Batch BatcherImpl::FormBatch(int64_t now_us, std::vector<Answer>* answers) {
     const RequestPtr request = patient_first && !patient_.empty() ? *patient_.begin() : *queue_.begin();
     if (absl::Status status = request->limits.Check(now_us); !status.ok()) {
       Drop(request, std::move(status));
+      AnswerIfDone(request, now_us, answers);
+      continue;
+    }
+    if (absl::Status late = CheckReachable(*request, now_us); !late.ok()) {
+      Drop(request, std::move(late));
       AnswerIfDone(request, now_us, answers);
       continue;
     }
@@ -510,7 +533,9 @@ void BatcherImpl::SendAnswers(std::vector<Answer> answers) {
     } else {
       if (answer.result.status().code() == absl::StatusCode::kCancelled) metrics_.dropped_cancelled.Add(1);
       if (answer.result.status().code() == absl::StatusCode::kDeadlineExceeded) metrics_.dropped_deadline.Add(1);
-      if (IsAbandoned(answer.result.status())) {
+      const bool out_of_reach = answer.result.status().code() == absl::StatusCode::kResourceExhausted;
+      if (out_of_reach) metrics_.dropped_out_of_reach.Add(1);
+      if (out_of_reach || IsAbandoned(answer.result.status())) {
         work_metrics_.Wasted(request.encoded_tokens > 0 ? WorkPhase::kEncode : WorkPhase::kTokenize);
         if (request.encoded_tokens < request.sequences.token_count()) work_metrics_.Avoided(WorkPhase::kEncode);
       }

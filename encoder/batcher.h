@@ -2,7 +2,8 @@
 //
 // A request's sequences may be spread over several batches; its callback runs once, when all are encoded or one failed. Batches
 // are formed when a worker is free: earliest deadline first, then order of arrival, up to `max_batch_tokens`. A lone request
-// waits at most `max_wait_us` for company. Work that was cancelled or whose deadline passed is dropped before it is encoded.
+// waits at most `max_wait_us` for company. Work that was cancelled or whose deadline passed is dropped before it is encoded, and what can no
+// longer make its deadline is refused (RESOURCE_EXHAUSTED, reason OVERLOADED) while its client still waits.
 //
 // Fairness. (1) Among requests of one deadline, and so among all without one, a request that has taken `max_batch_tokens` goes to
 // the end of the line: a short request waits for at most one batch of each that is before it, however large they are. (2) Work
@@ -67,6 +68,7 @@ class Batcher {
   // `other_work_us` of other work before its answer, both counted kHeadroom times (they are estimates), take it past its deadline. A request whose
   // deadline is further away than kPatientUs is never OVERLOADED. Does not wait.
   virtual absl::StatusOr<EncodeBacklog::Share> Reserve(int64_t tokens, const RequestLimits& limits, int64_t other_work_us) = 0;
+  // What comes to an empty queue is taken whatever its deadline: a rate that was measured in a bad moment is measured again.
   static constexpr int64_t kHeadroom = 2;
 
   // Tokens of the requests that are not answered yet: what max_queued_tokens bounds.

@@ -229,7 +229,7 @@ TEST_F(BatcherTest, DropsCancelledAndExpiredWorkBeforeItIsEncoded) {
   const RequestLimits limits;
   batcher_->Submit(Marked(10, 3), limits, cancelled.callback());
   batcher_->Submit(Marked(11, 2), Due(500), expired.callback());
-  batcher_->Submit(Marked(12), Due(501), good.callback());
+  batcher_->Submit(Marked(12), Due(100'000), good.callback());
   EXPECT_EQ(batcher_->queued_tokens(), 4 + 12 + 8 + 4);
   limits.Cancel();
   clock_.Advance(500);
@@ -298,22 +298,54 @@ TEST_F(BatcherTest, SharesOfTheQueueEndWhereItIsFull) {
   EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", {{"encoder", "fake"}, {"reason", "queue_full"}}), 1);
 }
 
+TEST_F(BatcherTest, RefusesWhatCanNoLongerMakeItsDeadlineWhileItsClientWaits) {
+  encode_status_ = [this](const PackedBatch& batch) {
+    clock_.Advance(1'000 * batch.token_count());  // 1 ms a token.
+    return absl::OkStatus();
+  };
+  Start({.max_batch_tokens = 8});
+  Answer measured;
+  batcher_->Submit(Marked(10), RequestLimits(), measured.callback());
+  ASSERT_TRUE(measured.Wait().ok());
+  Close();
+  batcher_->Submit(Marked(9), RequestLimits(), occupied_.callback());
+  WaitForBatches(2);
+  Answer hopeless, good, last;
+  batcher_->Submit(Marked(11), Due(4'000 + 7'000), hopeless.callback());  // 4 ms until the worker is free, then a batch of 8 tokens.
+  batcher_->Submit(Marked(12), Due(4'000 + 9'000), good.callback());
+  batcher_->Submit(Marked(13), Due(1'000'000), last.callback());
+  Open();
+  const absl::Status refused = hopeless.Wait().status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_EQ(GetErrorReason(refused)->reason, "OVERLOADED");
+  EXPECT_TRUE(good.Wait().ok());
+  EXPECT_TRUE(last.Wait().ok());
+  EXPECT_THAT(BatchMarks(), ElementsAre(ElementsAre(10), ElementsAre(9), ElementsAre(12, 13)));
+  Answer alone;
+  batcher_->Submit(Marked(14), Due(1'000), alone.callback());
+  EXPECT_TRUE(alone.Wait().ok()) << "the last one in the queue is measured";
+  batcher_.reset();
+  EXPECT_EQ(metrics_.value("loci_batcher_dropped_requests_total", {{"encoder", "fake"}, {"reason", "out_of_reach"}}), 1);
+  EXPECT_EQ(metrics_.value("loci_avoided_work_total", {{"phase", "encode"}}), 1);
+}
+
 TEST_F(BatcherTest, RefusesADeadlineThatIsOutOfReachBeforeWorkIsDone) {
   encode_status_ = [this](const PackedBatch& batch) {
     clock_.Advance(1'000 * batch.token_count());  // 1 ms a token.
     return absl::OkStatus();
   };
-  Start({});
+  Start({.max_batch_tokens = 20});
   EXPECT_TRUE(batcher_->Reserve(1'000'000, Due(1), 0).ok()) << "nothing was measured yet";
   Answer measured;
   batcher_->Submit(Marked(10), RequestLimits(), measured.callback());
   ASSERT_TRUE(measured.Wait().ok());
 
+  EXPECT_TRUE(batcher_->Reserve(1'000, Due(1), 0).ok()) << "nothing is before it";
   absl::StatusOr<EncodeBacklog::Share> soon = batcher_->Reserve(40, Due(100'000), 0);
   ASSERT_TRUE(soon.ok()) << soon.status();
   const absl::StatusOr<EncodeBacklog::Share> later = batcher_->Reserve(300, Due(9'000'000), 0);
   ASSERT_TRUE(later.ok()) << later.status();
-  // 40 ms of others, twice to be safe, and 20 ms of its own.
+  // 40 ms of others, twice to be safe, and 20 ms of its own batch.
   EXPECT_TRUE(batcher_->Reserve(20, Due(100'000), 0).ok());
   const absl::Status refused = batcher_->Reserve(20, Due(99'000), 0).status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);

@@ -39,13 +39,13 @@ class WorkForecast {
   void TokenizeTook(int64_t us) { Smooth(us, &tokenize_us_); }
   void SearchTook(int64_t us) { Smooth(us, &search_us_); }
 
-  // Until what waits is done, and one more search with it. 0 where none was measured yet.
+  // Until what waits is done; 0 where nothing waits, or nothing was measured yet.
   int64_t DelayMicros() const {
     const double tokenize_us = tokenize_us_.load(std::memory_order_relaxed);
     const double search_us = search_us_.load(std::memory_order_relaxed);
     const double work_us =
         static_cast<double>(texts_.load(std::memory_order_relaxed)) * tokenize_us + static_cast<double>(searches_.load(std::memory_order_relaxed)) * search_us;
-    return static_cast<int64_t>(work_us / thread_count_ + tokenize_us + search_us);
+    return static_cast<int64_t>(work_us / thread_count_);
   }
 
  private:
