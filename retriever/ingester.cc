@@ -137,7 +137,8 @@ struct Ingester::State {
   absl::Status EndDocument() {
     if (!document.has_value()) return absl::OkStatus();
     const Document ended = *std::exchange(document, std::nullopt);
-    if (ended.left_out) return absl::OkStatus();
+    // Where nothing could be taken of it, it does not count as having come: what is there of that key stays.
+    if (ended.left_out || ended.chunk_index == 0) return absl::OkStatus();
     int32_t& passage_count = documents[HashContent(ended.key)];
     const int32_t earlier_count = std::exchange(passage_count, ended.chunk_index);
     std::vector<std::string> stale;
@@ -197,13 +198,6 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
   auto state = std::make_unique<State>();
   state->manager = &manager;
 
-  if (absl::StatusOr<StoreInfo> store = manager.GetStore(options.store); absl::IsNotFound(store.status())) {
-    absl::StatusOr<StoreInfo> created = manager.CreateStore(options.store);
-    if (!created.ok() && !absl::IsAlreadyExists(created.status())) return created.status();
-  } else if (!store.ok()) {
-    return store.status();
-  }
-
   if (!options.encoder_fingerprint.empty()) {
     const std::vector<std::string> halves = absl::StrSplit(options.encoder_fingerprint, ':');
     LOCI_ASSIGN_OR_RETURN(state->encoder, manager.encoders().ForPassageHalf(halves.back()));
@@ -226,6 +220,13 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
             .max_tokens = chunking.max_tokens, .overlap_tokens = chunking.overlap_tokens, .prefix = spec.passage_prefix});
   }
 
+  // Last of what can be refused, so that a refused header leaves no store.
+  if (absl::StatusOr<StoreInfo> store = manager.GetStore(options.store); absl::IsNotFound(store.status())) {
+    absl::StatusOr<StoreInfo> created = manager.CreateStore(options.store);
+    if (!created.ok() && !absl::IsAlreadyExists(created.status())) return created.status();
+  } else if (!store.ok()) {
+    return store.status();
+  }
   if (options.mode == IngestMode::kNewGeneration) {
     const EncoderSpec& spec = state->encoder->spec();
     BuildOptions build{.index = options.index,
@@ -337,8 +338,8 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
   if (!state.RemembersIds()) state.result.duplicate_count = state.builder->duplicate_count();
   state.result.passage_count = manifest.passage_count();
   state.result.revision = manifest.base_revision();
-  state.builder.reset();
   if (state.options.activate) state.Report("activating", 0, 0);  // Which may wait for another activation.
+  // The builder stays until the generation is active: while there is one, retention leaves what is newer than the active one alone.
   // Whoever is gone by now did not see the build succeed; a broken stream may have held half a corpus.
   const auto give_up = [&](const absl::Status& status) {
     LOCI_RETURN_IF_ERROR(state.manager->DeleteGeneration(state.options.store, state.result.generation));

@@ -125,6 +125,23 @@ TEST_F(IngesterDocuments, AnUpsertedDocumentThatIsShorterLeavesNothingOfTheLonge
   EXPECT_THAT(Ids(Contents("s")), ElementsAre("a#0", "b#0", "b#1"));
 }
 
+TEST_F(IngesterDocuments, ADocumentOfWhichNothingCanBeTakenReplacesNothing) {
+  Start();
+  ASSERT_TRUE(Ingest("s", {Section("a", Sentences("cat", 7, 4)), Section("b", Sentences("dog", 7, 2))}, Options()).ok());
+  const auto before = Contents("s");
+  const auto upserted = Ingest("s", {Section("a", " \n ")}, Options(IngestMode::kUpsert));
+  ASSERT_TRUE(upserted.ok()) << upserted.status();
+  EXPECT_EQ(upserted->rejected_count, 1);
+  EXPECT_EQ(Contents("s"), before);
+  // Nor does it count as having come: the one after it is the first.
+  const auto skipped = Ingest("t", {Section("a", "  "), Section("b", "One."), Section("a", "Two.")}, Options(IngestMode::kNewGeneration, LinePolicy::kSkip));
+  ASSERT_TRUE(skipped.ok()) << skipped.status();
+  EXPECT_THAT(Ids(Contents("t")), ElementsAre("a#0", "b#0"));
+  const auto rebuilt = Ingest("u", {Section("a", "One."), Section("b", "Two."), Section("a", "  ")}, Options());
+  ASSERT_TRUE(rebuilt.ok()) << rebuilt.status();
+  EXPECT_THAT(Ids(Contents("u")), ElementsAre("a#0", "b#0"));
+}
+
 TEST_F(IngesterDocuments, DocumentsLargerThanAPassageMayBeComeInManyBatches) {
   Start();
   auto options = Options();
@@ -172,6 +189,7 @@ TEST_F(IngesterDocuments, RefusesWhatTheEncoderCanNotTakeAndVectors) {
   EXPECT_THAT(std::string(Ingest("s", {}, options).status().message()), HasSubstr("header.chunking.max_tokens is 65; it must be from 16 to 64"));
   options.chunking = ChunkingOptions{.overlap_tokens = 33};
   EXPECT_THAT(std::string(Ingest("s", {}, options).status().message()), HasSubstr("header.chunking.overlap_tokens is 33; it must be from 0 to 32"));
+  EXPECT_EQ(manager_->GetStore("s").status().code(), absl::StatusCode::kNotFound) << "what was refused has made no store";
   options = Options();
   options.store = "s";
   options.encoder_fingerprint = (*registry_->Get(""))->spec().fingerprint.passage;
