@@ -29,8 +29,8 @@ struct ChildResult {
 };
 
 // Runs arguments[0], found on the PATH, with `input_descriptor` as its standard input, no other descriptor of this process, and an
-// environment of PATH and LC_ALL=C.UTF-8. Waits for its end; where a limit is met it is killed. NOT_FOUND where there is no such program. May
-// be called by any thread.
+// environment of PATH and LC_ALL=C.UTF-8. Waits for its end; where a limit is met it is killed. NOT_FOUND where there is no such program.
+// May be called by any thread.
 absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments, int input_descriptor, const ChildLimits& limits);
 
 }  // namespace loci

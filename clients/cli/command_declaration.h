@@ -26,7 +26,7 @@ struct ExitCodeDeclaration {
 
 inline constexpr ExitCodeDeclaration kExitCodes[] = {
     {0, "done"},
-    {1, "the server refused the request, a file cannot be read, some of the input was not taken, or a job that was watched did not succeed"},
+    {1, "the server refused the request, a file cannot be read, some of the input was not taken, or a job that was watched failed"},
     {2, "the command line is wrong; nothing was sent"},
     {3, "no server answers at that address, or it is draining"},
     {4, "--timeout passed before the reply"},

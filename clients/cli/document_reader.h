@@ -18,7 +18,8 @@
 namespace loci {
 
 // Reads one document after another, with memory for one. What it gives are sections, in order, that the server cuts into passages: a
-// section of more than kMaxSectionBytes comes in several parts, cut at an empty line, else at a sentence's end, a line's, or between words. Of each:
+// section of more than kMaxSectionBytes comes in several parts, cut at an empty line, else at a sentence's end, a line's, or between words.
+// Of each:
 //   document_id  the file's path within the folder, or its name ("stdin" of standard input); 1 to kMaxIdBytes bytes
 //   id           document_id with "#" and the section's number in the document, from 0
 //   title        see SectionTitle(); the file's name without suffix where the document has no title of its own

@@ -67,7 +67,8 @@ class IngestCommand final : public Command {
     flags->String("encoder-fingerprint", &encoder_fingerprint_, "HEX", "Of the encoder that made the input's vectors.");
     flags->Int("chunk-tokens", &chunk_tokens_, 16, 1 << 20,
                "Cut into passages of so many tokens, title included; documents always are, by default of the encoder's length.");
-    flags->Int("overlap-tokens", &overlap_tokens_, 0, 1 << 19, "Tokens of whole sentences that a passage repeats of the one before; documents: 32.");
+    flags->Int("overlap-tokens", &overlap_tokens_, 0, 1 << 19,
+               "Tokens of whole sentences that a passage repeats of the one before; documents: 32.");
     flags->Choice("bad-lines", &bad_lines_, {"skip", "fail"}, "Leave out lines and documents that can't be taken, or end.");
     flags->Choice("duplicates", &duplicates_, {"keep-last", "skip", "fail"}, "Which of several passages with one id stays.");
     flags->Bool("reencode", &reencode_, "Encode also texts that the store has a vector of.");
@@ -77,7 +78,8 @@ class IngestCommand final : public Command {
 
   int Run(CliContext& cli, const FlagSet& flags) override {
     if (chunk_tokens_ > 0 && overlap_tokens_ > chunk_tokens_ / 2) {
-      return cli.UsageError(absl::StrCat("flag --overlap-tokens: ", overlap_tokens_, " is more than half of --chunk-tokens ", chunk_tokens_));
+      return cli.UsageError(
+          absl::StrCat("flag --overlap-tokens: ", overlap_tokens_, " is more than half of --chunk-tokens ", chunk_tokens_));
     }
     if (mode_ == "upsert" && (!index_.empty() || no_activate_ || !vector_type_.empty())) {
       return cli.UsageError("--index, --vector-type and --no-activate are for --mode new-generation");
@@ -198,7 +200,8 @@ class IngestCommand final : public Command {
     const int exit_code = input.Finish(skip_errors_);
     const int print_code = cli.json() ? cli.PrintJson(response) : PrintIngestSummary(cli, store_, response);
     if (!response.done() && !cli.json()) {
-      cli.out() << (no_wait_ ? "it goes on as a job; follow it with loci watch " : "see loci get jobs for ") << SanitizeLine(response.job()) << '\n';
+      cli.out() << (no_wait_ ? "it goes on as a job; follow it with loci watch " : "see loci get jobs for ")
+                << SanitizeLine(response.job()) << '\n';
     }
     return exit_code != kExitOk ? exit_code : print_code;
   }

@@ -41,8 +41,8 @@ class IngestReader {
   static constexpr size_t kMaxLineBytes = 16 << 20;
 
   // `path` is a file, "-" for standard input, or a folder: with kBeir, or where kAuto finds a corpus.jsonl[.gz|.zst] in it, that corpus;
-  // otherwise its *.jsonl, *.ndjson and *.tsv files (also .gz, .zst) in the order of their names; with kAuto and none of them in it, or with a
-  // format of documents, all documents in it and below (see DocumentReader). Others are listed in passed_over_files().
+  // otherwise its *.jsonl, *.ndjson and *.tsv files (also .gz, .zst) in the order of their names; with kAuto and none of them in it, or
+  // with a format of documents, all documents in it and below (see DocumentReader). Others are listed in passed_over_files().
   // kAuto goes by the file's name, and where that says nothing by its first line: "{" is JSONL, a tab TSV.
   // TSV is `id<TAB>text<TAB>title` or `id<TAB>text`; a first line with the names of such columns may give another order.
   // Errors name the path: NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED. `max_line_bytes` is of JSONL, TSV and BEIR.

@@ -111,8 +111,8 @@ class CancelCommand final : public Command {
   std::string name() const override { return "cancel"; }
   std::string summary() const override { return "Ask a running job to end"; }
   std::string details() const override {
-    return "The reply shows the job as it is at that moment; loci watch tells when it has ended. An ingest that is cancelled leaves no new\n"
-           "generation. The exit code is 0 where it was asked, and 1 where it had ended before.\n";
+    return "The reply shows the job as it is at that moment; loci watch tells when it has ended. An ingest that is cancelled leaves no\n"
+           "new generation. The exit code is 0 where it was asked, and 1 where it had ended before.\n";
   }
   std::string examples() const override { return "  loci cancel 20261121-094142-3f2a\n  loci cancel 20261121-094142-3f2a -o json\n"; }
   void DeclareFlags(FlagSet* flags) override {

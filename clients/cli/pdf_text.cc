@@ -27,7 +27,8 @@ namespace loci {
 namespace {
 
 constexpr char kProgram[] = "pdftotext";
-constexpr char kMissing[] = "reading PDF needs the program pdftotext; install the Debian package poppler-utils (apt-get install poppler-utils)";
+constexpr char kMissing[] =
+    "reading PDF needs the program pdftotext; install the Debian package poppler-utils (apt-get install poppler-utils)";
 constexpr size_t kMaxToldErrors = 3;
 constexpr std::string_view kSpaces = " \t\r\n\v";
 
@@ -103,8 +104,9 @@ absl::Status StatusOfEnd(const ChildResult& result, const PdfLimits& limits) {
         return absl::InvalidArgumentError(
             absl::StrCat("pdftotext took more than ", limits.max_cpu_seconds, " s of CPU time, the limit", words));
       }
-      return absl::InvalidArgumentError(absl::StrCat("pdftotext ended by signal ", result.code, " (", strsignal(result.code), "); it may have ",
-                                                     FormatBytes(static_cast<int64_t>(limits.max_address_space_bytes)), " of memory", words));
+      return absl::InvalidArgumentError(
+          absl::StrCat("pdftotext ended by signal ", result.code, " (", strsignal(result.code), "); it may have ",
+                       FormatBytes(static_cast<int64_t>(limits.max_address_space_bytes)), " of memory", words));
     case ChildResult::kExited:
       break;
   }
