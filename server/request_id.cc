@@ -61,17 +61,19 @@ bool IsTraceStateValue(std::string_view value) {
          std::all_of(value.begin(), value.end(), [](char c) { return c >= ' ' && c <= '~' && c != ',' && c != '='; });
 }
 
-// "key=value,key=value"; members may be empty, and have spaces and tabs around them.
+// "key=value,key=value"; members may be empty, and have spaces around them. (Tabs too, says the standard; but what is passed on is
+// metadata, and gRPC ends a process that wants to send a byte below the space.)
 bool IsTraceState(std::string_view text) {
   if (text.size() > kMaxTraceStateBytes) return false;
+  if (std::any_of(text.begin(), text.end(), [](char c) { return c < ' ' || c > '~'; })) return false;
   std::set<std::string_view> keys;
   int members = 0;
   while (!text.empty()) {
     const size_t comma = text.find(',');
     std::string_view member = text.substr(0, comma);
     text = comma == std::string_view::npos ? std::string_view() : text.substr(comma + 1);
-    member.remove_prefix(std::min(member.find_first_not_of(" \t"), member.size()));
-    const size_t last = member.find_last_not_of(" \t");
+    member.remove_prefix(std::min(member.find_first_not_of(' '), member.size()));
+    const size_t last = member.find_last_not_of(' ');
     member = member.substr(0, last == std::string_view::npos ? 0 : last + 1);
     if (member.empty()) continue;
     const size_t equals = member.find('=');
