@@ -31,6 +31,8 @@ constexpr size_t kValueHeaderBytes = 20;  // Checksum, previous revision, record
 constexpr size_t kRestHeaderBytes = kValueHeaderBytes - 8;
 constexpr size_t kSlotBytes = 16;
 constexpr char kTrimKey[] = "\xff";
+constexpr size_t kLogBlockBytes = 32 << 10;  // RocksDB's: a longer value lies in pieces.
+constexpr int64_t kMaxRequestsInLogs = int64_t{1} << 32;
 constexpr char kKeyLength = kKeyBytes;  // What stands before a key in a write batch.
 
 void PutFixed64(std::string* out, uint64_t value) {
@@ -287,10 +289,10 @@ class RocksWriteLog : public WriteLog {
         uint32_t ordinal;
         std::string_view rest = std::string_view(content).substr(at + 1);
         const std::string_view key = rest.substr(0, kKeyBytes);
-        if (!ParseKey(key, &revision, &ordinal) || revision <= whole) continue;
+        if (!ParseKey(key, &revision, &ordinal) || revision <= whole || revision - whole > kMaxRequestsInLogs) continue;
         rest.remove_prefix(kKeyBytes);
         uint32_t length;
-        if (!TakeVarint32(&rest, &length) || length < kValueHeaderBytes || length > rest.size()) continue;
+        if (!TakeVarint32(&rest, &length) || length < kValueHeaderBytes || length > std::min(rest.size(), kLogBlockBytes)) continue;
         const std::string_view value = rest.substr(0, length);
         if (GetFixed(value, 8) != ValueChecksum(key, value.substr(8))) continue;
         if (static_cast<int64_t>(GetFixed(value.substr(8), 8)) > whole) return revision;

@@ -38,7 +38,7 @@ struct WriteLogOptions {
 // word. So each request names the one before it, which shows a hole, and ACKNOWLEDGED holds a revision that the log must
 // reach, which shows a lost end (it is written after each append, unsynced: after a power cut it may lag, but never leads).
 // Opened with kPointInTimeRecovery and WAL tracking in RocksDB's manifest, after a look without writing at what that would drop: only
-// an append that the power cut, which is the last one and not named by ACKNOWLEDGED, may go. All other damage is DATA_LOSS, never
+// an append that the power cut, which is the last one (no record of up to 32 KiB lies behind it) and not named by ACKNOWLEDGED, may go. All other damage is DATA_LOSS, never
 // skipped, and leaves the files as they are.
 // Appended to, trimmed and recovered by one thread at a time; reads are thread-safe.
 class WriteLog {
