@@ -42,11 +42,12 @@ OperationControl ControlOf(const std::shared_ptr<JobHandle>& job) {
 }
 
 // Runs `operation`, which fills in a reply, as a job, and answers what it answers; or, with `no_wait`, answers at once and leaves it to
-// the job pool. What such an operation looks at is its own: its request's deadline and its client's leaving are nothing to it.
+// a pool. What such an operation looks at is its own: its request's deadline and its client's leaving are nothing to it.
 template <typename Response>
 absl::Status RunJob(const ServiceContext& services, JobSpec spec, bool no_wait,
                     std::function<absl::Status(const OperationControl&, Response*)> operation, Response* response) {
   if (no_wait) spec.limits = RequestLimits();
+  ThreadPool& pool = spec.kind == JobKind::kVerify ? *services.verify_pool : *services.switch_pool;
   spec.request_id = CurrentRequestId();
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<JobHandle> job, services.jobs->Start(std::move(spec)));
   response->set_job(job->id());
@@ -55,7 +56,7 @@ absl::Status RunJob(const ServiceContext& services, JobSpec spec, bool no_wait,
     return job->Finish(status, status.ok() ? response->SerializeAsString() : "");
   }
   job->SetPhase("queued", 0, "");
-  const bool queued = services.job_pool->TrySubmit([job, &clock = *services.clock, operation = std::move(operation), request_id = CurrentRequestId(),
+  const bool queued = pool.TrySubmit([job, &clock = *services.clock, operation = std::move(operation), request_id = CurrentRequestId(),
                                                      trace_id = CurrentTraceId()] {
     const ScopedLogContext context(request_id, trace_id);
     Response reply;
@@ -65,7 +66,7 @@ absl::Status RunJob(const ServiceContext& services, JobSpec spec, bool no_wait,
     (void)job->Finish(status, status.ok() ? reply.SerializeAsString() : "");  // Which logs and keeps it.
   });
   if (queued) return absl::OkStatus();
-  return job->Finish(ErrorWithReason(absl::ResourceExhaustedError("the queue of the job pool is full"), "OVERLOADED"));
+  return job->Finish(ErrorWithReason(absl::ResourceExhaustedError("the queue of such jobs is full"), "OVERLOADED"));
 }
 
 }  // namespace

@@ -51,7 +51,7 @@ class WatchJobCall final : public grpc::ServerWriteReactor<loci::v1::Job> {
  public:
   WatchJobCall(const ServiceContext& services, grpc::CallbackServerContext* context, const loci::v1::WatchJobRequest& request)
       : services_(services), context_(context), job_(request.job()), start_us_(services.clock->NowMicros()), trace_(TakeRequestTrace(*context)) {
-    absl::StatusOr<Admission::Permit> permit = services_.control->Acquire(static_cast<int64_t>(request.ByteSizeLong()));
+    absl::StatusOr<Admission::Permit> permit = services_.watches->Acquire(static_cast<int64_t>(request.ByteSizeLong()));
     if (!permit.ok()) {
       End(permit.status());
       return;

@@ -26,6 +26,8 @@ namespace {
 // moment later; without waiting for that moment a broken stream would look like a finished one. What still slips through is caught
 // by the ingester, which looks at the limits before it activates.
 constexpr std::chrono::milliseconds kCancellationGrace(20);
+// Where the client does not wait, nothing looks at it after the call: the moment is long enough for a machine that is short of time.
+constexpr std::chrono::milliseconds kHandOverGrace(500);
 
 }  // namespace
 
@@ -190,7 +192,7 @@ void Serialize(const loci::v1::IngestResponse& response, grpc::ByteBuffer* buffe
 }  // namespace
 
 absl::Status IngestCall::Conclude() {
-  std::this_thread::sleep_for(kCancellationGrace);
+  std::this_thread::sleep_for(no_wait_ ? kHandOverGrace : kCancellationGrace);
   if (context_->IsCancelled()) limits_.Cancel();
   LOCI_RETURN_IF_ERROR(CheckLimits());
   if (ingester_ == nullptr) return InvalidField("kind", "of the first message must be the header; the stream ended without one");
@@ -207,6 +209,7 @@ absl::Status IngestCall::HandOver() {
   response.set_job(job_->id());
   response.set_done(false);
   Serialize(response, response_);
+  if (context_->IsCancelled()) limits_.Cancel();
   handed_over_ = true;
   LOCI_RETURN_IF_ERROR(CheckLimits());  // Whoever was gone before that has not handed it over.
   job_->SetPhase("queued", 0, "");
@@ -218,7 +221,7 @@ absl::Status IngestCall::HandOver() {
     RequestTrace trace;
   };
   auto work = std::make_shared<Work>(Work{std::move(ingester_), job_, std::move(permit_), trace_});
-  const bool queued = services_.job_pool->TrySubmit([work] {
+  const bool queued = services_.build_pool->TrySubmit([work] {
     const ScopedLogContext context(work->trace.request_id, work->trace.trace_id);
     (void)FinishJob(std::move(work->ingester), *work->job);  // Which logs and keeps it.
     work->permit.Release();
@@ -226,7 +229,7 @@ absl::Status IngestCall::HandOver() {
   if (!queued) {
     ingester_ = std::move(work->ingester);
     permit_ = std::move(work->permit);
-    return ErrorWithReason(absl::ResourceExhaustedError("the queue of the job pool is full"), "OVERLOADED");
+    return ErrorWithReason(absl::ResourceExhaustedError("the queue of builds is full"), "OVERLOADED");
   }
   job_.reset();
   return absl::OkStatus();

@@ -48,7 +48,8 @@ constexpr std::chrono::seconds kDeliveryTime(5);
 
 // Jobs whose clients do not wait: so many run at once, so many wait for their turn.
 constexpr int kLoadThreads = 2;  // Verify generations that searches name: others of their sort wait, not what is written meanwhile.
-constexpr int kJobThreads = 4;
+constexpr int kSwitchThreads = 4;
+constexpr int kVerifyThreads = 2;
 constexpr int64_t kMaxQueuedJobs = 64;
 
 // After the last answer the server goes on refusing until nothing has come for so long, for so long at most.
@@ -58,6 +59,7 @@ constexpr int64_t kMostQuietWaitMs = 1'000;
 // Of requests that look after the server.
 constexpr int kControlThreads = 2;
 constexpr int64_t kMaxControlRequests = 256;
+constexpr int64_t kMaxWatches = 1'024;
 
 // Files that connections never take.
 constexpr int64_t kSpareFiles = 32;
@@ -150,11 +152,14 @@ struct Server::State {
   std::unique_ptr<JobRegistry> jobs;
   std::unique_ptr<ThreadPool> admin_pool;
   std::unique_ptr<ThreadPool> load_pool;
-  std::unique_ptr<ThreadPool> job_pool;
+  std::unique_ptr<ThreadPool> build_pool;
+  std::unique_ptr<ThreadPool> switch_pool;
+  std::unique_ptr<ThreadPool> verify_pool;
   std::unique_ptr<ThreadPool> control_pool;
   std::unique_ptr<Admission> requests;
   std::unique_ptr<Admission> control;
   std::unique_ptr<Admission> ingests;
+  std::unique_ptr<Admission> watches;
   std::vector<std::unique_ptr<Admission>> method_requests;  // Of methods with a limit of their own.
   std::unique_ptr<RequestMetrics> request_metrics;
   ServiceContext services;
@@ -193,7 +198,9 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   load_pool = std::make_unique<ThreadPool>("loci-load", kLoadThreads, options.max_in_flight);
   control_pool = std::make_unique<ThreadPool>("loci-control", kControlThreads, kMaxControlRequests);
 
-  job_pool = std::make_unique<ThreadPool>("loci-jobs", kJobThreads, kMaxQueuedJobs);
+  build_pool = std::make_unique<ThreadPool>("loci-build", static_cast<int>(options.max_ingests), options.max_ingests);
+  switch_pool = std::make_unique<ThreadPool>("loci-switch", kSwitchThreads, kMaxQueuedJobs);
+  verify_pool = std::make_unique<ThreadPool>("loci-verify", kVerifyThreads, kMaxQueuedJobs);
 
   EncoderRegistry::Options registry_options;
   registry_options.directory = JoinPath(options.data_directory, "encoders");
@@ -297,7 +304,9 @@ void Server::State::CloseData() {
   admin_pool.reset();
   load_pool.reset();
   control_pool.reset();
-  job_pool.reset();
+  build_pool.reset();
+  switch_pool.reset();
+  verify_pool.reset();
   jobs.reset();
   std::vector<std::shared_ptr<TextEncoder>> held = encoders->Loaded();
   manager.reset();
@@ -337,6 +346,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   control.max_requests = kMaxControlRequests;
   control.metrics = &state->metrics;
   state->control = std::make_unique<Admission>(control);
+  Admission::Options watches;
+  watches.kind = "watcher";
+  watches.max_requests = kMaxWatches;
+  watches.metrics = &state->metrics;
+  state->watches = std::make_unique<Admission>(watches);
   Admission::Options ingests;
   ingests.kind = "ingest";
   ingests.max_requests = state->options.max_ingests;
@@ -349,10 +363,13 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   services.pipeline = state->pipeline.get();
   services.admin_pool = state->admin_pool.get();
   services.jobs = state->jobs.get();
-  services.job_pool = state->job_pool.get();
+  services.build_pool = state->build_pool.get();
+  services.switch_pool = state->switch_pool.get();
+  services.verify_pool = state->verify_pool.get();
   services.control_pool = state->control_pool.get();
   services.requests = state->requests.get();
   services.control = state->control.get();
+  services.watches = state->watches.get();
   services.ingests = state->ingests.get();
   services.metrics = state->request_metrics.get();
   services.clock = state->options.clock;
@@ -379,6 +396,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   state->admin = std::make_unique<AdminServiceImpl>(services);
   // The port opens when everything behind it is there, so that health never says SERVING too early.
   LOCI_RETURN_IF_ERROR(state->Listen());
+  state->metrics.SetSamples([manager = state->manager.get()] { return ProcessSamples(manager->Metrics()); });
   state->SetHealth(true);
   state->connections->Start([hand_over = state->hand_over.get()](int fd) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
@@ -405,12 +423,14 @@ void Server::Stop() {
   state.SetHealth(false);
   state.requests->Drain();
   state.control->Drain();
+  state.watches->Drain();
   state.ingests->Drain();
   state.jobs->Drain();  // Who watches one lets go.
   const int64_t until_us = RealClock().NowMicros() + state.options.drain_timeout_ms * 1000;
   const auto left_ms = [until_us] { return std::max<int64_t>(0, (until_us - RealClock().NowMicros()) / 1000); };
   const bool idle =
-      state.ingests->WaitUntilIdle(left_ms()) & state.requests->WaitUntilIdle(left_ms()) & state.control->WaitUntilIdle(left_ms());
+      state.ingests->WaitUntilIdle(left_ms()) & state.requests->WaitUntilIdle(left_ms()) & state.control->WaitUntilIdle(left_ms()) &
+      state.watches->WaitUntilIdle(left_ms());
   if (!idle) LogWarning("server", "the drain time is over: what is still in flight is cancelled");
   if (idle && !state.jobs->WaitUntilIdle(left_ms())) LogWarning("server", "the drain time is over: the jobs that run are cancelled");
   state.jobs->CancelAll();

@@ -29,10 +29,14 @@ struct ServiceContext {
   ThreadPool* admin_pool = nullptr;    // Runs what blocks. Its queue has room for a task of every call that is admitted.
   ThreadPool* control_pool = nullptr;  // Runs what `control` admits.
   JobRegistry* jobs = nullptr;
-  ThreadPool* job_pool = nullptr;  // Runs the jobs whose clients do not wait.
+  // Run the jobs whose clients do not wait. A build may wait for an activation, and both may be long: each sort has threads of its own.
+  ThreadPool* build_pool = nullptr;   // A thread for each ingest that `ingests` admits.
+  ThreadPool* switch_pool = nullptr;  // Activations and roll-backs.
+  ThreadPool* verify_pool = nullptr;
   Admission* requests = nullptr;
   Admission* control = nullptr;  // Of requests that look after the server (IsControl): no flood of others takes their place.
   Admission* ingests = nullptr;
+  Admission* watches = nullptr;  // WatchJob: a watch may last for hours.
   std::array<OfMethod, kMethodCount> methods{};
   bool log_requests = false;  // A line for every request, not only for those that failed by the server's fault.
   RequestMetrics* metrics = nullptr;
