@@ -123,14 +123,23 @@ void EncodingJournal::Append(std::span<const ContentHash> hashes, const float* v
     records.append(reinterpret_cast<const char*>(vectors + i * options_.dim), sizeof(float) * static_cast<size_t>(options_.dim));
     AppendRaw(Xxh3(std::string_view(records).substr(start)), &records);
   }
-  if (const absl::Status appended = out_->Append(records); !appended.ok()) return StopWriting(appended);
+  if (const absl::Status appended = out_->Append(records); !appended.ok()) {
+    // Most likely the disk is full: what was kept makes room for what must be written.
+    const std::string path = FilePath(next_number_ - 1);
+    StopWriting(appended);
+    if (const absl::Status deleted = options_.fs->DeleteFile(path); !deleted.ok()) LogWarning("ingest", deleted.ToString());
+    return;
+  }
   size_bytes_ += bytes;
+}
+
+std::string EncodingJournal::FilePath(int64_t number) const {
+  return JoinPath(options_.directory, absl::StrFormat("%0*d", kNumberDigits, number));
 }
 
 absl::Status EncodingJournal::StartFile() {
   LOCI_RETURN_IF_ERROR(options_.fs->CreateDirectories(options_.directory));
-  const std::string name = absl::StrFormat("%0*d", kNumberDigits, next_number_++);
-  LOCI_ASSIGN_OR_RETURN(out_, options_.fs->NewWritableFile(JoinPath(options_.directory, name)));
+  LOCI_ASSIGN_OR_RETURN(out_, options_.fs->NewWritableFile(FilePath(next_number_++)));
   LOCI_RETURN_IF_ERROR(out_->Append(Header(options_)));
   size_bytes_ += static_cast<int64_t>(kHeaderBytes);
   return absl::OkStatus();

@@ -59,6 +59,7 @@ class EncodingJournal {
 
   explicit EncodingJournal(Options options);
   void ReadFile(const std::string& path);
+  std::string FilePath(int64_t number) const;
   absl::Status StartFile();
   void StopWriting(const absl::Status& status);
 

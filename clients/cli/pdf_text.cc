@@ -121,16 +121,22 @@ absl::Status StatusOfEnd(const ChildResult& result, const PdfLimits& limits) {
 
 // Valid UTF-8 without NULs, with U+FFFD for what was neither.
 std::string Repair(std::string text) {
+  const std::string_view view = text;
   std::string repaired;
-  std::string_view left = text;
-  while (true) {
-    size_t bad = std::min(FindInvalidUtf8(left), left.find('\0'));
-    if (bad == std::string_view::npos) break;
-    repaired.append(left.substr(0, bad)).append("\xEF\xBF\xBD");
-    left.remove_prefix(bad + 1);
+  size_t begin = 0;
+  size_t invalid = FindInvalidUtf8(view), nul = view.find('\0');  // At or after `begin`; each is looked for again only once it was passed.
+  while (std::min(invalid, nul) != std::string_view::npos) {
+    const size_t bad = std::min(invalid, nul);
+    repaired.append(view.substr(begin, bad - begin)).append("\xEF\xBF\xBD");
+    begin = bad + 1;
+    if (nul < begin) nul = view.find('\0', begin);
+    if (invalid < begin) {
+      invalid = FindInvalidUtf8(view.substr(begin));
+      if (invalid != std::string_view::npos) invalid += begin;
+    }
   }
-  if (repaired.empty()) return text;
-  return repaired.append(left);
+  if (begin == 0) return text;
+  return repaired.append(view.substr(begin));
 }
 
 }  // namespace

@@ -130,7 +130,7 @@ TEST_F(ServerEdge, TraceparentGoesOnWithASpanOfTheServer) {
 }
 
 TEST_F(ServerEdge, AMethodHasALimitOfItsOwn) {
-  options.batcher.max_wait_us = 500'000;  // A request is surely seen in flight.
+  options.batcher.max_wait_us = 3'000'000;  // A request is surely seen in flight.
   options.method_limits = {{.method = "Encode", .max_in_flight = 1}};
   StartServer();
   PendingEncode pending(*retrieval);
@@ -169,7 +169,7 @@ TEST_F(ServerEdge, AMethodHasADeadlineOfItsOwn) {
 
 TEST_F(ServerEdge, ReadsOfTheServersStateGetThroughWhereNothingElseDoes) {
   options.max_in_flight = 1;
-  options.batcher.max_wait_us = 500'000;
+  options.batcher.max_wait_us = 3'000'000;
   StartServer();
   PendingEncode pending(*retrieval);
   WaitForMetric("loci_in_flight{kind=\"request\"}", 1);

@@ -223,8 +223,8 @@ TEST_F(ServerIngest, WithoutWaitingTheCallsDeadlineIsNothingToTheJob) {
   files_.Hold();
   loci::v1::IngestResponse response;
   const auto start = std::chrono::steady_clock::now();
-  ASSERT_TRUE(Send({Header("s", true), Batch({{"a", "one"}})}, &response, /*deadline_ms=*/3'000).ok());
-  std::this_thread::sleep_until(start + std::chrono::milliseconds(3'100));
+  ASSERT_TRUE(Send({Header("s", true), Batch({{"a", "one"}})}, &response, /*deadline_ms=*/8'000).ok());
+  std::this_thread::sleep_until(start + std::chrono::milliseconds(8'100));
   files_.LetGo();
   EXPECT_EQ(WaitForEnd(response.job()).state(), loci::v1::JOB_STATE_SUCCEEDED);
 }
@@ -283,7 +283,7 @@ TEST_F(ServerIngest, ADrainWaitsForABuildAndThenCancelsIt) {
     const std::string id = Leave(store).job();
     files_.WaitForBuild();
     std::thread release([&] {
-      std::this_thread::sleep_for(std::chrono::milliseconds(500));
+      std::this_thread::sleep_for(std::chrono::milliseconds(3'000));
       files_.LetGo();
     });
     server->Stop();
