@@ -134,12 +134,24 @@ def error_info(error: grpc.RpcError) -> Any:
 class ReflectionClient:
     """Calls methods by name, with messages that the server itself describes."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, like: ReflectionClient | None = None) -> None:
+        """With `like`, of the same server, messages are its: threads that each ask for descriptors crash protobuf's C code."""
         self.channel = grpc.insecure_channel(address, options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", 2 * MAX_MESSAGE_BYTES),
             ("grpc.enable_http_proxy", 0)])
+        if like is not None:
+            self.database, self.pool = like.database, like.pool
+            return
         self.database = ProtoReflectionDescriptorDatabase(self.channel)
         self.pool = descriptor_pool.DescriptorPool(self.database)
+
+    def load_all(self) -> None:
+        """Makes every message's class, so that none is made while threads use others."""
+        for service in ("AdminService", "RetrievalService"):
+            file = self.pool.FindServiceByName("loci.v1." + service).file
+            for described in (file, *file.dependencies):
+                for message in described.message_types_by_name.values():
+                    message_factory.GetMessageClass(message)
 
     def close(self) -> None:
         self.channel.close()

@@ -37,8 +37,9 @@ EXPECTED = {"switch": {"JOB_IN_THE_WAY", "NO_PREVIOUS_GENERATION", "GENERATION_N
 class Soak:
     """What the workers share. Thread-safe."""
 
-    def __init__(self, server):
+    def __init__(self, server, client):
         self.server = server
+        self.client = client
         self.stop_at = time.monotonic() + SECONDS
         self.counts = collections.Counter()
         self.refusals = collections.Counter()
@@ -51,12 +52,12 @@ class Soak:
     def run(self, name, number, step):
         """Repeats `step` with a connection of its own."""
         rng = random.Random(f"{SEED} {name} {number}")
-        client = ReflectionClient(self.server.address)
+        client = ReflectionClient(self.server.address, like=self.client)
         while self.running():
             try:
                 if rng.random() < 0.02:  # Connections come and go.
                     client.close()
-                    client = ReflectionClient(self.server.address)
+                    client = ReflectionClient(self.server.address, like=self.client)
                 step(client, rng, number)
                 with self.lock:
                     self.counts[name] += 1
@@ -172,7 +173,8 @@ class SoakTest(unittest.TestCase):
             client.ingest({"store": "corpus"}, [{"passages": corpus(client, name)}])
         client.call("AdminService.UpsertPassages", store="writes", passages=[client.message("Passage", id="first", text="first")])
 
-        soak = Soak(server)
+        client.load_all()
+        soak = Soak(server, client)
         threads = [threading.Thread(target=soak.run, args=(name, number, step)) for name, (count, step) in WORK.items()
                    for number in range(count)]
         for thread in threads:
