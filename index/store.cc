@@ -118,11 +118,12 @@ struct Store::State {
   absl::Status SyncFound() const;
   absl::StatusOr<std::shared_ptr<const View>> ReplayView(std::shared_ptr<const Generation> generation, int64_t floor, int64_t upto,
                                                          int64_t revision, std::shared_ptr<Overlay>* view_overlay) const;
-  void Publish(std::shared_ptr<const View> next, int64_t next_revision) {
+  void Publish(std::shared_ptr<const View> next, int64_t next_revision, absl::Status error = absl::OkStatus()) {
     std::shared_ptr<const View> old;  // Dies after the lock.
     MutexLock lock(&mutex);
     old = std::exchange(view, std::move(next));
     revision = next_revision;
+    active_error = std::move(error);
   }
   std::shared_ptr<const View> GetView() const {
     MutexLock lock(&mutex);
@@ -164,6 +165,7 @@ struct Store::State {
   storage::StoreSettings settings ABSL_GUARDED_BY(mutex);
   std::shared_ptr<const View> view ABSL_GUARDED_BY(mutex);
   int64_t revision ABSL_GUARDED_BY(mutex) = 0;
+  absl::Status active_error ABSL_GUARDED_BY(mutex);
 };
 
 // A generation without its manifest was never finished, or is half deleted. The active one is never touched.
@@ -242,6 +244,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
 
   const int64_t revision = std::max(current.revision(), last_write);
   std::shared_ptr<const View> view;
+  absl::Status damage;
   if (!current.generation().empty()) {
     Generation::OpenOptions open;
     open.search_pool = state->options.search_pool;
@@ -250,14 +253,18 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
     if (!generation.ok()) {
       const std::string what = absl::StrCat("the active generation ", current.generation(), " of store ", name);
       if (absl::IsFailedPrecondition(generation.status()) && !state->IsComplete(current.generation())) {
-        return absl::DataLossError(absl::StrCat(what, " is not there: ", generation.status().message()));
+        damage = absl::DataLossError(absl::StrCat(what, " is not there: ", generation.status().message()));
+      } else {
+        damage = Annotate(generation.status(), what);
       }
-      return Annotate(generation.status(), what);
+      if (!absl::IsDataLoss(damage)) return damage;
+      LogError("store", absl::StrCat("store ", name, " serves nothing until another generation is activated: ", damage.message()));
+    } else {
+      LOCI_ASSIGN_OR_RETURN(
+          view, state->ReplayView(*std::move(generation), current.floor_revision(), revision, revision, &state->overlay));
     }
-    LOCI_ASSIGN_OR_RETURN(
-        view, state->ReplayView(*std::move(generation), current.floor_revision(), revision, revision, &state->overlay));
   }
-  state->Publish(std::move(view), revision);
+  state->Publish(std::move(view), revision, std::move(damage));
   return std::unique_ptr<Store>(new Store(std::move(state)));
 }
 
@@ -265,6 +272,11 @@ const std::string& Store::name() const { return state_->name; }
 const std::string& Store::directory() const { return state_->directory; }
 std::shared_ptr<const View> Store::view() const { return state_->GetView(); }
 int64_t Store::revision() const { return state_->GetRevision(); }
+absl::Status Store::active_error() const {
+  MutexLock lock(&state_->mutex);
+  return state_->active_error;
+}
+std::string Store::active_generation() const { return state_->current.value().generation(); }
 int64_t Store::size_bytes() const { return SizeOf(state_->fs, state_->directory); }
 
 absl::StatusOr<std::vector<storage::Manifest>> Store::ListGenerations() const {
@@ -344,6 +356,11 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   const bool again = id == before.generation();
   const int64_t base = generation->manifest().base_revision();
   const int64_t at = revision();
+  if (again && view() == nullptr) {
+    // It could not be opened before.
+    LOCI_ASSIGN_OR_RETURN(result.view, state_->ReplayView(generation, before.floor_revision(), at, at, &state_->overlay));
+    state_->Publish(result.view, at);
+  }
   if (again && policy != WritesPolicy::kDiscard) {
     result.view = view();
     return result;
@@ -380,7 +397,7 @@ void Store::State::FillHistory(const storage::Current& before, bool roll_back, s
   std::vector<std::string> history(before.history().begin(), before.history().end());
   if (roll_back) {
     history.erase(std::find(history.begin(), history.end(), next->generation()), history.end());
-  } else if (before.generation() != next->generation()) {
+  } else if (before.generation() != next->generation() && GetView() != nullptr) {
     history.push_back(before.generation());
   }
   const auto gone = [&](const std::string& id) { return id == next->generation() || !IsComplete(id); };
@@ -442,6 +459,7 @@ absl::StatusOr<std::shared_ptr<const View>> Store::State::CompactOverlay(const V
 absl::StatusOr<WriteResult> Store::Write(std::vector<PassageWrite> writes) {
   std::shared_ptr<const View> before = view();
   if (before == nullptr) {
+    LOCI_RETURN_IF_ERROR(active_error());
     return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("store ", state_->name, " has no active generation to write to")),
                            "NO_ACTIVE_GENERATION", {{"store", state_->name}});
   }

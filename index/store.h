@@ -71,15 +71,19 @@ struct ActivationResult {
 class Store {
  public:
   // Opens or makes the store's folder; removes what unfinished builds left; replays the writes over the active generation.
-  // DATA_LOSS where CURRENT, the log or the active generation is damaged.
+  // DATA_LOSS where CURRENT or the log is damaged. Where the active generation is, the store opens without a view, so that another one can be
+  // activated, and active_error says why.
   static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& directory, const std::string& name, StoreOptions options);
   ~Store();
 
   const std::string& name() const;
   const std::string& directory() const;
 
-  // The newest view; null where no generation is active.
+  // The newest view; null where no generation is active, or the active one could not be opened.
   std::shared_ptr<const View> view() const;
+  // DATA_LOSS where the active generation was found damaged when the store was opened, until one is activated.
+  absl::Status active_error() const;
+  std::string active_generation() const;  // That CURRENT names, open or not; empty: none. The writer's, though const.
   int64_t revision() const;  // Of the last write or activation; 0 for a new store.
 
   // Manifests of the complete generations, oldest first. Those that can't be read, or name another generation than their folder does
@@ -106,7 +110,8 @@ class Store {
   // Makes `generation` (opened by OpenGeneration) the active one, in a revision of its own. FAILED_PRECONDITION, reason
   // WRITES_SINCE with `count`, where writes were made since its base and the policy is kRefuse; also, reason
   // WRITES_NEED_ENCODING, where a write to replay has no vector of the generation's passage half.
-  // Activating the active generation again changes nothing unless writes are discarded.
+  // Activating the active generation again changes nothing unless writes are discarded; one that could not be opened (active_error) is
+  // served again as it was.
   // With `roll_back`, for the PreviousGeneration, what served since it did leaves the history: the next roll-back goes further back.
   absl::StatusOr<ActivationResult> Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy, bool roll_back = false);
 

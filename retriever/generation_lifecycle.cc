@@ -68,6 +68,7 @@ absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_vi
   return list;
 }
 
+// (A failure marks the generation, also in a dry run: what was found is so.)
 absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(StoreEntry& entry, const std::string& generation,
                                                                             const OperationControl& control) {
   LoadedGeneration loaded;
@@ -235,10 +236,11 @@ absl::StatusOr<VerifyResult> GenerationManager::Verify(std::string_view store, c
   }
   if (absl::IsDataLoss(verified)) {
     entry->SetDamage(result.generation, std::string(StdView(verified.message())));
-    LogError("generation_manager", absl::StrCat("store=", entry->name, " generation=", result.generation, " ", verified.ToString()));
+    LogError("generation_manager", absl::StrCat("store=", entry->name, " generation=", result.generation, " ", verified.ToString(absl::StatusToStringMode::kWithNoExtraData)));
   }
   LOCI_RETURN_IF_ERROR(verified);
   entry->SetDamage(result.generation, "");
+  if (entry->GetState(result.generation).state == GenerationState::kFailed) entry->SetState(result.generation, GenerationState::kReady);
   return result;
 }
 

@@ -221,5 +221,29 @@ TEST_F(GenerationLifecycleTest, AVerificationThatFindsDamageMarksTheGeneration) 
   EXPECT_EQ(ReasonOf(manager_->Verify("s", "20200101-000000-0000").status()), "GENERATION_NOT_FOUND");
 }
 
+TEST_F(GenerationLifecycleTest, AStoreWhoseActiveGenerationIsDamagedAtTheStartCanBeRolledBack) {
+  Start();
+  const std::string a = Add("a", "one"), b = Add("b", "two");
+  ASSERT_TRUE(manager_->Upsert("s", {MakePassage("w", "written")}, {}).ok());
+  Stop();
+  Damage(b);
+  Start();
+  EXPECT_EQ(manager_->Capture("s", "").status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(manager_->Upsert("s", {MakePassage("x", "x")}, {}).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_EQ(manager_->Delete("s", {"w"}).status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(manager_->GetStore("s")->error, HasSubstr("vectors.bin"));
+  EXPECT_EQ(InfoOf(b).state, GenerationState::kFailed);
+  EXPECT_THAT(InfoOf(b).detail, HasSubstr("vectors.bin"));
+  EXPECT_EQ(Rollback(WritesPolicy::kReplay)->generation, a);
+  EXPECT_EQ(SearchIds("s", "written", 1), std::vector<std::string>{"w"});
+  EXPECT_EQ(manager_->GetStore("s")->error, "");
+  // So can be ingested into.
+  Stop();
+  Damage(a);
+  Start();
+  const std::string c = Add("c", "three");
+  EXPECT_EQ(SearchIds("s", "three", 1), std::vector<std::string>{"c"});
+}
+
 }  // namespace
 }  // namespace loci

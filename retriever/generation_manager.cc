@@ -81,7 +81,7 @@ absl::StatusOr<std::unique_ptr<GenerationManager>> GenerationManager::Open(Optio
     const std::string directory = JoinPath(stores_directory, name);
     if (absl::StartsWith(name, kDeletedPrefix)) {
       if (absl::Status deleted = fs.DeleteRecursively(directory); !deleted.ok()) {
-        LogWarning("generation_manager", absl::StrCat("what a deleted store left stays in ", directory, ": ", deleted.ToString()));
+        LogWarning("generation_manager", absl::StrCat("what a deleted store left stays in ", directory, ": ", deleted.ToString(absl::StatusToStringMode::kWithNoExtraData)));
       }
       continue;
     }
@@ -98,13 +98,15 @@ absl::StatusOr<std::unique_ptr<GenerationManager>> GenerationManager::Open(Optio
                                                    " revision=", view->revision(), " passages=", view->passage_count()));
         state->Publish(*entry, std::move(view), std::move(encoder));
       }
+      const absl::Status damage = (*store)->active_error();
       const absl::StatusOr<std::vector<storage::Manifest>> manifests = (*store)->ListGenerations();
       if (manifests.ok()) {
         for (const storage::Manifest& manifest : *manifests) entry->AddKnown(manifest.generation());
       }
+      if (!damage.ok()) entry->SetDamage((*store)->active_generation(), std::string(StdView(damage.message())));
       entry->SetStore(*std::move(store), absl::OkStatus());
     } else {
-      LogError("generation_manager", absl::StrCat("store=", name, " can't be opened: ", store.status().ToString()));
+      LogError("generation_manager", absl::StrCat("store=", name, " can't be opened: ", store.status().ToString(absl::StatusToStringMode::kWithNoExtraData)));
       entry->SetStore(nullptr, Annotate(store.status(), absl::StrCat("store \"", name, "\" can't be opened")));
     }
     MutexLock lock(&state->mutex);
@@ -120,7 +122,8 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::TryCapture(
   std::shared_ptr<const ServingSet> active = entry->holder.Get();
   if (generation.empty()) {
     if (active != nullptr) return active;
-    LOCI_RETURN_IF_ERROR(entry->GetStore().status());
+    LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
+    LOCI_RETURN_IF_ERROR(opened->active_error());
     return NoActiveGeneration(store);
   }
   if (active != nullptr && active->view->generation().id() == generation) return active;
@@ -196,7 +199,8 @@ absl::StatusOr<StoreInfo> GenerationManager::GetStore(std::string_view store) {
   StoreInfo info{.name = entry->name,
                  .revision = opened->revision(),
                  .size_bytes = opened->size_bytes(),
-                 .keep_generations = state_->KeepGenerations(*opened)};
+                 .keep_generations = state_->KeepGenerations(*opened),
+                 .error = std::string(StdView(opened->active_error().message()))};
   LOCI_ASSIGN_OR_RETURN(std::vector<storage::Manifest> manifests, opened->ListGenerations());
   info.generation_count = static_cast<int64_t>(manifests.size());
   if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) {
@@ -222,7 +226,7 @@ std::vector<StoreInfo> GenerationManager::ListStores() {
     if (info.ok()) {
       infos.push_back(*std::move(info));
     } else if (!absl::IsNotFound(info.status())) {
-      infos.push_back({.name = name});  // Damaged: named, so that an operator can look at it.
+      infos.push_back({.name = name, .error = std::string(StdView(info.status().message()))});
     }
   }
   return infos;
@@ -341,6 +345,10 @@ absl::Status GenerationManager::EnsureGeneration(std::string_view store) {
   if (entry->holder.Get() != nullptr) return absl::OkStatus();
   MutexLock creating(&entry->first_generation);
   if (entry->holder.Get() != nullptr) return absl::OkStatus();  // Another upsert made it.
+  {
+    LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
+    LOCI_RETURN_IF_ERROR(opened->active_error());  // What is damaged is not replaced by nothing.
+  }
   LOCI_ASSIGN_OR_RETURN(GenerationList list, ListGenerations(store));
   std::string empty_generation;
   for (const GenerationInfo& info : list.generations) {

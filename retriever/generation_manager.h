@@ -40,6 +40,7 @@ struct StoreInfo {
   std::string encoder_fingerprint;  // "QUERY:PASSAGE" of the active generation.
   int64_t size_bytes = 0;
   int32_t keep_generations = 0;  // 0: all.
+  std::string error;  // Why it serves nothing, where something of it is damaged.
 };
 
 struct GenerationInfo {

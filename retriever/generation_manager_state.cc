@@ -40,7 +40,7 @@ std::shared_ptr<TextEncoder> GenerationManager::State::EncoderFor(const std::str
   absl::StatusOr<std::shared_ptr<TextEncoder>> encoder =
       options.encoders->ForPassageHalf(view.generation().manifest().passage_fingerprint());
   if (encoder.ok()) return *std::move(encoder);
-  LogWarning("generation_manager", absl::StrCat("store=", store, " ", encoder.status().ToString()));
+  LogWarning("generation_manager", absl::StrCat("store=", store, " ", encoder.status().ToString(absl::StatusToStringMode::kWithNoExtraData)));
   return nullptr;
 }
 
@@ -73,7 +73,10 @@ absl::StatusOr<WriteResult> GenerationManager::State::Write(StoreEntry& entry, s
   MutexLock writer(&entry.writer);
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> store, entry.GetStore());
   const std::shared_ptr<const ServingSet> active = entry.holder.Get();
-  if (active == nullptr) return NoActiveGeneration(entry.name);
+  if (active == nullptr) {
+    LOCI_RETURN_IF_ERROR(store->active_error());
+    return NoActiveGeneration(entry.name);
+  }
   if (!passage_half.empty() && active->view->generation().manifest().passage_fingerprint() != passage_half) {
     return absl::AbortedError("an activation changed the store's encoder meanwhile; try again");
   }
@@ -93,7 +96,7 @@ void GenerationManager::State::ApplyRetention(StoreEntry& entry, Store& store) {
   if (active == nullptr || keep == 0) return;
   const absl::StatusOr<std::vector<storage::Manifest>> manifests = store.ListGenerations();
   if (!manifests.ok()) {
-    LogWarning("retention", absl::StrCat("store=", entry.name, " ", manifests.status().ToString()));
+    LogWarning("retention", absl::StrCat("store=", entry.name, " ", manifests.status().ToString(absl::StatusToStringMode::kWithNoExtraData)));
     return;
   }
   const storage::StoreSettings settings = store.settings();
@@ -114,7 +117,7 @@ void GenerationManager::State::ApplyRetention(StoreEntry& entry, Store& store) {
       continue;
     }
     if (const absl::Status deleted = store.DeleteGeneration(id); !deleted.ok()) {
-      LogWarning("retention", absl::StrCat("store=", entry.name, " generation=", id, " ", deleted.ToString()));
+      LogWarning("retention", absl::StrCat("store=", entry.name, " generation=", id, " ", deleted.ToString(absl::StatusToStringMode::kWithNoExtraData)));
       continue;
     }
     entry.ForgetGeneration(id);

@@ -34,7 +34,8 @@ class Samples {
 
 void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
   const MetricLabels labels = {{"store", entry.name}};
-  samples.Add("loci_store_available", "1, or 0 for a store that could not be opened.", labels, store != nullptr);
+  samples.Add("loci_store_available", "1, or 0 for a store that could not be opened, or whose active generation could not.", labels,
+              store != nullptr && store->active_error().ok());
   const std::shared_ptr<const ServingSet> active = entry.holder.Get();
   const View* const view = active == nullptr ? nullptr : active->view.get();
   const int64_t revision = view != nullptr ? view->revision() : store != nullptr ? store->revision() : 0;

@@ -144,6 +144,7 @@ void FillStore(const StoreInfo& info, loci::v1::Store* out) {
   out->set_encoder_fingerprint(info.encoder_fingerprint);
   out->set_size_bytes(info.size_bytes);
   out->set_keep_generations(info.keep_generations);
+  out->set_error(info.error);
 }
 
 void FillComparison(GenerationComparison&& comparison, loci::v1::CompareGenerationsResponse* out) {
