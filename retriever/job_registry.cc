@@ -23,6 +23,7 @@ namespace {
 using storage::JobRecord;
 
 constexpr int kFormatVersion = 1;
+constexpr char kInterruptedMessage[] = "the server ended while the job ran";
 constexpr int kStateCount = JobRecord::State_MAX + 1;
 constexpr int64_t kRateWindowUs = 10'000'000;
 constexpr int64_t kSampleUs = 100'000;  // Between two samples of a rate.
@@ -67,6 +68,7 @@ struct JobHandle::Entry {
   JobRecord record;
   std::function<void()> on_cancel;
   bool cancel_asked = false;
+  bool server_ends = false;  // It was not asked to end before the server was.
   bool activating = false;  // An activation, a roll-back, or an ingest that wants to activate.
   int64_t version = 1;
   std::deque<std::pair<int64_t, int64_t>> samples;  // (clock, done) of the phase, oldest first.
@@ -189,7 +191,7 @@ void JobRegistry::State::Load() {
       entry->record.set_state(JobRecord::STATE_INTERRUPTED);
       entry->record.set_finished_unix_us(options.clock->UnixMicros());
       entry->record.set_error_code(static_cast<int>(absl::StatusCode::kUnavailable));
-      entry->record.set_error_message("the server ended while the job ran");
+      entry->record.set_error_message(kInterruptedMessage);
       if (absl::Status status = Write(entry->record); !status.ok()) LogWarning("jobs", StdView(status.message()));
       counters[KindIndex(entry->record)][JobRecord::STATE_INTERRUPTED]->Add(1);
       LogWarning("jobs", absl::StrCat("job ", name, " (", entry->record.kind(), ") was interrupted"));
@@ -205,10 +207,14 @@ void JobRegistry::State::Load() {
 absl::Status JobRegistry::State::End(Entry& entry, const absl::Status& status, std::string_view result) {
   JobRecord record;
   absl::Status outcome = status;
+  bool interrupted = false;
   {
     MutexLock lock(&mutex);
     record = entry.record;
-    if (!status.ok() && entry.cancel_asked && absl::IsCancelled(status)) {
+    interrupted = entry.server_ends && absl::IsCancelled(status);
+    if (interrupted) {
+      outcome = ErrorWithReason(absl::UnavailableError(kInterruptedMessage), "DRAINING", {{"job", entry.id}});
+    } else if (entry.cancel_asked && absl::IsCancelled(status)) {
       outcome = ErrorWithReason(absl::CancelledError(absl::StrCat("job ", entry.id, " was cancelled")), "JOB_CANCELLED", {{"job", entry.id}});
     }
   }
@@ -217,7 +223,9 @@ absl::Status JobRegistry::State::End(Entry& entry, const absl::Status& status, s
     record.set_state(JobRecord::STATE_SUCCEEDED);
     record.set_result(std::string(result));
   } else {
-    record.set_state(absl::IsCancelled(outcome) ? JobRecord::STATE_CANCELLED : JobRecord::STATE_FAILED);
+    record.set_state(interrupted ? JobRecord::STATE_INTERRUPTED
+                     : absl::IsCancelled(outcome) ? JobRecord::STATE_CANCELLED
+                                                  : JobRecord::STATE_FAILED);
     record.set_error_code(static_cast<int>(outcome.code()));
     record.set_error_message(std::string(StdView(outcome.message())));
   }
@@ -367,7 +375,7 @@ void JobRegistry::CancelAll() {
     state_->closed = true;
     for (const auto& entry : state_->order) {
       if (entry->record.state() != JobRecord::STATE_RUNNING) continue;
-      entry->cancel_asked = true;
+      entry->server_ends = !std::exchange(entry->cancel_asked, true);
       asked.push_back(entry);
       callbacks.push_back(std::exchange(entry->on_cancel, nullptr));
     }

@@ -116,7 +116,7 @@ class JobRegistry {
   std::vector<JobInfo> List(std::string_view store, storage::JobRecord::State state, int64_t limit) const;
   // Asks a running job to end. FAILED_PRECONDITION, reason JOB_FINISHED, for one that ended.
   absl::StatusOr<JobInfo> Cancel(std::string_view job);
-  void CancelAll();  // And lets none start from now on.
+  void CancelAll();  // And lets none start from now on. What ends for it was INTERRUPTED, and nobody cancelled it.
   // Until no job runs; false where `timeout_ms` passed before. Blocks.
   bool WaitUntilIdle(int64_t timeout_ms) const;
 

@@ -236,7 +236,7 @@ TEST_F(JobRegistryTest, AHandleThatDiesEndsItsJob) {
   const std::string other = cancelled->id();
   jobs_->CancelAll();
   cancelled.reset();
-  EXPECT_EQ(Record(other).state(), JobRecord::STATE_CANCELLED);
+  EXPECT_EQ(Record(other).state(), JobRecord::STATE_INTERRUPTED);
 }
 
 TEST_F(JobRegistryTest, TheOldestEndedJobsAreForgotten) {

@@ -290,7 +290,7 @@ TEST_F(ServerIngest, ADrainWaitsForABuildAndThenCancelsIt) {
     release.join();
     StartServer();
     const loci::v1::Job job = GetJob(id);
-    EXPECT_EQ(job.state(), in_time ? loci::v1::JOB_STATE_SUCCEEDED : loci::v1::JOB_STATE_CANCELLED) << job.error_message();
+    EXPECT_EQ(job.state(), in_time ? loci::v1::JOB_STATE_SUCCEEDED : loci::v1::JOB_STATE_INTERRUPTED) << job.error_message();
     EXPECT_EQ(ActiveGeneration(store).empty(), !in_time);
     EXPECT_EQ(GenerationsOnDisk(store).size(), in_time ? 1u : 0u);
   }

@@ -321,7 +321,7 @@ TEST_F(ServerOperations, AStopWhoseTimeIsOverCancelsThem) {
   gate_.Release();
   stopping.join();
   StartServer();
-  for (const std::string& job : jobs) EXPECT_EQ(Get(job).state(), loci::v1::JOB_STATE_CANCELLED);
+  for (const std::string& job : jobs) EXPECT_EQ(Get(job).state(), loci::v1::JOB_STATE_INTERRUPTED);
 }
 
 TEST_F(ServerOperations, WhatIsNotThereIsNoJob) {
