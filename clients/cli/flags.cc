@@ -52,7 +52,7 @@ absl::Status ParseDurationMs(std::string_view text, int64_t* duration_ms) {
     }
     const double ms = number * unit.factor_ms;
     if (!(ms <= 365.0 * 24 * 3600e3)) break;
-    *duration_ms = static_cast<int64_t>(std::llround(ms));
+    *duration_ms = static_cast<int64_t>(std::ceil(ms));  // Nothing but 0 is never.
     return absl::OkStatus();
   }
   return absl::InvalidArgumentError(
