@@ -38,6 +38,9 @@ TEST(FlagSet, ParsesEveryForm) {
   EXPECT_EQ(f.top_k, 5);
   EXPECT_EQ(f.output, "json");
   EXPECT_TRUE(f.exact);
+  Fixture short_one;
+  ASSERT_TRUE(short_one.flags.Parse({"s", "--timeout", "0.4ms"}).ok());
+  EXPECT_EQ(short_one.timeout_ms, 1) << "only 0 is never";
   EXPECT_EQ(f.timeout_ms, 90'000);
   EXPECT_EQ(f.rate, 2.5);
   EXPECT_TRUE(f.flags.WasGiven("top-k"));

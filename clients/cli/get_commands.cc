@@ -45,11 +45,12 @@ class GetStoresCommand final : public Command {
                      {"OVERLAY", TextTable::kRight},
                      {"GENERATIONS", TextTable::kRight},
                      {"SIZE", TextTable::kRight},
-                     {"ENCODER"}});
+                     {"ENCODER"},
+                     {"ERROR"}});
     for (const v1::Store& store : response.stores()) {
       table.AddRow({store.store(), store.generation().empty() ? "-" : store.generation(), absl::StrCat(store.revision()),
                     FormatCount(store.passage_count()), FormatCount(store.overlay_count()),
-                    absl::StrCat(store.generation_count()), FormatBytes(store.size_bytes()), store.encoder_fingerprint()});
+                    absl::StrCat(store.generation_count()), FormatBytes(store.size_bytes()), store.encoder_fingerprint(), store.error()});
     }
     cli.PrintTable(table);
     return kExitOk;
