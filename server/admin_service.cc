@@ -45,12 +45,6 @@ grpc::ServerUnaryReactor* AdminServiceImpl::Run(Method method, grpc::CallbackSer
   return call;
 }
 
-grpc::ServerUnaryReactor* AdminServiceImpl::Refuse(Method method, grpc::CallbackServerContext* context) {
-  UnaryCall* const call = new UnaryCall(services_, method, context);
-  call->Answer(NotAvailableYet(MethodName(method)));
-  return call;
-}
-
 grpc::ServerUnaryReactor* AdminServiceImpl::CreateStore(grpc::CallbackServerContext* context, const loci::v1::CreateStoreRequest* request,
                                                         loci::v1::CreateStoreResponse* response) {
   return Run(Method::kCreateStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {

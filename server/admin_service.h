@@ -66,7 +66,6 @@ class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMet
   // Admits a request of `size_bytes` and runs `body` on the admin pool; its status ends the call.
   grpc::ServerUnaryReactor* Run(Method method, grpc::CallbackServerContext* context, size_t size_bytes,
                                 std::function<absl::Status(const RequestLimits&)> body);
-  grpc::ServerUnaryReactor* Refuse(Method method, grpc::CallbackServerContext* context);  // Not available yet.
 
   absl::Status ReadPassages(const loci::v1::GetPassagesRequest& request, const RequestLimits& limits,
                             loci::v1::GetPassagesResponse* response) const;
