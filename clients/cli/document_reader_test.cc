@@ -2,13 +2,13 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <zlib.h>
 
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
 #include <string>
 #include <vector>
+
+#include "clients/cli/input_testing.h"
 
 namespace loci {
 namespace {
@@ -16,35 +16,8 @@ namespace {
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-std::string Gzip(const std::string& text) {
-  z_stream stream = {};
-  EXPECT_EQ(deflateInit2(&stream, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY), Z_OK);
-  std::string out(deflateBound(&stream, text.size()) + 64, '\0');
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
-  stream.avail_in = static_cast<uInt>(text.size());
-  stream.next_out = reinterpret_cast<Bytef*>(out.data());
-  stream.avail_out = static_cast<uInt>(out.size());
-  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
-  out.resize(stream.total_out);
-  deflateEnd(&stream);
-  return out;
-}
-
-class DocumentReaderTest : public ::testing::Test {
+class DocumentReaderTest : public InputFilesTest {
  protected:
-  DocumentReaderTest() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "loci_documents_XXXXXX").string();
-    directory_ = mkdtemp(pattern.data());
-  }
-  ~DocumentReaderTest() override { std::filesystem::remove_all(directory_); }
-
-  std::string Write(const std::string& name, const std::string& content) {
-    const std::filesystem::path path = std::filesystem::path(directory_) / name;
-    std::filesystem::create_directories(path.parent_path());
-    std::ofstream(path, std::ios::binary) << content;
-    return path.string();
-  }
-
   struct Content {
     std::vector<v1::Passage> passages;
     std::vector<int64_t> lines;
@@ -86,7 +59,6 @@ class DocumentReaderTest : public ::testing::Test {
     return content;
   }
 
-  std::string directory_;
 };
 
 TEST_F(DocumentReaderTest, AFolderIsReadInTheOrderOfPathsWithItsFolders) {

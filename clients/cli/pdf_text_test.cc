@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
-#include <zlib.h>
 
 #include <chrono>
 #include <cstdlib>
@@ -12,26 +11,13 @@
 #include <vector>
 
 #include "clients/cli/child_process.h"
+#include "clients/cli/input_testing.h"
 
 namespace loci {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
-
-std::string Deflate(const std::string& text, int window_bits) {
-  z_stream stream = {};
-  EXPECT_EQ(deflateInit2(&stream, 4, Z_DEFLATED, window_bits, 9, Z_DEFAULT_STRATEGY), Z_OK);
-  std::string out(deflateBound(&stream, text.size()) + 64, '\0');
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(text.data()));
-  stream.avail_in = static_cast<uInt>(text.size());
-  stream.next_out = reinterpret_cast<Bytef*>(out.data());
-  stream.avail_out = static_cast<uInt>(out.size());
-  EXPECT_EQ(deflate(&stream, Z_FINISH), Z_STREAM_END);
-  out.resize(stream.total_out);
-  deflateEnd(&stream);
-  return out;
-}
 
 // A PDF of these pages, each given by the operators that draw it.
 std::string MakePdf(const std::vector<std::string>& pages, const std::string& trailer_extra = "") {
@@ -48,7 +34,7 @@ std::string MakePdf(const std::vector<std::string>& pages, const std::string& tr
   for (const std::string& page : pages) {
     add("<< /Type /Page /Parent 2 0 R /MediaBox [0 0 600 800] /Resources << /Font << /F 3 0 R >> >> /Contents " +
         std::to_string(offsets.size() + 2) + " 0 R >>");
-    const std::string stream = Deflate(page, 15);
+    const std::string stream = Deflate(page, 15, 4);
     add("<< /Filter /FlateDecode /Length " + std::to_string(stream.size()) + " >>\nstream\n" + stream + "\nendstream");
   }
   const size_t xref = pdf.size();
@@ -62,18 +48,10 @@ std::string MakePdf(const std::vector<std::string>& pages, const std::string& tr
 }
 std::string Line(const std::string& text, int y) { return "BT /F 12 Tf 50 " + std::to_string(y) + " Td (" + text + ") Tj ET\n"; }
 
-class PdfTextTest : public ::testing::Test {
+class PdfTextTest : public InputFilesTest {
  protected:
   PdfTextTest() {
-    std::string pattern = (std::filesystem::temp_directory_path() / "loci_pdf_XXXXXX").string();
-    directory_ = mkdtemp(pattern.data());
     if (!CheckPdfToText().ok()) ADD_FAILURE() << "poppler-utils is not installed; deploy/setup.sh does it";
-  }
-  ~PdfTextTest() override { std::filesystem::remove_all(directory_); }
-  std::string Write(const std::string& name, const std::string& content) {
-    const std::string path = directory_ + "/" + name;
-    std::ofstream(path, std::ios::binary) << content;
-    return path;
   }
   std::string Message(const std::string& pdf, const PdfLimits& limits = {}) {
     Document document;
@@ -81,7 +59,6 @@ class PdfTextTest : public ::testing::Test {
     EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
     return std::string(status.message());
   }
-  std::string directory_;
 };
 
 TEST_F(PdfTextTest, EachPageWithTextIsASectionWithItsNumber) {
