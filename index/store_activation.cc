@@ -1,0 +1,150 @@
+// Store: activations, and what becomes of a generation after.
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/logging.h"
+#include "base/status_macros.h"
+#include "index/replay.h"
+#include "index/store.h"
+#include "index/store_state.h"
+
+namespace loci {
+namespace {
+
+constexpr int kMaxHistory = 32;
+
+}  // namespace
+
+absl::StatusOr<std::shared_ptr<const View>> Store::State::ReplayView(std::shared_ptr<const Generation> generation, int64_t floor,
+                                                                     int64_t upto, int64_t revision,
+                                                                     std::shared_ptr<Overlay>* view_overlay) const {
+  LOCI_ASSIGN_OR_RETURN(ReplayedWrites writes, ReplayWrites(*log, floor, upto, *generation));
+  *view_overlay = writes.overlay;
+  const int64_t rows = writes.overlay->row_count();
+  return std::make_shared<const View>(std::move(generation), std::move(writes.overlay), rows, std::move(writes.hidden_body), RowMask(),
+                                      revision);
+}
+
+absl::StatusOr<int64_t> Store::CountWritesSince(const storage::Manifest& manifest) const {
+  return state_->log->CountRequests(manifest.base_revision(), revision());
+}
+
+absl::StatusOr<int64_t> Store::CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy) const {
+  LOCI_ASSIGN_OR_RETURN(const int64_t count, CountWritesSince(manifest));
+  if (count == 0 || policy != WritesPolicy::kRefuse) return count;
+  return ErrorWithReason(
+      absl::FailedPreconditionError(absl::StrCat(count, " write requests were made to store ", state_->name, " since the base of generation ",
+                                                 manifest.generation(), " (revision ", manifest.base_revision(),
+                                                 "): say whether to replay or to discard them")),
+      "WRITES_SINCE", {{"count", absl::StrCat(count)}, {"generation", manifest.generation()}});
+}
+
+absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy, bool roll_back) {
+  const std::string id = generation->id();
+  if (!state_->IsComplete(id)) return GenerationNotFound(state_->name, id);
+  // What failed before must be out of the way: this activation's revision would cover it.
+  LOCI_RETURN_IF_ERROR(state_->current.Settle());
+  LOCI_RETURN_IF_ERROR(state_->log->Recover());
+
+  ActivationResult result;
+  result.generation = id;
+  const storage::Current before = state_->current.value();
+  result.previous_generation = before.generation();
+  const bool again = id == before.generation();
+  const int64_t base = generation->manifest().base_revision();
+  const int64_t at = revision();
+  if (again && view() == nullptr) {
+    // It could not be opened before.
+    LOCI_ASSIGN_OR_RETURN(result.view, state_->ReplayView(generation, before.floor_revision(), at, at, &state_->overlay));
+    state_->Publish(result.view, at);
+  }
+  if (again && policy != WritesPolicy::kDiscard) {
+    result.view = view();
+    return result;
+  }
+  if (again) {
+    LOCI_ASSIGN_OR_RETURN(result.writes_since_count, state_->log->CountRequests(before.floor_revision(), at));
+    if (result.writes_since_count == 0) {
+      result.view = view();
+      return result;
+    }
+  } else {
+    LOCI_ASSIGN_OR_RETURN(result.writes_since_count, CheckWritesSince(generation->manifest(), policy));
+  }
+
+  storage::Current next;
+  next.set_generation(id);
+  // A base above what this store has reached can only come from outside; later writes must still lie above it.
+  state_->next_revision = std::max(state_->next_revision, base + 1);
+  next.set_revision(state_->TakeRevision());
+  const bool discard = policy == WritesPolicy::kDiscard && result.writes_since_count > 0;
+  next.set_floor_revision(discard ? next.revision() : base);
+  state_->FillHistory(before, roll_back, &next);
+  if (again) generation = view()->shared_generation();
+  std::shared_ptr<Overlay> overlay;
+  LOCI_ASSIGN_OR_RETURN(result.view, state_->ReplayView(std::move(generation), next.floor_revision(), at, next.revision(), &overlay));
+  LOCI_RETURN_IF_ERROR(state_->current.Replace(next));
+  state_->overlay = std::move(overlay);
+  state_->Publish(result.view, next.revision());
+  return result;
+}
+
+// Of what served up to `before`; without what was deleted since.
+void Store::State::FillHistory(const storage::Current& before, bool roll_back, storage::Current* next) const {
+  std::vector<std::string> history(before.history().begin(), before.history().end());
+  if (roll_back) {
+    history.erase(std::find(history.begin(), history.end(), next->generation()), history.end());
+  } else if (before.generation() != next->generation() && GetView() != nullptr) {
+    history.push_back(before.generation());
+  }
+  const auto gone = [&](const std::string& id) { return id == next->generation() || !IsComplete(id); };
+  history.erase(std::remove_if(history.begin(), history.end(), gone), history.end());
+  for (size_t i = history.size() > kMaxHistory ? history.size() - kMaxHistory : 0; i < history.size(); ++i) next->add_history(history[i]);
+}
+
+std::string Store::PreviousGeneration() const {
+  const auto& history = state_->current.value().history();
+  const auto found = std::find_if(history.rbegin(), history.rend(), [&](const std::string& id) { return state_->IsComplete(id); });
+  return found == history.rend() ? "" : *found;
+}
+
+absl::Status Store::DeleteGeneration(const std::string& generation) {
+  if (!state_->IsComplete(generation)) return GenerationNotFound(state_->name, generation);
+  if (generation == state_->current.value().generation()) {
+    return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("generation ", generation, " is active")), "GENERATION_ACTIVE",
+                           {{"generation", generation}});
+  }
+  const storage::StoreSettings settings = this->settings();
+  if (std::find(settings.pinned().begin(), settings.pinned().end(), generation) != settings.pinned().end()) {
+    return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("generation ", generation, " of store ", state_->name, " is pinned")),
+                           "GENERATION_PINNED", {{"store", state_->name}, {"generation", generation}});
+  }
+  LOCI_RETURN_IF_ERROR(state_->current.Settle());  // A crash might find it active still.
+  const std::string path = state_->GenerationDirectory(generation);
+  // The manifest goes first: what a crash leaves is then an unfinished build to the next start.
+  LOCI_RETURN_IF_ERROR(state_->fs.DeleteFile(JoinPath(path, kManifestFile)));
+  LOCI_RETURN_IF_ERROR(state_->fs.SyncDirectory(path));
+  LOCI_RETURN_IF_ERROR(state_->fs.DeleteRecursively(path));
+  LOCI_RETURN_IF_ERROR(state_->fs.SyncDirectory(state_->directory));
+  if (const absl::Status status = state_->TrimLog(); !status.ok()) {
+    LogWarning("store", absl::StrCat("store ", state_->name, ": cannot trim the write log: ", status.message()));
+  }
+  return absl::OkStatus();
+}
+
+// Forgets the writes that no kept generation, nor one being built, could be asked to replay.
+absl::Status Store::State::TrimLog() {
+  if (current.value().generation().empty()) return absl::OkStatus();
+  int64_t lowest = builds->LowestBase();
+  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(directory));
+  for (const std::string& entry : names) {
+    if (!IsComplete(entry)) continue;
+    LOCI_ASSIGN_OR_RETURN(const storage::Manifest manifest, ReadManifest(fs, GenerationDirectory(entry)));
+    lowest = std::min(lowest, manifest.base_revision());
+  }
+  return lowest == INT64_MAX ? absl::OkStatus() : log->Trim(lowest);
+}
+
+}  // namespace loci

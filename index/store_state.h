@@ -1,0 +1,96 @@
+// What a store keeps, for the files that make it up.
+#ifndef LOCI_INDEX_STORE_STATE_H_
+#define LOCI_INDEX_STORE_STATE_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <memory>
+#include <set>
+#include <string>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/file.h"
+#include "base/mutex.h"
+#include "base/timestamp_id.h"
+#include "index/current_file.h"
+#include "index/manifest.h"
+#include "index/overlay.h"
+#include "index/store.h"
+#include "index/store_builds.h"
+
+namespace loci {
+
+// Synchronised as Store is.
+struct Store::State {
+  State(std::string directory, std::string name, StoreOptions options)
+      : directory(std::move(directory)),
+        name(std::move(name)),
+        options(std::move(options)),
+        fs(*this->options.fs),
+        current(fs, this->directory) {}
+
+  std::string GenerationDirectory(const std::string& generation) const { return JoinPath(directory, generation); }
+  bool IsComplete(const std::string& generation) const {
+    return IsTimestampId(generation) && fs.Exists(JoinPath(GenerationDirectory(generation), kManifestFile));
+  }
+  absl::Status RemoveLeftovers();
+  void FillHistory(const storage::Current& before, bool roll_back, storage::Current* next) const;
+  absl::Status ReplaceSettings(storage::StoreSettings next);
+  absl::Status SyncFound() const;
+  absl::StatusOr<std::shared_ptr<const View>> ReplayView(std::shared_ptr<const Generation> generation, int64_t floor, int64_t upto,
+                                                         int64_t revision, std::shared_ptr<Overlay>* view_overlay) const;
+  void Publish(std::shared_ptr<const View> next, int64_t next_revision, absl::Status error = absl::OkStatus()) {
+    std::shared_ptr<const View> old;  // Dies after the lock.
+    MutexLock lock(&mutex);
+    old = std::exchange(view, std::move(next));
+    revision = next_revision;
+    active_error = std::move(error);
+  }
+  std::shared_ptr<const View> GetView() const {
+    MutexLock lock(&mutex);
+    return view;
+  }
+  int64_t GetRevision() const {
+    MutexLock lock(&mutex);
+    return revision;
+  }
+  // Each is given once, whether what it was given for succeeds or not.
+  int64_t TakeRevision() {
+    next_revision = std::max(next_revision, GetRevision() + 1);
+    return next_revision++;
+  }
+  absl::Status TrimLog();
+  absl::StatusOr<std::shared_ptr<const View>> CompactOverlay(const View& view);
+  // True for one caller and once.
+  bool TakeGenerationId(const std::string& generation) {
+    MutexLock guard(&mutex);
+    return given_ids.insert(generation).second;
+  }
+
+  // Constant after construction.
+  const std::string directory;
+  const std::string name;
+  const StoreOptions options;
+  FileSystem& fs;
+  std::unique_ptr<FileSystem::Lock> lock;
+  // Own synchronisation.
+  const std::shared_ptr<BuildsUnderWay> builds = std::make_shared<BuildsUnderWay>();
+  std::unique_ptr<WriteLog> log;
+  // The writer's.
+  CurrentFile current;
+  std::shared_ptr<Overlay> overlay;  // Of the newest view.
+  int64_t next_revision = 1;
+
+  mutable Mutex mutex;
+  std::set<std::string> given_ids ABSL_GUARDED_BY(mutex);
+  storage::StoreSettings settings ABSL_GUARDED_BY(mutex);
+  std::shared_ptr<const View> view ABSL_GUARDED_BY(mutex);
+  int64_t revision ABSL_GUARDED_BY(mutex) = 0;
+  absl::Status active_error ABSL_GUARDED_BY(mutex);
+};
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_STORE_STATE_H_

@@ -1,0 +1,135 @@
+// Store: writes.
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <unordered_map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "base/vector_type.h"
+#include "index/store.h"
+#include "index/store_state.h"
+
+namespace loci {
+namespace {
+
+constexpr size_t kMaxIdBytes = 512;
+
+// The last write to each id, in the order of these.
+std::vector<PassageWrite> LastWrites(std::vector<PassageWrite> writes) {
+  std::unordered_map<std::string_view, size_t> last;
+  for (size_t i = 0; i < writes.size(); ++i) last[writes[i].id] = i;
+  if (last.size() == writes.size()) return writes;
+  std::vector<bool> keep(writes.size());
+  for (const auto& [id, i] : last) keep[i] = true;
+  std::vector<PassageWrite> kept;
+  for (size_t i = 0; i < writes.size(); ++i) {
+    if (keep[i]) kept.push_back(std::move(writes[i]));
+  }
+  return kept;
+}
+
+absl::Status CheckWrite(const PassageWrite& write, int dim, ElementType type) {
+  if (write.id.empty() || write.id.size() > kMaxIdBytes || write.id.find('\0') != std::string::npos) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the id of a passage has ", write.id.size(), " bytes; it must have 1 to ", kMaxIdBytes, ", none of them NUL"));
+  }
+  if (write.deleted) return absl::OkStatus();
+  if (write.passage.id() != write.id) {
+    return absl::InvalidArgumentError(absl::StrCat("the write of passage ", write.id, " brings passage ", write.passage.id()));
+  }
+  if (write.vector.size() != static_cast<size_t>(dim)) {
+    return absl::InvalidArgumentError(absl::StrCat("the vector of passage ", write.id, " has dimension ", write.vector.size(),
+                                                   ", those of the active generation have ", dim));
+  }
+  const float limit = LargestStorable(type);
+  for (size_t i = 0; i < write.vector.size(); ++i) {
+    if (!(std::abs(write.vector[i]) <= limit)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the vector of passage ", write.id, " has ", write.vector[i], " at position ", i, ", the limit is ", limit));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+// A view of the same revision and contents over an overlay without what was replaced or deleted; published. Readers keep the old
+// overlay through their views.
+absl::StatusOr<std::shared_ptr<const View>> Store::State::CompactOverlay(const View& before) {
+  const auto is_in_body = [&](std::string_view id) -> absl::StatusOr<bool> {
+    LOCI_ASSIGN_OR_RETURN(const std::optional<int64_t> row, before.generation().passages().FindRow(id));
+    return row.has_value();
+  };
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Overlay> compacted, overlay->Compacted(before.hidden_overlay_, is_in_body));
+  auto after = std::make_shared<const View>(before.shared_generation(), compacted, compacted->row_count(), before.hidden_body_, RowMask(),
+                                            before.revision());
+  overlay = std::move(compacted);
+  Publish(after, before.revision());
+  return after;
+}
+
+absl::StatusOr<WriteResult> Store::Write(std::vector<PassageWrite> writes) {
+  std::shared_ptr<const View> before = view();
+  if (before == nullptr) {
+    LOCI_RETURN_IF_ERROR(active_error());
+    return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("store ", state_->name, " has no active generation to write to")),
+                           "NO_ACTIVE_GENERATION", {{"store", state_->name}});
+  }
+  for (const PassageWrite& write : writes) LOCI_RETURN_IF_ERROR(CheckWrite(write, before->dim(), before->generation().vectors().element_type()));
+  WriteResult result;
+  if (writes.empty()) {
+    result.view = before;
+    return result;
+  }
+  writes = LastWrites(std::move(writes));
+  LOCI_RETURN_IF_ERROR(state_->current.Settle());
+
+  const int64_t hidden = before->hidden_overlay_.hidden_count();
+  // It looks at each row and each deletion that stays: what it frees must be worth that.
+  if (hidden > std::max(state_->options.max_hidden_overlay_rows, before->overlay_count() + state_->overlay->deleted_id_count())) {
+    LOCI_ASSIGN_OR_RETURN(before, state_->CompactOverlay(*before));
+  }
+
+  // All that can fail comes before the log, so that what is logged becomes visible.
+  std::vector<bool> was_there(writes.size());
+  std::vector<int64_t> hide_body, hide_overlay;
+  for (size_t i = 0; i < writes.size(); ++i) {
+    LOCI_ASSIGN_OR_RETURN(const std::optional<ViewRow> row, before->Find(writes[i].id));
+    if (!row) continue;
+    was_there[i] = true;
+    (row->in_overlay ? hide_overlay : hide_body).push_back(row->row);
+    result.deleted_count += writes[i].deleted;
+  }
+  const int64_t revision = state_->TakeRevision();
+  std::vector<storage::WriteRecord> records(writes.size());
+  for (size_t i = 0; i < writes.size(); ++i) {
+    records[i].set_revision(revision);
+    records[i].set_id(writes[i].id);
+    records[i].set_deleted(writes[i].deleted);
+    if (writes[i].deleted) continue;
+    *records[i].mutable_passage() = std::move(writes[i].passage);
+    storage::WriteVector* const vector = records[i].add_vectors();
+    vector->set_passage_fingerprint(before->generation().manifest().passage_fingerprint());
+    vector->set_float32(writes[i].vector.data(), sizeof(float) * writes[i].vector.size());
+  }
+  LOCI_RETURN_IF_ERROR(state_->log->Append(revision, records));
+
+  for (size_t i = 0; i < writes.size(); ++i) {
+    if (!writes[i].deleted) {
+      state_->overlay->Append(revision, records[i].passage(), writes[i].vector.data());
+    } else if (was_there[i]) {
+      state_->overlay->Delete(revision, writes[i].id);
+    }
+  }
+  result.view = std::make_shared<const View>(before->shared_generation(), state_->overlay, state_->overlay->row_count(),
+                                             before->hidden_body_.WithHidden(hide_body),
+                                             before->hidden_overlay_.WithHidden(hide_overlay), revision);
+  state_->Publish(result.view, revision);
+  return result;
+}
+
+}  // namespace loci
