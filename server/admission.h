@@ -50,8 +50,9 @@ class Admission {
 
   explicit Admission(Options options);
 
-  // RESOURCE_EXHAUSTED, reason OVERLOADED, with the method where it is one's, count and limit; UNAVAILABLE, reason DRAINING, after Drain. Does not wait. The permit
-  // may not outlive this object.
+  // RESOURCE_EXHAUSTED, reason OVERLOADED, with the method where it is one's, count and limit; UNAVAILABLE, reason DRAINING, after Drain. Does not
+  // wait. The permit may not outlive this object. What is refused is counted: loci_refused_total{kind, reason}, kind "request", "ingest", ... as
+  // configured, reason "count", "method_count", "bytes" or "draining".
   absl::StatusOr<Permit> Acquire(int64_t size_bytes);
 
   // From now on nothing is admitted.
@@ -67,6 +68,9 @@ class Admission {
  private:
   const Options options_;
   Gauge& gauge_;
+  Counter& refused_count_;
+  Counter& refused_bytes_;
+  Counter& refused_draining_;
   mutable Mutex mutex_;
   CondVar idle_;
   int64_t in_flight_ ABSL_GUARDED_BY(mutex_) = 0;

@@ -44,6 +44,27 @@ TEST(Admission, BoundsBytesButTakesALoneRequestOfAnySize) {
   EXPECT_TRUE(admission.Acquire(40).ok());
 }
 
+TEST(Admission, CountsWhatItRefusesByWhy) {
+  FakeMetrics metrics;
+  const auto refused = [&metrics](const char* reason) { return metrics.value("loci_refused_total", {{"kind", "request"}, {"reason", reason}}); };
+  Admission admission({.max_requests = 2, .max_bytes = 100, .metrics = &metrics});
+  Admission method({.method = "Encode", .max_requests = 1, .metrics = &metrics});
+  EXPECT_EQ(refused("count"), 0) << "there from the start";
+  const absl::StatusOr<Admission::Permit> first = admission.Acquire(60), own = method.Acquire(60);
+  EXPECT_FALSE(admission.Acquire(60).ok());
+  EXPECT_EQ(refused("bytes"), 1);
+  const absl::StatusOr<Admission::Permit> second = admission.Acquire(1);
+  EXPECT_FALSE(admission.Acquire(1).ok());
+  EXPECT_FALSE(admission.Acquire(1).ok());
+  EXPECT_EQ(refused("count"), 2);
+  EXPECT_FALSE(method.Acquire(1).ok());
+  EXPECT_EQ(refused("method_count"), 1);
+  admission.Drain();
+  EXPECT_FALSE(admission.Acquire(1).ok());
+  EXPECT_EQ(refused("draining"), 1);
+  EXPECT_EQ(refused("bytes"), 1);
+}
+
 TEST(Admission, MovedPermitIsReleasedOnce) {
   Admission admission({.max_requests = 10});
   Admission::Permit outer;
