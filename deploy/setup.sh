@@ -32,8 +32,8 @@ say() { echo "setup: $*" >&2; }
 packages=(
   bazel-bootstrap bazel-platforms bazel-rules-java bazel-rules-proto bazel-skylib
   ca-certificates dpkg-dev g++ git python3 python3-pip python3-venv unzip
-  libabsl-dev libbenchmark-dev libgmock-dev libgrpc++-dev libgtest-dev libopenblas-pthread-dev libprotobuf-dev librocksdb-dev
-  libssl-dev libutf8proc-dev libxml2-dev libxxhash-dev libzstd-dev nlohmann-json3-dev poppler-utils prometheus-cpp-dev
+  libabsl-dev libbenchmark-dev libgmock-dev libgrpc++-dev libgtest-dev libopenblas-pthread-dev libprotobuf-dev libroaring-dev
+  librocksdb-dev libssl-dev libutf8proc-dev libxml2-dev libxxhash-dev libzstd-dev nlohmann-json3-dev poppler-utils prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc zlib1g-dev
 )
 [ $with_test = 1 ] && packages+=(clang libomp-dev)
