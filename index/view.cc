@@ -27,6 +27,8 @@ std::shared_ptr<const View> View::Bare(std::shared_ptr<const Generation> generat
 int64_t View::passage_count() const { return generation_->row_count() - hidden_body_.hidden_count() + overlay_count(); }
 int64_t View::overlay_count() const { return overlay_rows_ - hidden_overlay_.hidden_count(); }
 
+const std::string& View::overlay_id(int64_t row) const { return overlay_->id(row); }
+
 int64_t View::overlay_memory_bytes() const {
   return (overlay_ ? overlay_->memory_bytes() : 0) + hidden_body_.memory_bytes() + hidden_overlay_.memory_bytes();
 }

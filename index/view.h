@@ -68,6 +68,10 @@ class View {
   absl::Status Read(std::span<const ViewRow> rows, std::vector<loci::v1::Passage>* passages) const;
   void CopyVector(ViewRow row, float* out) const;  // [dim], as it is scored.
 
+  // Whether a row of [0, generation().row_count()) or of [0, overlay_row_count()) is there: neither replaced nor deleted.
+  bool IsAlive(ViewRow row) const { return !(row.in_overlay ? hidden_overlay_ : hidden_body_).hidden(row.row); }
+  const std::string& overlay_id(int64_t row) const;  // `row` below overlay_row_count().
+
  private:
   friend class Store;
   // The ids of the body's `hits`, "" for a missing one. CANCELLED or DEADLINE_EXCEEDED by `limits`, looked at every few hundred.
