@@ -7,8 +7,9 @@ usage() {
 usage: deploy/debian/install_test.sh PACKAGE.deb MODEL_DIR
 
 In a new root (in $TMPDIR, removed at the end): dpkg -i, apt-get install -f for what it depends on, the programs' versions, the server as
-user loci with the model, a question through the command line, SIGTERM, dpkg -i again, dpkg -r (data stays) and dpkg -P (data goes), and
-lintian over the package. Needs root, mmdebstrap and Debian's archive; fails at the first thing that is not as it should be.
+user loci with the model, a question through the command line, an HTML and a PDF file, what the service manager is told, SIGTERM, dpkg -i
+again, dpkg -r (data stays) and dpkg -P (data goes), and lintian over the package. Needs root, mmdebstrap and Debian's archive; fails at
+the first thing that is not as it should be.
 USAGE
 }
 
@@ -85,8 +86,37 @@ echo '{"id": "1", "title": "Radium", "text": "Marie Curie discovered radium in 1
 loci ingest facts /tmp/p.jsonl
 loci ask facts "who discovered radium?" | tee /tmp/answer
 grep -q 'Marie Curie' /tmp/answer
+step "documents: HTML by libxml2, PDF by poppler-utils, which is but recommended"
+mkdir -p /tmp/documents
+echo '<html><body><h1>Polonium</h1><p>Polonium is named after Poland.</p></body></html>' > /tmp/documents/polonium.html
+loci ingest documents /tmp/documents
+loci search documents "polonium" --top-k 1 | grep -q Poland
+mv /tmp/radon.pdf /tmp/documents/
+rc=0; loci ingest documents /tmp/documents/radon.pdf >/tmp/error 2>&1 || rc=$?
+cat /tmp/error
+[ $rc != 0 ] && grep -q poppler-utils /tmp/error
+apt_get install -y --no-install-recommends poppler-utils
+loci ingest documents /tmp/documents
+loci search documents "radon" --top-k 1 | grep -q 'noble gas'
 stop
 stat -c '%U %n' /var/lib/loci/stores
+step "the service manager is told when it can answer (Type=notify), and when it stops"
+perl -MIO::Socket::UNIX -e '
+  my $socket = IO::Socket::UNIX->new(Type => SOCK_DGRAM, Local => "/tmp/notify") or die "no socket: $!";
+  chmod 0777, "/tmp/notify";
+  open(my $out, ">>", "/tmp/notified"); $out->autoflush(1);
+  while (1) { $socket->recv(my $message, 4096) // last; print $out "$message\n"; }' &
+listener=$!
+for _ in $(seq 50); do [ ! -S /tmp/notify ] || break; sleep 0.1; done
+export NOTIFY_SOCKET=/tmp/notify
+serve
+for _ in $(seq 50); do ! grep -qs '^READY=1' /tmp/notified || break; sleep 0.1; done
+stop
+unset NOTIFY_SOCKET
+for _ in $(seq 50); do ! grep -qs '^STOPPING=1' /tmp/notified || break; sleep 0.1; done
+kill $listener
+cat /tmp/notified
+grep -q '^READY=1' /tmp/notified && grep -q '^STOPPING=1' /tmp/notified
 step "installed again (an upgrade): settings and data stay"
 echo '# mine' >> /etc/loci/loci.env
 dpkg -i /tmp/loci.deb >/tmp/dpkg.log 2>&1 || { cat /tmp/dpkg.log; exit 1; }
@@ -106,4 +136,17 @@ lintian --tag-display-limit 0 --display-info --show-overrides --fail-on error,wa
 step "all as it should be"
 INSIDE
 cp -r "$model" "$root/tmp/model"
+# The smallest file that pdftotext takes; it mends the missing table of offsets.
+cat > "$root/tmp/radon.pdf" <<'PDF'
+%PDF-1.4
+1 0 obj <</Type /Catalog /Pages 2 0 R>> endobj
+2 0 obj <</Type /Pages /Kids [3 0 R] /Count 1>> endobj
+3 0 obj <</Type /Page /Parent 2 0 R /MediaBox [0 0 600 200] /Contents 4 0 R /Resources <</Font <</F1 5 0 R>>>>>> endobj
+4 0 obj <</Length 55>> stream
+BT /F1 18 Tf 20 100 Td (Radon is a noble gas.) Tj ET
+endstream endobj
+5 0 obj <</Type /Font /Subtype /Type1 /BaseFont /Helvetica>> endobj
+trailer <</Root 1 0 R>>
+%%EOF
+PDF
 env -i HOME=/root LANG=C.UTF-8 PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin chroot "$root" sh /tmp/test.sh
