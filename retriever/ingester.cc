@@ -207,7 +207,7 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
     if (state->encoder == nullptr && options.chunking.has_value()) {
       LOCI_ASSIGN_OR_RETURN(state->encoder, manager.encoders().Get(""));
     }
-  } else {
+  } else if (!options.imported.has_value()) {
     LOCI_ASSIGN_OR_RETURN(state->encoder, manager.encoders().Get(""));
   }
 
@@ -228,17 +228,23 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
     return store.status();
   }
   if (options.mode == IngestMode::kNewGeneration) {
-    const EncoderSpec& spec = state->encoder->spec();
-    BuildOptions build{.index = options.index,
-                       .element_type = options.element_type,
-                       .dim = spec.dim,
-                       .query_fingerprint = spec.fingerprint.query,
-                       .passage_fingerprint = spec.fingerprint.passage,
-                       .base_revision = -1};
-    build.recall_queries = [encoder = state->encoder, limits = options.limits](const std::vector<loci::v1::Passage>& sample) {
-      return EncodeRecallQueries(*encoder, sample, limits);
-    };
-    build.recall_query_source = kRecallQuerySource;
+    BuildOptions build{.index = options.index, .element_type = options.element_type, .base_revision = -1};
+    if (options.imported.has_value()) {
+      build.dim = options.imported->dim;
+      build.query_fingerprint = options.imported->query_fingerprint;
+      build.passage_fingerprint = options.imported->passage_fingerprint;
+    } else {
+      const EncoderSpec& spec = state->encoder->spec();
+      build.dim = spec.dim;
+      build.query_fingerprint = spec.fingerprint.query;
+      build.passage_fingerprint = spec.fingerprint.passage;
+    }
+    if (state->encoder != nullptr) {
+      build.recall_queries = [encoder = state->encoder, limits = options.limits](const std::vector<loci::v1::Passage>& sample) {
+        return EncodeRecallQueries(*encoder, sample, limits);
+      };
+      build.recall_query_source = kRecallQuerySource;
+    }
     LOCI_ASSIGN_OR_RETURN(state->builder, manager.NewGeneration(options.store, std::move(build)));
   }
   state->sink = std::make_unique<PassageSink>(PassageSink::Options{.manager = &manager,
@@ -257,12 +263,12 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
   State& state = *state_;
   const bool bring_vectors = !vectors.empty();
   if (bring_vectors) {
-    if (state.options.encoder_fingerprint.empty()) {
+    if (state.options.encoder_fingerprint.empty() && !state.options.imported.has_value()) {
       return ErrorWithReason(absl::InvalidArgumentError(
                                  "encoder_fingerprint is empty; the header must name the encoder of the vectors that come along"),
                              "INVALID_ARGUMENT", {{"field", "header.encoder_fingerprint"}});
     }
-    const int64_t dim = state.encoder->spec().dim;
+    const int64_t dim = state.options.imported.has_value() ? state.options.imported->dim : state.encoder->spec().dim;
     const int64_t row_count = static_cast<int64_t>(vectors.size()) / std::max<int64_t>(vector_dim, 1);
     if (vector_dim != dim || row_count != static_cast<int64_t>(passages.size())) {
       return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("vectors is [", row_count, ", ", vector_dim, "]; it must be [",
@@ -317,7 +323,7 @@ absl::StatusOr<IngestResult> Ingester::FinishReceiving() {
   LOCI_RETURN_IF_ERROR(state.sink->Flush());
   state.result.reused_count = state.sink->reused_count();
   // A stream that broke off, or of which nothing could be taken, does not replace a corpus by nothing.
-  if (state.line == 0) {
+  if (state.line == 0 && !state.options.imported.has_value()) {
     return ErrorWithReason(absl::InvalidArgumentError("the stream had no passage; the store stays as it is"), "EMPTY_INGEST");
   }
   if (state.options.mode == IngestMode::kUpsert) {
@@ -331,7 +337,8 @@ absl::StatusOr<IngestResult> Ingester::FinishReceiving() {
 absl::StatusOr<IngestResult> Ingester::Finish() {
   State& state = *state_;
   LOCI_RETURN_IF_ERROR(FinishReceiving().status());  // A second time it finds nothing to do.
-  if (state.options.mode == IngestMode::kUpsert || state.result.accepted_count == 0) return std::move(state.result);
+  const bool has_content = state.result.accepted_count > 0 || state.options.imported.has_value();
+  if (state.options.mode == IngestMode::kUpsert || !has_content) return std::move(state.result);
 
   LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, state.builder->Finish(state.options.limits, state.options.progress));
   state.result.generation = manifest.generation();
@@ -347,7 +354,7 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
   };
   if (absl::Status live = state.options.limits.Check(RealClock().NowMicros()); !live.ok()) return give_up(live);
   if (!state.options.activate) {
-    state.sink->ForgetEncoded();
+    if (!state.options.imported.has_value()) state.sink->ForgetEncoded();
     return std::move(state.result);
   }
   absl::StatusOr<ActivationResult> activated =
@@ -359,7 +366,7 @@ absl::StatusOr<IngestResult> Ingester::Finish() {
     return Annotate(activated.status(), absl::StrCat("generation ", state.result.generation, " was built but not activated"));
   }
   state.result.revision = activated->view->revision();
-  state.sink->ForgetEncoded();
+  if (!state.options.imported.has_value()) state.sink->ForgetEncoded();
   return std::move(state.result);
 }
 

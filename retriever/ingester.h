@@ -53,6 +53,15 @@ struct IngestOptions {
   // Encode also the texts that the active view has a vector for, of the same passage half, or that an ingest encoded which did not come to
   // its end.
   bool reencode = false;
+  // Set: every passage brings its vector, from outside (an archive), and of this space. Where no encoder serves it and encoder_fingerprint is
+  // empty, the generation can be built but not activated. That nothing comes is no error then: it was said so. What an interrupted ingest
+  // encoded stays.
+  struct VectorSpace {
+    int dim = 0;
+    std::string query_fingerprint;
+    std::string passage_fingerprint;
+  };
+  std::optional<VectorSpace> imported;
   RequestLimits limits;  // Cancelled: the ingest ends, and nothing of a new generation stays.
   // How far it is: "receiving" (passages), "write", "index" (passages), "recall" (queries), "checksum" (files), "activating" (0 of 0).
   // `total` 0: not known. Called on the thread that calls this object.
