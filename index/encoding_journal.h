@@ -22,7 +22,8 @@
 namespace loci {
 
 // A cache: nothing is synced, what is damaged or cut off is left out, and a disk that takes no more ends the writing (with a warning),
-// not the ingest. Memory: 24 bytes a record that is read. Used by one thread at a time; of one store, by one ingest.
+// not the ingest. Memory: 24 bytes a record that is read. Used by one thread at a
+// time, but that one may call Find while another appends; of one store, by one ingest.
 class EncodingJournal {
  public:
   static constexpr char kDirectory[] = "encoded";  // In the store's folder.

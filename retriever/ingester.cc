@@ -247,15 +247,19 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
     }
     LOCI_ASSIGN_OR_RETURN(state->builder, manager.NewGeneration(options.store, std::move(build)));
   }
-  state->sink = std::make_unique<PassageSink>(PassageSink::Options{.manager = &manager,
-                                                                   .store = options.store,
-                                                                   .encoder = state->encoder,
-                                                                   .builder = state->builder.get(),
-                                                                   .element_type = options.element_type,
-                                                                   .reencode = options.reencode,
-                                                                   .limits = options.limits});
   state->options = std::move(options);
   state->Report("receiving", 0, 0);
+  const IngestOptions& taken = state->options;
+  state->sink = std::make_unique<PassageSink>(PassageSink::Options{.manager = &manager,
+                                                                   .store = taken.store,
+                                                                   .encoder = state->encoder,
+                                                                   .builder = state->builder.get(),
+                                                                   .element_type = taken.element_type,
+                                                                   .reencode = taken.reencode,
+                                                                   .limits = taken.limits,
+                                                                   .on_written = [state = state.get()](int64_t count) {
+                                                                     state->Report("receiving", count, 0);
+                                                                   }});
   return std::unique_ptr<Ingester>(new Ingester(std::move(state)));
 }
 
@@ -285,7 +289,6 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
       ++state.line;
       LOCI_RETURN_IF_ERROR(state.AddSection(std::move(passage)));
     }
-    state.Report("receiving", state.line, 0);
     return absl::OkStatus();
   }
   std::vector<loci::v1::Passage> batch;
@@ -311,9 +314,7 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
     if (bring_vectors) batch_vectors.insert(batch_vectors.end(), vector, vector + vector_dim);
     if (batch.size() == kBatchPassages) LOCI_RETURN_IF_ERROR(take_batch());
   }
-  LOCI_RETURN_IF_ERROR(take_batch());
-  state.Report("receiving", state.line, 0);
-  return absl::OkStatus();
+  return take_batch();
 }
 
 absl::StatusOr<IngestResult> Ingester::FinishReceiving() {
@@ -329,7 +330,7 @@ absl::StatusOr<IngestResult> Ingester::FinishReceiving() {
   if (state.options.mode == IngestMode::kUpsert) {
     state.result.generation = state.sink->generation();
     state.result.revision = state.sink->revision();
-    state.result.passage_count = state.sink->upserted_count();
+    state.result.passage_count = state.sink->written_count();
   }
   return state.result;
 }

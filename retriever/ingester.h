@@ -63,8 +63,9 @@ struct IngestOptions {
   };
   std::optional<VectorSpace> imported;
   RequestLimits limits;  // Cancelled: the ingest ends, and nothing of a new generation stays.
-  // How far it is: "receiving" (passages), "write", "index" (passages), "recall" (queries), "checksum" (files), "activating" (0 of 0).
-  // `total` 0: not known. Called on the thread that calls this object.
+  // How far it is: "receiving" (passages that are encoded and written; for upserts, that were acknowledged), "write", "index" (passages),
+  // "recall" (queries), "checksum" (files), "activating" (0 of 0).
+  // `total` 0: not known. Called on the thread that calls this object or, for "receiving", on another, but never on two at once.
   std::function<void(std::string_view phase, int64_t done, int64_t total)> progress;
 };
 

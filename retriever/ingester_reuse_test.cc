@@ -1,7 +1,10 @@
 // Texts that were encoded before are not encoded again.
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <map>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -158,6 +161,29 @@ TEST_F(IngesterReuse, AnInterruptedIngestIsTakenUpWhereItWas) {
   EXPECT_EQ(EncodedCount() - before, 3000 - result->reused_count);
   EXPECT_EQ(Vectors("s", 0, 3000), vectors);
   EXPECT_FALSE(fs_.Exists(journal));
+}
+
+TEST_F(IngesterReuse, WhatIsToldAsDoneIsKeptAlsoWhileTheStreamPauses) {
+  Start();
+  const std::string path = JoinPath(JoinPath(manager_->StoreDirectory("s"), "encoded"), "00000001");
+  constexpr int64_t kRecordBytes = 16 + 4 * kDim + 8, kHeaderBytes = 64;
+  std::atomic<int64_t> told{0}, ahead{0};
+  IngestOptions options{.store = "s"};
+  options.progress = [&](std::string_view phase, int64_t done, int64_t) {
+    if (phase != "receiving") return;
+    const absl::StatusOr<int64_t> size = fs_.FileSize(path);
+    const int64_t kept = size.ok() ? (*size - kHeaderBytes) / kRecordBytes : 0;
+    ahead = std::max(ahead.load(), done - kept);
+    told = done;
+  };
+  auto ingester = Ingester::Start(*manager_, options);
+  ASSERT_TRUE(ingester.ok());
+  ASSERT_TRUE((*ingester)->Add(Passages(0, 1000), {}, 0).ok());
+  // Nothing more comes.
+  for (int i = 0; i < 10'000 && told < 1000; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  EXPECT_EQ(told, 1000);
+  // The file system's own buffer may hold the last few.
+  EXPECT_LE(ahead * kRecordBytes, 64 << 10) << ahead << " more were told as done than a kill would leave";
 }
 
 TEST_F(IngesterReuse, WhatAnInterruptedIngestEncodedIsNotTakenWhereItIsToldSo) {

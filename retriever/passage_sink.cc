@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <iterator>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -16,8 +17,6 @@
 namespace loci {
 namespace {
 
-// Batches that are being encoded while the next ones are read: enough that the encoder never waits for the stream.
-constexpr size_t kMaxPendingBatches = 4;
 constexpr std::chrono::milliseconds kOverloadPause(50);
 // A view is read for its texts where it has at most so many rows for each text that asks: in the time that it takes to encode a text, so
 // many and more are read.
@@ -28,11 +27,24 @@ constexpr int64_t kRowsReadPerText = 256;
 PassageSink::PassageSink(Options options) : options_(std::move(options)) {}
 
 PassageSink::~PassageSink() {
-  if (pending_.empty()) return;
-  options_.limits.Cancel();
-  for (Batch& batch : pending_) {
-    if (batch.encoded.valid()) batch.encoded.wait();
+  if (!thread_.joinable()) return;
+  {
+    MutexLock lock(&mutex_);
+    if (!pending_.empty()) options_.limits.Cancel();
+    stopped_ = true;
+    changed_.NotifyAll();
   }
+  thread_.join();
+  // What it did not come to.
+  MutexLock lock(&mutex_);
+  for (const std::unique_ptr<Batch>& batch : pending_) {
+    if (batch->encoded.valid()) batch->encoded.wait();
+  }
+}
+
+void PassageSink::Written(int64_t count) {
+  written_count_ += count;
+  if (options_.on_written) options_.on_written(written_count_);
 }
 
 absl::Status PassageSink::Take(std::vector<loci::v1::Passage> passages, const float* vectors) {
@@ -40,17 +52,58 @@ absl::Status PassageSink::Take(std::vector<loci::v1::Passage> passages, const fl
   if (options_.builder == nullptr) return Upsert(std::move(passages), vectors);
   if (vectors != nullptr) {
     LOCI_RETURN_IF_ERROR(Flush());  // The last of several with one id stays.
-    return options_.builder->Add(passages, vectors);
+    LOCI_RETURN_IF_ERROR(options_.builder->Add(passages, vectors));
+    Written(static_cast<int64_t>(passages.size()));
+    return absl::OkStatus();
   }
-  while (pending_.size() >= kMaxPendingBatches) LOCI_RETURN_IF_ERROR(FinishOldest());
-  LOCI_ASSIGN_OR_RETURN(Batch batch, StartBatch(std::move(passages)));
-  pending_.push_back(std::move(batch));
+  for (size_t begin = 0; begin < passages.size(); begin += kBatchPassages) {
+    const auto first = passages.begin() + static_cast<ptrdiff_t>(begin);
+    const auto last = first + static_cast<ptrdiff_t>(std::min(kBatchPassages, passages.size() - begin));
+    LOCI_RETURN_IF_ERROR(TakePiece({std::make_move_iterator(first), std::make_move_iterator(last)}));
+  }
   return absl::OkStatus();
 }
 
-absl::Status PassageSink::Flush() {
-  while (!pending_.empty()) LOCI_RETURN_IF_ERROR(FinishOldest());
+absl::Status PassageSink::TakePiece(std::vector<loci::v1::Passage> passages) {
+  {
+    MutexLock lock(&mutex_);
+    while (failed_.ok() && pending_count_ > 0 && pending_count_ + static_cast<int64_t>(passages.size()) > kMaxPendingPassages) changed_.Wait(&mutex_);
+    LOCI_RETURN_IF_ERROR(failed_);
+  }
+  LOCI_ASSIGN_OR_RETURN(Batch batch, StartBatch(std::move(passages)));
+  if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
+  MutexLock lock(&mutex_);
+  pending_count_ += static_cast<int64_t>(batch.passages.size());
+  pending_.push_back(std::make_unique<Batch>(std::move(batch)));
+  changed_.NotifyAll();
   return absl::OkStatus();
+}
+
+void PassageSink::Run() {
+  while (true) {
+    Batch* oldest;
+    {
+      MutexLock lock(&mutex_);
+      while (!stopped_ && (pending_.empty() || !failed_.ok())) changed_.Wait(&mutex_);
+      if (stopped_) return;
+      oldest = pending_.front().get();
+    }
+    absl::Status status = FinishBatch(*oldest);
+    if (status.ok()) status = options_.builder->Add(oldest->passages, oldest->vectors.data());
+    const int64_t count = static_cast<int64_t>(oldest->passages.size());
+    if (status.ok()) Written(count);
+    MutexLock lock(&mutex_);
+    failed_ = status;
+    pending_count_ -= count;
+    pending_.pop_front();
+    changed_.NotifyAll();
+  }
+}
+
+absl::Status PassageSink::Flush() {
+  MutexLock lock(&mutex_);
+  while (failed_.ok() && !pending_.empty()) changed_.Wait(&mutex_);
+  return failed_;
 }
 
 absl::Status PassageSink::Remove(const std::vector<std::string>& ids) {
@@ -90,7 +143,7 @@ absl::Status PassageSink::Upsert(std::vector<loci::v1::Passage> passages, const 
   LOCI_ASSIGN_OR_RETURN(const UpsertResult upserted, upsert());
   generation_ = upserted.generation;
   revision_ = upserted.revision;
-  upserted_count_ += count;
+  Written(count);
   return absl::OkStatus();
 }
 
@@ -201,13 +254,6 @@ absl::Status PassageSink::FinishBatch(Batch& batch) {
   }
   if (journal_ != nullptr) journal_->Append(batch.hashes, encoded->vectors.data());
   return absl::OkStatus();
-}
-
-absl::Status PassageSink::FinishOldest() {
-  Batch oldest = std::move(pending_.front());
-  pending_.pop_front();
-  LOCI_RETURN_IF_ERROR(FinishBatch(oldest));
-  return options_.builder->Add(oldest.passages, oldest.vectors.data());
 }
 
 }  // namespace loci
