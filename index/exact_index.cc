@@ -30,6 +30,30 @@ constexpr int64_t kSerialWork = int64_t{1} << 21;
 
 bool IsBetter(const RowHit& a, const RowHit& b) { return a.score != b.score ? a.score > b.score : a.row < b.row; }
 
+// Whether so many of the rows [begin, end) are hidden that the others are scored alone.
+bool IsSparse(const RowMask& hidden, int64_t begin, int64_t end) {
+  int64_t hidden_count = 0;
+  for (int64_t first = begin; first < end; first += 64) hidden_count += std::popcount(hidden.word(first));
+  return hidden_count > (end - begin) / 8;
+}
+
+// Rows that wait to be scored together.
+struct Gathered {
+  static constexpr int64_t kCapacity = 3 * kBlockRows;
+  const void* data[kCapacity];
+  int64_t rows[kCapacity];
+  int64_t count = 0;
+  void Add(int64_t row, const void* vector) {
+    data[count] = vector;
+    rows[count++] = row;
+  }
+  void Drop(int64_t first_count) {
+    std::copy(data + first_count, data + count, data);
+    std::copy(rows + first_count, rows + count, rows);
+    count -= first_count;
+  }
+};
+
 // Queries padded with zeros to a multiple of 16 elements.
 class PaddedQueries {
  public:
@@ -117,6 +141,19 @@ void TopKCollector::AddScores(int64_t query, const float* scores, int64_t first_
   }
 }
 
+void TopKCollector::AddRows(int64_t query, const float* scores, const int64_t* rows, int64_t row_count) {
+  PerQuery& kept = queries_[query];
+  for (int64_t offset = 0; offset < row_count; offset += 64) {
+    uint64_t bits = not_below_(scores + offset, static_cast<int>(std::min<int64_t>(64, row_count - offset)), kept.threshold);
+    if (bits == 0) continue;
+    for (; bits != 0; bits &= bits - 1) {
+      const int64_t i = offset + std::countr_zero(bits);
+      kept.survivors.push_back({rows[i], std::isnan(scores[i]) ? -kInfinity : scores[i]});
+    }
+    if (kept.survivors.size() >= shrink_size_) Shrink(kept);
+  }
+}
+
 void TopKCollector::AddBlock(const float* scores, int64_t first_row, int64_t rows, const RowMask& hidden) {
   for (size_t q = 0; q < queries_.size(); ++q) {
     AddScores(static_cast<int64_t>(q), scores + static_cast<int64_t>(q) * rows, first_row, rows, hidden);
@@ -153,16 +190,52 @@ absl::Status ExactIndex::Search(MatrixView<const float> queries, const IndexSear
   const ExactKernels::Tile tile = GetExactKernels(isa_).tile(vectors_->element_type());
   const int64_t tile_count = (queries.rows + kTileQueries - 1) / kTileQueries;
 
+  const ExactKernels::GatherTile gather_tile = GetExactKernels(isa_).gather(vectors_->element_type());
+  const bool masked = hidden.hidden_count() > 0;
+
   // Workers take ranges of rows until none is left; what each kept is joined below. The order is total, so that neither the
   // number of workers nor who takes what can be seen in the result.
   std::atomic<int64_t> next_row{0};
   std::atomic<bool> stopped{false};
   const auto scan = [&](TopKCollector& collector) -> absl::Status {
     float scores[kTileQueries * kBlockRows];
+    Gathered gathered;
+    // Scores the first `count` gathered rows, and asks for those that come after them.
+    const auto score_gathered = [&](int64_t count) {
+      const int64_t ahead = gathered.count - count;
+      const int64_t share = (ahead + tile_count - 1) / tile_count;
+      for (int64_t q = 0; q < queries.rows; q += kTileQueries) {
+        const int query_count = static_cast<int>(std::min<int64_t>(kTileQueries, queries.rows - q));
+        const int64_t first = std::min(q / kTileQueries * share, ahead);
+        gather_tile(padded.row(q), query_count, gathered.data, count, dim, scores, kBlockRows, gathered.data + count + first,
+                    std::min(share, ahead - first));
+        for (int i = 0; i < query_count; ++i) collector.AddRows(q + i, scores + i * kBlockRows, gathered.rows, count);
+      }
+      gathered.Drop(count);
+    };
     while (!stopped.load(std::memory_order_relaxed)) {
       const int64_t range = next_row.fetch_add(kRangeRows, std::memory_order_relaxed);
       if (range >= row_total) break;
       const int64_t range_end = std::min(range + kRangeRows, row_total);
+      if (masked && IsSparse(hidden, range, range_end)) {
+        for (int64_t first = range; first < range_end; first += 64) {
+          const uint64_t valid = range_end - first >= 64 ? ~uint64_t{0} : (uint64_t{1} << (range_end - first)) - 1;
+          for (uint64_t bits = ~hidden.word(first) & valid; bits != 0; bits &= bits - 1) {
+            const int64_t row = first + std::countr_zero(bits);
+            gathered.Add(row, vectors_->row(row));
+          }
+          // Two blocks at least, so that the second can be asked for while the first is scored.
+          while (gathered.count >= 2 * kBlockRows) {
+            score_gathered(kBlockRows);
+            if (queries.rows * dim > 16384) LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
+          }
+        }
+        if (absl::Status status = options.limits.Check(RealClock().NowMicros()); !status.ok()) {
+          stopped.store(true, std::memory_order_relaxed);
+          return status;
+        }
+        continue;
+      }
       for (int64_t first = range; first < range_end; first += kBlockRows) {
         const int64_t rows = std::min(kBlockRows, range_end - first);
         const char* data = static_cast<const char*>(vectors_->row(first));
@@ -185,11 +258,12 @@ absl::Status ExactIndex::Search(MatrixView<const float> queries, const IndexSear
         }
       }
     }
+    while (gathered.count > 0) score_gathered(std::min(gathered.count, kBlockRows));
     return absl::OkStatus();
   };
 
   int64_t workers = 1;
-  if (pool_ != nullptr && row_total > kRangeRows && row_total * queries.rows * dim > kSerialWork) {
+  if (pool_ != nullptr && row_total > kRangeRows && (row_total - hidden.hidden_count()) * queries.rows * dim > kSerialWork) {
     workers = std::min<int64_t>(pool_->thread_count() + 1, (row_total + kRangeRows - 1) / kRangeRows);
   }
   TopKCollector best(queries.rows, options.top_k, isa_);

@@ -46,6 +46,8 @@ class TopKCollector {
   void AddBlock(const float* scores, int64_t first_row, int64_t rows, const RowMask& hidden);
   // The same for one query: `scores` [rows].
   void AddScores(int64_t query, const float* scores, int64_t first_row, int64_t rows, const RowMask& hidden);
+  // The same for one query and rows[i] in place of first_row + i, none of them hidden.
+  void AddRows(int64_t query, const float* scores, const int64_t* rows, int64_t row_count);
   void Add(int64_t query, int64_t row, float score);
   void Merge(const TopKCollector& other);
   // Fills hits [query_count, top_k], best first, missing ones with row -1.
@@ -63,7 +65,8 @@ class TopKCollector {
   std::vector<PerQuery> queries_;
 };
 
-// Blocked scan with the top-k fused in; the mask costs a look at each block's survivors. Thread-safe.
+// Blocked scan with the top-k fused in. Where few rows are hidden the mask costs a look at each block's survivors; where many are, by a filter,
+// the others alone are read and scored, gathered into blocks. Scores are the same either way. Thread-safe.
 class ExactIndex : public PassageIndex {
  public:
   // `vectors` is shared; `pool` (borrowed, may be null) takes part in scans of many rows.

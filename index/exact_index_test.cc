@@ -145,12 +145,15 @@ TEST_P(ExactIndexParityTest, SearchFindsWhatSortingFinds) {
   for (const int64_t rows : {0, 1, 5, 31, 33, 127, 1000}) {
     const Data data = MakeRows(rows, dim, type, 23 + rows);
     const std::shared_ptr<const VectorFile> file = MakeFile(data);
-    std::vector<int64_t> some, all;
+    std::vector<int64_t> few, some, most, all;
     for (int64_t r = 0; r < rows; ++r) {
       all.push_back(r);
+      if (r % 20 == 0) few.push_back(r);
       if (r % 3 == 0) some.push_back(r);
+      if (r % 50 != 3) most.push_back(r);
     }
-    const std::vector<RowMask> masks = {RowMask(), RowMask().WithHidden(some), RowMask().WithHidden(all)};
+    const std::vector<RowMask> masks = {RowMask(), RowMask().WithHidden(few), RowMask().WithHidden(some), RowMask().WithHidden(most),
+                                        RowMask().WithHidden(all)};
     for (const int64_t query_count : {1, 2, 5, 7, 33}) {
       const std::vector<float> queries = MakeQueries(query_count, dim, 11);
       for (const RowMask& mask : masks) {
@@ -216,6 +219,34 @@ TEST(ExactIndex, GivesTheSameForAnyNumberOfThreadsAndAnyBatch) {
     for (size_t i = 0; i < hits.size(); ++i) {
       ASSERT_EQ(hits[i].row, expected[q * 50 + i].row) << "query " << q;
       ASSERT_TRUE(SameBits(hits[i].score, expected[q * 50 + i].score));
+    }
+  }
+}
+
+// Stretches where nothing, little, much and all is hidden: each is scored in its own way.
+TEST(ExactIndex, FindsTheVisibleRowsOfAnyDensity) {
+  constexpr int kDim = 24;
+  constexpr int64_t kRows = 70'001;
+  const Data data = MakeRows(kRows, kDim, ElementType::kFloat16, 5);
+  const std::shared_ptr<const VectorFile> file = MakeFile(data);
+  std::vector<uint64_t> visible((kRows + 63) / 64);
+  std::mt19937_64 random(9);
+  const int per_mille[] = {1000, 1, 950, 0, 500, 10, 850, 880};
+  for (int64_t r = 0; r < kRows; ++r) {
+    if (static_cast<int>(random() % 1000) < per_mille[r / 9000]) visible[r / 64] |= uint64_t{1} << (r % 64);
+  }
+  const RowMask deleted = RowMask().WithHidden(std::vector<int64_t>{0, 9001, 20'000, 70'000});
+  const RowMask mask = deleted.RestrictedTo(kRows, visible);
+  const std::vector<float> queries = MakeQueries(13, kDim, 6);
+  const std::vector<RowHit> expected = ReferenceSearch(data, queries, 13, 300, mask);
+  ThreadPool pool("search", 2, 16);
+  for (const CpuIsa isa : Isas()) {
+    for (ThreadPool* const threads : {static_cast<ThreadPool*>(nullptr), &pool}) {
+      const std::vector<RowHit> hits = Search(ExactIndex(file, threads, isa), queries, 300, mask);
+      for (size_t i = 0; i < hits.size(); ++i) {
+        ASSERT_EQ(hits[i].row, expected[i].row) << CpuIsaName(isa) << " hit " << i;
+        ASSERT_TRUE(SameBits(hits[i].score, expected[i].score));
+      }
     }
   }
 }

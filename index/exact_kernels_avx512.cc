@@ -82,18 +82,43 @@ inline void TileStep(const float* queries, int64_t padded_dim, const char* const
   }
 }
 
-template <typename Rows, int R, int Q>
-__attribute__((noinline)) void Tile(const float* queries, const char* rows, int64_t row_count, int dim, float* out, int64_t out_stride,
-                                    const char* prefetch, int64_t prefetch_bytes) {
+// Where a tile's rows are, and what it asks for ahead: a block of rows,
+struct BlockRows {
+  const char* rows;
+  int64_t row_bytes;
+  const char* prefetch;
+  int64_t prefetch_bytes;
+  const char* row(int64_t i) const { return rows + i * row_bytes; }
+  // While rows [first, first + count) are scored.
+  void Prefetch(int64_t first, int64_t count) const {
+    const int64_t end = (first + count) * row_bytes < prefetch_bytes ? (first + count) * row_bytes : prefetch_bytes;
+    for (int64_t b = first * row_bytes; b < end; b += 64) _mm_prefetch(prefetch + b, _MM_HINT_T1);
+  }
+};
+
+// or rows anywhere.
+struct GatheredRows {
+  const void* const* rows;
+  int64_t row_bytes;
+  const void* const* prefetch;
+  int64_t prefetch_count;
+  const char* row(int64_t i) const { return static_cast<const char*>(rows[i]); }
+  void Prefetch(int64_t first, int64_t count) const {
+    for (int64_t i = first; i < first + count && i < prefetch_count; ++i) {
+      for (int64_t b = 0; b < row_bytes; b += 64) _mm_prefetch(static_cast<const char*>(prefetch[i]) + b, _MM_HINT_T1);
+    }
+  }
+};
+
+template <typename Rows, int R, int Q, typename Source>
+__attribute__((noinline)) void Tile(const float* queries, const Source source, int64_t row_count, int dim, float* out, int64_t out_stride) {
   const int64_t padded_dim = PaddedDim(dim);
-  const int64_t row_bytes = static_cast<int64_t>(dim) * Rows::kBytes;
   for (int64_t first = 0; first < row_count; first += R) {
     const int64_t last = row_count - 1;
     const char* row[R];
 #pragma GCC unroll 8
-    for (int r = 0; r < R; ++r) row[r] = rows + (first + r < last ? first + r : last) * row_bytes;
-    const int64_t prefetch_end = (first + R) * row_bytes < prefetch_bytes ? (first + R) * row_bytes : prefetch_bytes;
-    for (int64_t b = first * row_bytes; b < prefetch_end; b += 64) _mm_prefetch(prefetch + b, _MM_HINT_T1);
+    for (int r = 0; r < R; ++r) row[r] = source.row(first + r < last ? first + r : last);
+    source.Prefetch(first, R);
     float sums[Q][R];
     TileStep<Rows, R, Q>(queries, padded_dim, row, dim, sums);
     if (first + R <= row_count) {
@@ -110,18 +135,30 @@ __attribute__((noinline)) void Tile(const float* queries, const char* rows, int6
   }
 }
 
-template <typename Rows>
-void AnyTile(const float* queries, int query_count, const void* rows, int64_t row_count, int dim, float* out, int64_t out_stride,
-             const char* prefetch, int64_t prefetch_bytes) {
-  const char* bytes = static_cast<const char*>(rows);
+template <typename Rows, typename Source>
+void AnyTile(const float* queries, int query_count, const Source source, int64_t row_count, int dim, float* out, int64_t out_stride) {
   switch (query_count) {
-    case 1: Tile<Rows, 4, 1>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
-    case 2: Tile<Rows, 4, 2>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
-    case 3: Tile<Rows, 4, 3>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
-    case 4: Tile<Rows, 4, 4>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
-    case 5: Tile<Rows, 4, 5>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
-    default: Tile<Rows, 4, 6>(queries, bytes, row_count, dim, out, out_stride, prefetch, prefetch_bytes); break;
+    case 1: Tile<Rows, 4, 1>(queries, source, row_count, dim, out, out_stride); break;
+    case 2: Tile<Rows, 4, 2>(queries, source, row_count, dim, out, out_stride); break;
+    case 3: Tile<Rows, 4, 3>(queries, source, row_count, dim, out, out_stride); break;
+    case 4: Tile<Rows, 4, 4>(queries, source, row_count, dim, out, out_stride); break;
+    case 5: Tile<Rows, 4, 5>(queries, source, row_count, dim, out, out_stride); break;
+    default: Tile<Rows, 4, 6>(queries, source, row_count, dim, out, out_stride); break;
   }
+}
+
+template <typename Rows>
+void BlockTile(const float* queries, int query_count, const void* rows, int64_t row_count, int dim, float* out, int64_t out_stride,
+               const char* prefetch, int64_t prefetch_bytes) {
+  const BlockRows source = {static_cast<const char*>(rows), static_cast<int64_t>(dim) * Rows::kBytes, prefetch, prefetch_bytes};
+  AnyTile<Rows>(queries, query_count, source, row_count, dim, out, out_stride);
+}
+
+template <typename Rows>
+void GatherTile(const float* queries, int query_count, const void* const* rows, int64_t row_count, int dim, float* out, int64_t out_stride,
+                const void* const* prefetch, int64_t prefetch_count) {
+  const GatheredRows source = {rows, static_cast<int64_t>(dim) * Rows::kBytes, prefetch, prefetch_count};
+  AnyTile<Rows>(queries, query_count, source, row_count, dim, out, out_stride);
 }
 
 uint64_t NotBelow(const float* scores, int count, float threshold) {
@@ -137,6 +174,7 @@ uint64_t NotBelow(const float* scores, int count, float threshold) {
 
 }  // namespace
 
-const ExactKernels kExactKernelsAvx512 = {AnyTile<Float32Rows>, AnyTile<Float16Rows>, AnyTile<Bfloat16Rows>, NotBelow};
+const ExactKernels kExactKernelsAvx512 = {BlockTile<Float32Rows>,  BlockTile<Float16Rows>,  BlockTile<Bfloat16Rows>,
+                                            GatherTile<Float32Rows>, GatherTile<Float16Rows>, GatherTile<Bfloat16Rows>, NotBelow};
 
 }  // namespace loci

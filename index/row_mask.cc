@@ -1,5 +1,8 @@
 #include "index/row_mask.h"
 
+#include <algorithm>
+#include <bit>
+
 namespace loci {
 
 RowMask RowMask::WithHidden(std::span<const int64_t> rows) const {
@@ -24,6 +27,24 @@ RowMask RowMask::WithHidden(std::span<const int64_t> rows) const {
       word |= flag;
       ++next.hidden_count_;
     }
+  }
+  return next;
+}
+
+RowMask RowMask::RestrictedTo(int64_t row_count, std::span<const uint64_t> visible) const {
+  RowMask next;
+  for (int64_t first = 0; first < row_count; first += kRowsPerPage) {
+    auto page = std::make_shared<Page>();
+    int64_t hidden_count = 0;
+    const int64_t rows = std::min(kRowsPerPage, row_count - first);
+    for (int64_t offset = 0; offset < rows; offset += 64) {
+      const uint64_t valid = rows - offset >= 64 ? ~uint64_t{0} : (uint64_t{1} << (rows - offset)) - 1;
+      const uint64_t bits = (word(first + offset) | ~visible[static_cast<size_t>((first + offset) / 64)]) & valid;
+      (*page)[static_cast<size_t>(offset / 64)] = bits;
+      hidden_count += std::popcount(bits);
+    }
+    next.pages_.push_back(hidden_count == 0 ? nullptr : std::move(page));
+    next.hidden_count_ += hidden_count;
   }
   return next;
 }

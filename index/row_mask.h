@@ -26,6 +26,10 @@ class RowMask {
   // This mask with `rows` (each >= 0, any order, repeats allowed) hidden too.
   RowMask WithHidden(std::span<const int64_t> rows) const;
 
+  // This mask with those of the rows [0, row_count) hidden too whose bit (row % 64 of word row / 64) in `visible` is not set. `visible`
+  // has a word for each 64 rows, the last may be begun. This mask hides no row from row_count on.
+  RowMask RestrictedTo(int64_t row_count, std::span<const uint64_t> visible) const;
+
   bool hidden(int64_t row) const {
     const int64_t page = row / kRowsPerPage;
     if (page >= static_cast<int64_t>(pages_.size()) || pages_[page] == nullptr) return false;

@@ -27,6 +27,27 @@ TEST(RowMask, HidesTheRowsGivenAndNoOthers) {
   }
 }
 
+TEST(RowMask, IsRestrictedToTheRowsThatAreVisible) {
+  for (const int64_t rows : {1, 63, 64, 65, 32768, 32769, 100'001}) {
+    std::vector<uint64_t> visible(static_cast<size_t>((rows + 63) / 64));
+    const auto is_visible = [&](int64_t row) { return row % 5 == 0 || row > 40'000; };
+    for (int64_t row = 0; row < rows; ++row) {
+      if (is_visible(row)) visible[row / 64] |= uint64_t{1} << (row % 64);
+    }
+    const RowMask before = RowMask().WithHidden(std::vector<int64_t>{0, rows - 1});
+    const RowMask mask = before.RestrictedTo(rows, visible);
+    int64_t hidden_count = 0;
+    for (int64_t row = 0; row < rows; ++row) {
+      const bool hidden = row == 0 || row == rows - 1 || !is_visible(row);
+      hidden_count += hidden;
+      ASSERT_EQ(mask.hidden(row), hidden) << row << " of " << rows;
+    }
+    EXPECT_EQ(mask.hidden_count(), hidden_count);
+    EXPECT_FALSE(mask.hidden(rows));
+    EXPECT_EQ(before.hidden_count(), rows == 1 ? 1 : 2);
+  }
+}
+
 TEST(RowMask, CountsARepeatedRowOnce) {
   const std::vector<int64_t> rows = {7, 7, 7};
   const RowMask once = RowMask().WithHidden(rows);
