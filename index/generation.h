@@ -34,6 +34,8 @@ class FileSystem;
 
 namespace loci {
 
+inline constexpr char kFoldMarkerFile[] = "FOLD";  // Empty; in no manifest.
+
 // What a reading of every byte looks at and tells.
 struct VerifyControl {
   RequestLimits limits;  // Looked at after each MiB.
@@ -92,6 +94,9 @@ struct BuildOptions {
   // a passage's text encoded as a query, say). Absent: perturbed midpoints of pairs of stored vectors. Not called for exact.
   std::function<absl::StatusOr<std::vector<float>>(const std::vector<loci::v1::Passage>& sample)> recall_queries;
   std::string recall_query_source;  // Words for the manifest, where recall_queries is given.
+  // The generation that is folded; empty: it is no fold. The folder then carries kFoldMarkerFile until the store has switched to it: what has
+  // one at a start was never served, and goes.
+  std::string folded_from;
   // RocksDB's files, of the staging and of the passages; null: the operating system's. For tests.
   std::shared_ptr<rocksdb::FileSystem> rocksdb_file_system;
 };

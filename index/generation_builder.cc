@@ -92,11 +92,19 @@ class Builder : public GenerationBuilder {
     manifest_.set_vector_type(static_cast<v1::VectorType>(options_.element_type));
     manifest_.set_metric("inner_product");
     manifest_.set_index(options_.index);
+    manifest_.set_folded_from(options_.folded_from);
   }
 
   ~Builder() override {
     staging_.reset();
     if (!complete_) fs_.DeleteRecursively(directory_).IgnoreError();
+  }
+
+  // Its name is synced with those of the other files, before there is a manifest.
+  absl::Status MarkFold() const {
+    if (options_.folded_from.empty()) return absl::OkStatus();
+    LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, fs_.NewWritableFile(JoinPath(directory_, kFoldMarkerFile)));
+    return file->Close();
   }
 
   absl::Status OpenStaging() {
@@ -378,6 +386,7 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationBuilder::Create(Fil
   if (fs.Exists(path)) return absl::AlreadyExistsError(absl::StrCat(path, " exists"));
   LOCI_RETURN_IF_ERROR(fs.CreateDirectories(path));
   auto builder = std::make_unique<Builder>(fs, path, store, generation, std::move(options));
+  LOCI_RETURN_IF_ERROR(builder->MarkFold());
   LOCI_RETURN_IF_ERROR(builder->OpenStaging());
   return builder;
 }

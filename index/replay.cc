@@ -12,9 +12,33 @@
 
 namespace loci {
 
+namespace {
+
+// The vector of `record` that is of the generation's passage half; null where it has none.
+absl::StatusOr<const storage::WriteVector*> FindVector(const storage::WriteRecord& record, const Generation& generation) {
+  const std::string& passage_half = generation.manifest().passage_fingerprint();
+  const storage::WriteVector* found = nullptr;
+  for (const storage::WriteVector& candidate : record.vectors()) {
+    if (candidate.passage_fingerprint() == passage_half) found = &candidate;
+  }
+  if (found != nullptr && found->float32().size() != sizeof(float) * static_cast<size_t>(generation.dim())) {
+    return absl::DataLossError(absl::StrCat("a logged vector of passage half ", passage_half, " has ", found->float32().size(),
+                                            " bytes, the generation's dimension is ", generation.dim()));
+  }
+  return found;
+}
+
+absl::Status NeedEncoding(int64_t count, const Generation& generation) {
+  return ErrorWithReason(
+      absl::FailedPreconditionError(absl::StrCat(count, " writes have no vector of passage half ", generation.manifest().passage_fingerprint(),
+                                                 ", which generation ", generation.id(), " needs: they must be encoded first")),
+      "WRITES_NEED_ENCODING", {{"count", absl::StrCat(count)}, {"generation", generation.id()}});
+}
+
+}  // namespace
+
 absl::StatusOr<ReplayedWrites> ReplayWrites(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation) {
   const int dim = generation.dim();
-  const std::string& passage_half = generation.manifest().passage_fingerprint();
   ReplayedWrites result;
   result.overlay = std::make_shared<Overlay>(dim, generation.vectors().element_type());
 
@@ -38,30 +62,49 @@ absl::StatusOr<ReplayedWrites> ReplayWrites(const WriteLog& log, int64_t after, 
       if (row) result.overlay->Delete(record.revision(), record.id());
       return absl::OkStatus();
     }
-    const storage::WriteVector* found = nullptr;
-    for (const storage::WriteVector& candidate : record.vectors()) {
-      if (candidate.passage_fingerprint() == passage_half) found = &candidate;
-    }
+    LOCI_ASSIGN_OR_RETURN(const storage::WriteVector* const found, FindVector(record, generation));
     if (found == nullptr) {
       ++need_encoding;
       return absl::OkStatus();
-    }
-    if (found->float32().size() != sizeof(float) * vector.size()) {
-      return absl::DataLossError(absl::StrCat("a logged vector of passage half ", passage_half, " has ", found->float32().size(),
-                                              " bytes, the generation's dimension is ", dim));
     }
     std::memcpy(vector.data(), found->float32().data(), found->float32().size());
     result.overlay->Append(record.revision(), record.passage(), vector.data());
     return absl::OkStatus();
   }));
-  if (need_encoding > 0) {
-    return ErrorWithReason(
-        absl::FailedPreconditionError(absl::StrCat(need_encoding, " writes have no vector of passage half ", passage_half,
-                                                   ", which generation ", generation.id(), " needs: they must be encoded first")),
-        "WRITES_NEED_ENCODING", {{"count", absl::StrCat(need_encoding)}, {"generation", generation.id()}});
-  }
+  if (need_encoding > 0) return NeedEncoding(need_encoding, generation);
   result.hidden_body = RowMask().WithHidden(hidden_body);
   return result;
+}
+
+absl::Status ReplayFurther(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation, ReplayedWrites* writes) {
+  std::vector<int64_t> hide_body, hide_overlay;
+  std::vector<float> vector(static_cast<size_t>(generation.dim()));
+  LOCI_RETURN_IF_ERROR(log.Read(after, upto, [&](const storage::WriteRecord& record) -> absl::Status {
+    const storage::WriteVector* found = nullptr;
+    if (!record.deleted()) {
+      LOCI_ASSIGN_OR_RETURN(found, FindVector(record, generation));
+      if (found == nullptr) return NeedEncoding(1, generation);
+    }
+    bool was_there = false;
+    if (const std::optional<Overlay::Found> before = writes->overlay->Find(record.id(), INT64_MAX)) {
+      was_there = !before->deleted();
+      if (was_there) hide_overlay.push_back(before->row);
+    } else {
+      LOCI_ASSIGN_OR_RETURN(const std::optional<int64_t> row, generation.passages().FindRow(record.id()));
+      was_there = row.has_value();
+      if (was_there) hide_body.push_back(*row);
+    }
+    if (record.deleted()) {
+      if (was_there) writes->overlay->Delete(record.revision(), record.id());
+      return absl::OkStatus();
+    }
+    std::memcpy(vector.data(), found->float32().data(), found->float32().size());
+    writes->overlay->Append(record.revision(), record.passage(), vector.data());
+    return absl::OkStatus();
+  }));
+  writes->hidden_body = writes->hidden_body.WithHidden(hide_body);
+  writes->hidden_overlay = writes->hidden_overlay.WithHidden(hide_overlay);
+  return absl::OkStatus();
 }
 
 }  // namespace loci

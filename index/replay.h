@@ -13,15 +13,20 @@
 
 namespace loci {
 
-// What a view needs beside its generation. The overlay has no hidden rows: of several writes to an id only the last is laid.
+// What a view needs beside its generation. ReplayWrites hides no rows of the overlay: of several writes to an id only the last is laid.
 struct ReplayedWrites {
   std::shared_ptr<Overlay> overlay;
   RowMask hidden_body;
+  RowMask hidden_overlay;
 };
 
 // Reads the writes of revisions in (after, upto] and lays the last one to each id over `generation`. FAILED_PRECONDITION, reason
 // WRITES_NEED_ENCODING with `count`, where one of them has no vector of the generation's passage half; DATA_LOSS from the log.
 absl::StatusOr<ReplayedWrites> ReplayWrites(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation);
+
+// Lays the writes of revisions in (after, upto] over `generation` and the `writes` of revisions up to `after`, one after the other. `writes`
+// is not to be used after an error. Errors as ReplayWrites. Of the overlay this is the writer.
+absl::Status ReplayFurther(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation, ReplayedWrites* writes);
 
 }  // namespace loci
 

@@ -58,12 +58,18 @@ absl::Status GenerationNotFound(std::string_view store, std::string_view generat
 absl::Status Store::State::RemoveLeftovers() {
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(directory));
   for (const std::string& entry : names) {
-    if (entry == current.value().generation()) continue;
+    if (entry == current.value().generation()) {
+      RemoveFoldMarker(entry);  // It came to its switch.
+      continue;
+    }
     const std::string path = JoinPath(directory, entry);
-    const bool unfinished = IsTimestampId(entry) && fs.IsDirectory(path) && !IsComplete(entry);
+    const bool unfinished = IsTimestampId(entry) && fs.IsDirectory(path) && (!IsComplete(entry) || fs.Exists(JoinPath(path, kFoldMarkerFile)));
     const bool temporary = entry == absl::StrCat(kCurrentFile, ".tmp") || entry == absl::StrCat(kSettingsFile, ".tmp");
     if (!unfinished && !temporary) continue;
     LogInfo("store", absl::StrCat("store ", name, ": removing the unfinished ", entry));
+    // A fold's manifest goes before its marker, so that what a crash leaves is unfinished still.
+    if (unfinished && IsComplete(entry) && !fs.DeleteFile(JoinPath(path, kManifestFile)).ok()) continue;
+    if (unfinished && !fs.SyncDirectory(path).ok()) continue;
     if (const absl::Status status = fs.DeleteRecursively(path); !status.ok()) {
       LogWarning("store", absl::StrCat("store ", name, ": cannot remove ", path, ": ", status.message()));
     }
@@ -141,6 +147,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
     }
   }
   state->Publish(std::move(view), revision, std::move(damage));
+  state->SetFolded();
   return std::unique_ptr<Store>(new Store(std::move(state)));
 }
 

@@ -65,6 +65,12 @@ struct ActivationResult {
   int64_t writes_since_count = 0;  // Write requests replayed or dropped.
 };
 
+// What a fold builds its generation from.
+struct FoldSource {
+  std::shared_ptr<const View> view;
+  int64_t floor_revision = 0;  // Of CURRENT: what was discarded up to then.
+};
+
 // Every crash leaves the old state or the new one, whole. What Write and Activate acknowledge is synced.
 // The const functions (PreviousGeneration left out) and NewGeneration are thread-safe, beside every other call; the others are called by one thread at a time (the
 // store's writer). A GenerationBuilder, used by one thread at a time, works beside all of them.
@@ -114,6 +120,26 @@ class Store {
   // served again as it was.
   // With `roll_back`, for the PreviousGeneration, what served since it did leaves the history: the next roll-back goes further back.
   absl::StatusOr<ActivationResult> Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy, bool roll_back = false);
+
+  // A fold: the view that BeginFold gives is built as a generation of its own (BuildOptions: base_revision is the view's revision, folded_from
+  // its generation), which takes the place of the view's generation, under the writes made since.
+  //
+  //   LOCI_ASSIGN_OR_RETURN(const FoldSource source, store.BeginFold());                        // the writer
+  //   ... build, and open it as `generation` ...
+  //   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<PreparedFold> fold, store.PrepareFold(source, generation));   // long; beside all else
+  //   LOCI_ASSIGN_OR_RETURN(ActivationResult result, store.SwitchToFold(*fold));                // the writer, for a moment
+  //
+  // BeginFold: active_error, or FAILED_PRECONDITION, reason NO_ACTIVE_GENERATION.
+  absl::StatusOr<FoldSource> BeginFold() const;
+  struct PreparedFold;
+  // Lays the writes since over the generation, until few are left that came meanwhile. Thread-safe.
+  absl::StatusOr<std::shared_ptr<PreparedFold>> PrepareFold(FoldSource source, std::shared_ptr<const Generation> generation) const;
+  // Lays the last writes, and makes it the active generation. The switch takes no revision: what the store contains stays what it is. In the
+  // history it stands for the generation that it replaces, which is among folded_generations() from now on. ABORTED, reason GENERATION_CHANGED, where
+  // that is not what serves any more, or writes were discarded since. `fold` is used up by it, also where it fails.
+  absl::StatusOr<ActivationResult> SwitchToFold(PreparedFold& fold);
+  // What folds have replaced, oldest first, and is still there; but for what was activated again. Thread-safe.
+  std::vector<std::string> folded_generations() const;
 
   // The newest generation that served before the active one and is still there. Empty: none is. The writer's, though const.
   std::string PreviousGeneration() const;

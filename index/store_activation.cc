@@ -82,12 +82,14 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   const bool discard = policy == WritesPolicy::kDiscard && result.writes_since_count > 0;
   next.set_floor_revision(discard ? next.revision() : base);
   state_->FillHistory(before, roll_back, &next);
+  state_->FillFolded(before, &next);
   if (again) generation = view()->shared_generation();
   std::shared_ptr<Overlay> overlay;
   LOCI_ASSIGN_OR_RETURN(result.view, state_->ReplayView(std::move(generation), next.floor_revision(), at, next.revision(), &overlay));
   LOCI_RETURN_IF_ERROR(state_->current.Replace(next));
   state_->overlay = std::move(overlay);
   state_->Publish(result.view, next.revision());
+  state_->SetFolded();
   return result;
 }
 

@@ -37,6 +37,9 @@ struct Store::State {
   }
   absl::Status RemoveLeftovers();
   void FillHistory(const storage::Current& before, bool roll_back, storage::Current* next) const;
+  void FillFolded(const storage::Current& before, storage::Current* next) const;
+  void SetFolded();  // After each change of CURRENT.
+  void RemoveFoldMarker(const std::string& generation) const;
   absl::Status ReplaceSettings(storage::StoreSettings next);
   absl::Status SyncFound() const;
   absl::StatusOr<std::shared_ptr<const View>> ReplayView(std::shared_ptr<const Generation> generation, int64_t floor, int64_t upto,
@@ -89,6 +92,7 @@ struct Store::State {
   std::shared_ptr<const View> view ABSL_GUARDED_BY(mutex);
   int64_t revision ABSL_GUARDED_BY(mutex) = 0;
   absl::Status active_error ABSL_GUARDED_BY(mutex);
+  std::vector<std::string> folded ABSL_GUARDED_BY(mutex);  // As CURRENT has it.
 };
 
 }  // namespace loci

@@ -56,6 +56,7 @@ class View {
   int64_t revision() const { return revision_; }
   int64_t passage_count() const;  // Alive.
   int64_t overlay_count() const;  // Alive passages of the overlay.
+  int64_t hidden_body_count() const { return hidden_body_.hidden_count(); }  // Rows of the body that writes replaced or deleted.
   int64_t overlay_row_count() const { return overlay_rows_; }  // All of it that Read and CopyVector may be asked for, replaced and deleted ones too.
   int dim() const { return generation_->dim(); }
   int64_t overlay_memory_bytes() const;
@@ -65,6 +66,8 @@ class View {
   absl::StatusOr<ViewSearchResult> Search(MatrixView<const float> queries, const IndexSearchOptions& options) const;
 
   absl::StatusOr<std::optional<ViewRow>> Find(std::string_view id) const;  // nullopt: not there, or deleted.
+  // Whether a row of the body, or of the overlay below overlay_row_count(), is a passage of this view.
+  bool visible(ViewRow row) const { return !(row.in_overlay ? hidden_overlay_ : hidden_body_).hidden(row.row); }
   absl::Status Read(std::span<const ViewRow> rows, std::vector<loci::v1::Passage>* passages) const;
   void CopyVector(ViewRow row, float* out) const;  // [dim], as it is scored.
 

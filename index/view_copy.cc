@@ -1,0 +1,36 @@
+#include "index/view_copy.h"
+
+#include <vector>
+
+#include "base/status_macros.h"
+
+namespace loci {
+
+absl::Status CopyView(const View& view, GenerationBuilder& builder, const std::function<absl::Status(int64_t done)>& check) {
+  constexpr size_t kBatch = 256;
+  std::vector<ViewRow> rows;
+  std::vector<loci::v1::Passage> passages;
+  std::vector<float> vectors(kBatch * static_cast<size_t>(view.dim()));
+  int64_t done = 0;
+  const auto copy = [&]() -> absl::Status {
+    if (rows.empty()) return absl::OkStatus();
+    LOCI_RETURN_IF_ERROR(check(done));
+    LOCI_RETURN_IF_ERROR(view.Read(rows, &passages));
+    for (size_t i = 0; i < rows.size(); ++i) view.CopyVector(rows[i], vectors.data() + i * static_cast<size_t>(view.dim()));
+    LOCI_RETURN_IF_ERROR(builder.Add(passages, vectors.data()));
+    done += static_cast<int64_t>(rows.size());
+    rows.clear();
+    return absl::OkStatus();
+  };
+  for (const bool in_overlay : {false, true}) {
+    const int64_t row_count = in_overlay ? view.overlay_row_count() : view.generation().row_count();
+    for (int64_t row = 0; row < row_count; ++row) {
+      if (!view.visible({in_overlay, row})) continue;
+      rows.push_back({in_overlay, row});
+      if (rows.size() == kBatch) LOCI_RETURN_IF_ERROR(copy());
+    }
+  }
+  return copy();
+}
+
+}  // namespace loci

@@ -1,0 +1,20 @@
+// A view's passages with their vectors, into a build.
+#ifndef LOCI_INDEX_VIEW_COPY_H_
+#define LOCI_INDEX_VIEW_COPY_H_
+
+#include <cstdint>
+#include <functional>
+
+#include "absl/status/status.h"
+#include "index/generation.h"
+#include "index/view.h"
+
+namespace loci {
+
+// Adds what the view can find to `builder`, of its element type: the vectors are then stored bit for bit as they are scored in the view.
+// `check(done)` is called before each few hundred passages, with how many there were before; its error ends the copy.
+absl::Status CopyView(const View& view, GenerationBuilder& builder, const std::function<absl::Status(int64_t done)>& check);
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_VIEW_COPY_H_
