@@ -16,6 +16,19 @@ using Kind = DiskOperation::Kind;
 
 }  // namespace
 
+void WriteImage(const DiskImage& image, const std::string& directory) {
+  std::filesystem::remove_all(directory);
+  std::filesystem::create_directory(directory);
+  for (const auto& [name, content] : image) {  // A folder comes before what lies in it.
+    const std::string path = absl::StrCat(directory, "/", name);
+    if (name.back() == '/') {
+      std::filesystem::create_directory(path.substr(0, path.size() - 1));
+    } else {
+      std::ofstream(path, std::ios::binary) << content;
+    }
+  }
+}
+
 DiskModel::DiskModel(const std::string& root) { Load(root, NewNode(true)); }
 
 int DiskModel::NewNode(bool directory) {
@@ -128,7 +141,7 @@ void DiskModel::Play(const DiskOperation& operation) {
   }
 }
 
-std::string DiskModel::ChooseContent(const Node& node, std::mt19937* random) const {
+std::string DiskModel::ChooseContent(const Node& node, std::mt19937* random) {
   const std::string &now = node.content, &synced = node.synced;
   const uint32_t way = (*random)() % 4;
   if (way == 0 || now == synced) return synced;
@@ -145,17 +158,19 @@ std::string DiskModel::ChooseContent(const Node& node, std::mt19937* random) con
   return torn;
 }
 
-std::map<std::string, int> DiskModel::ChooseEntries(const Node& node, std::mt19937* random) const {
+bool DiskModel::IsInOrder(const Node& node) {
+  return std::any_of(node.pending.begin(), node.pending.end(), [](const Change& change) { return change.rocksdb; });
+}
+
+std::map<std::string, int> DiskModel::EntriesWith(const Node& node, const std::function<bool(size_t change)>& keep) {
   std::map<std::string, int> entries = node.durable;
-  const bool in_order = std::any_of(node.pending.begin(), node.pending.end(), [](const Change& change) { return change.rocksdb; });
-  const size_t kept = (*random)() % (node.pending.size() + 1);
   std::set<std::string> lost;  // Names with a change that was.
   for (size_t i = 0; i < node.pending.size(); ++i) {
     const Change& change = node.pending[i];
-    bool keep = in_order ? i < kept : (*random)() % 2 == 0;
-    for (const auto& [name, child] : change.names) keep = keep && lost.count(name) == 0;
+    bool kept = keep(i);
+    for (const auto& [name, child] : change.names) kept = kept && lost.count(name) == 0;
     for (const auto& [name, child] : change.names) {
-      if (!keep) {
+      if (!kept) {
         lost.insert(name);
       } else if (child < 0) {
         entries.erase(name);
@@ -167,30 +182,84 @@ std::map<std::string, int> DiskModel::ChooseEntries(const Node& node, std::mt199
   return entries;
 }
 
-void DiskModel::WriteNode(int number, const std::string& path, Survival survival, std::mt19937* random,
-                          std::map<int, std::string>* chosen) const {
-  const Node& node = nodes_[number];
-  if (node.directory) {
-    std::filesystem::create_directory(path);
-    const std::map<std::string, int> entries = survival == Survival::kOnlySynced ? node.durable
-                                               : survival == Survival::kAll      ? node.entries
-                                                                                 : ChooseEntries(node, random);
-    for (const auto& [name, child] : entries) WriteNode(child, absl::StrCat(path, "/", name), survival, random, chosen);
+void DiskModel::Collect(int number, const std::string& path, const Choice& choice, DiskImage* image) const {
+  if (!nodes_[number].directory) {
+    (*image)[path] = choice.content(number);
     return;
   }
-  auto content = chosen->find(number);  // A file of two names has one content.
-  if (content == chosen->end()) {
-    content = chosen->emplace(number, survival == Survival::kOnlySynced ? node.synced
-                                      : survival == Survival::kAll      ? node.content
-                                                                        : ChooseContent(node, random)).first;
-  }
-  std::ofstream(path, std::ios::binary) << content->second;
+  const std::string prefix = path.empty() ? "" : path + "/";
+  if (!prefix.empty()) (*image)[prefix];
+  for (const auto& [name, child] : choice.entries(number)) Collect(child, prefix + name, choice, image);
 }
 
-void DiskModel::WriteTo(const std::string& directory, Survival survival, std::mt19937* random) const {
-  std::filesystem::remove_all(directory);
-  std::map<int, std::string> chosen;
-  WriteNode(0, directory, survival, random, &chosen);
+DiskImage DiskModel::Image(Survival survival, std::mt19937* random) const {
+  std::map<int, std::string> chosen;  // A file of two names has one content.
+  Choice choice;
+  switch (survival) {
+    case Survival::kOnlySynced:
+      choice = {[this](int node) { return nodes_[node].durable; }, [this](int node) { return nodes_[node].synced; }};
+      break;
+    case Survival::kAll:
+      choice = {[this](int node) { return nodes_[node].entries; }, [this](int node) { return nodes_[node].content; }};
+      break;
+    case Survival::kAny:
+      choice.entries = [&](int node) {
+        const bool in_order = IsInOrder(nodes_[node]);
+        const size_t kept = (*random)() % (nodes_[node].pending.size() + 1);
+        return EntriesWith(nodes_[node], [&](size_t change) { return in_order ? change < kept : (*random)() % 2 == 0; });
+      };
+      choice.content = [&](int node) {
+        auto content = chosen.find(node);
+        if (content == chosen.end()) content = chosen.emplace(node, ChooseContent(nodes_[node], random)).first;
+        return content->second;
+      };
+      break;
+  }
+  DiskImage image;
+  Collect(0, "", choice, &image);
+  return image;
+}
+
+int DiskModel::NodeOf(const DiskOperation& sync) const {
+  return sync.kind == Kind::kSyncFile ? handles_.at(sync.handle) : Find(sync.path);
+}
+
+std::vector<DiskImage> DiskModel::ImagesOfTorn(int torn) const {
+  constexpr size_t kMaxSubsetChanges = 6;
+  const Node& node = nodes_[torn];
+  std::vector<std::map<std::string, int>> entries;
+  std::vector<std::string> contents;
+  const size_t changes = node.pending.size();
+  if (!node.directory) {
+    contents = {node.synced, node.content};
+    std::mt19937 random(static_cast<uint32_t>(torn));
+    for (int i = 0; i < 4; ++i) contents.push_back(ChooseContent(node, &random));
+  } else if (IsInOrder(node) || changes > kMaxSubsetChanges) {
+    for (size_t kept = 0; kept <= changes; ++kept) entries.push_back(EntriesWith(node, [&](size_t change) { return change < kept; }));
+    for (size_t lost = 0; lost < changes && !IsInOrder(node); ++lost) {
+      entries.push_back(EntriesWith(node, [&](size_t change) { return change != lost; }));
+    }
+  } else {
+    for (size_t set = 0; set < size_t{1} << changes; ++set) {
+      entries.push_back(EntriesWith(node, [&](size_t change) { return (set >> change & 1) != 0; }));
+    }
+  }
+  std::vector<DiskImage> images;
+  for (const bool others : {false, true}) {
+    for (size_t i = 0; i < entries.size() + contents.size(); ++i) {
+      Choice choice;
+      choice.entries = [&](int number) {
+        return number == torn ? entries[i] : others ? nodes_[number].entries : nodes_[number].durable;
+      };
+      choice.content = [&](int number) {
+        return number == torn ? contents[i] : others ? nodes_[number].content : nodes_[number].synced;
+      };
+      DiskImage image;
+      Collect(0, "", choice, &image);
+      images.push_back(std::move(image));
+    }
+  }
+  return images;
 }
 
 bool DiskModel::SameOnDisk(const DiskModel& other) const {

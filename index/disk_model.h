@@ -10,6 +10,7 @@
 #define LOCI_INDEX_DISK_MODEL_H_
 
 #include <cstdint>
+#include <functional>
 #include <map>
 #include <random>
 #include <string>
@@ -18,6 +19,11 @@
 #include "index/recording_disk.h"
 
 namespace loci {
+
+// What a disk holds: contents by path; a folder's path ends with a slash.
+using DiskImage = std::map<std::string, std::string>;
+// Makes `directory` (removed before, if it is there) hold it.
+void WriteImage(const DiskImage& image, const std::string& directory);
 
 // The files of a recorded program: as the program sees them and as the disk has them. What a sync has not covered, the disk may have
 // or not:
@@ -37,8 +43,17 @@ class DiskModel {
     kAll,         // The most: as after kill -9.
     kAny,         // By chance.
   };
-  // Makes `directory` (removed before, if it is there) hold what survives a cut now. `random` only for kAny.
-  void WriteTo(const std::string& directory, Survival survival, std::mt19937* random) const;
+  // What survives a cut now. `random` only for kAny.
+  DiskImage Image(Survival survival, std::mt19937* random = nullptr) const;
+  void WriteTo(const std::string& directory, Survival survival, std::mt19937* random) const {
+    WriteImage(Image(survival, random), directory);
+  }
+
+  // The file or folder that a sync would cover.
+  int NodeOf(const DiskOperation& sync) const;
+  // What a cut now can leave where `node` alone is torn: of a folder every set of changes that can survive (where they are many: the first
+  // ones, and all but one), of a file some lengths; each with all of the other files' changes and with none that is not synced.
+  std::vector<DiskImage> ImagesOfTorn(int node) const;
 
   // True where no cut can show a difference, now or after any same further operations.
   bool SameOnDisk(const DiskModel& other) const;
@@ -55,13 +70,20 @@ class DiskModel {
     std::map<std::string, int> entries, durable;  // Of a folder: what is seen, what is synced.
     std::vector<Change> pending;                  // That make `entries` of `durable`.
   };
+  // Of each node: what of it is on the disk.
+  struct Choice {
+    std::function<std::map<std::string, int>(int)> entries;
+    std::function<std::string(int)> content;
+  };
   int NewNode(bool directory);
   int Find(const std::string& path) const;  // -1: not there.
   void Apply(const std::string& parent, Change change, bool rocksdb);
   void Load(const std::string& directory, int node);
-  void WriteNode(int node, const std::string& path, Survival survival, std::mt19937* random, std::map<int, std::string>* chosen) const;
-  std::string ChooseContent(const Node& node, std::mt19937* random) const;
-  std::map<std::string, int> ChooseEntries(const Node& node, std::mt19937* random) const;
+  void Collect(int node, const std::string& path, const Choice& choice, DiskImage* image) const;
+  static std::string ChooseContent(const Node& node, std::mt19937* random);
+  // Those of the folder when, of its changes, the ones survive that `keep` says, less those after a lost one of the same name.
+  static std::map<std::string, int> EntriesWith(const Node& node, const std::function<bool(size_t change)>& keep);
+  static bool IsInOrder(const Node& node);
 
   std::vector<Node> nodes_;  // The root is 0.
   std::map<int64_t, int> handles_;

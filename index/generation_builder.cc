@@ -16,6 +16,7 @@
 #include "index/generation.h"
 #include "index/recall.h"
 #include "index/rocksdb_util.h"
+#include "index/unsynced_file_system.h"
 #include "rocksdb/db.h"
 #include "rocksdb/env.h"
 #include "rocksdb/file_system.h"
@@ -109,10 +110,10 @@ class Builder : public GenerationBuilder {
 
   absl::Status OpenStaging() {
     rocksdb::Options options = StagingOptions();
-    if (options_.rocksdb_file_system != nullptr) {
-      env_ = rocksdb::NewCompositeEnv(options_.rocksdb_file_system);
-      options.env = env_.get();
-    }
+    // Nobody looks at it after an end of this process.
+    env_ = rocksdb::NewCompositeEnv(NewUnsyncedFileSystem(
+        options_.rocksdb_file_system != nullptr ? options_.rocksdb_file_system : rocksdb::FileSystem::Default()));
+    options.env = env_.get();
     rocksdb::DB* raw = nullptr;
     LOCI_RETURN_IF_ERROR(FromRocksDb(rocksdb::DB::Open(options, StagingPath(), &raw),
                                      absl::StrCat("cannot make ", StagingPath())));

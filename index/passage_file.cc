@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "index/rocksdb_util.h"
+#include "index/unsynced_file_system.h"
 #include "rocksdb/cache.h"
 #include "rocksdb/db.h"
 #include "rocksdb/env.h"
@@ -212,7 +213,7 @@ class TableRun {
     return status;
   }
 
-  // Ends the table that is being written; synced.
+  // Ends the table that is being written.
   rocksdb::Status Finish() {
     if (writer_ == nullptr) return rocksdb::Status::OK();
     const rocksdb::Status status = writer_->Finish();
@@ -233,10 +234,11 @@ class TableRun {
 // Writes sorted tables and lets an empty RocksDB take them over: no log, no memtable, no compaction.
 class RocksPassageFileWriter : public PassageFileWriter {
  public:
-  RocksPassageFileWriter(FileSystem& fs, std::unique_ptr<rocksdb::Env> env, std::unique_ptr<rocksdb::DB> db, const std::string& directory,
-                         int64_t table_bytes)
+  RocksPassageFileWriter(FileSystem& fs, std::shared_ptr<rocksdb::FileSystem> rocksdb_files, std::unique_ptr<rocksdb::Env> env,
+                         std::unique_ptr<rocksdb::DB> db, const std::string& directory, int64_t table_bytes)
       : fs_(fs),
         directory_(directory),
+        rocksdb_files_(std::move(rocksdb_files)),
         env_(std::move(env)),
         db_(std::move(db)),
         rows_(TableOptions(nullptr, env_.get()), directory + "/rows", table_bytes),
@@ -276,6 +278,7 @@ class RocksPassageFileWriter : public PassageFileWriter {
     db_.reset();
     // What a reader would never look at, or would write anew.
     LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs_.List(directory_));
+    std::vector<std::string> kept;
     for (const std::string& name : names) {
       const std::string path = JoinPath(directory_, name);
       bool leftover = name == "LOCK" || name.rfind("LOG", 0) == 0 || absl::EndsWith(name, ".new");
@@ -283,14 +286,19 @@ class RocksPassageFileWriter : public PassageFileWriter {
         LOCI_ASSIGN_OR_RETURN(const int64_t size, fs_.FileSize(path));
         leftover = leftover || size == 0;
       }
-      if (leftover) LOCI_RETURN_IF_ERROR(fs_.DeleteFile(path));
+      if (leftover) {
+        LOCI_RETURN_IF_ERROR(fs_.DeleteFile(path));
+      } else {
+        kept.push_back(name);
+      }
     }
-    return absl::OkStatus();
+    return SyncFiles(*rocksdb_files_, directory_, kept);
   }
 
  private:
   FileSystem& fs_;
   const std::string directory_;
+  const std::shared_ptr<rocksdb::FileSystem> rocksdb_files_;
   const std::unique_ptr<rocksdb::Env> env_;
   std::unique_ptr<rocksdb::DB> db_;
   TableRun rows_;
@@ -328,13 +336,14 @@ absl::StatusOr<std::unique_ptr<PassageFileWriter>> PassageFileWriter::Create(Fil
                                                                              std::shared_ptr<rocksdb::FileSystem> rocksdb_files,
                                                                              int64_t table_bytes) {
   if (rocksdb_files == nullptr) rocksdb_files = rocksdb::FileSystem::Default();
-  std::unique_ptr<rocksdb::Env> env = rocksdb::NewCompositeEnv(rocksdb_files);
+  std::unique_ptr<rocksdb::Env> env = rocksdb::NewCompositeEnv(NewUnsyncedFileSystem(rocksdb_files));
   rocksdb::Options options = TableOptions(nullptr, env.get());
   options.create_if_missing = true;
   options.error_if_exists = true;
   rocksdb::DB* raw = nullptr;
   LOCI_RETURN_IF_ERROR(FromRocksDb(rocksdb::DB::Open(options, directory, &raw), absl::StrCat("cannot make ", directory)));
-  return std::make_unique<RocksPassageFileWriter>(fs, std::move(env), std::unique_ptr<rocksdb::DB>(raw), directory, table_bytes);
+  return std::make_unique<RocksPassageFileWriter>(fs, std::move(rocksdb_files), std::move(env), std::unique_ptr<rocksdb::DB>(raw),
+                                                  directory, table_bytes);
 }
 
 }  // namespace loci

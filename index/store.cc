@@ -1,8 +1,10 @@
 #include "index/store.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/logging.h"
@@ -54,7 +56,7 @@ absl::Status GenerationNotFound(std::string_view store, std::string_view generat
                          "GENERATION_NOT_FOUND", {{"store", shown_store}, {"generation", shown}});
 }
 
-// A generation without its manifest was never finished, or is half deleted. The active one is never touched.
+// A generation without its manifest was never finished, or is half deleted; what was set aside is deleted. The active one is never touched.
 absl::Status Store::State::RemoveLeftovers() {
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(directory));
   for (const std::string& entry : names) {
@@ -65,7 +67,7 @@ absl::Status Store::State::RemoveLeftovers() {
     const std::string path = JoinPath(directory, entry);
     const bool unfinished = IsTimestampId(entry) && fs.IsDirectory(path) && (!IsComplete(entry) || fs.Exists(JoinPath(path, kFoldMarkerFile)));
     const bool temporary = entry == absl::StrCat(kCurrentFile, ".tmp") || entry == absl::StrCat(kSettingsFile, ".tmp");
-    if (!unfinished && !temporary) continue;
+    if (!unfinished && !temporary && !absl::StartsWith(entry, kDeletedPrefix)) continue;
     LogInfo("store", absl::StrCat("store ", name, ": removing the unfinished ", entry));
     // A fold's manifest goes before its marker, so that what a crash leaves is unfinished still.
     if (unfinished && IsComplete(entry) && !fs.DeleteFile(JoinPath(path, kManifestFile)).ok()) continue;
@@ -79,9 +81,12 @@ absl::Status Store::State::RemoveLeftovers() {
 
 // A process that was killed may have renamed or deleted without a sync. What is read now, and built on, a power cut must not undo.
 absl::Status Store::State::SyncFound() const {
+  // The names in the folders of those that CURRENT names were synced before it named them.
+  std::set<std::string> served(current.value().history().begin(), current.value().history().end());
+  served.insert(current.value().generation());
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(directory));
   for (const std::string& entry : names) {
-    if (IsComplete(entry)) LOCI_RETURN_IF_ERROR(fs.SyncDirectory(GenerationDirectory(entry)));
+    if (served.count(entry) == 0 && IsComplete(entry)) LOCI_RETURN_IF_ERROR(fs.SyncDirectory(GenerationDirectory(entry)));
   }
   return fs.SyncDirectory(directory);
 }
@@ -93,7 +98,10 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
   LOCI_RETURN_IF_ERROR(ValidateStoreName(name));
   auto state = std::make_unique<State>(directory, name, std::move(options));
   FileSystem& fs = state->fs;
-  LOCI_RETURN_IF_ERROR(CreateDirectoriesSynced(fs, directory));
+  const bool is_new = !fs.IsDirectory(directory);
+  const std::string parent = ParentPath(directory), above = ParentPath(parent);
+  LOCI_RETURN_IF_ERROR(CreateDirectoriesSynced(fs, above));
+  LOCI_RETURN_IF_ERROR(fs.CreateDirectories(directory));
   LOCI_ASSIGN_OR_RETURN(state->lock, fs.LockFile(JoinPath(directory, kLockFile)));
   LOCI_RETURN_IF_ERROR(state->current.Load());
   const storage::Current& current = state->current.value();
@@ -119,10 +127,14 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
     if (last_write > 0) {
       return absl::DataLossError(absl::StrCat("store ", name, " has writes up to revision ", last_write, " but no ", kCurrentFile));
     }
-    LOCI_RETURN_IF_ERROR(fs.SyncDirectory(ParentPath(directory)));
+    // Made now, or by a process that was killed before it synced them.
+    LOCI_RETURN_IF_ERROR(fs.SyncDirectory(parent));
+    LOCI_RETURN_IF_ERROR(fs.SyncDirectory(above));
   }
-  LOCI_RETURN_IF_ERROR(state->RemoveLeftovers());
-  LOCI_RETURN_IF_ERROR(state->SyncFound());
+  if (!is_new) {
+    LOCI_RETURN_IF_ERROR(state->SyncFound());  // First: files may not be gone of a folder that a power cut gives its name back.
+    LOCI_RETURN_IF_ERROR(state->RemoveLeftovers());
+  }
 
   const int64_t revision = std::max(current.revision(), last_write);
   std::shared_ptr<const View> view;
@@ -191,7 +203,7 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> Store::NewGeneration(BuildOpt
   } while (state_->fs.Exists(state_->GenerationDirectory(generation)) || !state_->TakeGenerationId(generation));
   LOCI_ASSIGN_OR_RETURN(auto builder, GenerationBuilder::Create(state_->fs, state_->GenerationDirectory(generation), state_->name,
                                                                 generation, std::move(options)));
-  return MakeStoreGenerationBuilder(std::move(builder), state_->fs, state_->directory, std::move(registration));
+  return MakeStoreGenerationBuilder(std::move(builder), std::move(registration));
 }
 
 absl::StatusOr<std::shared_ptr<const Generation>> Store::OpenGeneration(const std::string& generation, bool verify,

@@ -4,6 +4,7 @@
 //   stores/<store>/SETTINGS               what operators have set: retention, pins
 //   stores/<store>/writes/                WriteLog
 //   stores/<store>/<generation>/          Generation
+//   stores/<store>/.deleted-<generation>/ what was deleted and has files yet
 //   stores/<store>/encoded/               EncodingJournal, of ingests; a store knows nothing of it
 #ifndef LOCI_INDEX_STORE_H_
 #define LOCI_INDEX_STORE_H_
@@ -156,6 +157,9 @@ class Store {
   // GenerationNotFound where it is not there; FAILED_PRECONDITION for the active one and (GENERATION_PINNED) a pinned one. Views that hold it keep what they need (open
   // files and mappings).
   absl::Status DeleteGeneration(const std::string& generation);
+  // The quick part of it, after which the generation is gone: returns the folder that its files lie in, which anyone may delete at any time, or
+  // the next Open does.
+  absl::StatusOr<std::string> SetGenerationAside(const std::string& generation);
 
   int64_t size_bytes() const;  // On disk.
 

@@ -113,6 +113,11 @@ std::string Store::PreviousGeneration() const {
 }
 
 absl::Status Store::DeleteGeneration(const std::string& generation) {
+  LOCI_ASSIGN_OR_RETURN(const std::string aside, SetGenerationAside(generation));
+  return state_->fs.DeleteRecursively(aside);
+}
+
+absl::StatusOr<std::string> Store::SetGenerationAside(const std::string& generation) {
   if (!state_->IsComplete(generation)) return GenerationNotFound(state_->name, generation);
   if (generation == state_->current.value().generation()) {
     return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("generation ", generation, " is active")), "GENERATION_ACTIVE",
@@ -125,15 +130,16 @@ absl::Status Store::DeleteGeneration(const std::string& generation) {
   }
   LOCI_RETURN_IF_ERROR(state_->current.Settle());  // A crash might find it active still.
   const std::string path = state_->GenerationDirectory(generation);
-  // The manifest goes first: what a crash leaves is then an unfinished build to the next start.
-  LOCI_RETURN_IF_ERROR(state_->fs.DeleteFile(JoinPath(path, kManifestFile)));
-  LOCI_RETURN_IF_ERROR(state_->fs.SyncDirectory(path));
-  LOCI_RETURN_IF_ERROR(state_->fs.DeleteRecursively(path));
-  LOCI_RETURN_IF_ERROR(state_->fs.SyncDirectory(state_->directory));
+  const std::string aside = JoinPath(state_->directory, absl::StrCat(kDeletedPrefix, generation));
+  LOCI_RETURN_IF_ERROR(state_->fs.Rename(path, aside));
+  if (const absl::Status synced = state_->fs.SyncDirectory(state_->directory); !synced.ok()) {
+    (void)state_->fs.Rename(aside, path);
+    return synced;
+  }
   if (const absl::Status status = state_->TrimLog(); !status.ok()) {
     LogWarning("store", absl::StrCat("store ", state_->name, ": cannot trim the write log: ", status.message()));
   }
-  return absl::OkStatus();
+  return aside;
 }
 
 // Forgets the writes that no kept generation, nor one being built, could be asked to replay.

@@ -2,19 +2,13 @@
 
 #include <utility>
 
-#include "base/status_macros.h"
-
 namespace loci {
 namespace {
 
 class StoreGenerationBuilder : public GenerationBuilder {
  public:
-  StoreGenerationBuilder(std::unique_ptr<GenerationBuilder> builder, FileSystem& fs, std::string store_directory,
-                         std::unique_ptr<const BuildRegistration> registration)
-      : registration_(std::move(registration)),
-        builder_(std::move(builder)),
-        fs_(fs),
-        store_directory_(std::move(store_directory)) {}
+  StoreGenerationBuilder(std::unique_ptr<GenerationBuilder> builder, std::unique_ptr<const BuildRegistration> registration)
+      : registration_(std::move(registration)), builder_(std::move(builder)) {}
 
   absl::Status Add(std::span<const loci::v1::Passage> passages, const float* vectors) override {
     return builder_->Add(passages, vectors);
@@ -25,16 +19,12 @@ class StoreGenerationBuilder : public GenerationBuilder {
   absl::StatusOr<storage::Manifest> Finish(
       const RequestLimits& limits,
       const std::function<void(std::string_view phase, int64_t done, int64_t total)>& progress) override {
-    LOCI_ASSIGN_OR_RETURN(storage::Manifest manifest, builder_->Finish(limits, progress));
-    LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(store_directory_));  // The entry of the generation's folder.
-    return manifest;
+    return builder_->Finish(limits, progress);
   }
 
  private:
   const std::unique_ptr<const BuildRegistration> registration_;
   const std::unique_ptr<GenerationBuilder> builder_;
-  FileSystem& fs_;
-  const std::string store_directory_;
 };
 
 }  // namespace
@@ -54,10 +44,9 @@ int64_t BuildsUnderWay::LowestBase() const {
   return bases_.empty() ? INT64_MAX : *bases_.begin();
 }
 
-std::unique_ptr<GenerationBuilder> MakeStoreGenerationBuilder(std::unique_ptr<GenerationBuilder> builder, FileSystem& fs,
-                                                              std::string store_directory,
+std::unique_ptr<GenerationBuilder> MakeStoreGenerationBuilder(std::unique_ptr<GenerationBuilder> builder,
                                                               std::unique_ptr<const BuildRegistration> registration) {
-  return std::make_unique<StoreGenerationBuilder>(std::move(builder), fs, std::move(store_directory), std::move(registration));
+  return std::make_unique<StoreGenerationBuilder>(std::move(builder), std::move(registration));
 }
 
 }  // namespace loci

@@ -1,4 +1,4 @@
-// The builds that are under way in a store: what keeps the writes that they will need, and what makes their folders part of it.
+// The builds that are under way in a store: what keeps the writes that they will need.
 #ifndef LOCI_INDEX_STORE_BUILDS_H_
 #define LOCI_INDEX_STORE_BUILDS_H_
 
@@ -6,10 +6,8 @@
 #include <functional>
 #include <memory>
 #include <set>
-#include <string>
 #include <utility>
 
-#include "base/file.h"
 #include "base/mutex.h"
 #include "index/generation.h"
 
@@ -44,10 +42,8 @@ class BuildRegistration {
   const int64_t base_revision_;
 };
 
-// `builder`, whose folder lies in `store_directory`: Finish makes the folder's name durable too, and the build stays registered until this
-// dies. `fs` is borrowed.
-std::unique_ptr<GenerationBuilder> MakeStoreGenerationBuilder(std::unique_ptr<GenerationBuilder> builder, FileSystem& fs,
-                                                              std::string store_directory,
+// `builder`; the build stays registered until this dies.
+std::unique_ptr<GenerationBuilder> MakeStoreGenerationBuilder(std::unique_ptr<GenerationBuilder> builder,
                                                               std::unique_ptr<const BuildRegistration> registration);
 
 }  // namespace loci

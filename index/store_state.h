@@ -8,6 +8,7 @@
 #include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -21,6 +22,9 @@
 #include "index/store_builds.h"
 
 namespace loci {
+
+// Of the name of a generation that was deleted, and whose files are still there.
+inline constexpr char kDeletedPrefix[] = ".deleted-";
 
 // Synchronised as Store is.
 struct Store::State {

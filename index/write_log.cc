@@ -411,7 +411,7 @@ class RocksWriteLog : public WriteLog {
   void OpenAcknowledged() {
     // RocksDB's file for writing in place must exist; one for appending makes it.
     if (!env_->FileExists(AcknowledgedPath()).ok()) {
-      (void)rocksdb::WriteStringToFile(env_.get(), std::string(2 * kSlotBytes, '\0'), AcknowledgedPath(), /*should_sync=*/true);
+      (void)rocksdb::WriteStringToFile(env_.get(), std::string(2 * kSlotBytes, '\0'), AcknowledgedPath());
     }
     const rocksdb::IOStatus status =
         files_->NewRandomRWFile(AcknowledgedPath(), rocksdb::FileOptions(), &acknowledged_, nullptr);

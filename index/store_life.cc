@@ -1,0 +1,199 @@
+#include "index/store_life.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "base/file.h"
+
+namespace loci {
+namespace {
+
+constexpr int kDim = 8;
+constexpr char kIds[] = "abcdefgz";  // An axis each.
+
+std::vector<float> VectorOf(const std::string& id) {
+  std::vector<float> vector(kDim);
+  vector[std::string(kIds).find(id)] = 1;
+  return vector;
+}
+
+}  // namespace
+
+PassageWrite Put(const std::string& id, const std::string& text) { return Upsert(id, {text, VectorOf(id)}); }
+
+std::string StoreState::ToString() const {
+  return absl::StrCat("generation ", generation, " revision ", revision, " texts ", ::testing::PrintToString(texts), " listed ",
+                      absl::StrJoin(complete, " "), " previous ", previous, " settings ", settings);
+}
+
+absl::StatusOr<StoreState> ReadState(const Store& store) {
+  StoreState state;
+  state.revision = store.revision();
+  state.previous = store.PreviousGeneration();
+  storage::StoreSettings settings = store.settings();
+  settings.clear_format_version();  // Of the file.
+  state.settings = settings.ShortDebugString();
+  auto manifests = store.ListGenerations();
+  if (!manifests.ok()) return manifests.status();
+  for (const storage::Manifest& manifest : *manifests) {
+    if (auto opened = store.OpenGeneration(manifest.generation(), /*verify=*/true); !opened.ok()) return opened.status();
+    state.complete.insert(manifest.generation());
+  }
+  const auto view = store.view();
+  if (view == nullptr) return state;
+  state.generation = view->generation().id();
+  std::vector<std::string> ids;
+  for (size_t i = 0; i < kDim; ++i) ids.push_back(std::string(1, kIds[i]));
+  auto contents = ReadContents(*view, ids);
+  if (!contents.ok()) return contents.status();
+  state.texts = contents->texts;
+  if (contents->passage_count != static_cast<int64_t>(state.texts.size())) return absl::InternalError("the count of passages differs");
+  for (const std::string& id : ids) {
+    const std::vector<float> query = VectorOf(id);
+    IndexSearchOptions options;
+    options.top_k = kDim;
+    auto found = view->Search({query.data(), 1, kDim}, options);
+    if (!found.ok()) return found.status();
+    if (found->hits[0].size() != state.texts.size()) return absl::InternalError(absl::StrCat("a search found ", found->hits[0].size()));
+    if (state.texts.count(id) > 0 && found->hits[0][0].id != id) return absl::InternalError(absl::StrCat("the search for ", id));
+  }
+  return state;
+}
+
+std::string StorePath(const std::string& root) { return JoinPath(root, "stores/s"); }
+
+absl::StatusOr<std::unique_ptr<Store>> OpenPlain(const std::string& root) { return Store::Open(StorePath(root), "s", StoreOptions()); }
+
+absl::StatusOr<StoreState> StateUnder(const std::string& root) {
+  auto store = OpenPlain(root);
+  if (!store.ok()) return store.status();
+  return ReadState(**store);
+}
+
+std::string Compare(const absl::StatusOr<StoreState>& found, const std::vector<StoreState>& allowed) {
+  if (!found.ok()) return found.status().ToString();
+  if (std::find(allowed.begin(), allowed.end(), *found) != allowed.end()) return "";
+  std::string text = absl::StrCat("found ", found->ToString(), ", but allowed is");
+  for (const StoreState& state : allowed) absl::StrAppend(&text, "\n  ", state.ToString());
+  return text;
+}
+
+std::string Check(const std::string& root, const std::vector<StoreState>& allowed, bool go_on) {
+  StoreState found;
+  {
+    auto store = OpenPlain(root);
+    if (!store.ok()) return absl::StrCat("opening: ", store.status().ToString());
+    auto read = ReadState(**store);
+    if (std::string wrong = Compare(read, allowed); !wrong.empty()) return wrong;
+    found = *read;
+    if (!go_on || found.generation.empty()) return "";
+    auto written = (*store)->Write({Put("z", "after")});
+    if (!written.ok()) return absl::StrCat("writing after it: ", written.status().ToString());
+    found.texts["z"] = "after";
+    found.revision = written->view->revision();
+  }
+  return Check(root, {found}, false);
+}
+
+std::vector<StoreState> Recording::AllowedAt(size_t at) const {
+  size_t begun = 0, done = 0;
+  for (size_t i = 0; i < at; ++i) {
+    if (operations[i].kind != DiskOperation::Kind::kMark) continue;
+    (operations[i].offset % 2 == 0 ? begun : done) = static_cast<size_t>(operations[i].offset / 2);
+  }
+  return {states.begin() + static_cast<int64_t>(done), states.begin() + static_cast<int64_t>(std::max(begun, done)) + 1};
+}
+
+const std::string& Recording::StepAt(size_t at) const {
+  size_t step = 0;
+  for (size_t i = 0; i < at; ++i) {
+    if (operations[i].kind == DiskOperation::Kind::kMark) step = static_cast<size_t>(operations[i].offset / 2);
+  }
+  return steps[step];
+}
+
+void StoreLife::Open() {
+  Step("open", [&] {
+    store_.reset();
+    StoreOptions options;
+    options.fs = &disk_;
+    options.rocksdb_file_system = disk_.rocksdb_files();
+    auto store = Store::Open(StorePath(root_), "s", options);
+    ASSERT_TRUE(store.ok()) << store.status();
+    store_ = *std::move(store);
+  });
+}
+
+std::string StoreLife::Build(const Texts& texts, const std::string& index) {
+  std::string id;
+  Step("build", [&] {
+    TestContents contents;
+    for (const auto& [name, text] : texts) contents[name] = {text, VectorOf(name)};
+    BuildOptions options;
+    options.dim = kDim;
+    options.base_revision = -1;
+    options.index = index;
+    auto built = BuildGeneration(*store_, contents, options);
+    ASSERT_TRUE(built.ok()) << built.status();
+    id = *built;
+  });
+  return id;
+}
+
+void StoreLife::Activate(const std::string& id, WritesPolicy policy, bool roll_back) {
+  Step("activate", [&] {
+    auto generation = store_->OpenGeneration(id, true);
+    ASSERT_TRUE(generation.ok()) << generation.status();
+    ASSERT_TRUE(store_->Activate(*generation, policy, roll_back).ok());
+  });
+}
+
+void StoreLife::Pin(const std::string& id, bool pinned) {
+  Step("pin", [&] { ASSERT_TRUE(store_->SetPinned(id, pinned).ok()); });
+}
+
+void StoreLife::Keep(int32_t count) {
+  Step("keep", [&] { ASSERT_TRUE(store_->SetKeepGenerations(count).ok()); });
+}
+
+void StoreLife::Write(std::vector<PassageWrite> writes) {
+  Step("write", [&] { ASSERT_TRUE(store_->Write(std::move(writes)).ok()); });
+}
+
+void StoreLife::Delete(const std::string& id) {
+  Step("delete", [&] { ASSERT_TRUE(store_->DeleteGeneration(id).ok()); });
+}
+
+Recording StoreLife::Finish() {
+  store_.reset();
+  recording_.operations = disk_.operations();
+  return std::move(recording_);
+}
+
+Recording RecordLife(const std::string& root) {
+  StoreLife life(root);
+  life.Open();
+  const std::string g1 = life.Build({{"a", "a1"}, {"b", "b1"}}, "exact");
+  life.Activate(g1, WritesPolicy::kRefuse);
+  life.Write({Put("c", "c1")});
+  life.Write({Put("b", "b2"), Deletion("a")});
+  const std::string g2 = life.Build({{"a", "a3"}, {"d", "d3"}}, "HNSW8");
+  life.Write({Put("e", "e1")});
+  life.Activate(g2, WritesPolicy::kReplay);
+  life.Write({Put("f", "f1"), Put("a", "a4")});
+  life.Keep(3);
+  life.Pin(g2, true);
+  life.Open();
+  life.Write({Put("f", "f2")});
+  life.Activate(g1, WritesPolicy::kDiscard, /*roll_back=*/true);
+  life.Write({Put("g", "g1")});
+  life.Pin(g2, false);
+  life.Delete(g2);
+  life.Write({Deletion("b")});
+  life.Open();
+  life.Write({Put("g", "g2")});
+  return life.Finish();
+}
+
+}  // namespace loci
