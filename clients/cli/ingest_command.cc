@@ -148,12 +148,14 @@ class IngestCommand final : public Command {
     std::unique_ptr<grpc::ClientWriter<v1::IngestRequest>> writer;
     PassageBatcher batcher(chunks_ ? kChunkedBatchBytes : PassageBatcher::kMaxBytes);
     bool open = true;  // The server still reads.
+    std::optional<IngestPhases> phases;
     const auto send_batch = [&] {
       if (writer == nullptr) {
         writer = cli.admin().Ingest(&context, &response);
         v1::IngestRequest request;
         *request.mutable_header() = Header();
         open = writer->Write(request);
+        if (open) phases.emplace(cli, store_, input.progress(), [&input](int64_t count) { input.SetWritten(count); });
       }
       v1::IngestRequest request;
       *request.mutable_batch() = batcher.Take();
@@ -164,6 +166,7 @@ class IngestCommand final : public Command {
       const absl::StatusOr<bool> more = input.Next(&record);
       if (!more.ok()) {
         // Half of a corpus must not become a store's content.
+        phases.reset();
         input.progress().Stop();
         if (writer != nullptr) {
           context.TryCancel();
@@ -185,12 +188,9 @@ class IngestCommand final : public Command {
     input.progress().SetPhase(absl::StrCat(FormatCount(input.count()), input.reads_documents() ? " sections" : " passages",
                                            " sent, the server encodes and indexes"));
     if (open) writer->WritesDone();
-    grpc::Status status;
-    {
-      std::optional<IngestPhases> phases;
-      if (open) phases.emplace(cli, store_, input.progress());
-      status = writer->Finish();
-    }
+    if (phases.has_value()) phases->AllSent(chunks_ ? 0 : input.count());
+    const grpc::Status status = writer->Finish();
+    phases.reset();
     if (!status.ok()) {
       input.Finish(skip_errors_);
       cli.err() << FormatRpcError(input.Locate(status));

@@ -1,6 +1,7 @@
 // loci ingest: flags, line policies, and the progress of the server's job.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <atomic>
 #include <chrono>
@@ -91,7 +92,6 @@ TEST_F(IngestCommandTest, ADryRunCountsDocumentsAndSendsNothing) {
 }
 
 TEST_F(IngestCommandTest, OnATerminalThePhasesOfTheServersJobAreShown) {
-  std::atomic<bool> is_watched = false;
   server_.on_list_jobs = [](const v1::ListJobsRequest& request, v1::ListJobsResponse* response) {
     EXPECT_EQ(request.store(), "s");
     EXPECT_EQ(request.state(), v1::JOB_STATE_RUNNING);
@@ -111,20 +111,62 @@ TEST_F(IngestCommandTest, OnATerminalThePhasesOfTheServersJobAreShown) {
     job.set_rate(50);
     job.set_eta_ms(15'000);
     writer->Write(job);
-    is_watched = true;
     while (!context->IsCancelled()) std::this_thread::sleep_for(std::chrono::milliseconds(5));
     return grpc::Status::CANCELLED;
   };
   server_.before_ingest_reply = [&] {
-    while (!is_watched) std::this_thread::sleep_for(std::chrono::milliseconds(5));
-    std::this_thread::sleep_for(std::chrono::milliseconds(600));  // Three times of showing it.
+    EXPECT_TRUE(WaitForErr("index 250 / 1,000 passages   50/s   25 %   ETA 0:15"));
   };
   EXPECT_EQ(Run({"ingest", "s", Write("a.jsonl", "{\"id\": 1, \"text\": \"t\"}\n")}, /*err_width=*/100), 0) << err();
-  EXPECT_THAT(err(), HasSubstr("index 250 / 1,000 passages   50/s   25 %   ETA 0:15"));
+}
+
+TEST_F(IngestCommandTest, WhatIsToldIsWhatTheServerHasEncodedNotWhatWasSent) {
+  server_.on_list_jobs = [](const v1::ListJobsRequest&, v1::ListJobsResponse* response) {
+    v1::Job* const job = response->add_jobs();
+    job->set_kind("ingest");
+    job->set_job("j1");
+    return grpc::Status::OK;
+  };
+  std::atomic<bool> input_is_over = false;
+  server_.on_watch_job = [&](const v1::WatchJobRequest&, grpc::ServerContext* context, grpc::ServerWriter<v1::Job>* writer) {
+    v1::Job job;
+    job.set_phase("receiving");
+    job.set_unit("passages");
+    job.set_rate(50);
+    int64_t done = 70;
+    while (!context->IsCancelled()) {
+      if (input_is_over) done = 100;
+      job.set_done(done);
+      writer->Write(job);
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    return grpc::Status::CANCELLED;
+  };
+  // All of the job is known before the input is over: 300 passages, 256 of them in the first message.
+  const std::string path = directory_ + "/pipe.jsonl";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  std::thread writer([&] {
+    std::ofstream pipe(path);
+    for (int i = 0; i < 300; ++i) pipe << "{\"id\": " << i << ", \"text\": \"t\"}\n";
+    pipe.flush();
+    EXPECT_TRUE(WaitForErr("70 passages"));
+    input_is_over = true;
+  });
+  server_.before_ingest_reply = [&] { EXPECT_TRUE(WaitForErr("encoding 100 / 300 passages   50/s   33 %   ETA 0:04")); };
+  EXPECT_EQ(Run({"ingest", "s", path}, /*err_width=*/100), 0) << err();
+  writer.join();
 }
 
 TEST_F(IngestCommandTest, AServerWithoutJobsIsNoReasonToFail) {
-  server_.before_ingest_reply = [] { std::this_thread::sleep_for(std::chrono::milliseconds(50)); };
+  std::atomic<bool> was_asked = false;
+  server_.on_list_jobs = [&](const v1::ListJobsRequest&, v1::ListJobsResponse*) {
+    was_asked = true;
+    return grpc::Status(grpc::StatusCode::UNIMPLEMENTED, "no jobs here");
+  };
+  server_.before_ingest_reply = [&] {
+    for (int i = 0; i < 60'000 && !was_asked; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    EXPECT_TRUE(was_asked);
+  };
   EXPECT_EQ(Run({"ingest", "s", Write("a.jsonl", "{\"id\": 1, \"text\": \"t\"}\n")}), 0) << err();
   EXPECT_EQ(err(), "");
 }

@@ -1,5 +1,6 @@
 #include "clients/cli/input_session.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/numbers.h"
@@ -13,10 +14,16 @@ InputSession::InputSession(CliContext& cli, std::unique_ptr<IngestReader> reader
     : cli_(cli),
       reader_(std::move(reader)),
       fail_on_bad_line_(fail_on_bad_line),
-      progress_(cli.err(), cli.environment().err_width, reader_->reads_documents() ? "sections" : "passages", [this] {
-        return Progress::Numbers{count_.load(), reader_->position_bytes(), reader_->size_bytes()};
-      }) {
+      progress_(cli.err(), cli.environment().err_width, reader_->reads_documents() ? "sections" : "passages", [this] { return Numbers(); }) {
   for (const std::string& file : reader_->passed_over_files()) PrintNote(absl::StrCat(file, " is passed over"));
+}
+
+Progress::Numbers InputSession::Numbers() const {
+  const int64_t count = count_.load(), written = written_.load();
+  // Sections become any number of passages.
+  if (written < 0 || count == 0 || reader_->reads_documents()) return {count, reader_->position_bytes(), reader_->size_bytes()};
+  const double share = std::min(1.0, static_cast<double>(written) / static_cast<double>(count));
+  return {written, static_cast<int64_t>(share * static_cast<double>(reader_->position_bytes())), reader_->size_bytes()};
 }
 
 void InputSession::PrintNote(const std::string& text) {

@@ -43,6 +43,9 @@ class InputSession {
   // Ends the progress line and sums up what was not taken. Returns the exit code.
   int Finish(bool skip_errors);
 
+  // How many of the passages the server has encoded and written. From then on, that is what progress tells of; the remaining time, too.
+  void SetWritten(int64_t count) { written_.store(count); }
+
   bool reads_documents() const { return reader_->reads_documents(); }
   int64_t count() const { return count_.load(); }  // Of good passages, or sections of documents.
   int64_t document_count() const { return document_count_; }
@@ -54,7 +57,10 @@ class InputSession {
   CliContext& cli_;
   const std::unique_ptr<IngestReader> reader_;
   const bool fail_on_bad_line_;
+  Progress::Numbers Numbers() const;
+
   std::atomic<int64_t> count_{0};
+  std::atomic<int64_t> written_{-1};  // -1: not known.
   int64_t document_count_ = 0;
   std::string last_document_;
   int64_t bad_count_ = 0;

@@ -32,19 +32,24 @@ v1::Job RunningJob() {
 }
 
 TEST_F(JobCommandsTest, WatchShowsPhasesAndTheJobAtItsEnd) {
-  server_.on_watch_job = [](const v1::WatchJobRequest& request, grpc::ServerContext*, grpc::ServerWriter<v1::Job>* writer) {
+  const std::string shown = "ingest: index 1,000 / 4,000 passages   500/s   25 %   ETA 0:06";
+  bool wait = true;
+  server_.on_watch_job = [&](const v1::WatchJobRequest& request, grpc::ServerContext*, grpc::ServerWriter<v1::Job>* writer) {
     EXPECT_EQ(request.job(), "j1");
     v1::Job job = RunningJob();
     writer->Write(job);
-    std::this_thread::sleep_for(std::chrono::milliseconds(600));  // Three times of showing it.
+    if (wait) {
+      EXPECT_TRUE(WaitForErr(shown));
+    }
     job.set_state(v1::JOB_STATE_SUCCEEDED);
     job.mutable_ingest()->set_passage_count(4'321);
     writer->Write(job);
     return grpc::Status::OK;
   };
   EXPECT_EQ(Run({"watch", "j1"}, /*err_width=*/120), 0) << err();
-  EXPECT_THAT(err(), HasSubstr("ingest: index 1,000 / 4,000 passages   500/s   25 %   ETA 0:06"));
+  EXPECT_THAT(err(), HasSubstr(shown));
   EXPECT_THAT(out(), AllOf(HasSubstr("SUCCEEDED"), HasSubstr("4,321"), HasSubstr("2025-11-21")));
+  wait = false;
   EXPECT_EQ(Run({"watch", "j1", "-o", "json"}), 0);
   EXPECT_EQ(nlohmann::json::parse(out())["state"], "JOB_STATE_SUCCEEDED");
 }

@@ -1,13 +1,20 @@
 #include "clients/cli/job_progress.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cmath>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "clients/cli/display.h"
 #include "clients/cli/rpc_error.h"
 
 namespace loci {
+namespace {
+
+constexpr std::chrono::milliseconds kLookAgain(200);
+
+}  // namespace
 
 std::string DescribeJobPhase(const v1::Job& job) {
   std::string text = job.phase().empty() ? "starting" : SanitizeLine(job.phase());
@@ -73,8 +80,12 @@ int PrintIngestSummary(CliContext& cli, const std::string& store, const v1::Inge
   return kExitOk;
 }
 
-IngestPhases::IngestPhases(CliContext& cli, const std::string& store, Progress& progress)
-    : progress_(progress), stub_(cli.admin()), thread_([this, name = StoreName(store)] { Run(name); }) {}
+IngestPhases::IngestPhases(CliContext& cli, const std::string& store, Progress& progress, std::function<void(int64_t)> on_written)
+    : progress_(progress),
+      stub_(cli.admin()),
+      on_written_(std::move(on_written)),
+      all_sent_(on_written_ == nullptr),
+      thread_([this, name = StoreName(store)] { Run(name); }) {}
 
 IngestPhases::~IngestPhases() {
   {
@@ -82,7 +93,32 @@ IngestPhases::~IngestPhases() {
     over_ = true;
     if (context_ != nullptr) context_->TryCancel();
   }
+  changed_.notify_all();
   thread_.join();
+}
+
+void IngestPhases::AllSent(int64_t total) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  all_sent_ = true;
+  total_ = total;
+}
+
+void IngestPhases::Show(v1::Job job) {
+  const bool receives = job.phase() == "receiving";
+  bool all_sent;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    all_sent = all_sent_;
+    if (receives && all_sent && job.total() == 0) job.set_total(total_);
+  }
+  if (receives && on_written_ != nullptr) on_written_(job.done());
+  if (!all_sent) return;
+  if (receives && on_written_ != nullptr) {
+    job.set_phase("encoding");
+    const int64_t left = job.total() - job.done();
+    if (job.rate() > 0 && left >= 0) job.set_eta_ms(static_cast<int64_t>(1e3 * static_cast<double>(left) / job.rate()));
+  }
+  progress_.SetPhase(DescribeJobPhase(job));
 }
 
 grpc::ClientContext* IngestPhases::NextContext() {
@@ -96,19 +132,24 @@ void IngestPhases::Run(const std::string& store) {
   v1::ListJobsRequest list;
   list.set_store(store);
   list.set_state(v1::JOB_STATE_RUNNING);
-  v1::ListJobsResponse jobs;
-  grpc::ClientContext* context = NextContext();
-  if (context == nullptr || !stub_.ListJobs(context, list, &jobs).ok()) return;
-  for (const v1::Job& running : jobs.jobs()) {
-    if (running.kind() != "ingest") continue;
-    v1::WatchJobRequest watch;
-    watch.set_job(running.job());
-    if ((context = NextContext()) == nullptr) return;
-    const std::unique_ptr<grpc::ClientReader<v1::Job>> reader = stub_.WatchJob(context, watch);
-    v1::Job job;
-    while (reader->Read(&job)) progress_.SetPhase(DescribeJobPhase(job));
-    reader->Finish();
-    return;
+  while (true) {
+    v1::ListJobsResponse jobs;
+    grpc::ClientContext* context = NextContext();
+    if (context == nullptr || !stub_.ListJobs(context, list, &jobs).ok()) return;
+    for (const v1::Job& running : jobs.jobs()) {
+      if (running.kind() != "ingest" && running.kind() != "import") continue;
+      v1::WatchJobRequest watch;
+      watch.set_job(running.job());
+      if ((context = NextContext()) == nullptr) return;
+      const std::unique_ptr<grpc::ClientReader<v1::Job>> reader = stub_.WatchJob(context, watch);
+      v1::Job job;
+      while (reader->Read(&job)) Show(job);
+      reader->Finish();
+      return;
+    }
+    // The server has not come to the header yet.
+    std::unique_lock<std::mutex> lock(mutex_);
+    if (changed_.wait_for(lock, kLookAgain, [this] { return over_; })) return;
   }
 }
 

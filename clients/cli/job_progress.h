@@ -4,6 +4,9 @@
 
 #include <grpcpp/grpcpp.h>
 
+#include <condition_variable>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -29,26 +32,36 @@ void AddJobRow(const v1::Job& job, TextTable* table);
 // Prints what an ingest did as a table; returns the exit code.
 int PrintIngestSummary(CliContext& cli, const std::string& store, const v1::IngestResponse& response);
 
-// Shows the phases of the ingest that runs on a store, from construction on to destruction, where the server tells them; where it does not,
-// nothing is shown and nothing fails. It is the one ingest there, as a store has one at a time.
+// Shows the phases of the ingest or import that runs on a store, from construction on to destruction, where the server tells them; where it
+// does not, nothing is shown and nothing fails. It is the one there, as a store has one at a time. With `on_written`, that is told how many
+// passages the server has encoded and written, and phases are shown from AllSent on only.
 // Used by one thread, the command's; works on one of its own.
 class IngestPhases {
  public:
-  // `cli` and `progress` must outlive it. `store` as in requests.
-  IngestPhases(CliContext& cli, const std::string& store, Progress& progress);
+  // `cli` and `progress` must outlive it. `store` as in requests. `on_written` is called on a thread of this object's.
+  IngestPhases(CliContext& cli, const std::string& store, Progress& progress, std::function<void(int64_t)> on_written = nullptr);
   ~IngestPhases();
   IngestPhases(const IngestPhases&) = delete;
   IngestPhases& operator=(const IngestPhases&) = delete;
+
+  // `total` passages are to be encoded and written in all; 0: not known.
+  void AllSent(int64_t total);
 
  private:
   void Run(const std::string& store);
   // A context of the next call; null once it is over.
   grpc::ClientContext* NextContext();
 
+  void Show(v1::Job job);
+
   Progress& progress_;
   v1::AdminService::Stub& stub_;
+  const std::function<void(int64_t)> on_written_;
   std::mutex mutex_;
-  bool over_ = false;                             // Guarded by mutex_.
+  std::condition_variable changed_;
+  bool over_ = false;  // Guarded by mutex_, as the two below.
+  bool all_sent_ = false;
+  int64_t total_ = 0;
   std::unique_ptr<grpc::ClientContext> context_;  // Of the call under way; guarded by mutex_ where it is replaced or cancelled.
   std::thread thread_;
 };
