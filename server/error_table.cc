@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <array>
 #include <map>
-#include <optional>
 
 #include "absl/strings/numbers.h"
 #include "base/error.h"
@@ -69,20 +68,16 @@ std::string Clean(std::string_view text, size_t limit) {
 
 }  // namespace
 
-bool CarriesPushback(const absl::Status& status) {
-  if (status.code() != absl::StatusCode::kResourceExhausted) return false;
-  const std::optional<ErrorReason> reason = GetErrorReason(status);
-  return reason.has_value() && (reason->reason == "OVERLOADED" || reason->reason == "ENCODER_QUEUE_FULL");
-}
+bool CarriesPushback(const absl::Status& status) { return PushbackMs(status, 0, 0).has_value(); }
 
-int64_t PushbackMs(const absl::Status& status, int64_t base_ms, int64_t backlog_ms) {
+std::optional<int64_t> PushbackMs(const absl::Status& status, int64_t base_ms, int64_t backlog_ms) {
   constexpr int64_t kMostMs = 60'000;
-  if (const std::optional<ErrorReason> reason = GetErrorReason(status); reason.has_value()) {
-    const auto found = reason->metadata.find("retry_after_ms");
-    if (found != reason->metadata.end()) {
-      int64_t told_ms = 0;
-      if (absl::SimpleAtoi(found->second, &told_ms)) backlog_ms = told_ms;
-    }
+  if (status.code() != absl::StatusCode::kResourceExhausted) return std::nullopt;
+  const std::optional<ErrorReason> reason = GetErrorReason(status);
+  if (!reason.has_value() || (reason->reason != "OVERLOADED" && reason->reason != "ENCODER_QUEUE_FULL")) return std::nullopt;
+  if (const auto found = reason->metadata.find("retry_after_ms"); found != reason->metadata.end()) {
+    int64_t told_ms = 0;
+    if (absl::SimpleAtoi(found->second, &told_ms)) backlog_ms = told_ms;
   }
   return std::min(kMostMs, base_ms + std::clamp<int64_t>(backlog_ms, 0, kMostMs));
 }

@@ -4,6 +4,7 @@
 #define LOCI_SERVER_ERROR_TABLE_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 
@@ -19,12 +20,10 @@ inline constexpr char kPushbackTrailer[] = "grpc-retry-pushback-ms";
 // UTF-8, so that the trailers stay below the 8 KiB that clients accept. `request_id`, where it is not empty, is in the metadata, too.
 grpc::Status ToGrpcStatus(const absl::Status& status, std::string_view request_id = {});
 
-// Whether the error comes with a pushback: RESOURCE_EXHAUSTED of an overload, which passes. A full disk does not.
+// What an error of an overload, which passes, asks the client to wait: `base_ms`, and on top of that what the error says (`retry_after_ms` in
+// its details) or, where it says nothing, `backlog_ms`; a minute at most. nullopt for every other error: a full disk does not pass.
 bool CarriesPushback(const absl::Status& status);
-
-// What goes with it: `base_ms`, and on top of that what the error says to wait (`retry_after_ms` in its details) or, where it says nothing,
-// `backlog_ms`; a minute at most.
-int64_t PushbackMs(const absl::Status& status, int64_t base_ms, int64_t backlog_ms);
+std::optional<int64_t> PushbackMs(const absl::Status& status, int64_t base_ms, int64_t backlog_ms);
 
 // "INVALID_ARGUMENT"; "UNKNOWN" for a code that gRPC does not have.
 std::string_view CodeName(absl::StatusCode code);

@@ -52,9 +52,9 @@ TEST(ErrorTable, CarriesReasonAndMetadata) {
 TEST(ErrorTable, PushesBackOnlyWhatPasses) {
   for (int code = 1; code <= 16; ++code) {
     const absl::Status status(static_cast<absl::StatusCode>(code), "why");
-    EXPECT_EQ(CarriesPushback(ErrorWithReason(status, "OVERLOADED")), code == 8) << code;
-    EXPECT_EQ(CarriesPushback(ErrorWithReason(status, "ENCODER_QUEUE_FULL")), code == 8) << code;
-    EXPECT_FALSE(CarriesPushback(status)) << code;  // A full disk.
+    EXPECT_EQ(PushbackMs(ErrorWithReason(status, "OVERLOADED"), 250, 0).has_value(), code == 8) << code;
+    EXPECT_EQ(PushbackMs(ErrorWithReason(status, "ENCODER_QUEUE_FULL"), 250, 0).has_value(), code == 8) << code;
+    EXPECT_EQ(PushbackMs(status, 250, 0), std::nullopt) << code;  // A full disk.
   }
 }
 

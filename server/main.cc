@@ -11,6 +11,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
 #include "base/logging.h"
 #include "base/mutex.h"
 #include "server/config.h"
@@ -102,6 +103,8 @@ bool CatchSignals(StopRequest* stop) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  // Debian builds Abseil with its search for deadlocks, which takes a lock of the whole process whenever gRPC takes one.
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
   const absl::StatusOr<loci::ServerFlags> flags = loci::ParseServerFlags(std::vector<std::string>(argv + 1, argv + argc));
   if (!flags.ok()) return Fail(flags.status(), kExitUsage);
   if (flags->help) return std::fputs(loci::ServerHelp().c_str(), stdout) < 0;

@@ -31,6 +31,7 @@
 #include "server/connection_acceptor.h"
 #include "server/prometheus_metrics.h"
 #include "server/readers.h"
+#include "server/refusal_queue.h"
 #include "server/request_metrics.h"
 #include "server/retrieval_service.h"
 #include "server/service_context.h"
@@ -162,6 +163,7 @@ struct Server::State {
   std::unique_ptr<Admission> watches;
   std::vector<std::unique_ptr<Admission>> method_requests;  // Of methods with a limit of their own.
   std::unique_ptr<RequestMetrics> request_metrics;
+  std::unique_ptr<RefusalQueue> refusals;  // Until no call is left: after gRPC's end.
   ServiceContext services;
   std::unique_ptr<RetrievalServiceImpl> retrieval;
   std::unique_ptr<AdminServiceImpl> admin;
@@ -358,6 +360,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   state->ingests = std::make_unique<Admission>(ingests);
   state->request_metrics = std::make_unique<RequestMetrics>(state->metrics);
 
+  state->refusals = std::make_unique<RefusalQueue>(state->options.refusals);
+
   ServiceContext& services = state->services;
   services.manager = state->manager.get();
   services.pipeline = state->pipeline.get();
@@ -369,6 +373,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   services.control_pool = state->control_pool.get();
   services.requests = state->requests.get();
   services.control = state->control.get();
+  services.refusals = state->refusals.get();
   services.watches = state->watches.get();
   services.ingests = state->ingests.get();
   services.metrics = state->request_metrics.get();

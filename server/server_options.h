@@ -11,6 +11,7 @@
 #include "base/file.h"
 #include "encoder/batcher.h"
 #include "retriever/sentence_reader.h"
+#include "server/refusal_queue.h"
 
 namespace loci {
 
@@ -42,6 +43,7 @@ struct ServerOptions {
   int64_t max_ingests = 4;
   int64_t max_connections = 16'384;  // Fewer where the process may not have so many files.
   int64_t pushback_ms = 250;
+  RefusalQueue::Options refusals;
   int64_t ingest_idle_timeout_ms = 120'000;
   int32_t keep_generations = 0;  // Of stores where nothing is set; 0 keeps all.
   int64_t drain_timeout_ms = 30'000;  // Stop waits so long for requests in flight, then cancels them.

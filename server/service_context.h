@@ -12,6 +12,7 @@
 #include "retriever/job_registry.h"
 #include "retriever/pipeline.h"
 #include "server/admission.h"
+#include "server/refusal_queue.h"
 #include "server/request_metrics.h"
 
 namespace loci {
@@ -36,6 +37,7 @@ struct ServiceContext {
   Admission* requests = nullptr;
   Admission* control = nullptr;  // Of requests that look after the server (IsControl): no flood of others takes their place.
   Admission* ingests = nullptr;
+  RefusalQueue* refusals = nullptr;  // Of the unary methods.
   Admission* watches = nullptr;  // WatchJob: a watch may last for hours.
   std::array<OfMethod, kMethodCount> methods{};
   bool log_requests = false;  // A line for every request, not only for those that failed by the server's fault.

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -23,6 +24,9 @@ int64_t DeadlineMicros(const grpc::CallbackServerContext& context, const Clock& 
 }
 
 namespace {
+
+// A refusal is held only where its request has more than so many times that time left.
+constexpr int64_t kLeastPatience = 4;
 
 // The client's deadline, or the method's where that is earlier.
 int64_t EffectiveDeadline(const ServiceContext& services, Method method, int64_t start_us, const grpc::CallbackServerContext& context) {
@@ -65,15 +69,21 @@ void UnaryCall::SetPhases(const PhaseTimes& phases) {
 
 void UnaryCall::Answer(const absl::Status& status) {
   LOCI_CHECK(!answered_.exchange(true));
-  if (CarriesPushback(status)) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(PushbackMs(status, services_.pushback_ms, services_.pipeline->BacklogMicros() / 1000)));
-  const int64_t duration_us = services_.clock->NowMicros() - start_us_;
+  const std::optional<int64_t> pushback_ms = PushbackMs(status, services_.pushback_ms, services_.pipeline->BacklogMicros() / 1000);
+  if (pushback_ms.has_value()) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(*pushback_ms));
+  const int64_t now_us = services_.clock->NowMicros();
+  const int64_t duration_us = now_us - start_us_;
   services_.metrics->Finished(method_, status.code(), duration_us);
-  if (status.ok() && HasPhases(method_) && !limits_.Check(start_us_ + duration_us).ok()) services_.pipeline->work_metrics().Wasted(WorkPhase::kReply);
+  if (status.ok() && HasPhases(method_) && !limits_.Check(now_us).ok()) services_.pipeline->work_metrics().Wasted(WorkPhase::kReply);
   if (IsLogged(status, services_.log_requests)) LogRequest({trace_, method_, status, duration_us, phases_, context_->peer()});
   // Before Finish: a client that has its answer may ask again at once and is not to find its own permit in the way.
   method_permit_.Release();
   permit_.Release();
-  Finish(ToGrpcStatus(status, trace_.request_id));
+  grpc::Status answer = ToGrpcStatus(status, trace_.request_id);
+  // A client that is in a hurry does not wait for others' refusals.
+  const bool can_wait = limits_.deadline_us() - now_us > kLeastPatience * services_.refusals->hold().count();
+  if (pushback_ms.has_value() && can_wait) return services_.refusals->Add([this, answer = std::move(answer)] { Finish(answer); });
+  Finish(std::move(answer));
 }
 
 }  // namespace loci

@@ -155,6 +155,20 @@ TEST_F(ServerEdge, AMethodHasALimitOfItsOwn) {
   EXPECT_EQ(info.limits().max_queued_tokens(), options.batcher.max_queued_tokens);
 }
 
+TEST_F(ServerEdge, WhoIsInAHurryIsRefusedAtOnce) {
+  options.refusals.hold = std::chrono::seconds(30);
+  options.batcher.max_wait_us = 3'000'000;
+  options.method_limits = {{.method = "Encode", .max_in_flight = 1}};
+  StartServer();
+  PendingEncode pending(*retrieval);
+  WaitForMetric("loci_method_in_flight{method=\"Encode\"}", 1);
+  grpc::ClientContext context;
+  context.set_deadline(std::chrono::system_clock::now() + std::chrono::seconds(5));
+  loci::v1::EncodeResponse response;
+  EXPECT_EQ(retrieval->Encode(&context, pending.request, &response).error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_TRUE(pending.Wait().ok());
+}
+
 TEST_F(ServerEdge, AMethodHasADeadlineOfItsOwn) {
   options.batcher.max_wait_us = 200'000;
   options.method_limits = {{.method = "Encode", .max_deadline_ms = 20}};

@@ -22,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/synchronization/mutex.h"
 #include "grpcpp/generic/generic_stub.h"
 #include "grpcpp/grpcpp.h"
 #include "proto/loci/v1/retrieval.pb.h"
@@ -354,4 +355,7 @@ int Main(int argc, char** argv) {
 }  // namespace
 }  // namespace loci
 
-int main(int argc, char** argv) { return loci::Main(argc, argv); }
+int main(int argc, char** argv) {
+  absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);  // As in the server's main: it is dear, and the machine is shared.
+  return loci::Main(argc, argv);
+}
