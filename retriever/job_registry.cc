@@ -49,6 +49,9 @@ absl::Status InTheWay(const JobRecord& record) {
                          "JOB_IN_THE_WAY", {{"job", record.job()}, {"kind", record.kind()}, {"store", record.store()}});
 }
 
+// Whether it makes a generation, or writes, of what a client sends.
+bool IsUpload(std::string_view kind) { return kind == JobKindName(JobKind::kIngest) || kind == JobKindName(JobKind::kImport); }
+
 absl::Status JobNotFound(std::string_view job) {
   const std::string shown = absl::CHexEscape(AbslView(job.substr(0, kMaxShownBytes)));  // It comes from a client.
   return ErrorWithReason(absl::NotFoundError(absl::StrCat("no job \"", shown, "\"")), "JOB_NOT_FOUND", {{"job", shown}});
@@ -57,7 +60,7 @@ absl::Status JobNotFound(std::string_view job) {
 }  // namespace
 
 std::string_view JobKindName(JobKind kind) {
-  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify"};
+  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify", "import"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -299,7 +302,7 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
     MutexLock lock(&state.mutex);
     if (state.closed) return ErrorWithReason(absl::UnavailableError("the server is draining; ask again when it is back"), "DRAINING");
     const JobHandle::Entry* const other = state.FindRunning(record.store(), [&](const JobHandle::Entry& running) {
-      return (entry->activating && running.activating) || (spec.kind == JobKind::kIngest && running.record.kind() == record.kind());
+      return (entry->activating && running.activating) || (IsUpload(record.kind()) && IsUpload(running.record.kind()));
     });
     if (other != nullptr) return InTheWay(other->record);
     do {

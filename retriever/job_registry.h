@@ -25,8 +25,8 @@
 
 namespace loci {
 
-enum class JobKind { kIngest, kActivate, kRollback, kVerify };
-inline constexpr int kJobKindCount = 4;
+enum class JobKind { kIngest, kActivate, kRollback, kVerify, kImport };
+inline constexpr int kJobKindCount = 5;
 std::string_view JobKindName(JobKind kind);  // "ingest"
 
 struct JobSpec {
@@ -81,7 +81,7 @@ class JobHandle {
   std::atomic<bool> finished_{false};
 };
 
-// What may run beside what in one store; jobs of different stores are in nobody's way:
+// What may run beside what in one store, an import counting as an ingest; jobs of different stores are in nobody's way:
 //
 //   runs \ starts                      ingest    activation, roll-back    verification    deletion of the store
 //   ingest, receiving and building     refused   goes on                  goes on         refused

@@ -13,6 +13,8 @@
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "server/export_call.h"
+#include "server/import_call.h"
 #include "server/ingest_call.h"
 #include "server/matrix_codec.h"
 #include "server/reply.h"
@@ -99,7 +101,16 @@ grpc::ServerUnaryReactor* AdminServiceImpl::DeleteStore(grpc::CallbackServerCont
 }
 
 grpc::ServerReadReactor<grpc::ByteBuffer>* AdminServiceImpl::Ingest(grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
-  return new IngestCall(services_, context, response);
+  return new UploadCall(services_, std::make_unique<IngestUpload>(services_), context, response);
+}
+
+grpc::ServerReadReactor<grpc::ByteBuffer>* AdminServiceImpl::ImportStore(grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
+  return new UploadCall(services_, std::make_unique<ImportUpload>(services_), context, response);
+}
+
+grpc::ServerWriteReactor<loci::v1::ExportChunk>* AdminServiceImpl::ExportStore(grpc::CallbackServerContext* context,
+                                                                               const loci::v1::ExportRequest* request) {
+  return new ExportCall(services_, context, *request);
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::UpsertPassages(grpc::CallbackServerContext* context,

@@ -14,7 +14,8 @@
 namespace loci {
 
 // The generation manager's calls block, so each request runs on the admin pool, its validation included. Thread-safe.
-class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMethod_Ingest<loci::v1::AdminService::CallbackService> {
+class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMethod_Ingest<
+                                   loci::v1::AdminService::WithRawCallbackMethod_ImportStore<loci::v1::AdminService::CallbackService>> {
  public:
   explicit AdminServiceImpl(const ServiceContext& services) : services_(services) {}
 
@@ -30,6 +31,8 @@ class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMet
                                         loci::v1::UpdateStoreResponse*) override;
 
   grpc::ServerReadReactor<grpc::ByteBuffer>* Ingest(grpc::CallbackServerContext*, grpc::ByteBuffer*) override;
+  grpc::ServerWriteReactor<loci::v1::ExportChunk>* ExportStore(grpc::CallbackServerContext*, const loci::v1::ExportRequest*) override;
+  grpc::ServerReadReactor<grpc::ByteBuffer>* ImportStore(grpc::CallbackServerContext*, grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* UpsertPassages(grpc::CallbackServerContext*, const loci::v1::UpsertPassagesRequest*,
                                            loci::v1::UpsertPassagesResponse*) override;
   grpc::ServerUnaryReactor* DeletePassages(grpc::CallbackServerContext*, const loci::v1::DeletePassagesRequest*,

@@ -16,6 +16,8 @@ enum class Method {
   kDeleteStore,
   kUpdateStore,
   kIngest,
+  kExportStore,
+  kImportStore,
   kUpsertPassages,
   kDeletePassages,
   kGetPassages,

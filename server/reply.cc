@@ -134,6 +134,17 @@ void FillIngestResponse(const IngestResult& result, loci::v1::IngestResponse* ou
   }
 }
 
+void FillImportResponse(const ImportResult& result, loci::v1::ImportResponse* out) {
+  out->set_generation(result.generation);
+  out->set_passage_count(result.passage_count);
+  out->set_revision(result.revision);
+  out->set_encoder_fingerprint(absl::StrCat(result.header.query_fingerprint(), ":", result.header.passage_fingerprint()));
+  out->set_source_store(result.header.store());
+  out->set_source_generation(result.header.generation());
+  out->set_source_revision(result.header.revision());
+  out->set_exported_unix_us(result.header.exported_unix_us());
+}
+
 void FillStore(const StoreInfo& info, loci::v1::Store* out) {
   out->set_store(info.name);
   out->set_generation(info.generation);
@@ -219,6 +230,7 @@ void FillJob(const JobInfo& info, loci::v1::Job* out) {
   if (record.kind() == JobKindName(JobKind::kIngest)) (void)out->mutable_ingest()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kActivate)) (void)out->mutable_activate()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kRollback)) (void)out->mutable_rollback()->ParseFromString(record.result());
+  if (record.kind() == JobKindName(JobKind::kImport)) (void)out->mutable_import_result()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kVerify)) (void)out->mutable_verify()->ParseFromString(record.result());
 }
 

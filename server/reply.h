@@ -9,6 +9,7 @@
 #include "proto/loci/v1/admin.pb.h"
 #include "proto/loci/v1/common.pb.h"
 #include "proto/loci/v1/retrieval.pb.h"
+#include "retriever/archive_importer.h"
 #include "retriever/generation_comparison.h"
 #include "retriever/generation_manager.h"
 #include "retriever/ingester.h"
@@ -24,6 +25,7 @@ void FillEncodeResponse(const EncodeReply& reply, ElementType vector_type, loci:
 void FillSearchResponse(SearchReply&& reply, bool include_text, bool include_vectors, loci::v1::SearchResponse* out);
 void FillAnswerResponse(AnswerReply&& reply, const std::string& reader, loci::v1::AnswerResponse* out);
 void FillIngestResponse(const IngestResult& result, loci::v1::IngestResponse* out);
+void FillImportResponse(const ImportResult& result, loci::v1::ImportResponse* out);  // All but job and done.
 void FillStore(const StoreInfo& info, loci::v1::Store* out);
 void FillComparison(GenerationComparison&& comparison, loci::v1::CompareGenerationsResponse* out);
 void FillPlan(const ActivationPlan& plan, loci::v1::PlanActivationResponse* out);

@@ -257,6 +257,22 @@ absl::StatusOr<LinePolicy> ValidateLinePolicy(loci::v1::LinePolicy policy, std::
 
 }  // namespace
 
+namespace {
+
+absl::Status ValidateIndexSpec(const loci::v1::IndexSpec& index) {
+  LOCI_ASSIGN_OR_RETURN(const ElementType type, ElementTypeOf(index.vector_type(), "header.index.vector_type"));
+  if (type == ElementType::kInt8 || type == ElementType::kFloat64) {
+    return InvalidField("header.index.vector_type",
+                        absl::StrCat("is ", AbslView(ElementTypeName(type)), "; vectors are stored as float32, float16 or bfloat16"));
+  }
+  if (index.factory().size() > 256) {
+    return InvalidField("header.index.factory", absl::StrCat("has ", index.factory().size(), " bytes; the limit is 256"));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
 absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader& header, const RequestLimits& limits) {
   IngestOptions result;
   LOCI_ASSIGN_OR_RETURN(result.store, ValidateStore(header.store()));
@@ -289,14 +305,8 @@ absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader&
     }
     result.chunking = ChunkingOptions{.max_tokens = header.chunking().max_tokens(), .overlap_tokens = header.chunking().overlap_tokens()};
   }
+  LOCI_RETURN_IF_ERROR(ValidateIndexSpec(header.index()));
   LOCI_ASSIGN_OR_RETURN(result.element_type, ElementTypeOf(header.index().vector_type(), "header.index.vector_type"));
-  if (result.element_type == ElementType::kInt8 || result.element_type == ElementType::kFloat64) {
-    return InvalidField("header.index.vector_type", absl::StrCat("is ", AbslView(ElementTypeName(result.element_type)),
-                                                                 "; vectors are stored as float32, float16 or bfloat16"));
-  }
-  if (header.index().factory().size() > 256) {
-    return InvalidField("header.index.factory", absl::StrCat("has ", header.index().factory().size(), " bytes; the limit is 256"));
-  }
   if (!header.index().factory().empty()) result.index = header.index().factory();
   result.activate = !header.no_activate();
   if (result.mode == IngestMode::kUpsert) {
@@ -308,6 +318,24 @@ absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader&
     if (header.writes_since() != loci::v1::WRITES_SINCE_UNSPECIFIED) {
       return InvalidField("header.writes_since", "goes with INGEST_MODE_NEW_GENERATION only");
     }
+  }
+  result.limits = limits;
+  return result;
+}
+
+absl::StatusOr<ImportOptions> ValidateImportHeader(const loci::v1::ImportHeader& header, const RequestLimits& limits) {
+  ImportOptions result;
+  LOCI_ASSIGN_OR_RETURN(result.store, ValidateStore(header.store()));
+  LOCI_ASSIGN_OR_RETURN(result.writes_since, ValidateWritesSince(header.writes_since()));
+  LOCI_RETURN_IF_ERROR(ValidateIndexSpec(header.index()));
+  result.index = header.index().factory();
+  if (header.index().vector_type() != loci::v1::VECTOR_TYPE_UNSPECIFIED) {
+    LOCI_ASSIGN_OR_RETURN(result.element_type, ElementTypeOf(header.index().vector_type(), "header.index.vector_type"));
+  }
+  result.activate = !header.no_activate();
+  result.allow_unknown_encoder = header.allow_unknown_encoder();
+  if (result.allow_unknown_encoder && result.activate) {
+    return InvalidField("header.allow_unknown_encoder", "goes with no_activate only; what no encoder serves can't answer");
   }
   result.limits = limits;
   return result;

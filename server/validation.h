@@ -20,6 +20,7 @@
 #include "proto/loci/v1/admin.pb.h"
 #include "proto/loci/v1/common.pb.h"
 #include "proto/loci/v1/retrieval.pb.h"
+#include "retriever/archive_importer.h"
 #include "retriever/ingester.h"
 #include "retriever/pipeline.h"
 #include "server/matrix_codec.h"
@@ -58,6 +59,7 @@ absl::StatusOr<SearchCall> ValidateSearch(const loci::v1::SearchRequest& request
 absl::StatusOr<AnswerCall> ValidateAnswer(const loci::v1::AnswerRequest& request, const RequestLimits& limits);
 
 absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader& header, const RequestLimits& limits);
+absl::StatusOr<ImportOptions> ValidateImportHeader(const loci::v1::ImportHeader& header, const RequestLimits& limits);
 // The vectors that come with a batch of an ingest; no values where the texts are to be encoded. Values may be non-finite: Ingester
 // counts such passages as rejected.
 absl::StatusOr<DecodedMatrix> ValidateBatch(const loci::v1::PassageBatch& batch);

@@ -30,6 +30,8 @@ Commands AllCommands() {
   AddJobCommands(&commands);
   AddWriteCommands(&commands);
   AddGenerationCommands(&commands);
+  AddExportCommand(&commands);
+  AddImportCommand(&commands);
   AddEvalCommand(&commands);
   AddBenchCommand(&commands);
   AddDocumentationCommands(Declare, kCliVersion, &commands);

@@ -63,6 +63,8 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   std::function<grpc::Status(const v1::DeletePassagesRequest&, v1::DeletePassagesResponse*)> on_delete_passages;
   std::function<grpc::Status(const v1::DeleteGenerationRequest&)> on_delete_generation;
   std::function<grpc::Status(const v1::ActivateGenerationRequest&, v1::ActivateGenerationResponse*)> on_activate;
+  std::function<grpc::Status(const v1::ExportRequest&, grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>*)> on_export;
+  std::function<grpc::Status(grpc::ServerContext*, grpc::ServerReader<v1::ImportRequest>*, v1::ImportResponse*)> on_import;
   std::function<void()> before_ingest_reply;
   grpc::Status ingest_status;
   v1::IngestResponse ingest_response;
@@ -119,6 +121,14 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   grpc::Status ActivateGeneration(grpc::ServerContext*, const v1::ActivateGenerationRequest* request,
                                   v1::ActivateGenerationResponse* response) override {
     return on_activate ? on_activate(*request, response) : Unimplemented();
+  }
+  grpc::Status ExportStore(grpc::ServerContext* context, const v1::ExportRequest* request,
+                           grpc::ServerWriter<v1::ExportChunk>* writer) override {
+    return on_export ? on_export(*request, context, writer) : Unimplemented();
+  }
+  grpc::Status ImportStore(grpc::ServerContext* context, grpc::ServerReader<v1::ImportRequest>* reader,
+                           v1::ImportResponse* response) override {
+    return on_import ? on_import(context, reader, response) : Unimplemented();
   }
   grpc::Status Ingest(grpc::ServerContext* context, grpc::ServerReader<v1::IngestRequest>* reader,
                       v1::IngestResponse* response) override {

@@ -188,6 +188,11 @@ absl::Status FlagSet::AssignPositionals(const std::vector<std::string>& given) {
   size_t next = 0;
   for (const PositionalArgument& positional : positionals_) {
     const size_t left = given.size() - next;
+    size_t later_count = 0;  // Arguments that those behind it need.
+    for (const PositionalArgument* later = &positional + 1; later != positionals_.data() + positionals_.size(); ++later) {
+      later_count += static_cast<size_t>(later->min_count);
+    }
+    if (positional.min_count == 0 && positional.values == nullptr && left <= later_count) continue;
     if (left < static_cast<size_t>(positional.min_count)) {
       return absl::InvalidArgumentError(absl::StrCat("argument ", positional.name, " is missing"));
     }

@@ -25,7 +25,7 @@ namespace loci {
 // Used by one thread: the one that parses.
 class FlagSet {
  public:
-  // Positionals are filled in the order of their declaration; a list comes last and takes the rest, at least `min_count`.
+  // Positionals are filled in the order of their declaration, one that is not required only where those behind it get theirs; a list comes last and takes the rest, at least `min_count`.
   void Positional(std::string name, std::string* value, std::string help, bool required = true);
   void PositionalList(std::string name, std::vector<std::string>* values, std::string help, int min_count);
   void PositionalChoice(std::string name, std::string* value, std::vector<std::string> choices, std::string help);  // Required.
