@@ -49,8 +49,13 @@ absl::Status CurrentFile::Load() {
   if (absl::IsNotFound(content.status())) return absl::OkStatus();
   LOCI_RETURN_IF_ERROR(content.status());
   absl::StatusOr<storage::Current> parsed = ParseCurrent(*content);
-  if (!parsed.ok()) return Annotate(parsed.status(), path_);
-  value_ = *std::move(parsed);
+  if (parsed.ok()) {
+    value_ = *std::move(parsed);
+  } else {
+    damage_ = Annotate(parsed.status(), path_);
+    if (!absl::IsDataLoss(damage_)) return damage_;
+  }
+  content_ = *std::move(content);
   exists_ = true;
   return absl::OkStatus();
 }
@@ -59,12 +64,15 @@ absl::Status CurrentFile::Replace(const storage::Current& next) {
   LOCI_RETURN_IF_ERROR(Settle());
   storage::Current content = next;
   content.set_format_version(kFormatVersion);
-  if (absl::Status status = WriteFileAtomically(fs_, path_, SerializeCurrent(content)); !status.ok()) {
+  std::string serialized = SerializeCurrent(content);
+  if (absl::Status status = WriteFileAtomically(fs_, path_, serialized); !status.ok()) {
     uncertain_ = true;
     (void)Settle();
     return status;
   }
   value_ = std::move(content);
+  content_ = std::move(serialized);
+  damage_ = absl::OkStatus();
   exists_ = true;
   return absl::OkStatus();
 }
@@ -73,10 +81,10 @@ absl::Status CurrentFile::Settle() {
   if (!uncertain_) return absl::OkStatus();
   // Mostly the replacement failed before the rename, and the old file is in its place; a full disk does not keep us from seeing that.
   const absl::StatusOr<std::string> content = fs_.ReadFile(path_);
-  if (exists_ ? content.ok() && *content == SerializeCurrent(value_) : absl::IsNotFound(content.status())) {
+  if (exists_ ? content.ok() && *content == content_ : absl::IsNotFound(content.status())) {
     LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(directory_));
   } else if (exists_) {
-    LOCI_RETURN_IF_ERROR(WriteFileAtomically(fs_, path_, SerializeCurrent(value_)));
+    LOCI_RETURN_IF_ERROR(WriteFileAtomically(fs_, path_, content_));
   } else {
     LOCI_RETURN_IF_ERROR(fs_.DeleteFile(path_));
     LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(directory_));

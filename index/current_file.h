@@ -27,16 +27,18 @@ class CurrentFile {
  public:
   CurrentFile(FileSystem& fs, const std::string& store_directory);
 
-  // Reads the file; without one, value() says that no generation is active and exists() is false.
+  // Reads the file; without one, value() says that no generation is active and exists() is false. Where it is damaged value() says the same,
+  // and damage() (DATA_LOSS) what is wrong, until it is replaced.
   absl::Status Load();
 
   const storage::Current& value() const { return value_; }
   bool exists() const { return exists_; }
+  const absl::Status& damage() const { return damage_; }
 
   // Replaces the content, atomically and synced. On an error value() stays; the old content is put back, now or by Settle.
   absl::Status Replace(const storage::Current& next);
 
-  // OK once the file is known to hold value(). At once where no Replace failed.
+  // OK once the file is known to hold value(), or its old damage. At once where no Replace failed.
   absl::Status Settle();
 
  private:
@@ -45,6 +47,8 @@ class CurrentFile {
   const std::string path_;
   storage::Current value_;
   bool exists_ = false;
+  std::string content_;  // Of the file, where it exists.
+  absl::Status damage_;
   bool uncertain_ = false;
 };
 

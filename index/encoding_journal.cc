@@ -17,9 +17,11 @@ namespace loci {
 namespace {
 
 constexpr std::string_view kMagic = "LOCIENC1";
-constexpr uint32_t kFormatVersion = 1;
+constexpr uint32_t kFormatVersion = 2;
 constexpr size_t kHeaderBytes = 64;
 constexpr size_t kHalfBytes = 16;
+constexpr size_t kDimOffset = 12, kHalfOffset = 16, kBegunOffset = kHalfOffset + kHalfBytes;
+constexpr int64_t kMaxDim = 1 << 20;
 constexpr int kNumberDigits = 8;
 
 template <typename T>
@@ -34,11 +36,15 @@ T LoadRaw(const char* data) {
   return value;
 }
 
-std::string Header(const EncodingJournal::Options& options) {
+int64_t RecordBytes(int64_t dim) { return static_cast<int64_t>(sizeof(ContentHash) + sizeof(float) * dim + sizeof(uint64_t)); }
+
+std::string Header(const EncodingJournal::Options& options, int64_t begun_unix_us) {
   std::string header(kMagic);
   AppendRaw(kFormatVersion, &header);
   AppendRaw(static_cast<uint32_t>(options.dim), &header);
   header += options.passage_half.substr(0, kHalfBytes);
+  header.resize(kBegunOffset);
+  AppendRaw(begun_unix_us, &header);
   header.resize(kHeaderBytes - sizeof(uint64_t));
   AppendRaw(Xxh3(header), &header);
   return header;
@@ -55,41 +61,81 @@ int64_t NumberOf(const std::string& name) {
 
 EncodingJournal::EncodingJournal(Options options)
     : options_(std::move(options)),
-      record_bytes_(static_cast<int64_t>(sizeof(ContentHash) + sizeof(float) * options_.dim + sizeof(uint64_t))) {}
+      record_bytes_(RecordBytes(options_.dim)) {}
 
 EncodingJournal::~EncodingJournal() = default;
 
+std::vector<EncodingJournal::File> EncodingJournal::ListFiles(const Options& options) {
+  std::vector<File> files;
+  const absl::StatusOr<std::vector<std::string>> names = options.fs->List(options.directory);
+  if (!names.ok()) return files;  // The first one.
+  const int64_t now_us = options.clock->UnixMicros();
+  std::vector<std::string> dropped;
+  int64_t bytes = 0, records = 0;
+  for (auto name = names->rbegin(); name != names->rend(); ++name) {  // Newest first: what is too much is the oldest.
+    File file{.path = JoinPath(options.directory, *name), .number = NumberOf(*name)};
+    if (file.number == 0) continue;
+    absl::StatusOr<std::unique_ptr<MappedFile>> mapped = options.fs->Map(file.path);
+    if (!mapped.ok()) {
+      LogWarning("ingest", absl::StrCat("what was encoded before is not read: ", mapped.status().message()));
+      files.push_back(std::move(file));  // Its number is taken.
+      continue;
+    }
+    const std::string_view data = (*mapped)->data();
+    const std::string_view header = data.substr(0, kHeaderBytes);
+    constexpr size_t kSummedBytes = kHeaderBytes - sizeof(uint64_t);
+    const bool known = header.size() == kHeaderBytes && header.substr(0, kMagic.size()) == kMagic &&
+                       LoadRaw<uint32_t>(header.data() + kMagic.size()) == kFormatVersion &&
+                       LoadRaw<uint64_t>(header.data() + kSummedBytes) == Xxh3(header.substr(0, kSummedBytes));
+    file.dim = known ? LoadRaw<uint32_t>(header.data() + kDimOffset) : 0;
+    const int64_t begun_us = known ? LoadRaw<int64_t>(header.data() + kBegunOffset) : 0;
+    if (file.dim > 0 && file.dim <= kMaxDim && begun_us >= now_us - options.max_age_us &&
+        static_cast<int64_t>(files.size()) < options.max_files) {
+      file.records = (static_cast<int64_t>(data.size()) - static_cast<int64_t>(kHeaderBytes)) / RecordBytes(file.dim);
+      bytes += static_cast<int64_t>(data.size());
+      records += file.records;
+      if (bytes <= options.max_bytes && records <= options.max_records) {
+        file.passage_half = header.substr(kHalfOffset, kHalfBytes);
+        file.mapped = *std::move(mapped);
+        files.push_back(std::move(file));
+        continue;
+      }
+    }
+    dropped.push_back(file.path);
+  }
+  for (const std::string& path : dropped) {
+    const absl::Status deleted = options.fs->DeleteFile(path);
+    LogInfo("ingest", absl::StrCat(path, ", of an ingest that was interrupted, is old, damaged or too much: ",
+                                   deleted.ok() ? "deleted" : deleted.message()));
+  }
+  std::reverse(files.begin(), files.end());
+  return files;
+}
+
+void EncodingJournal::DeleteExpired(const Options& options) { ListFiles(options); }
+
 std::unique_ptr<EncodingJournal> EncodingJournal::Open(Options options) {
   std::unique_ptr<EncodingJournal> journal(new EncodingJournal(std::move(options)));
-  const absl::StatusOr<std::vector<std::string>> names = journal->options_.fs->List(journal->options_.directory);
-  if (!names.ok()) return journal;  // The first one.
-  for (const std::string& name : *names) {
-    const int64_t number = NumberOf(name);
-    if (number == 0) continue;
-    journal->next_number_ = number + 1;
-    journal->ReadFile(JoinPath(journal->options_.directory, name));
+  for (File& file : ListFiles(journal->options_)) {
+    journal->next_number_ = file.number + 1;
+    if (file.mapped != nullptr) journal->ReadFile(std::move(file));
   }
   std::sort(journal->places_.begin(), journal->places_.end());
   return journal;
 }
 
-void EncodingJournal::ReadFile(const std::string& path) {
-  absl::StatusOr<std::unique_ptr<MappedFile>> mapped = options_.fs->Map(path);
-  if (!mapped.ok()) {
-    LogWarning("ingest", absl::StrCat("what was encoded before is not read: ", mapped.status().message()));
-    return;
-  }
-  const std::string_view data = (*mapped)->data();
+void EncodingJournal::ReadFile(File file) {
+  const std::string_view data = file.mapped->data();
   size_bytes_ += static_cast<int64_t>(data.size());
-  if (data.substr(0, kHeaderBytes) != Header(options_)) return;  // Damaged, of a newer format or of another encoder.
-  const int64_t count = (static_cast<int64_t>(data.size()) - static_cast<int64_t>(kHeaderBytes)) / record_bytes_;
-  if (count == 0) return;
-  places_.reserve(places_.size() + static_cast<size_t>(count));
-  for (int64_t i = 0; i < count; ++i) {
+  file_records_ += file.records;
+  if (file.dim != options_.dim || file.passage_half != options_.passage_half.substr(0, kHalfBytes)) return;
+  if (file.records == 0) return;
+  places_.reserve(places_.size() + static_cast<size_t>(file.records));
+  for (int64_t i = 0; i < file.records; ++i) {
     const char* const record = data.data() + kHeaderBytes + i * record_bytes_;
     places_.push_back({{LoadRaw<uint64_t>(record), LoadRaw<uint64_t>(record + 8)}, static_cast<int64_t>(files_.size()) << 32 | i});
   }
-  files_.push_back(*std::move(mapped));
+  files_.push_back(std::move(file.mapped));
 }
 
 bool EncodingJournal::Find(const ContentHash& hash, float* vector) const {
@@ -111,6 +157,10 @@ void EncodingJournal::Append(std::span<const ContentHash> hashes, const float* v
   if (size_bytes_ + bytes + static_cast<int64_t>(kHeaderBytes) > options_.max_bytes) {
     return StopWriting(absl::OutOfRangeError(absl::StrCat(options_.directory, " has ", size_bytes_, " bytes, the limit is ", options_.max_bytes)));
   }
+  if (file_records_ + static_cast<int64_t>(hashes.size()) > options_.max_records) {
+    return StopWriting(
+        absl::OutOfRangeError(absl::StrCat(options_.directory, " has ", file_records_, " records, the limit is ", options_.max_records)));
+  }
   if (out_ == nullptr) {
     if (const absl::Status started = StartFile(); !started.ok()) return StopWriting(started);
   }
@@ -131,6 +181,7 @@ void EncodingJournal::Append(std::span<const ContentHash> hashes, const float* v
     return;
   }
   size_bytes_ += bytes;
+  file_records_ += static_cast<int64_t>(hashes.size());
 }
 
 std::string EncodingJournal::FilePath(int64_t number) const {
@@ -140,7 +191,7 @@ std::string EncodingJournal::FilePath(int64_t number) const {
 absl::Status EncodingJournal::StartFile() {
   LOCI_RETURN_IF_ERROR(options_.fs->CreateDirectories(options_.directory));
   LOCI_ASSIGN_OR_RETURN(out_, options_.fs->NewWritableFile(FilePath(next_number_++)));
-  LOCI_RETURN_IF_ERROR(out_->Append(Header(options_)));
+  LOCI_RETURN_IF_ERROR(out_->Append(Header(options_, options_.clock->UnixMicros())));
   size_bytes_ += static_cast<int64_t>(kHeaderBytes);
   return absl::OkStatus();
 }
@@ -156,7 +207,7 @@ absl::Status EncodingJournal::Clear() {
   files_.clear();
   places_.clear();
   places_.shrink_to_fit();
-  size_bytes_ = 0;
+  size_bytes_ = file_records_ = 0;
   return options_.fs->DeleteRecursively(options_.directory);
 }
 

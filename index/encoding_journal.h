@@ -4,7 +4,8 @@
 //
 // Format, little-endian:
 //   file    := header record*
-//   header  := magic "LOCIENC1" u32(format_version = 1) u32(dim) u8[16](passage half) u8[24](zero) u64(XXH3 of what is before)
+//   header  := magic "LOCIENC1" u32(format_version = 2) u32(dim) u8[16](passage half) i64(begun, microseconds since 1970) u8[16](zero)
+//              u64(XXH3 of what is before)
 //   record  := u64[2](ContentHash of the passage's text) f32[dim] u64(XXH3 of what is before in the record)
 #ifndef LOCI_INDEX_ENCODING_JOURNAL_H_
 #define LOCI_INDEX_ENCODING_JOURNAL_H_
@@ -16,29 +17,40 @@
 #include <vector>
 
 #include "absl/status/status.h"
+#include "base/clock.h"
 #include "base/file.h"
 #include "index/content_hash.h"
 
 namespace loci {
 
 // A cache: nothing is synced, what is damaged or cut off is left out, and a disk that takes no more ends the writing (with a warning),
-// not the ingest. Memory: 24 bytes a record that is read. Used by one thread at a
-// time, but that one may call Find while another appends; of one store, by one ingest.
+// not the ingest. What is too old or too much is deleted when it is opened, oldest first; so is what is of no known format. Memory: 24
+// bytes a record that is read. Used by one thread at a time, but that one may call Find while another appends; of one store, by one ingest.
 class EncodingJournal {
  public:
   static constexpr char kDirectory[] = "encoded";  // In the store's folder.
   static constexpr int64_t kMaxBytes = int64_t{16} << 30;
+  static constexpr int64_t kMaxRecords = int64_t{8} << 20;
+  static constexpr int64_t kMaxFiles = 256;
+  static constexpr int64_t kMaxAgeUs = int64_t{30} * 24 * 3600 * 1'000'000;
 
   struct Options {
     FileSystem* fs = &PosixFileSystem();
+    Clock* clock = &RealClock();
     std::string directory;
     std::string passage_half;  // 16 hex digits. Files of another are passed over.
     int dim = 0;
-    int64_t max_bytes = kMaxBytes;  // Of all files: the writing ends there.
+    // Of all files: the writing ends there.
+    int64_t max_bytes = kMaxBytes;
+    int64_t max_records = kMaxRecords;
+    int64_t max_files = kMaxFiles;   // Older ones are deleted.
+    int64_t max_age_us = kMaxAgeUs;  // Since a file was begun.
   };
 
   // Reads what earlier ingests have left.
   static std::unique_ptr<EncodingJournal> Open(Options options);
+  // Deletes what Open would: for a store that is not ingested into any more. `passage_half` and `dim` are not looked at.
+  static void DeleteExpired(const Options& options);
   ~EncodingJournal();
 
   int64_t record_count() const { return static_cast<int64_t>(places_.size()); }
@@ -58,8 +70,19 @@ class EncodingJournal {
     friend bool operator<(const Place& a, const Place& b) { return a.hash < b.hash; }
   };
 
+  struct File {
+    std::string path;
+    int64_t number = 0;
+    std::unique_ptr<MappedFile> mapped;  // Null where it can't be.
+    std::string passage_half;
+    int64_t dim = 0;
+    int64_t records = 0;
+  };
+  // Those that stay, oldest first; deletes the others.
+  static std::vector<File> ListFiles(const Options& options);
+
   explicit EncodingJournal(Options options);
-  void ReadFile(const std::string& path);
+  void ReadFile(File file);
   std::string FilePath(int64_t number) const;
   absl::Status StartFile();
   void StopWriting(const absl::Status& status);
@@ -69,7 +92,8 @@ class EncodingJournal {
   std::vector<std::unique_ptr<MappedFile>> files_;
   std::vector<Place> places_;  // By hash.
   int64_t next_number_ = 1;
-  int64_t size_bytes_ = 0;  // Of all files.
+  int64_t size_bytes_ = 0;    // Of all files.
+  int64_t file_records_ = 0;  // As well.
   std::unique_ptr<WritableFile> out_;
   bool stopped_ = false;
 };

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "gtest/gtest.h"
 #include "index/store_testing.h"
 
@@ -111,6 +112,51 @@ TEST_F(EncodingJournalTest, EndsAtItsLimit) {
   Append(*journal, 0, 3);
   Append(*journal, 3, 6);  // Would be too much.
   Append(*journal, 6, 7);  // Once ended, it stays so.
+  EXPECT_EQ(Found(*EncodingJournal::Open(options), 10), (std::vector<int>{0, 1, 2}));
+}
+
+TEST_F(EncodingJournalTest, WhatIsOldOrTooMuchIsDeletedWhenItIsOpened) {
+  FakeClock clock;
+  auto options = Options();
+  options.clock = &clock;
+  for (int i = 0; i < 4; ++i) {
+    Append(*EncodingJournal::Open(options), 2 * i, 2 * i + 2);
+    clock.Advance(1'000'000);
+  }
+  options.max_age_us = 3'500'000;  // The first one is 4 s old.
+  EXPECT_EQ(Found(*EncodingJournal::Open(options), 10), (std::vector<int>{2, 3, 4, 5, 6, 7}));
+  EXPECT_FALSE(PosixFileSystem().Exists(File(1)));
+  options.max_records = 4;
+  EXPECT_EQ(Found(*EncodingJournal::Open(options), 10), (std::vector<int>{4, 5, 6, 7})) << "the newest stay";
+  options.max_bytes = 2 * (64 + 2 * kRecordBytes) - 1;
+  EXPECT_EQ(Found(*EncodingJournal::Open(options), 10), (std::vector<int>{6, 7}));
+  auto full = EncodingJournal::Open(options);
+  Append(*full, 8, 9);  // Behind the limit of bytes.
+  EXPECT_EQ(Found(*EncodingJournal::Open(options), 10), (std::vector<int>{6, 7}));
+  auto other = options;  // Of another encoder, as of a store that is not ingested into any more.
+  other.passage_half = "fedcba9876543210";
+  other.dim = kDim + 1;
+  clock.Advance(10'000'000);
+  EncodingJournal::DeleteExpired(other);
+  EXPECT_FALSE(PosixFileSystem().Exists(File(4)));
+}
+
+TEST_F(EncodingJournalTest, KeepsSoManyFiles) {
+  auto options = Options();
+  options.max_files = 3;
+  for (int i = 0; i < 6; ++i) Append(*EncodingJournal::Open(options), i, i + 1);
+  EXPECT_EQ(Found(*EncodingJournal::Open(options), 10), (std::vector<int>{3, 4, 5}));
+  Overwrite(File(5), 8, "\x07");  // A format that is not known.
+  EXPECT_EQ(Found(*EncodingJournal::Open(options), 10), (std::vector<int>{3, 5}));
+  EXPECT_FALSE(PosixFileSystem().Exists(File(5)));
+}
+
+TEST_F(EncodingJournalTest, EndsAtItsLimitOfRecords) {
+  auto options = Options();
+  options.max_records = 4;
+  const auto journal = EncodingJournal::Open(options);
+  Append(*journal, 0, 3);
+  Append(*journal, 3, 5);  // Would be too much.
   EXPECT_EQ(Found(*EncodingJournal::Open(options), 10), (std::vector<int>{0, 1, 2}));
 }
 

@@ -23,6 +23,9 @@ namespace {
 constexpr char kWritesDirectory[] = "writes";
 constexpr char kLockFile[] = "LOCK";
 constexpr size_t kMaxStoreNameBytes = 64;
+// What a store counts on by where its CURRENT is lost: more activations than these will not have been made since the last write, so that
+// no revision gets a second meaning.
+constexpr int64_t kLostRevisions = 1 << 20;
 
 int64_t SizeOf(FileSystem& fs, const std::string& path) {
   if (!fs.IsDirectory(path)) return fs.FileSize(path).value_or(0);
@@ -57,7 +60,7 @@ absl::Status GenerationNotFound(std::string_view store, std::string_view generat
 }
 
 // A generation without its manifest was never finished, or is half deleted; what was set aside is deleted. The active one is never touched.
-absl::Status Store::State::RemoveLeftovers() {
+absl::Status Store::State::RemoveLeftovers(bool active_known) {
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(directory));
   for (const std::string& entry : names) {
     if (entry == current.value().generation()) {
@@ -65,7 +68,7 @@ absl::Status Store::State::RemoveLeftovers() {
       continue;
     }
     const std::string path = JoinPath(directory, entry);
-    const bool unfinished = IsTimestampId(entry) && fs.IsDirectory(path) && (!IsComplete(entry) || fs.Exists(JoinPath(path, kFoldMarkerFile)));
+    const bool unfinished = active_known && IsTimestampId(entry) && fs.IsDirectory(path) && (!IsComplete(entry) || fs.Exists(JoinPath(path, kFoldMarkerFile)));
     const bool temporary = entry == absl::StrCat(kCurrentFile, ".tmp") || entry == absl::StrCat(kSettingsFile, ".tmp");
     if (!unfinished && !temporary && !absl::StartsWith(entry, kDeletedPrefix)) continue;
     LogInfo("store", absl::StrCat("store ", name, ": removing the unfinished ", entry));
@@ -89,6 +92,17 @@ absl::Status Store::State::SyncFound() const {
     if (served.count(entry) == 0 && IsComplete(entry)) LOCI_RETURN_IF_ERROR(fs.SyncDirectory(GenerationDirectory(entry)));
   }
   return fs.SyncDirectory(directory);
+}
+
+absl::StatusOr<int64_t> Store::State::HighestBase() const {
+  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(directory));
+  int64_t highest = 0;
+  for (const std::string& entry : names) {
+    if (!IsComplete(entry)) continue;
+    const absl::StatusOr<storage::Manifest> manifest = ReadManifest(fs, GenerationDirectory(entry), name);
+    if (manifest.ok()) highest = std::max(highest, manifest->base_revision());
+  }
+  return highest;
 }
 
 Store::Store(std::unique_ptr<State> state) : state_(std::move(state)) {}
@@ -123,9 +137,10 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
   log_options.file_system = state->options.rocksdb_file_system;
   LOCI_ASSIGN_OR_RETURN(state->log, WriteLog::Open(JoinPath(directory, kWritesDirectory), std::move(log_options)));
   const int64_t last_write = state->log->last_revision();
+  absl::Status damage = state->current.damage();
   if (!state->current.exists()) {
     if (last_write > 0) {
-      return absl::DataLossError(absl::StrCat("store ", name, " has writes up to revision ", last_write, " but no ", kCurrentFile));
+      damage = absl::DataLossError(absl::StrCat("store ", name, " has writes up to revision ", last_write, " but no ", kCurrentFile));
     }
     // Made now, or by a process that was killed before it synced them.
     LOCI_RETURN_IF_ERROR(fs.SyncDirectory(parent));
@@ -133,13 +148,16 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
   }
   if (!is_new) {
     LOCI_RETURN_IF_ERROR(state->SyncFound());  // First: files may not be gone of a folder that a power cut gives its name back.
-    LOCI_RETURN_IF_ERROR(state->RemoveLeftovers());
+    LOCI_RETURN_IF_ERROR(state->RemoveLeftovers(/*active_known=*/damage.ok()));
   }
 
-  const int64_t revision = std::max(current.revision(), last_write);
+  int64_t revision = std::max(current.revision(), last_write);
   std::shared_ptr<const View> view;
-  absl::Status damage;
-  if (!current.generation().empty()) {
+  if (!damage.ok()) {
+    LogError("store", absl::StrCat("store ", name, " serves nothing until a generation is activated: ", damage.message()));
+    LOCI_ASSIGN_OR_RETURN(const int64_t base, state->HighestBase());
+    revision = std::max(last_write, base) + kLostRevisions;
+  } else if (!current.generation().empty()) {
     Generation::OpenOptions open;
     open.search_pool = state->options.search_pool;
     open.store = name;
@@ -174,7 +192,7 @@ absl::Status Store::active_error() const {
 std::string Store::active_generation() const { return state_->current.value().generation(); }
 int64_t Store::size_bytes() const { return SizeOf(state_->fs, state_->directory); }
 
-absl::StatusOr<std::vector<storage::Manifest>> Store::ListGenerations() const {
+absl::StatusOr<std::vector<storage::Manifest>> Store::ListGenerations(std::vector<DamagedGeneration>* damaged) const {
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, state_->fs.List(state_->directory));
   std::vector<storage::Manifest> manifests;
   for (const std::string& entry : names) {
@@ -182,6 +200,8 @@ absl::StatusOr<std::vector<storage::Manifest>> Store::ListGenerations() const {
     absl::StatusOr<storage::Manifest> manifest = ReadManifest(state_->fs, state_->GenerationDirectory(entry), state_->name);
     if (manifest.ok()) {
       manifests.push_back(*std::move(manifest));
+    } else if (damaged != nullptr) {
+      damaged->push_back({entry, manifest.status()});
     } else {
       LogWarning("store", absl::StrCat("store ", name(), ": generation ", entry, " is left out: ", manifest.status().message()));
     }

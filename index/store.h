@@ -54,6 +54,12 @@ struct PassageWrite {
   std::vector<float> vector;  // [dim], of the active generation's passage half; unless deleted.
 };
 
+// One whose manifest can't be used.
+struct DamagedGeneration {
+  std::string generation;
+  absl::Status damage;
+};
+
 struct WriteResult {
   std::shared_ptr<const View> view;  // Contains the writes.
   int64_t deleted_count = 0;         // Deletions of passages that were there.
@@ -78,8 +84,8 @@ struct FoldSource {
 class Store {
  public:
   // Opens or makes the store's folder; removes what unfinished builds left; replays the writes over the active generation.
-  // DATA_LOSS where CURRENT or the log is damaged. Where the active generation is, the store opens without a view, so that another one can be
-  // activated, and active_error says why.
+  // DATA_LOSS where the log is damaged. Where CURRENT is, or is missing beside writes, or where the active generation is damaged, the store opens
+  // without a view, so that a generation can be activated, and active_error says why.
   static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& directory, const std::string& name, StoreOptions options);
   ~Store();
 
@@ -88,14 +94,14 @@ class Store {
 
   // The newest view; null where no generation is active, or the active one could not be opened.
   std::shared_ptr<const View> view() const;
-  // DATA_LOSS where the active generation was found damaged when the store was opened, until one is activated.
+  // DATA_LOSS where CURRENT or the active generation was found damaged when the store was opened, until one is activated.
   absl::Status active_error() const;
   std::string active_generation() const;  // That CURRENT names, open or not; empty: none. The writer's, though const.
   int64_t revision() const;  // Of the last write or activation; 0 for a new store.
 
   // Manifests of the complete generations, oldest first. Those that can't be read, or name another generation than their folder does
-  // or another store, are left out and logged.
-  absl::StatusOr<std::vector<storage::Manifest>> ListGenerations() const;
+  // or another store, are put into `damaged` instead, or, where that is null, logged.
+  absl::StatusOr<std::vector<storage::Manifest>> ListGenerations(std::vector<DamagedGeneration>* damaged = nullptr) const;
 
   // A new generation's id is never one that was used before: "20261121-094142-3f2a". base_revision in `options` is filled in
   // from revision() where it is negative; until the builder dies no write after it is trimmed. The builder's folder belongs to this
@@ -113,13 +119,16 @@ class Store {
   absl::StatusOr<int64_t> CountWritesSince(const storage::Manifest& manifest) const;
   // The same, and the error that Activate would refuse them with.
   absl::StatusOr<int64_t> CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy) const;
+  // The same for a generation that is open, and every error that laying the writes over it would be refused with.
+  absl::StatusOr<int64_t> CheckReplay(const Generation& generation, WritesPolicy policy) const;
 
   // Makes `generation` (opened by OpenGeneration) the active one, in a revision of its own. FAILED_PRECONDITION, reason
   // WRITES_SINCE with `count`, where writes were made since its base and the policy is kRefuse; also, reason
   // WRITES_NEED_ENCODING, where a write to replay has no vector of the generation's passage half.
   // Activating the active generation again changes nothing unless writes are discarded; one that could not be opened (active_error) is
   // served again as it was.
-  // With `roll_back`, for the PreviousGeneration, what served since it did leaves the history: the next roll-back goes further back.
+  // With `roll_back`, for the PreviousGeneration, what served since it did leaves the history: the next roll-back goes further back. The
+  // history has a generation once, where it served last.
   absl::StatusOr<ActivationResult> Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy, bool roll_back = false);
 
   // A fold: the view that BeginFold gives is built as a generation of its own (BuildOptions: base_revision is the view's revision, folded_from
@@ -154,7 +163,8 @@ class Store {
   // INVALID_ARGUMENT for a vector of another dimension. The last of several writes to one id counts.
   absl::StatusOr<WriteResult> Write(std::vector<PassageWrite> writes);
 
-  // GenerationNotFound where it is not there; FAILED_PRECONDITION for the active one and (GENERATION_PINNED) a pinned one. Views that hold it keep what they need (open
+  // GenerationNotFound where it is not there; FAILED_PRECONDITION for the active one, a pinned one (GENERATION_PINNED), and while a damaged
+  // CURRENT does not say which one is active (ACTIVE_GENERATION_UNKNOWN). Views that hold it keep what they need (open
   // files and mappings).
   absl::Status DeleteGeneration(const std::string& generation);
   // The quick part of it, after which the generation is gone: returns the folder that its files lie in, which anyone may delete at any time, or

@@ -41,6 +41,14 @@ absl::StatusOr<int64_t> Store::CheckWritesSince(const storage::Manifest& manifes
       "WRITES_SINCE", {{"count", absl::StrCat(count)}, {"generation", manifest.generation()}});
 }
 
+absl::StatusOr<int64_t> Store::CheckReplay(const Generation& generation, WritesPolicy policy) const {
+  LOCI_ASSIGN_OR_RETURN(const int64_t count, CheckWritesSince(generation.manifest(), policy));
+  if (count > 0 && policy == WritesPolicy::kReplay) {
+    LOCI_RETURN_IF_ERROR(ReplayWrites(*state_->log, generation.manifest().base_revision(), revision(), generation).status());
+  }
+  return count;
+}
+
 absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy, bool roll_back) {
   const std::string id = generation->id();
   if (!state_->IsComplete(id)) return GenerationNotFound(state_->name, id);
@@ -99,16 +107,19 @@ void Store::State::FillHistory(const storage::Current& before, bool roll_back, s
   if (roll_back) {
     history.erase(std::find(history.begin(), history.end(), next->generation()), history.end());
   } else if (before.generation() != next->generation() && GetView() != nullptr) {
+    history.erase(std::remove(history.begin(), history.end(), before.generation()), history.end());
     history.push_back(before.generation());
   }
-  const auto gone = [&](const std::string& id) { return id == next->generation() || !IsComplete(id); };
+  const auto gone = [&](const std::string& id) { return !IsComplete(id); };
   history.erase(std::remove_if(history.begin(), history.end(), gone), history.end());
   for (size_t i = history.size() > kMaxHistory ? history.size() - kMaxHistory : 0; i < history.size(); ++i) next->add_history(history[i]);
 }
 
 std::string Store::PreviousGeneration() const {
-  const auto& history = state_->current.value().history();
-  const auto found = std::find_if(history.rbegin(), history.rend(), [&](const std::string& id) { return state_->IsComplete(id); });
+  const storage::Current& current = state_->current.value();
+  const auto& history = current.history();
+  const auto found = std::find_if(history.rbegin(), history.rend(),
+                                  [&](const std::string& id) { return id != current.generation() && state_->IsComplete(id); });
   return found == history.rend() ? "" : *found;
 }
 
@@ -122,6 +133,11 @@ absl::StatusOr<std::string> Store::SetGenerationAside(const std::string& generat
   if (generation == state_->current.value().generation()) {
     return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("generation ", generation, " is active")), "GENERATION_ACTIVE",
                            {{"generation", generation}});
+  }
+  if (const absl::Status damage = active_error(); !damage.ok() && state_->current.value().generation().empty()) {
+    return ErrorWithReason(
+        absl::FailedPreconditionError(absl::StrCat("generation ", generation, " may be the active one; activate one first: ", damage.message())),
+        "ACTIVE_GENERATION_UNKNOWN", {{"store", state_->name}, {"generation", generation}});
   }
   const storage::StoreSettings settings = this->settings();
   if (std::find(settings.pinned().begin(), settings.pinned().end(), generation) != settings.pinned().end()) {

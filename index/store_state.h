@@ -39,7 +39,8 @@ struct Store::State {
   bool IsComplete(const std::string& generation) const {
     return IsTimestampId(generation) && fs.Exists(JoinPath(GenerationDirectory(generation), kManifestFile));
   }
-  absl::Status RemoveLeftovers();
+  absl::Status RemoveLeftovers(bool active_known);
+  absl::StatusOr<int64_t> HighestBase() const;  // Of the generations.
   void FillHistory(const storage::Current& before, bool roll_back, storage::Current* next) const;
   void FillFolded(const storage::Current& before, storage::Current* next) const;
   void SetFolded();  // After each change of CURRENT.

@@ -1,0 +1,248 @@
+// What is damaged of a store keeps no more of it away than it must, and an operator can mend it.
+#include <filesystem>
+#include <fstream>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "index/store.h"
+#include "index/store_testing.h"
+
+namespace loci {
+namespace {
+
+namespace stdfs = std::filesystem;
+using ::testing::Pair;
+using ::testing::UnorderedElementsAre;
+
+TestPassage P(const std::string& text) { return {text, {1, 2}}; }
+
+class StoreDamageTest : public ::testing::Test {
+ protected:
+  void Open(FileSystem* fs = &PosixFileSystem()) {
+    store_.reset();
+    StoreOptions options;
+    options.fs = fs;
+    auto opened = Store::Open(path_, "s", options);
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    store_ = *std::move(opened);
+  }
+  std::string Build(const TestContents& contents) {
+    BuildOptions options;
+    options.dim = 2;
+    options.passage_fingerprint = "0123456789abcdef";
+    options.base_revision = -1;
+    auto id = BuildGeneration(*store_, contents, options);
+    EXPECT_TRUE(id.ok()) << id.status();
+    return id.ok() ? *id : "";
+  }
+  absl::StatusOr<ActivationResult> Activate(const std::string& id, WritesPolicy policy = WritesPolicy::kRefuse, bool roll_back = false) {
+    auto generation = store_->OpenGeneration(id, true);
+    if (!generation.ok()) return generation.status();
+    return store_->Activate(*generation, policy, roll_back);
+  }
+  std::string RollBack() {
+    auto result = Activate(store_->PreviousGeneration(), WritesPolicy::kReplay, /*roll_back=*/true);
+    return result.ok() ? result->generation : result.status().ToString();
+  }
+  int64_t Write(std::vector<PassageWrite> writes) {
+    auto result = store_->Write(std::move(writes));
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? result->view->revision() : -1;
+  }
+  std::map<std::string, std::string> Texts() {
+    auto contents = ReadContents(*store_->view(), {"a", "b", "c", "d"});
+    EXPECT_TRUE(contents.ok()) << contents.status();
+    return contents->texts;
+  }
+  static std::string ReasonOf(const absl::Status& status) {
+    const auto reason = GetErrorReason(status);
+    return reason ? reason->reason : "";
+  }
+  std::string Path(const std::string& name) const { return JoinPath(path_, name); }
+  void Overwrite(const std::string& name, const std::string& content) {
+    std::ofstream(Path(name), std::ios::binary | std::ios::trunc) << content;
+  }
+  std::string Content(const std::string& name) const { return PosixFileSystem().ReadFile(Path(name)).value_or("(none)"); }
+
+  TestDirectory directory_{"store_damage"};
+  std::string path_ = JoinPath(directory_.path(), "s");
+  std::unique_ptr<Store> store_;
+};
+
+TEST_F(StoreDamageTest, ADamagedOrMissingCurrentLeavesTheStoreOpenUntilAGenerationIsActivated) {
+  Open();
+  const std::string g1 = Build({{"a", P("a1")}}), g2 = Build({{"a", P("a2")}});
+  ASSERT_TRUE(Activate(g1).ok());
+  Write({Upsert("b", P("b"))});
+  ASSERT_TRUE(Activate(g2, WritesPolicy::kReplay).ok());
+  const int64_t revision = store_->revision();
+  store_.reset();
+  const std::string content = Content("CURRENT");
+  for (const bool missing : {false, true}) {
+    SCOPED_TRACE(missing);
+    Overwrite("CURRENT", content.substr(0, content.size() / 2));
+    if (missing) stdfs::remove(Path("CURRENT"));
+    Open();
+    EXPECT_EQ(store_->active_error().code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(store_->active_error().message()), ::testing::HasSubstr("CURRENT"));
+    EXPECT_EQ(store_->view(), nullptr);
+    EXPECT_EQ(store_->active_generation(), "");
+    EXPECT_EQ(store_->PreviousGeneration(), "");
+    EXPECT_GT(store_->revision(), revision) << "the last activation's is not given again";
+    EXPECT_EQ(store_->Write({Upsert("c", P("c"))}).status().code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(store_->BeginFold().status().code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(ReasonOf(store_->DeleteGeneration(g1)), "ACTIVE_GENERATION_UNKNOWN");
+    EXPECT_EQ(store_->ListGenerations()->size(), 2u);
+    EXPECT_EQ(ReasonOf(Activate(g1).status()), "WRITES_SINCE");
+    store_.reset();
+    EXPECT_EQ(Content("CURRENT"), missing ? "(none)" : content.substr(0, content.size() / 2)) << "nobody has touched it";
+  }
+  Open();
+  ASSERT_TRUE(Activate(g2, WritesPolicy::kReplay).ok());
+  EXPECT_TRUE(store_->active_error().ok());
+  EXPECT_GT(store_->revision(), revision);
+  EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "a2"), Pair("b", "b")));
+  Write({Upsert("c", P("c"))});
+  ASSERT_TRUE(store_->DeleteGeneration(g1).ok());
+  Open();
+  EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "a2"), Pair("b", "b"), Pair("c", "c")));
+}
+
+TEST_F(StoreDamageTest, ADamagedCurrentCanBeActivatedOverWithACorpusOfItsOwn) {
+  Open();
+  const std::string g1 = Build({{"a", P("a1")}});
+  ASSERT_TRUE(Activate(g1).ok());
+  Write({Upsert("b", P("b"))});
+  Overwrite("CURRENT", "nonsense");
+  Open();
+  const std::string fresh = Build({{"d", P("d")}});
+  ASSERT_TRUE(Activate(fresh).ok()) << "nothing was written since its base";
+  Open();
+  EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("d", "d")));
+}
+
+// A half-made replacement is taken back to what was there, be it damaged.
+TEST_F(StoreDamageTest, AFailedActivationOverADamagedCurrentLeavesIt) {
+  Open();
+  const std::string g1 = Build({{"a", P("a1")}});
+  ASSERT_TRUE(Activate(g1).ok());
+  Write({Upsert("b", P("b"))});
+  Overwrite("CURRENT", "nonsense");
+  for (int64_t fail_from = 0; fail_from < 4; ++fail_from) {
+    FaultyFileSystem fs;
+    Open(&fs);
+    auto generation = *store_->OpenGeneration(g1, true);
+    fs.operations = 0;
+    fs.fail_to = fail_from + 1;
+    fs.fail_from = fail_from;
+    const auto failed = store_->Activate(generation, WritesPolicy::kReplay);
+    fs.Heal();
+    if (failed.ok()) break;  // Nothing was left that could fail.
+    EXPECT_EQ(store_->view(), nullptr);
+    Open();
+    EXPECT_EQ(store_->active_error().code(), absl::StatusCode::kDataLoss) << fail_from;
+    EXPECT_EQ(Content("CURRENT"), "nonsense");
+  }
+}
+
+TEST_F(StoreDamageTest, GenerationsWithADamagedManifestAreListedApartAndCanBeDeleted) {
+  Open();
+  const std::string g1 = Build({{"a", P("a1")}}), g2 = Build({{"a", P("a2")}}), g3 = Build({{"a", P("a3")}});
+  ASSERT_TRUE(Activate(g3).ok());
+  Overwrite(g1 + "/MANIFEST", "nonsense");
+  stdfs::copy(Path(g3 + "/MANIFEST"), Path(g2 + "/MANIFEST"), stdfs::copy_options::overwrite_existing);
+  Open();
+  std::vector<DamagedGeneration> damaged;
+  const auto listed = store_->ListGenerations(&damaged);
+  ASSERT_TRUE(listed.ok()) << listed.status();
+  ASSERT_EQ(listed->size(), 1u);
+  EXPECT_EQ((*listed)[0].generation(), g3);
+  ASSERT_EQ(damaged.size(), 2u);
+  for (const DamagedGeneration& generation : damaged) {
+    EXPECT_TRUE(generation.generation == g1 || generation.generation == g2);
+    EXPECT_EQ(generation.damage.code(), absl::StatusCode::kDataLoss);
+    EXPECT_TRUE(store_->DeleteGeneration(generation.generation).ok());
+    EXPECT_FALSE(stdfs::exists(Path(generation.generation)));
+  }
+}
+
+TEST_F(StoreDamageTest, WhatWasSetAsideIsGoneAtOnceAndItsFilesAtTheNextStart) {
+  Open();
+  const std::string g1 = Build({{"a", P("a1")}}), g2 = Build({{"a", P("a2")}});
+  ASSERT_TRUE(Activate(g1).ok() && Activate(g2).ok());
+  const auto held = store_->OpenGeneration(g1, true);
+  const auto aside = store_->SetGenerationAside(g1);
+  ASSERT_TRUE(aside.ok()) << aside.status();
+  EXPECT_TRUE(stdfs::exists(*aside + "/vectors.bin"));
+  EXPECT_EQ(store_->OpenGeneration(g1, false).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(store_->SetGenerationAside(g1).status().code(), absl::StatusCode::kNotFound);
+  EXPECT_EQ(store_->ListGenerations()->size(), 1u);
+  EXPECT_EQ(store_->PreviousGeneration(), "");
+  std::vector<loci::v1::Passage> passages;
+  EXPECT_TRUE((*held)->passages().Read(std::vector<int64_t>{0}, &passages).ok()) << "whoever holds it reads on";
+  Open();
+  EXPECT_FALSE(stdfs::exists(*aside));
+}
+
+TEST_F(StoreDamageTest, ADeletionThatFailsLeavesTheGeneration) {
+  FaultyFileSystem fs;
+  Open(&fs);
+  const std::string g1 = Build({{"a", P("a1")}}), g2 = Build({{"a", P("a2")}});
+  ASSERT_TRUE(Activate(g1).ok() && Activate(g2).ok());
+  for (int64_t fail_from = 0; fail_from < 2; ++fail_from) {  // The rename, the sync of the folder.
+    fs.operations = 0;
+    fs.fail_to = fail_from + 1;
+    fs.fail_from = fail_from;
+    EXPECT_FALSE(store_->DeleteGeneration(g1).ok()) << fail_from;
+    fs.Heal();
+    EXPECT_TRUE(store_->OpenGeneration(g1, true).ok()) << fail_from;
+    EXPECT_EQ(store_->PreviousGeneration(), g1);
+  }
+  EXPECT_TRUE(store_->DeleteGeneration(g1).ok());
+}
+
+TEST_F(StoreDamageTest, EachRollBackGoesFurtherBackAndToAGenerationOnce) {
+  Open();
+  const std::string a = Build({{"a", P("a")}}), b = Build({{"a", P("b")}}), c = Build({{"a", P("c")}});
+  for (const std::string& id : {c, a, b, a, b}) ASSERT_TRUE(Activate(id).ok());
+  EXPECT_EQ(RollBack(), a);
+  Open();
+  EXPECT_EQ(RollBack(), b);
+  EXPECT_EQ(RollBack(), c);
+  EXPECT_EQ(store_->PreviousGeneration(), "");
+  // A, B, then A again: back to B, then to A, which served before it.
+  ASSERT_TRUE(Activate(a).ok() && Activate(b).ok() && Activate(a).ok());
+  EXPECT_EQ(RollBack(), b);
+  EXPECT_EQ(RollBack(), a);
+  EXPECT_EQ(RollBack(), c);
+  EXPECT_EQ(store_->PreviousGeneration(), "");
+  // What serves is not gone back to, also where all that served since was deleted.
+  ASSERT_TRUE(Activate(a).ok() && Activate(b).ok() && Activate(a).ok());
+  ASSERT_TRUE(store_->DeleteGeneration(b).ok());
+  EXPECT_EQ(store_->PreviousGeneration(), c);
+}
+
+TEST_F(StoreDamageTest, ALookAtTheReplayFindsWritesThatNeedEncoding) {
+  Open();
+  const std::string g1 = Build({{"a", P("a1")}});
+  ASSERT_TRUE(Activate(g1).ok());
+  BuildOptions options;
+  options.dim = 2;
+  options.passage_fingerprint = "fedcba9876543210";
+  options.base_revision = -1;
+  const std::string other = *BuildGeneration(*store_, {{"a", P("a2")}}, options);
+  Write({Upsert("b", P("b"))});
+  const auto generation = *store_->OpenGeneration(other, true);
+  EXPECT_EQ(ReasonOf(store_->CheckReplay(*generation, WritesPolicy::kRefuse).status()), "WRITES_SINCE");
+  EXPECT_EQ(ReasonOf(store_->CheckReplay(*generation, WritesPolicy::kReplay).status()), "WRITES_NEED_ENCODING");
+  EXPECT_EQ(store_->CheckReplay(*generation, WritesPolicy::kDiscard).value(), 1);
+  EXPECT_EQ(store_->view()->generation().id(), g1);
+}
+
+}  // namespace
+}  // namespace loci
