@@ -14,6 +14,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <limits>
 #include <mutex>
@@ -193,6 +194,11 @@ class FaissIndex : public PassageIndex {
     if (factory_.hnsw) {
       effort.candidates = std::max<int64_t>(effort.candidates, options.ef_search != 0 ? options.ef_search : kDefaultEfSearch);
     }
+    // Where a filter hides many, the best of the others lie as much farther off.
+    const double share = static_cast<double>(row_count() - hidden.hidden_count()) / static_cast<double>(row_count());
+    const auto farther = [&](int64_t effort) { return share <= 0 ? row_count() : static_cast<int64_t>(std::ceil(static_cast<double>(effort) / share)); };
+    if (options.nprobe == 0) effort.nprobe = std::min(farther(effort.nprobe), factory_.list_count);
+    if (factory_.hnsw) effort.candidates = farther(effort.candidates);
     if (!TakesSelector()) effort.candidates += hidden.hidden_count();
     effort.candidates = std::min(effort.candidates, row_count());
     return effort;

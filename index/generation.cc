@@ -101,6 +101,9 @@ absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& f
   }
   LOCI_ASSIGN_OR_RETURN(generation->passages_,
                         PassageFile::Open(JoinPath(directory, kPassagesDirectory), manifest.passage_count()));
+  if (std::any_of(manifest.files().begin(), manifest.files().end(), [](const auto& file) { return file.path() == kColumnsFile; })) {
+    LOCI_ASSIGN_OR_RETURN(generation->columns_, MetadataColumns::Open(fs, JoinPath(directory, kColumnsFile), manifest.passage_count()));
+  }
   generation->exact_ = std::make_unique<ExactIndex>(generation->vectors_, options.search_pool);
   generation->index_ = generation->exact_.get();
   if (manifest.index() != generation->exact_->name()) {
@@ -117,6 +120,7 @@ absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& f
 
 int64_t Generation::memory_bytes() const {
   return passages_->memory_bytes() + (approximate_ == nullptr ? 0 : approximate_->memory_bytes()) +
+         (columns_ == nullptr ? 0 : columns_->memory_bytes()) +
          static_cast<int64_t>(manifest_.SpaceUsedLong());
 }
 

@@ -4,6 +4,7 @@
 //   <store>/<generation>/passages/        PassageFile
 //   <store>/<generation>/vectors.bin      VectorFile
 //   <store>/<generation>/index.faiss      where the index is not exact
+//   <store>/<generation>/columns.bin      MetadataColumns; not where an older version built it, nor for more than kMaxRowSetRows rows
 #ifndef LOCI_INDEX_GENERATION_H_
 #define LOCI_INDEX_GENERATION_H_
 
@@ -23,6 +24,7 @@
 #include "base/thread_pool.h"
 #include "base/vector_type.h"
 #include "index/manifest.h"
+#include "index/metadata_columns.h"
 #include "index/passage_file.h"
 #include "index/passage_index.h"
 #include "index/vector_file.h"
@@ -69,6 +71,7 @@ class Generation {
   const PassageIndex& exact_index() const { return *exact_; }  // Always there.
   const PassageFile& passages() const { return *passages_; }
   const VectorFile& vectors() const { return *vectors_; }
+  const MetadataColumns* columns() const { return columns_.get(); }  // Null: it has none.
   int64_t memory_bytes() const;
   void Warm() const;  // Touches the pages.
 
@@ -77,6 +80,7 @@ class Generation {
   storage::Manifest manifest_;
   std::shared_ptr<const VectorFile> vectors_;
   std::unique_ptr<PassageFile> passages_;
+  std::unique_ptr<MetadataColumns> columns_;
   std::unique_ptr<PassageIndex> exact_;
   std::unique_ptr<PassageIndex> approximate_;  // Null where the index is exact.
   const PassageIndex* index_ = nullptr;

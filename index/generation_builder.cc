@@ -28,6 +28,7 @@ namespace loci {
 namespace {
 
 constexpr char kStagingDirectory[] = "staging";  // Never in a manifest; gone before one is written.
+constexpr char kColumnsStagingDirectory[] = "columns.staging";  // As well.
 constexpr size_t kMaxIdBytes = 512;
 constexpr int64_t kCheckRows = 1024;  // Between looks at the limits.
 constexpr int kRecallTopK = 10;
@@ -134,6 +135,7 @@ class Builder : public GenerationBuilder {
   absl::Status ForEachStaged(char prefix, const std::function<absl::Status(std::string_view id, std::string_view value)>& visit) const;
 
   absl::StatusOr<int64_t> CountIds(const RequestLimits& limits) const;
+  static bool HasColumns(int64_t rows) { return rows <= kMaxRowSetRows; }
   absl::Status WriteRows(int64_t rows, const RequestLimits& limits, const Progress& progress) const;
   absl::Status DropStaging();
   absl::Status ChooseProbes(const VectorFile& vectors, const PassageFile& passages, const PassageIndex& exact,
@@ -222,6 +224,9 @@ absl::Status Builder::WriteRows(int64_t rows, const RequestLimits& limits, const
                                                                      options_.element_type));
   LOCI_ASSIGN_OR_RETURN(const auto passages, PassageFileWriter::Create(fs_, JoinPath(directory_, kPassagesDirectory),
                                                                        options_.rocksdb_file_system));
+  const auto columns = !HasColumns(rows) ? nullptr
+                                         : MetadataColumnsBuilder::Create(fs_, JoinPath(directory_, kColumnsFile),
+                                                                          JoinPath(directory_, kColumnsStagingDirectory));
   const size_t vector_bytes = options_.dim * sizeof(float);
   std::vector<float> vector(options_.dim);
   int64_t done = 0;
@@ -234,6 +239,7 @@ absl::Status Builder::WriteRows(int64_t rows, const RequestLimits& limits, const
     std::memcpy(vector.data(), value.data(), vector_bytes);
     LOCI_RETURN_IF_ERROR(vectors->Append(vector.data()));
     LOCI_RETURN_IF_ERROR(passages->Append(passage));
+    if (columns != nullptr) LOCI_RETURN_IF_ERROR(columns->Add(done, passage));
     if (++done % kCheckRows == 0) {
       LOCI_RETURN_IF_ERROR(Check(limits));
       progress("write", done, rows);
@@ -242,6 +248,7 @@ absl::Status Builder::WriteRows(int64_t rows, const RequestLimits& limits, const
   }));
   LOCI_RETURN_IF_ERROR(vectors->Finish());
   LOCI_RETURN_IF_ERROR(passages->Finish());
+  if (columns != nullptr) LOCI_RETURN_IF_ERROR(columns->Finish(rows, limits));
   progress("write", rows, rows);
   return absl::OkStatus();
 }
@@ -331,6 +338,7 @@ absl::Status Builder::ListFiles(const RequestLimits& limits, const Progress& pro
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs_.List(JoinPath(directory_, kPassagesDirectory)));
   std::vector<std::string> paths = {kVectorsFile};
   if (options_.index != "exact") paths.push_back(kIndexFile);
+  if (HasColumns(manifest_.passage_count())) paths.push_back(kColumnsFile);
   for (const std::string& name : names) paths.push_back(absl::StrCat(kPassagesDirectory, "/", name));
   for (size_t i = 0; i < paths.size(); ++i) {
     progress("checksum", static_cast<int64_t>(i), static_cast<int64_t>(paths.size()));

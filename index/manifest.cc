@@ -23,9 +23,9 @@ bool IsNameCharacter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
 }
 
-// vectors.bin, index.faiss or passages/<name>.
+// vectors.bin, index.faiss, columns.bin or passages/<name>.
 bool IsAllowedPath(std::string_view path) {
-  if (path == kVectorsFile || path == kIndexFile) return true;
+  if (path == kVectorsFile || path == kIndexFile || path == kColumnsFile) return true;
   const std::string folder = std::string(kPassagesDirectory) + "/";
   if (path.substr(0, folder.size()) != folder) return false;
   path.remove_prefix(folder.size());

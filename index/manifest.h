@@ -15,12 +15,14 @@
 
 namespace loci {
 
-inline constexpr int kManifestFormatVersion = 1;
+// 2: columns.bin may be listed.
+inline constexpr int kManifestFormatVersion = 2;
 // Revisions in files are in [0, kMaxRevision], so that counting on from them does not overflow.
 inline constexpr int64_t kMaxRevision = int64_t{1} << 62;
 inline constexpr char kManifestFile[] = "MANIFEST";
 inline constexpr char kVectorsFile[] = "vectors.bin";
 inline constexpr char kIndexFile[] = "index.faiss";
+inline constexpr char kColumnsFile[] = "columns.bin";
 inline constexpr char kPassagesDirectory[] = "passages";
 
 // Reads and checks a manifest: DATA_LOSS where its checksum or its fields are wrong (paths with "..", negative counts, ...),

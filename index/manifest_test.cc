@@ -59,7 +59,7 @@ TEST(ParseManifest, FindsEveryChangedOrMissingByte) {
 
 TEST(ParseManifest, RefusesANewerFormat) {
   storage::Manifest manifest = Good();
-  manifest.set_format_version(2);
+  manifest.set_format_version(kManifestFormatVersion + 1);
   EXPECT_EQ(ParseManifest(SerializeManifest(manifest)).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 

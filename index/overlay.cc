@@ -128,12 +128,12 @@ Overlay::Chunk& Overlay::ChunkForAppend(const Place& place) {
 }
 
 int64_t Overlay::Append(int64_t revision, const loci::v1::Passage& passage, const float* vector) {
-  const int64_t row = AppendRow(passage.id(), passage.SerializeAsString(), vector);
+  const int64_t row = AppendRow(passage.id(), passage.SerializeAsString(), MetadataRecord(passage), vector);
   AddVersion(passage.id(), {revision, row});
   return row;
 }
 
-int64_t Overlay::AppendRow(std::string_view id, std::string serialized_passage, const float* vector) {
+int64_t Overlay::AppendRow(std::string_view id, std::string serialized_passage, MetadataRecord metadata, const float* vector) {
   const int64_t row = row_count_.load(std::memory_order_relaxed);
   const Place place = PlaceOf(row);
   Chunk& chunk = ChunkForAppend(place);
@@ -141,7 +141,9 @@ int64_t Overlay::AppendRow(std::string_view id, std::string serialized_passage, 
   Record& record = chunk.records[place.offset];
   record.id = id;
   record.passage = std::move(serialized_passage);
-  memory_bytes_.fetch_add(static_cast<int64_t>(sizeof(float)) * dim_ + static_cast<int64_t>(record.id.size() + record.passage.size()),
+  record.metadata = std::move(metadata);
+  memory_bytes_.fetch_add(static_cast<int64_t>(sizeof(float)) * dim_ + static_cast<int64_t>(record.id.size() + record.passage.size()) +
+                              record.metadata.memory_bytes(),
                           std::memory_order_relaxed);
   row_count_.store(row + 1, std::memory_order_release);
   return row;
@@ -170,7 +172,7 @@ absl::StatusOr<std::shared_ptr<Overlay>> Overlay::Compacted(
     LOCI_CHECK((revision < 0) == hidden.hidden(row));
     if (revision < 0) continue;
     const Record& from = record(row);
-    compacted->AddVersion(from.id, {revision, compacted->AppendRow(from.id, from.passage, vector(row))});
+    compacted->AddVersion(from.id, {revision, compacted->AppendRow(from.id, from.passage, from.metadata, vector(row))});
   }
   for (const auto& [id, revision] : deletions) {
     LOCI_ASSIGN_OR_RETURN(const bool in_body, is_in_body(id));

@@ -22,6 +22,7 @@
 #include "base/matrix.h"
 #include "base/mutex.h"
 #include "base/vector_type.h"
+#include "index/metadata_record.h"
 #include "index/passage_index.h"
 #include "index/row_mask.h"
 #include "proto/loci/v1/common.pb.h"
@@ -61,6 +62,7 @@ class Overlay {
   const float* vector(int64_t row) const;  // [dim], as it is scored.
   const std::string& id(int64_t row) const { return record(row).id; }
   const std::string& serialized_passage(int64_t row) const { return record(row).passage; }
+  const MetadataRecord& metadata(int64_t row) const { return record(row).metadata; }  // For filters.
 
   // Where an id went: a row, or deleted (row -1).
   struct Found {
@@ -80,6 +82,7 @@ class Overlay {
   struct Record {
     std::string id;
     std::string passage;  // Serialised loci.v1.Passage.
+    MetadataRecord metadata;
   };
   struct Chunk {
     std::unique_ptr<float[]> vectors;  // Not touched before it is written: a chunk costs what lies in it.
@@ -117,7 +120,7 @@ class Overlay {
   }
   Chunk& ChunkForAppend(const Place& place);
   // Adds a row but for its version; `vector` [dim], rounded already or not.
-  int64_t AppendRow(std::string_view id, std::string serialized_passage, const float* vector);
+  int64_t AppendRow(std::string_view id, std::string serialized_passage, MetadataRecord metadata, const float* vector);
   void AddVersion(std::string_view id, Version version);
 
   // Constant after construction.

@@ -1,14 +1,29 @@
 #include "index/view.h"
 
+#include <algorithm>
 #include <cstring>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/error.h"
 #include "base/status_macros.h"
+#include "index/metadata_columns.h"
+#include "index/metadata_record.h"
 #include "index/overlay.h"
+#include "index/row_set.h"
 
 namespace loci {
+namespace {
+
+constexpr int64_t kFilterRows = 1024;  // Of the overlay, between looks at the limits.
+
+// Whether scoring each of the `visible` rows of a body costs less than asking an approximate index, which finds rows of which most are hidden.
+// Inverted lists are searched in about a sixteenth of all rows, so that as many or fewer are scored for less; a graph's walk, of some
+// thousand rows whatever their number, is made longer by as much as the filter leaves out.
+bool IsSelective(int64_t visible, int64_t rows) { return visible <= std::max<int64_t>(rows / 16, 4096); }
+
+}  // namespace
 
 View::View(std::shared_ptr<const Generation> generation, std::shared_ptr<const Overlay> overlay, int64_t overlay_rows,
            RowMask hidden_body, RowMask hidden_overlay, int64_t revision)
@@ -33,16 +48,53 @@ int64_t View::overlay_memory_bytes() const {
   return (overlay_ ? overlay_->memory_bytes() : 0) + hidden_body_.memory_bytes() + hidden_overlay_.memory_bytes();
 }
 
-absl::StatusOr<ViewSearchResult> View::Search(MatrixView<const float> queries, const IndexSearchOptions& options) const {
+absl::Status View::CheckFilter() const {
+  if (generation_->columns() != nullptr || generation_->row_count() == 0) return absl::OkStatus();
+  return ErrorWithReason(
+      absl::FailedPreconditionError(absl::StrCat("generation ", generation_->id(), " was built without columns of metadata to filter by; a new build has them")),
+      "NO_METADATA_COLUMNS", {{"generation", generation_->id()}});
+}
+
+absl::StatusOr<FilteredRows> View::Filter(const FilterExpression& filter, const RequestLimits& limits) const {
+  LOCI_RETURN_IF_ERROR(CheckFilter());
+  FilteredRows filtered;
+  const int64_t body_rows = generation_->row_count();
+  if (body_rows > 0) {
+    const PassageFile& passages = generation_->passages();
+    const IdLookup ids{.find_row = [&](std::string_view id) { return passages.FindRow(id); },
+                       .read_id = [&](int64_t row) { return passages.ReadId(row); }};
+    LOCI_ASSIGN_OR_RETURN(const RowSet rows, EvaluateFilter(filter, *generation_->columns(), ids, limits));
+    filtered.hidden_body = hidden_body_.RestrictedTo(body_rows, rows.ToWords(body_rows));
+    filtered.match_count = body_rows - filtered.hidden_body.hidden_count();
+  }
+  if (overlay_count() > 0) {
+    std::vector<uint64_t> visible(static_cast<size_t>((overlay_rows_ + 63) / 64));
+    for (int64_t row = 0; row < overlay_rows_; ++row) {
+      if (row % kFilterRows == 0) LOCI_RETURN_IF_ERROR(limits.Check(RealClock().NowMicros()));
+      if (hidden_overlay_.hidden(row) || !Matches(filter, overlay_->metadata(row), overlay_->id(row))) continue;
+      visible[static_cast<size_t>(row / 64)] |= uint64_t{1} << (row % 64);
+    }
+    filtered.hidden_overlay = hidden_overlay_.RestrictedTo(overlay_rows_, visible);
+    filtered.match_count += overlay_rows_ - filtered.hidden_overlay.hidden_count();
+  }
+  return filtered;
+}
+
+absl::StatusOr<ViewSearchResult> View::Search(MatrixView<const float> queries, const IndexSearchOptions& given_options,
+                                              const FilteredRows* filtered) const {
   const PassageIndex& index = generation_->index();
+  const RowMask& hidden_body = filtered != nullptr ? filtered->hidden_body : hidden_body_;
+  const RowMask& hidden_overlay = filtered != nullptr ? filtered->hidden_overlay : hidden_overlay_;
+  IndexSearchOptions options = given_options;
+  if (filtered != nullptr && IsSelective(generation_->row_count() - hidden_body.hidden_count(), generation_->row_count())) options.exact = true;
   const int top_k = options.top_k;
   // The index checks the options, so that there is one place that does; only what sizes the buffer is looked at here.
   const int64_t slots = top_k >= 1 && top_k <= kMaxTopK ? top_k : 0;
   std::vector<RowHit> body(static_cast<size_t>(queries.rows * slots));
-  LOCI_RETURN_IF_ERROR(index.Search(queries, options, hidden_body_, body.data()));
+  LOCI_RETURN_IF_ERROR(index.Search(queries, options, hidden_body, body.data()));
   std::vector<std::vector<RowHit>> written(static_cast<size_t>(queries.rows));
-  if (overlay_count() > 0) {
-    LOCI_ASSIGN_OR_RETURN(written, overlay_->Search(queries, top_k, overlay_rows_, hidden_overlay_, options.limits));
+  if (overlay_rows_ > hidden_overlay.hidden_count()) {
+    LOCI_ASSIGN_OR_RETURN(written, overlay_->Search(queries, top_k, overlay_rows_, hidden_overlay, options.limits));
   }
 
   std::vector<std::string> ids;  // One a slot of `body`.

@@ -16,6 +16,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "index/filter_expression.h"
 #include "index/generation.h"
 #include "index/passage_index.h"
 #include "index/row_mask.h"
@@ -37,6 +38,13 @@ struct ViewHit {
 struct ViewSearchResult {
   std::vector<std::vector<ViewHit>> hits;  // One list a query, at most top_k, best first, ties by id (bytewise).
   bool exact = false;
+};
+
+// The passages of one view that a filter lets through: the others are hidden, beside those that were hidden before.
+struct FilteredRows {
+  RowMask hidden_body;
+  RowMask hidden_overlay;
+  int64_t match_count = 0;
 };
 
 class Overlay;  // Append-only chunks that views share; see overlay.h.
@@ -63,7 +71,16 @@ class View {
 
   // Body under the mask plus overlay, merged by (score, id). `queries` [n, dim()], finite. With options.exact, or an exact index, equal
   // bit for bit to the search of a generation rebuilt with these passages. Errors as PassageIndex::Search. Blocks.
-  absl::StatusOr<ViewSearchResult> Search(MatrixView<const float> queries, const IndexSearchOptions& options) const;
+  // With `filtered`, of this view's Filter, only among those passages; where they are few an approximate index is not asked, and the result
+  // is exact. It never has fewer than top_k hits where so many passages match.
+  absl::StatusOr<ViewSearchResult> Search(MatrixView<const float> queries, const IndexSearchOptions& options,
+                                          const FilteredRows* filtered = nullptr) const;
+
+  // Reads no passage: the body's columns, and what the overlay keeps of each row. FAILED_PRECONDITION as CheckFilter; CANCELLED or
+  // DEADLINE_EXCEEDED by `limits`. Blocks.
+  absl::StatusOr<FilteredRows> Filter(const FilterExpression& filter, const RequestLimits& limits) const;
+  // FAILED_PRECONDITION, reason NO_METADATA_COLUMNS with `generation`, where the body can't be filtered.
+  absl::Status CheckFilter() const;
 
   absl::StatusOr<std::optional<ViewRow>> Find(std::string_view id) const;  // nullopt: not there, or deleted.
   // Whether a row of the body, or of the overlay below overlay_row_count(), is a passage of this view.

@@ -60,15 +60,19 @@ void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
   }
 
   // Whatever is in memory: the active one, those that requests named, and those that requests still hold.
-  int64_t vectors = 0, index = 0, passages = 0;
+  int64_t vectors = 0, index = 0, passages = 0, columns = 0, columns_mapped = 0;
   for (const std::shared_ptr<const Generation>& generation : entry.Live()) {
     for (const storage::FileEntry& file : generation->manifest().files()) {
       if (file.path() == kVectorsFile) vectors += file.size_bytes();
+      if (file.path() == kColumnsFile) columns_mapped += file.size_bytes();
     }
     index += generation->index().memory_bytes();
     passages += generation->passages().memory_bytes();
+    columns += generation->columns() == nullptr ? 0 : generation->columns()->memory_bytes();
   }
   samples.Memory("vectors", "mapped", "store", entry.name, vectors);
+  samples.Memory("columns", "mapped", "store", entry.name, columns_mapped);
+  samples.Memory("columns", "resident", "store", entry.name, columns);
   samples.Memory("index", "resident", "store", entry.name, index);
   samples.Memory("passages", "resident", "store", entry.name, passages);
   samples.Memory("overlay", "resident", "store", entry.name, view == nullptr ? 0 : view->overlay_memory_bytes());

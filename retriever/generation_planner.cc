@@ -46,6 +46,9 @@ absl::StatusOr<ActivationPlan> GenerationManager::PlanActivation(std::string_vie
       plan.mapped_bytes += file.size_bytes();
     } else if (file.path() == kIndexFile) {
       plan.resident_bytes += file.size_bytes();
+    } else if (file.path() == kColumnsFile) {
+      plan.mapped_bytes += file.size_bytes();
+      plan.resident_bytes += file.size_bytes() / 2;  // Bitmaps: at most two bytes for a posting of four.
     } else {
       passage_bytes += file.size_bytes();
     }

@@ -13,7 +13,7 @@ namespace {
 
 // What is accepted may be trusted: these are what its readers rely on.
 void CheckAccepted(const loci::storage::Manifest& manifest) {
-  LOCI_CHECK(manifest.format_version() == loci::kManifestFormatVersion);
+  LOCI_CHECK(manifest.format_version() >= 1 && manifest.format_version() <= loci::kManifestFormatVersion);
   LOCI_CHECK(manifest.dim() >= 1 && manifest.dim() <= 65536);
   LOCI_CHECK(manifest.passage_count() >= 0 && manifest.vector_count() >= manifest.passage_count());
   LOCI_CHECK(manifest.recall_at_10() >= 0 && manifest.recall_at_10() <= 1);
