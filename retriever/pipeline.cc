@@ -109,7 +109,7 @@ void Pipeline::Encode(EncodeCall call, std::function<void(absl::StatusOr<EncodeR
       done);
 }
 
-// --- Search: capture a view, tokenize and encode, search, fetch ---
+// --- Search: capture a view, tokenize and encode, filter, search, fetch ---
 
 void Pipeline::Search(SearchCall call, std::function<void(absl::StatusOr<SearchReply>)> done) {
   auto state = std::make_shared<SearchState>();
@@ -193,6 +193,9 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
   }
   const View& view = *reply.serving_set->view;
   const size_t dim = static_cast<size_t>(view.dim());
+  if (call.filter != nullptr) {
+    if (absl::Status can_filter = view.CheckFilter(); !can_filter.ok()) return state->finish(std::move(can_filter));
+  }
 
   std::vector<std::string> texts;
   std::vector<size_t> text_queries;  // Which query texts[i] is.
@@ -258,14 +261,27 @@ void Pipeline::RunSearch(std::shared_ptr<SearchState> state) {
     work_.Avoided(WorkPhase::kSearch);
     return state->finish(live);
   }
+  std::optional<FilteredRows> filtered;
+  int64_t filter_end_us = search_start_us;
+  if (call.filter != nullptr) {
+    absl::StatusOr<FilteredRows> rows = view.Filter(*call.filter, call.options.limits);
+    if (!rows.ok()) {
+      if (IsAbandoned(rows.status())) work_.Wasted(WorkPhase::kSearch);
+      return state->finish(rows.status());
+    }
+    filtered = *std::move(rows);
+    filter_end_us = options_.clock->NowMicros();
+    reply.times.filter_us = filter_end_us - search_start_us;
+    reply.match_count = filtered->match_count;
+  }
   const MatrixView<const float> queries{state->query_vectors.data(), static_cast<int64_t>(call.queries.size()), view.dim()};
-  absl::StatusOr<ViewSearchResult> found = view.Search(queries, call.options);
+  absl::StatusOr<ViewSearchResult> found = view.Search(queries, call.options, filtered.has_value() ? &*filtered : nullptr);
   if (!found.ok()) {
     if (IsAbandoned(found.status())) work_.Wasted(WorkPhase::kSearch);
     return state->finish(found.status());
   }
   const int64_t fetch_start_us = options_.clock->NowMicros();
-  reply.times.search_us = fetch_start_us - search_start_us;
+  reply.times.search_us = fetch_start_us - filter_end_us;
   reply.exact = found->exact;
 
   if (absl::Status fetched = Fetch(*found, call, &reply); !fetched.ok()) {
@@ -338,6 +354,7 @@ void Pipeline::Answer(AnswerCall call, std::function<void(absl::StatusOr<AnswerR
   state->call.queries.emplace_back(call.question);
   state->call.options.top_k = call.top_k;
   state->call.options.limits = call.limits;
+  state->call.filter = call.filter;
   state->call.include_text = true;
 
   state->finish = [this, state = state.get(), reader, call, done = std::move(done)](absl::Status status) {

@@ -19,6 +19,7 @@
 #include "base/mutex.h"
 #include "base/thread_pool.h"
 #include "encoder/work_metrics.h"
+#include "index/filter_expression.h"
 #include "index/view.h"
 #include "retriever/generation_manager.h"
 #include "retriever/reader.h"
@@ -32,6 +33,7 @@ struct PhaseTimes {
   int64_t queue_us = 0;
   int64_t tokenize_us = 0;
   int64_t encode_us = 0;
+  int64_t filter_us = 0;
   int64_t search_us = 0;
   int64_t fetch_us = 0;
   int64_t read_us = 0;
@@ -56,6 +58,7 @@ struct SearchCall {
   std::string generation;
   std::vector<std::variant<std::string, std::vector<float>>> queries;  // A text, or a vector of finite numbers.
   IndexSearchOptions options;
+  std::shared_ptr<const FilterExpression> filter;  // Null: every passage.
   bool include_text = false;
   bool include_vectors = false;
   int64_t max_reply_bytes = 64 << 20;  // Of ids, texts and vectors; more is INVALID_ARGUMENT, reason REPLY_TOO_LARGE.
@@ -71,6 +74,7 @@ struct SearchReply {
   std::vector<std::optional<TokenUsage>> usage;     // For text queries.
   std::shared_ptr<const ServingSet> serving_set;    // What answered.
   bool exact = false;
+  int64_t match_count = 0;  // With a filter: passages that it lets through.
   PhaseTimes times;
 };
 
@@ -81,6 +85,7 @@ struct AnswerCall {
   int top_k = 5;
   int max_answers = 1;
   std::string reader = "sentence";
+  std::shared_ptr<const FilterExpression> filter;  // Null: every passage.
   RequestLimits limits;
 };
 struct AnswerReply {

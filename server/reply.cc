@@ -75,6 +75,7 @@ void FillTimings(const PhaseTimes& times, loci::v1::Timings* out) {
   out->set_fetch_us(times.fetch_us);
   out->set_read_us(times.read_us);
   out->set_total_us(times.total_us);
+  out->set_filter_us(times.filter_us);
 }
 
 void FillEncodeResponse(const EncodeReply& reply, ElementType vector_type, loci::v1::EncodeResponse* out) {
@@ -96,6 +97,7 @@ void FillSearchResponse(SearchReply&& reply, bool include_text, bool include_vec
   out->set_revision(reply.serving_set->view->revision());
   if (reply.serving_set->encoder != nullptr) out->set_encoder_fingerprint(reply.serving_set->encoder->spec().fingerprint.ToString());
   out->set_exact(reply.exact);
+  out->set_match_count(reply.match_count);
   FillTimings(reply.times, out->mutable_timings());
 }
 

@@ -32,6 +32,7 @@ void LogRequest(const AnsweredRequest& request) {
        {"queue_us", Micros(phases.queue_us)},
        {"tokenize_us", Micros(phases.tokenize_us)},
        {"encode_us", Micros(phases.encode_us)},
+       {"filter_us", Micros(phases.filter_us)},
        {"search_us", Micros(phases.search_us)},
        {"fetch_us", Micros(phases.fetch_us)},
        {"read_us", Micros(phases.read_us)},

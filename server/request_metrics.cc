@@ -7,7 +7,7 @@
 namespace loci {
 namespace {
 
-constexpr std::string_view kPhaseNames[] = {"queue", "tokenize", "encode", "search", "fetch", "read"};
+constexpr std::string_view kPhaseNames[] = {"queue", "tokenize", "encode", "filter", "search", "fetch", "read"};
 
 const std::vector<double>& Buckets() {
   static const std::vector<double>* const kBuckets = new std::vector<double>{
@@ -46,7 +46,8 @@ void RequestMetrics::Finished(Method method, absl::StatusCode code, int64_t dura
 }
 
 void RequestMetrics::Phases(Method method, const PhaseTimes& times) {
-  const int64_t phases[kPhaseCount] = {times.queue_us, times.tokenize_us, times.encode_us, times.search_us, times.fetch_us, times.read_us};
+  const int64_t phases[kPhaseCount] = {times.queue_us, times.tokenize_us, times.encode_us, times.filter_us,
+                                       times.search_us, times.fetch_us, times.read_us};
   PerMethod& series = methods_[static_cast<int>(method)];
   for (int i = 0; i < kPhaseCount; ++i) {
     if (phases[i] > 0 && series.phases[i] != nullptr) series.phases[i]->Observe(static_cast<double>(phases[i]) * 1e-6);

@@ -27,7 +27,7 @@ class RequestMetrics {
 
  private:
   static constexpr int kCodeCount = 17;
-  static constexpr int kPhaseCount = 6;
+  static constexpr int kPhaseCount = 7;
   struct PerMethod {
     std::array<Counter*, kCodeCount> requests{};
     Histogram* latency = nullptr;

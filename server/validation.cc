@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "index/filter_expression.h"
 #include "index/store.h"
 #include "retriever/passage_validation.h"
 #include "server/request_errors.h"
@@ -154,7 +155,9 @@ absl::StatusOr<SearchCall> ValidateSearch(const loci::v1::SearchRequest& request
                                               " queries; their product must be at most ", kMaxHits));
   }
   LOCI_ASSIGN_OR_RETURN(result.options, ValidateOptions(request.options()));
-  if (!request.filter().empty()) return NotAvailableYet("filter");
+  if (!request.filter().empty()) {
+    LOCI_ASSIGN_OR_RETURN(result.filter, FilterExpression::Parse(request.filter()));
+  }
   result.queries.reserve(request.queries_size());
   for (int i = 0; i < request.queries_size(); ++i) {
     const loci::v1::Query& query = request.queries(i);
@@ -192,7 +195,9 @@ absl::StatusOr<AnswerCall> ValidateAnswer(const loci::v1::AnswerRequest& request
   if (request.max_answers() < 0 || request.max_answers() > kMaxAnswers) {
     return InvalidField("max_answers", absl::StrCat("is ", request.max_answers(), "; it must be from 1 to ", kMaxAnswers, ", or 0 for 1"));
   }
-  if (!request.filter().empty()) return NotAvailableYet("filter");
+  if (!request.filter().empty()) {
+    LOCI_ASSIGN_OR_RETURN(result.filter, FilterExpression::Parse(request.filter()));
+  }
   if (static_cast<int64_t>(request.reader().size()) > kMaxIdBytes) {
     return InvalidField("reader", absl::StrCat("has ", request.reader().size(), " bytes; the limit is ", kMaxIdBytes));
   }

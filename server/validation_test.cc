@@ -114,14 +114,23 @@ TEST(ValidateSearch, RefusesVectorsThatAreNone) {
 
 TEST(ValidateSearch, NamesWhatALaterVersionBrings) {
   loci::v1::SearchRequest request = GoodSearch();
-  request.set_filter("year > 2000");
-  EXPECT_EQ(NotYet(ValidateSearch(request, {})), "filter is not available yet");
-  request = GoodSearch();
   request.mutable_options()->set_rescore_factor(4);
   EXPECT_THAT(NotYet(ValidateSearch(request, {})), HasSubstr("rescore_factor"));
   request = GoodSearch();
   request.mutable_options()->set_recall_target(NAN);
   EXPECT_THAT(NotYet(ValidateSearch(request, {})), HasSubstr("recall_target"));
+}
+
+TEST(ValidateSearch, ReadsTheFilterOrSaysWhereItGoesWrong) {
+  loci::v1::SearchRequest request = GoodSearch();
+  EXPECT_EQ(ValidateSearch(request, {})->filter, nullptr);
+  request.set_filter("year > 2000");
+  const auto call = ValidateSearch(request, {});
+  ASSERT_TRUE(call.ok()) << call.status();
+  EXPECT_EQ(call->filter->ToString(), "`year` > 2000");
+  request.set_filter("year > ");
+  EXPECT_EQ(Invalid(ValidateSearch(request, {})),
+            "filter has its end at byte 7; expected a value: a string in quotes, a number, true or false");
 }
 
 TEST(ValidateSearch, RefusesOptionsOutsideTheirRange) {
@@ -208,8 +217,10 @@ TEST(ValidateAnswer, FillsDefaultsAndRefusesTheRest) {
     EXPECT_THAT(Invalid(ValidateAnswer(request, {})), HasSubstr("max_answers is " + std::to_string(bad)));
     request.clear_max_answers();
   }
+  request.set_filter("x and");
+  EXPECT_THAT(Invalid(ValidateAnswer(request, {})), HasSubstr("filter has its end at byte 5"));
   request.set_filter("x");
-  EXPECT_EQ(NotYet(ValidateAnswer(request, {})), "filter is not available yet");
+  EXPECT_EQ(ValidateAnswer(request, {})->filter->ToString(), "`x` = true");
 }
 
 TEST(ValidateIngest, ChecksTheHeader) {

@@ -116,6 +116,7 @@ class BenchCommand final : public Command {
       request.set_store(store_);
       request.set_question(text);
       request.set_top_k(static_cast<int32_t>(top_k_));
+      request.set_filter(search_.filter());
       v1::AnswerResponse response;
       return stub.Answer(context, request, &response);
     }

@@ -25,8 +25,9 @@ void PrintFooter(CliContext& cli, const std::string& generation, int64_t revisio
                  const std::string& more) {
   cli.out() << "generation " << SanitizeLine(generation) << ", revision " << revision << ", " << more
             << FormatMicros(timings.total_us()) << " (queue " << FormatMicros(timings.queue_us()) << ", encode "
-            << FormatMicros(timings.encode_us()) << ", search " << FormatMicros(timings.search_us()) << ", fetch "
-            << FormatMicros(timings.fetch_us());
+            << FormatMicros(timings.encode_us());
+  if (timings.filter_us() > 0) cli.out() << ", filter " << FormatMicros(timings.filter_us());
+  cli.out() << ", search " << FormatMicros(timings.search_us()) << ", fetch " << FormatMicros(timings.fetch_us());
   if (timings.read_us() > 0) cli.out() << ", read " << FormatMicros(timings.read_us());
   cli.out() << ")\n";
 }
@@ -63,9 +64,11 @@ class SearchCommand final : public Command {
  public:
   std::string name() const override { return "search"; }
   std::string summary() const override { return "Find the passages nearest to a query"; }
+  std::string details() const override { return kFilterHelp; }
   std::string examples() const override {
     return "  loci search movies \"a heist in space\"\n"
            "  loci search movies \"a heist in space\" --top-k 100 --exact -o json\n"
+           "  loci search movies \"a heist\" --filter 'year >= 1990 and \"crime\" in genres'\n"
            "  loci search movies --vector vector.json --no-text\n"
            "  loci search movies -- \"--a query that begins with dashes\"\n";
   }
@@ -111,7 +114,8 @@ class SearchCommand final : public Command {
     AddHitRows(result.hits(), !no_text_, &table);
     cli.PrintTable(table);
     PrintFooter(cli, response.generation(), response.revision(), response.timings(),
-                response.exact() ? "exact, " : "approximate, ");
+                absl::StrCat(response.exact() ? "exact, " : "approximate, ",
+                             !search_.filter().empty() ? absl::StrCat(response.match_count(), " passages match the filter, ") : ""));
     NoteTruncation(cli, result.usage(), "query");
     return kExitOk;
   }
@@ -139,6 +143,7 @@ class AskCommand final : public Command {
  public:
   std::string name() const override { return "ask"; }
   std::string summary() const override { return "Answer a question from a store, with the evidence"; }
+  std::string details() const override { return kFilterHelp; }
   std::string examples() const override {
     return "  loci ask movies \"Who directed Alien?\"\n"
            "  loci ask movies \"Who directed Alien?\" --top-k 20 --max-answers 3 -o json\n";
@@ -150,7 +155,7 @@ class AskCommand final : public Command {
     flags->Int("max-answers", &max_answers_, 0, 100, "Answers to give, at most 100; the server's default is 1.");
     flags->String("reader", &reader_, "NAME", "Who reads; the server's default is sentence.");
     flags->String("generation", &generation_, "NAME", "Ask this generation in place of the active one.");
-    flags->String("filter", &filter_, "EXPR", "Only passages whose metadata fits.");
+    flags->String("filter", &filter_, "EXPR", "Only passages whose metadata fits; see --help.");
   }
 
   int Run(CliContext& cli, const FlagSet&) override {

@@ -11,6 +11,14 @@
 
 namespace loci {
 
+// What --help says of --filter.
+inline constexpr char kFilterHelp[] =
+    "A filter joins conditions on passages' metadata with and, or, not and parentheses:\n"
+    "  lang = \"en\" and year >= 2020 and source in (\"a\", \"b\") and not draft\n"
+    "Conditions: FIELD = != < <= > >= VALUE; FIELD [not] in (VALUE, ...); \"x\" [not] in FIELD for a list of strings; has(FIELD); FIELD alone,\n"
+    "which is FIELD = true. Values: strings in \"...\" or '...', numbers, true, false. id, document_id and chunk_index are the passage's own; a key\n"
+    "that is no plain name is written in backquotes: `content-type`. A condition does not hold where the field is missing or of another type.\n";
+
 // Used by one thread: the command's.
 class SearchFlags {
  public:
@@ -18,13 +26,15 @@ class SearchFlags {
   void Declare(FlagSet* flags) {
     constexpr int64_t kMax = std::numeric_limits<int32_t>::max();
     flags->String("generation", &generation_, "NAME", "Search this generation in place of the active one.");
-    flags->String("filter", &filter_, "EXPR", "Only passages whose metadata fits (not available yet).");
+    flags->String("filter", &filter_, "EXPR", "Only passages whose metadata fits; see --help.");
     flags->Bool("exact", &exact_, "Score every passage.");
     flags->Int("nprobe", &nprobe_, 1, kMax, "Inverted lists to visit (IVF).");
     flags->Int("ef-search", &ef_search_, 1, kMax, "Length of the candidate list (HNSW).");
     flags->Int("rescore-factor", &rescore_factor_, 1, kMax, "Rescore this multiple of top-k exactly (not available yet).");
     flags->Double("recall-target", &recall_target_, 0, 1, "Search as widely as this recall needs (not available yet).");
   }
+
+  const std::string& filter() const { return filter_; }
 
   // Sets generation, filter and options.
   void Fill(v1::SearchRequest* request) const {

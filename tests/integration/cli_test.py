@@ -234,7 +234,7 @@ class CliTest(unittest.TestCase):
         self.make_store("cli-r")
         for args, status, code in (
                 (("search", "cli-r", ""), 1, "INVALID_ARGUMENT"),
-                (("search", "cli-r", "x", "--filter", "a = 1"), 1, "UNIMPLEMENTED"),
+                (("search", "cli-r", "x", "--filter", "a = "), 1, "INVALID_ARGUMENT"),
                 (("search", "absent", "x"), 1, "NOT_FOUND"),
                 (("search", "cli-r", "x", "--nprobe", "4"), 1, "INVALID_ARGUMENT"),
                 (("rollback", "cli-r"), 1, "FAILED_PRECONDITION"),

@@ -247,7 +247,7 @@ class GrpcClientTest(unittest.TestCase):
         self.fails(grpc.StatusCode.NOT_FOUND, search, "no-such-store", store="no-such-store", queries=text, top_k=1)
         self.fails(grpc.StatusCode.NOT_FOUND, search, store="py-errors", generation="no-such", queries=text, top_k=1)
         self.fails(grpc.StatusCode.NOT_FOUND, "RetrievalService.Encode", texts=["x"], encoder="0123456789abcdef:0123456789abcdef")
-        self.fails(grpc.StatusCode.UNIMPLEMENTED, search, "filter", store="py-errors", queries=text, top_k=1, filter="year > 1979")
+        self.fails(invalid, search, "filter has 'three' at byte 7", store="py-errors", queries=text, top_k=1, filter="year > three")
         self.fails(grpc.StatusCode.NOT_FOUND, "AdminService.GetJob", "no-such-job", job="no-such-job")
         self.fails(invalid, "AdminService.UpsertPassages", store="py-errors",
                    passages=[self.passage("sky", "changed"), self.client.message("Passage", text="no id")])

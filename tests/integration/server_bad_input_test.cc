@@ -73,8 +73,8 @@ TEST_F(ServerBadInput, SearchNamesFieldAndLimit) {
     EXPECT_EQ(InfoOf(status).metadata().at("field"), "top_k");
   }
   loci::v1::SearchRequest request = TextSearch("s", "x", 1);
-  request.set_filter("year > 2000");
-  ExpectError(Search(request), StatusCode::UNIMPLEMENTED, "filter", "NOT_AVAILABLE_YET");
+  request.mutable_options()->set_rescore_factor(4);
+  ExpectError(Search(request), StatusCode::UNIMPLEMENTED, "rescore_factor", "NOT_AVAILABLE_YET");
   request = TextSearch("s", "x", 1);
   request.mutable_options()->set_nprobe(4);
   ExpectError(Search(request), StatusCode::INVALID_ARGUMENT, "nprobe");
