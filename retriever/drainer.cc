@@ -14,13 +14,15 @@ constexpr std::chrono::milliseconds kPollInterval(20);
 
 Drainer::Drainer() : thread_([this] { Run(); }) {}
 
-Drainer::~Drainer() {
+Drainer::~Drainer() { Stop(); }
+
+void Drainer::Stop() {
   {
     MutexLock lock(&mutex_);
     stopping_ = true;
   }
   changed_.NotifyAll();
-  thread_.join();
+  if (thread_.joinable()) thread_.join();
 }
 
 void Drainer::Add(std::shared_ptr<const void> object, std::function<void()> retired) {

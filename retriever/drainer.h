@@ -18,6 +18,8 @@ class Drainer {
   Drainer();
   // Ends the thread; what is still held elsewhere is then freed by its last holder.
   ~Drainer();
+  // Ends the thread, once a `retired` that runs has returned; nothing is called after. For whoever made this.
+  void Stop();
 
   // Takes a reference to something that nobody can get a new reference to. When this is the last one, it is released on the
   // drainer's thread, and `retired` is called there. What is draining already is not taken twice: the first call's `retired` stands.

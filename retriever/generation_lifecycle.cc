@@ -42,7 +42,8 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationManager::NewGenerat
 absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_view store) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
-  LOCI_ASSIGN_OR_RETURN(std::vector<storage::Manifest> manifests, opened->ListGenerations());
+  std::vector<DamagedGeneration> unreadable;
+  LOCI_ASSIGN_OR_RETURN(std::vector<storage::Manifest> manifests, opened->ListGenerations(&unreadable));
   const storage::StoreSettings settings = opened->settings();
   GenerationList list{.revision = opened->revision()};
   if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) {
@@ -65,6 +66,17 @@ absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_vi
     info.manifest = std::move(manifest);
     list.generations.push_back(std::move(info));
   }
+  for (const DamagedGeneration& generation : unreadable) {
+    GenerationInfo info{.state = GenerationState::kFailed, .detail = std::string(StdView(generation.damage.message())), .unreadable = true};
+    info.manifest.set_store(entry->name);
+    info.manifest.set_generation(generation.generation);
+    info.pinned = std::find(settings.pinned().begin(), settings.pinned().end(), generation.generation) != settings.pinned().end();
+    // Ids begin with the time.
+    const auto later = std::find_if(list.generations.begin(), list.generations.end(), [&](const GenerationInfo& other) {
+      return other.manifest.generation() > generation.generation;
+    });
+    list.generations.insert(later, std::move(info));
+  }
   return list;
 }
 
@@ -76,8 +88,15 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
   const std::shared_ptr<const ServingSet> active = entry.holder.Get();
   if (active != nullptr && active->view->generation().id() == generation) {
     loaded.generation = active->view->shared_generation();
+  } else if (const std::shared_ptr<const ServingSet> bare = entry.FindOpened(generation);
+             bare != nullptr && entry.GetState(generation).damage.empty()) {
+    loaded.generation = bare->view->shared_generation();  // Every byte was verified when a request named it.
+    entry.SetState(generation, GenerationState::kReady);
   } else {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());
+    if (const absl::StatusOr<storage::Manifest> manifest = opened->GetManifest(generation); manifest.ok()) {
+      LOCI_RETURN_IF_ERROR(state_->WaitForMemory(*manifest, control.limits));
+    }
     const GenerationStatus before = entry.GetState(generation);
     entry.SetState(generation, GenerationState::kVerifying);
     const int64_t start_us = state_->options.clock->NowMicros();
@@ -163,7 +182,8 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& e
     result.previous_generation = active != nullptr ? active->view->generation().id() : "";
     const bool again = generation == result.previous_generation;
     LOCI_ASSIGN_OR_RETURN(result.writes_since_count,
-                          opened->CheckWritesSince(loaded.generation->manifest(), again ? WritesPolicy::kReplay : policy));
+                          again ? opened->CheckWritesSince(loaded.generation->manifest(), WritesPolicy::kReplay)
+                                : opened->CheckReplay(*loaded.generation, policy));
     return result;
   }
   Report(control, "publishing");
@@ -172,6 +192,7 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& e
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());  // An error where it was deleted meanwhile.
   LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), policy, roll_back));
   state_->Publish(entry, result.view, std::move(loaded.encoder));
+  entry.TakeOpened(generation);  // What serves drains when it is replaced, which a bare one kept open would keep it from.
   LogInfo("generation_manager", absl::StrCat(roll_back ? "rolled back" : "activated", " store=", entry.name, " generation=", generation,
                                              " revision=", result.view->revision(), " passages=", result.view->passage_count(),
                                              " previous=", result.previous_generation));
@@ -181,14 +202,18 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& e
 
 absl::Status GenerationManager::DeleteGeneration(std::string_view store, const std::string& generation) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
-  MutexLock pinning(&entry->pinning);
-  MutexLock writer(&entry->writer);
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
-  LOCI_RETURN_IF_ERROR(opened->DeleteGeneration(generation));
-  if (std::shared_ptr<const ServingSet> unpinned = entry->ForgetGeneration(generation); unpinned != nullptr) {
-    state_->drainer.Add(unpinned->view->shared_generation(), nullptr);
+  std::string aside;
+  {
+    MutexLock pinning(&entry->pinning);
+    MutexLock writer(&entry->writer);
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+    LOCI_ASSIGN_OR_RETURN(aside, opened->SetGenerationAside(generation));
+    if (std::shared_ptr<const ServingSet> closed = entry->ForgetGeneration(generation); closed != nullptr) {
+      state_->drainer.Add(closed->view->shared_generation(), nullptr);
+    }
   }
-  return absl::OkStatus();
+  const absl::Status deleted = state_->options.fs->DeleteRecursively(aside);
+  return deleted.ok() ? deleted : Annotate(deleted, absl::StrCat("generation ", generation, " is deleted, but files of it stay until the next start"));
 }
 
 absl::StatusOr<GenerationInfo> GenerationManager::PinGeneration(std::string_view store, const std::string& generation, bool pinned) {

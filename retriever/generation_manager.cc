@@ -14,6 +14,7 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "index/encoding_journal.h"
 #include "retriever/generation_manager_state.h"
 #include "retriever/passage_validation.h"
 
@@ -22,7 +23,7 @@ namespace {
 
 constexpr char kDeletedPrefix[] = ".deleted-";
 // So many inactive generations that requests named stay open in a store, so that the next such request need not load one again.
-constexpr size_t kMaxPinned = 4;
+constexpr size_t kMaxOpened = 4;
 // How often an upsert is encoded again because an activation changed the encoder under it.
 constexpr int kMaxEncoderChanges = 3;
 
@@ -55,7 +56,10 @@ absl::Status CheckFormat(FileSystem& fs, const std::string& data_directory) {
 }  // namespace
 
 GenerationManager::GenerationManager(std::unique_ptr<State> state) : state_(std::move(state)) {}
-GenerationManager::~GenerationManager() = default;
+GenerationManager::~GenerationManager() {
+  state_->closing = true;
+  state_->drainer.Stop();  // From now on it gives the janitor nothing to do.
+}
 
 EncoderRegistry& GenerationManager::encoders() { return *state_->options.encoders; }
 FileSystem& GenerationManager::fs() { return *state_->options.fs; }
@@ -99,11 +103,20 @@ absl::StatusOr<std::unique_ptr<GenerationManager>> GenerationManager::Open(Optio
         state->Publish(*entry, std::move(view), std::move(encoder));
       }
       const absl::Status damage = (*store)->active_error();
-      const absl::StatusOr<std::vector<storage::Manifest>> manifests = (*store)->ListGenerations();
+      std::vector<DamagedGeneration> unreadable;
+      const absl::StatusOr<std::vector<storage::Manifest>> manifests = (*store)->ListGenerations(&unreadable);
       if (manifests.ok()) {
         for (const storage::Manifest& manifest : *manifests) entry->AddKnown(manifest.generation());
       }
-      if (!damage.ok()) entry->SetDamage((*store)->active_generation(), std::string(StdView(damage.message())));
+      for (const DamagedGeneration& generation : unreadable) {
+        LogError("generation_manager", absl::StrCat("store=", name, " generation=", generation.generation, " ", generation.damage.message()));
+        entry->AddKnown(generation.generation);
+        entry->SetDamage(generation.generation, std::string(StdView(generation.damage.message())));
+      }
+      if (const std::string active = (*store)->active_generation(); !damage.ok() && !active.empty()) {
+        entry->SetDamage(active, std::string(StdView(damage.message())));
+      }
+      EncodingJournal::DeleteExpired({.fs = &fs, .clock = options.clock, .directory = JoinPath(directory, EncodingJournal::kDirectory)});
       entry->SetStore(*std::move(store), absl::OkStatus());
     } else {
       LogError("generation_manager", absl::StrCat("store=", name, " can't be opened: ", store.status().ToString(absl::StatusToStringMode::kWithNoExtraData)));
@@ -127,7 +140,7 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::TryCapture(
     return NoActiveGeneration(store);
   }
   if (active != nullptr && active->view->generation().id() == generation) return active;
-  return entry->FindPinned(generation);
+  return entry->FindOpened(generation);
 }
 
 absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std::string_view store, std::string_view generation) {
@@ -136,7 +149,7 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   // One load at a time, and none of a generation that is being deleted.
   MutexLock loading(&entry->pinning);
-  if (std::shared_ptr<const ServingSet> pinned = entry->FindPinned(generation); pinned != nullptr) return pinned;
+  if (std::shared_ptr<const ServingSet> opened = entry->FindOpened(generation); opened != nullptr) return opened;
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Generation> loaded, opened->OpenGeneration(std::string(generation), /*verify=*/true));
   opened.reset();
@@ -144,7 +157,7 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std
   std::shared_ptr<const View> view = View::Bare(std::move(loaded));
   std::shared_ptr<TextEncoder> encoder = state_->EncoderFor(entry->name, *view);
   auto serving_set = std::make_shared<const ServingSet>(ServingSet{entry->name, std::move(view), std::move(encoder)});
-  if (std::shared_ptr<const ServingSet> dropped = entry->Pin(std::string(generation), serving_set, kMaxPinned); dropped != nullptr) {
+  if (std::shared_ptr<const ServingSet> dropped = entry->KeepOpened(std::string(generation), serving_set, kMaxOpened); dropped != nullptr) {
     state_->drainer.Add(dropped->view->shared_generation(), nullptr);
   }
   return serving_set;
@@ -165,11 +178,20 @@ absl::StatusOr<StoreInfo> GenerationManager::CreateStore(std::string_view store,
                              {{"store", name}});
     }
   }
+  FileSystem& fs = *state_->options.fs;
+  const std::string directory = JoinPath(state_->StoresDirectory(), name);
+  const bool was_there = fs.Exists(directory);
   absl::StatusOr<std::shared_ptr<Store>> opened = state_->OpenStore(name);
   if (opened.ok() && keep_generations.has_value()) {
     if (absl::Status set = (*opened)->SetKeepGenerations(*keep_generations); !set.ok()) opened = std::move(set);
   }
   if (!opened.ok()) {
+    if (!was_there) {
+      // A restart would find a store that nobody was told of.
+      if (const absl::Status removed = fs.DeleteRecursively(directory); !removed.ok()) {
+        LogWarning("generation_manager", absl::StrCat("store=", name, " was not created, but its folder stays: ", removed.message()));
+      }
+    }
     MutexLock lock(&state_->mutex);
     state_->stores.erase(name);
     return opened.status();
@@ -353,7 +375,7 @@ absl::Status GenerationManager::EnsureGeneration(std::string_view store) {
   std::string empty_generation;
   for (const GenerationInfo& info : list.generations) {
     // A corpus that waits to be activated is not passed over.
-    if (info.manifest.passage_count() > 0) return NoActiveGeneration(store);
+    if (info.unreadable || info.manifest.passage_count() > 0) return NoActiveGeneration(store);
     empty_generation = info.manifest.generation();  // Left by a first upsert that ended before its activation.
   }
   if (empty_generation.empty()) {

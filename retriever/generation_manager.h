@@ -47,6 +47,7 @@ struct GenerationInfo {
   storage::Manifest manifest;
   GenerationState state = GenerationState::kReady;
   std::string detail;  // Why it failed. Of the active one, which serves on: what a verification found damaged.
+  bool unreadable = false;  // kFailed, and of the manifest nothing but the generation's id and its store is known.
   int64_t size_bytes = 0;
   bool pinned = false;  // Retention keeps it.
 };
@@ -117,6 +118,9 @@ class GenerationManager {
     EncoderRegistry* encoders = nullptr;  // Borrowed.
     ThreadPool* search_pool = nullptr;    // Borrowed.
     int32_t keep_generations = 0;  // Of stores where nothing is set: see UpdateStore.
+    // What all generations and overlays may have in memory besides mapped files; 0: what the machine, or the control group, has.
+    int64_t memory_budget_bytes = 0;
+    int64_t memory_wait_us = 10'000'000;  // That an activation waits for what drains, where it does not fit.
     // That of LockDataDirectory, where the caller has taken it already; else Open takes it.
     std::shared_ptr<FileSystem::Lock> directory_lock;
   };
@@ -153,7 +157,9 @@ class GenerationManager {
   absl::StatusOr<std::unique_ptr<GenerationBuilder>> NewGeneration(std::string_view store, BuildOptions options);
 
   absl::StatusOr<GenerationList> ListGenerations(std::string_view store);
-  // Loads, verifies, warms, then publishes. With `dry_run` stops before publishing and answers what would have happened.
+  // Loads, verifies, warms, then publishes. With `dry_run` stops before publishing and answers what would have happened. RESOURCE_EXHAUSTED,
+  // reason MEMORY with `needed_bytes` and `available_bytes`, where it does not fit into memory beside what serves, and nothing that drains
+  // makes room in time.
   absl::StatusOr<ActivationResult> Activate(std::string_view store, const std::string& generation, WritesPolicy policy, bool dry_run,
                                             const OperationControl& control = {});
   // Activates the newest generation that served before the active one and is still there; again: one further back.
@@ -161,6 +167,7 @@ class GenerationManager {
   absl::StatusOr<ActivationResult> Rollback(std::string_view store, WritesPolicy policy, bool dry_run, const OperationControl& control = {});
   // Loads nothing, changes nothing: from manifests, the write log and the machine's memory.
   absl::StatusOr<ActivationPlan> PlanActivation(std::string_view store, const std::string& generation);
+  // Also of one that is damaged. Its files are deleted when nobody who writes or activates has to wait for that any more.
   absl::Status DeleteGeneration(std::string_view store, const std::string& generation);
   // Keeps retention from deleting it, or lets it.
   absl::StatusOr<GenerationInfo> PinGeneration(std::string_view store, const std::string& generation, bool pinned);

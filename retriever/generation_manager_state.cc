@@ -65,7 +65,11 @@ void GenerationManager::State::Retire(const std::string& store, std::shared_ptr<
     if (!entry.ok()) return;
     if ((*entry)->GetState(id).state == GenerationState::kDraining) (*entry)->SetState(id, GenerationState::kRetired);
     entry->reset();
-    RetryRetention(store);
+    // A load may have the store's locks for long: what drains else would wait for it.
+    const bool queued = closing || janitor.TrySubmit([this, store] {
+      if (!closing) RetryRetention(store);
+    });
+    if (!queued) LogWarning("retention", absl::StrCat("store=", store, " too much waits to be deleted; the next activation looks again"));
   });
 }
 
@@ -112,17 +116,29 @@ void GenerationManager::State::ApplyRetention(StoreEntry& entry, Store& store) {
   }
   for (const std::string& id : ChooseExpired(*manifests, rules)) {
     if (entry.GetState(id).state == GenerationState::kDraining) continue;  // Once it has drained.
-    if (std::shared_ptr<const ServingSet> opened = entry.TakePinned(id); opened != nullptr) {
+    if (std::shared_ptr<const ServingSet> opened = entry.TakeOpened(id); opened != nullptr) {
       Retire(entry.name, opened->view->shared_generation());  // Requests that named it may hold it.
       continue;
     }
-    if (const absl::Status deleted = store.DeleteGeneration(id); !deleted.ok()) {
-      LogWarning("retention", absl::StrCat("store=", entry.name, " generation=", id, " ", deleted.ToString(absl::StatusToStringMode::kWithNoExtraData)));
+    absl::StatusOr<std::string> aside = store.SetGenerationAside(id);
+    if (!aside.ok()) {
+      LogWarning("retention", absl::StrCat("store=", entry.name, " generation=", id, " ",
+                                           aside.status().ToString(absl::StatusToStringMode::kWithNoExtraData)));
       continue;
     }
     entry.ForgetGeneration(id);
+    DeleteLater(*std::move(aside));
     LogInfo("retention", absl::StrCat("deleted store=", entry.name, " generation=", id, " keep_generations=", keep));
   }
+}
+
+void GenerationManager::State::DeleteLater(std::string path) {
+  const bool queued = closing || janitor.TrySubmit([this, path] {
+    if (closing) return;
+    const absl::Status deleted = options.fs->DeleteRecursively(path);
+    if (!deleted.ok()) LogWarning("retention", absl::StrCat(path, " stays until the next start: ", deleted.message()));
+  });
+  if (!queued) LogWarning("retention", absl::StrCat(path, " stays until the next start: too much waits to be deleted"));
 }
 
 void GenerationManager::State::RetryRetention(const std::string& store) {

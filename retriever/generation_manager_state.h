@@ -25,8 +25,14 @@ struct GenerationManager::State {
   mutable Mutex mutex;
   std::map<std::string, std::shared_ptr<StoreEntry>, std::less<>> stores ABSL_GUARDED_BY(mutex);
 
-  // Ends before what its callbacks look at.
+  // Set by the end of the manager: what is queued then is left to the next start.
+  std::atomic<bool> closing{false};
+  // Ends before what its callbacks look at. They only ask the janitor.
   Drainer drainer;
+  // Deletes files and waits for locks, so that neither who changes a store nor the drainer does. Ends before the drainer dies, but is not
+  // asked any more when its thread has ended.
+  static constexpr int64_t kMaxJanitorTasks = 4096;
+  ThreadPool janitor{"loci-janitor", 1, kMaxJanitorTasks};
 
   std::string StoresDirectory() const { return JoinPath(options.data_directory, "stores"); }
   absl::StatusOr<std::shared_ptr<StoreEntry>> Find(std::string_view store) const;  // StoreNotFound.
@@ -47,8 +53,15 @@ struct GenerationManager::State {
   // Deletes the generations that retention has no room for, or sees to their deletion once no request holds them. Logs what it does
   // and what fails. For whoever holds `entry.pinning` and `entry.writer`.
   void ApplyRetention(StoreEntry& entry, Store& store);
-  // The same by the store's name, taking the locks: once what kept a generation from being deleted has ended.
+  // The same by the store's name, taking the locks: once what kept a generation from being deleted has ended. The janitor's.
   void RetryRetention(const std::string& store);
+  // Deletes what was set aside, on the janitor's thread.
+  void DeleteLater(std::string path);
+
+  // What an activation could take now: -1: not known.
+  int64_t AvailableBytes() const;
+  // See Activate.
+  absl::Status WaitForMemory(const storage::Manifest& manifest, const RequestLimits& limits) const;
 
   // Bytes a second of the last load or verification here; a cautious guess (a SATA disk's) before the first.
   std::atomic<int64_t> verify_bytes_per_second{400'000'000};

@@ -317,6 +317,10 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
   if (absl::Status written = state.Write(first); !written.ok()) {
     written = Annotate(written, "the job can't be recorded");
     if (spec.kind != JobKind::kVerify) {
+      // The file may be there, and not known to be durable: a restart would find a job that was interrupted.
+      if (const absl::Status deleted = state.options.fs->DeleteFile(state.PathOf(entry->id)); !deleted.ok() && !absl::IsNotFound(deleted)) {
+        LogWarning("jobs", absl::StrCat("job ", entry->id, ", which did not start, stays in the history: ", deleted.message()));
+      }
       MutexLock lock(&state.mutex);
       state.Forget(*entry);
       state.AddRunning(kind, -1);

@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/fake_metrics.h"
 #include "gtest/gtest.h"
+#include "index/forwarding_file_system.h"
 
 namespace loci {
 namespace {
@@ -265,6 +266,29 @@ TEST_F(JobRegistryTest, WhatCantBeRecordedDoesNotStart) {
   ASSERT_NE(verification, nullptr);
   EXPECT_TRUE(verification->Finish(absl::OkStatus()).ok());
   ASSERT_TRUE(fs_.CreateDirectories(JoinPath(directory_, "jobs")).ok());
+  EXPECT_NE(Start(JobKind::kIngest, "movies"), nullptr);
+}
+
+// The file has its name then, but nobody knows whether a power cut would leave it.
+TEST_F(JobRegistryTest, AJobWhoseRecordIsNotDurableDoesNotStartAndIsForgotten) {
+  class Files : public ForwardingFileSystem {
+   public:
+    bool fail_syncs = false;
+    absl::Status SyncDirectory(const std::string& directory) override {
+      return fail_syncs ? absl::InternalError("the disk is gone") : ForwardingFileSystem::SyncDirectory(directory);
+    }
+  } files;
+  jobs_.reset();
+  JobRegistry::Options options;
+  options.fs = &files;
+  options.directory = JoinPath(directory_, "jobs");
+  jobs_ = *JobRegistry::Open(options);
+  files.fail_syncs = true;
+  EXPECT_FALSE(jobs_->Start({.kind = JobKind::kIngest, .store = "movies"}).ok());
+  EXPECT_TRUE(fs_.List(options.directory)->empty());
+  files.fail_syncs = false;
+  Open();
+  EXPECT_TRUE(jobs_->List("", JobRecord::STATE_UNSPECIFIED, 100).empty());
   EXPECT_NE(Start(JobKind::kIngest, "movies"), nullptr);
 }
 

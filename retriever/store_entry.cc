@@ -29,7 +29,7 @@ void StoreEntry::SetStore(std::shared_ptr<Store> store, absl::Status open_error)
 }
 
 absl::StatusOr<std::weak_ptr<Store>> StoreEntry::TakeForDeletion() {
-  decltype(pinned_) closed;  // After the lock is given back: that takes its time, and captures wait for the lock.
+  decltype(opened_) closed;  // After the lock is given back: that takes its time, and captures wait for the lock.
   MutexLock lock(&mutex_);
   if (builder_count_ > 0) {
     return ErrorWithReason(absl::AbortedError(absl::StrCat("an ingest into store \"", name, "\" is running")), "INGEST_RUNNING",
@@ -39,7 +39,7 @@ absl::StatusOr<std::weak_ptr<Store>> StoreEntry::TakeForDeletion() {
   std::weak_ptr<Store> closing = store_;
   store_.reset();
   open_error_ = absl::OkStatus();
-  closed.swap(pinned_);
+  closed.swap(opened_);
   return closing;
 }
 
@@ -103,34 +103,34 @@ std::shared_ptr<const ServingSet> StoreEntry::ForgetGeneration(const std::string
     states_.erase(generation);
     known_.erase(generation);
   }
-  return TakePinned(generation);
+  return TakeOpened(generation);
 }
 
-std::shared_ptr<const ServingSet> StoreEntry::TakePinned(const std::string& generation) {
+std::shared_ptr<const ServingSet> StoreEntry::TakeOpened(const std::string& generation) {
   MutexLock lock(&mutex_);
-  const auto pin = std::find_if(pinned_.begin(), pinned_.end(), [&](const auto& p) { return p.first == generation; });
-  if (pin == pinned_.end()) return nullptr;
-  std::shared_ptr<const ServingSet> serving_set = std::move(pin->second);
-  pinned_.erase(pin);
+  const auto found = std::find_if(opened_.begin(), opened_.end(), [&](const auto& opened) { return opened.first == generation; });
+  if (found == opened_.end()) return nullptr;
+  std::shared_ptr<const ServingSet> serving_set = std::move(found->second);
+  opened_.erase(found);
   return serving_set;
 }
 
-std::shared_ptr<const ServingSet> StoreEntry::FindPinned(std::string_view generation) const {
+std::shared_ptr<const ServingSet> StoreEntry::FindOpened(std::string_view generation) const {
   MutexLock lock(&mutex_);
-  for (const auto& [id, serving_set] : pinned_) {
+  for (const auto& [id, serving_set] : opened_) {
     if (id == generation) return serving_set;
   }
   return nullptr;
 }
 
-std::shared_ptr<const ServingSet> StoreEntry::Pin(std::string generation, std::shared_ptr<const ServingSet> serving_set, size_t limit) {
+std::shared_ptr<const ServingSet> StoreEntry::KeepOpened(std::string generation, std::shared_ptr<const ServingSet> serving_set, size_t limit) {
   MutexLock lock(&mutex_);
   std::shared_ptr<const ServingSet> dropped;
-  if (pinned_.size() >= limit) {
-    dropped = std::move(pinned_.front().second);
-    pinned_.erase(pinned_.begin());
+  if (opened_.size() >= limit) {
+    dropped = std::move(opened_.front().second);
+    opened_.erase(opened_.begin());
   }
-  pinned_.emplace_back(std::move(generation), std::move(serving_set));
+  opened_.emplace_back(std::move(generation), std::move(serving_set));
   return dropped;
 }
 

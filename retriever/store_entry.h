@@ -56,16 +56,17 @@ struct StoreEntry {
   // What was opened and somebody still holds.
   void AddLive(const std::shared_ptr<const Generation>& generation);
   std::vector<std::shared_ptr<const Generation>> Live() const;
-  // Its state and its pin, which is returned.
+  // Its state, and what was opened of it, which is returned.
   std::shared_ptr<const ServingSet> ForgetGeneration(const std::string& generation);
 
-  // Null where it is not pinned.
-  std::shared_ptr<const ServingSet> FindPinned(std::string_view generation) const;
-  // Its pin, which is returned; its state stays.
-  std::shared_ptr<const ServingSet> TakePinned(const std::string& generation);
+  // Generations that are not active and that requests named stay open, so that the next such request need not load them again. (Whether
+  // operators have pinned one, for retention, is the store's to know.) Null where it is not open.
+  std::shared_ptr<const ServingSet> FindOpened(std::string_view generation) const;
+  // Closes it: what was open is returned; its state stays.
+  std::shared_ptr<const ServingSet> TakeOpened(const std::string& generation);
   bool HasBuilds() const;
-  // Returns what had to go so that at most `limit` are pinned.
-  std::shared_ptr<const ServingSet> Pin(std::string generation, std::shared_ptr<const ServingSet> serving_set, size_t limit);
+  // Returns what had to go so that at most `limit` are open.
+  std::shared_ptr<const ServingSet> KeepOpened(std::string generation, std::shared_ptr<const ServingSet> serving_set, size_t limit);
 
  private:
   friend class HeldBuilder;
@@ -77,7 +78,7 @@ struct StoreEntry {
   std::map<std::string, GenerationStatus> states_ ABSL_GUARDED_BY(mutex_);
   std::set<std::string> known_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::weak_ptr<const Generation>> live_ ABSL_GUARDED_BY(mutex_);
-  std::vector<std::pair<std::string, std::shared_ptr<const ServingSet>>> pinned_ ABSL_GUARDED_BY(mutex_);  // Newest last.
+  std::vector<std::pair<std::string, std::shared_ptr<const ServingSet>>> opened_ ABSL_GUARDED_BY(mutex_);  // Newest last.
 };
 
 // A builder that keeps the store's folder from being deleted under it. Used by one thread at a time.
