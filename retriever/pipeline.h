@@ -22,6 +22,7 @@
 #include "index/filter_expression.h"
 #include "index/view.h"
 #include "retriever/generation_manager.h"
+#include "retriever/live_recall.h"
 #include "retriever/reader.h"
 #include "retriever/serving_set.h"
 #include "retriever/work_forecast.h"
@@ -108,6 +109,7 @@ class Pipeline {
     ThreadPool* load_pool = nullptr;       // Opens inactive generations that requests name; null: `pool` does.
     Clock* clock = &RealClock();
     MetricsSink* metrics = &NullMetrics();
+    LiveRecall* live_recall = nullptr;     // Null: nothing is measured.
     std::vector<std::shared_ptr<const Reader>> readers;
   };
   explicit Pipeline(Options options);

@@ -44,6 +44,7 @@ const std::map<std::string, Range>& Ranges() {
       {"ServerConfig.threads", {0, 1024}},
       {"ServerConfig.drain_timeout_s", {0, 86'400}},
       {"ServerConfig.keep_generations", {0, kMaxKeepGenerations}},
+      {"ServerConfig.live_recall_share", {0, 1}},
       {"Limits.max_in_flight", {1, 1'000'000}},
       {"Limits.max_in_flight_bytes", {1 << 20, int64_t{1} << 40}},
       {"Limits.max_ingests", {1, 64}},
@@ -203,6 +204,7 @@ ServerConfig DefaultServerConfig() {
   limits.set_ingest_idle_timeout_ms(options.ingest_idle_timeout_ms);
   config.set_drain_timeout_s(static_cast<int32_t>(options.drain_timeout_ms / 1000));
   config.set_keep_generations(options.keep_generations);
+  config.set_live_recall_share(options.live_recall_share);
   config::Keepalive& keepalive = *config.mutable_keepalive();
   keepalive.set_time_ms(options.keepalive.time_ms);
   keepalive.set_timeout_ms(options.keepalive.timeout_ms);
@@ -234,6 +236,7 @@ ServerOptions ToServerOptions(const ServerConfig& config) {
   options.ingest_idle_timeout_ms = config.limits().ingest_idle_timeout_ms();
   options.drain_timeout_ms = int64_t{1000} * config.drain_timeout_s();
   options.keep_generations = config.keep_generations();
+  options.live_recall_share = config.live_recall_share();
   for (const config::Encoder& encoder : config.encoders()) options.encoder_directories.push_back(encoder.model());
   options.keepalive.time_ms = config.keepalive().time_ms();
   options.keepalive.timeout_ms = config.keepalive().timeout_ms();

@@ -28,6 +28,7 @@ TEST(ServerConfig, DefaultsAreThoseOfTheOptions) {
   EXPECT_EQ(options.keepalive.min_ping_interval_ms, defaults.keepalive.min_ping_interval_ms);
   EXPECT_EQ(options.batcher.max_queued_tokens, defaults.batcher.max_queued_tokens);
   EXPECT_EQ(options.abstain_threshold, defaults.abstain_threshold);
+  EXPECT_EQ(options.live_recall_share, 0.01);
 }
 
 TEST(ServerConfig, PrintsWhatItReads) {
@@ -41,6 +42,7 @@ TEST(ServerConfig, PrintsWhatItReads) {
     method_limits { method: "Search" max_in_flight: 3 }
     method_limits { method: "Answer" max_deadline_ms: 500 }
     keep_generations: 3
+    live_recall_share: 0.5
     encoders { model: "models/one" }
     encoders: [{ model: "models/two" }])";
   const absl::StatusOr<config::ServerConfig> config = ParseServerConfig(text, "f");
@@ -56,6 +58,7 @@ TEST(ServerConfig, PrintsWhatItReads) {
   ASSERT_EQ(options.method_limits.size(), 2u);
   EXPECT_EQ(options.method_limits[1].max_deadline_ms, 500);
   EXPECT_EQ(options.keep_generations, 3);
+  EXPECT_EQ(options.live_recall_share, 0.5);
   EXPECT_EQ(options.encoder_directories, (std::vector<std::string>{"models/one", "models/two"}));
   const absl::StatusOr<config::ServerConfig> again = ParseServerConfig(PrintServerConfig(effective), "g");
   ASSERT_TRUE(again.ok()) << again.status();

@@ -24,6 +24,7 @@
 #include "retriever/encoder_registry.h"
 #include "retriever/generation_manager.h"
 #include "retriever/job_registry.h"
+#include "retriever/live_recall.h"
 #include "retriever/pipeline.h"
 #include "server/address.h"
 #include "server/admin_service.h"
@@ -121,17 +122,6 @@ loci::v1::GetServerInfoResponse MakeInfo(const CudaProbe& probe, const DeviceCho
   return info;
 }
 
-// With what the process takes as a whole.
-std::vector<GaugeSample> ProcessSamples(std::vector<GaugeSample> samples) {
-  const ProcessUsage usage = ReadProcessUsage(PosixFileSystem());
-  samples.push_back({"loci_process_resident_bytes", "Memory of the process that is in RAM, pages of mapped files included.", {},
-                     static_cast<double>(usage.resident_bytes)});
-  samples.push_back({"loci_process_anonymous_bytes", "Memory of the process that is in RAM, mapped files left out.", {},
-                     static_cast<double>(usage.anonymous_bytes)});
-  samples.push_back({"loci_process_open_files", "File descriptors of the process.", {}, static_cast<double>(usage.open_files)});
-  return samples;
-}
-
 int ThreadCount(const ServerOptions& options) {
   if (options.thread_count > 0) return options.thread_count;
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -149,6 +139,7 @@ struct Server::State {
   std::unique_ptr<ThreadPool> compute_pool;
   std::unique_ptr<EncoderRegistry> encoders;
   std::unique_ptr<GenerationManager> manager;
+  std::unique_ptr<LiveRecall> live_recall;
   std::unique_ptr<Pipeline> pipeline;
   std::unique_ptr<JobRegistry> jobs;
   std::unique_ptr<ThreadPool> admin_pool;
@@ -175,11 +166,26 @@ struct Server::State {
   Mutex stop_mutex;  // Held through Stop, so that a second call waits. Nothing that runs meanwhile takes it.
   bool stopped ABSL_GUARDED_BY(stop_mutex) = false;
 
+  std::vector<GaugeSample> Samples() const;
   absl::Status OpenData(const DeviceChoice& device);
   absl::Status Listen();
   void SetHealth(bool serving);
   void CloseData();
 };
+
+// What is looked up whenever metrics are read: of stores, of live recall, and what the process takes as a whole.
+std::vector<GaugeSample> Server::State::Samples() const {
+  std::vector<GaugeSample> samples = manager->Metrics();
+  const std::vector<GaugeSample> recall = live_recall->Metrics();
+  samples.insert(samples.end(), recall.begin(), recall.end());
+  const ProcessUsage usage = ReadProcessUsage(PosixFileSystem());
+  samples.push_back({"loci_process_resident_bytes", "Memory of the process that is in RAM, pages of mapped files included.", {},
+                     static_cast<double>(usage.resident_bytes)});
+  samples.push_back({"loci_process_anonymous_bytes", "Memory of the process that is in RAM, mapped files left out.", {},
+                     static_cast<double>(usage.anonymous_bytes)});
+  samples.push_back({"loci_process_open_files", "File descriptors of the process.", {}, static_cast<double>(usage.open_files)});
+  return samples;
+}
 
 absl::Status Server::State::OpenData(const DeviceChoice& device) {
   FileSystem& fs = *options.fs;
@@ -244,12 +250,20 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   job_options.metrics = &metrics;
   LOCI_ASSIGN_OR_RETURN(jobs, JobRegistry::Open(std::move(job_options)));
 
+  LiveRecall::Options recall_options;
+  recall_options.pool = compute_pool.get();
+  recall_options.share = options.live_recall_share;
+  recall_options.clock = options.clock;
+  recall_options.metrics = &metrics;
+  live_recall = std::make_unique<LiveRecall>(recall_options);
+
   Pipeline::Options pipeline_options;
   pipeline_options.manager = manager.get();
   pipeline_options.pool = compute_pool.get();
   pipeline_options.load_pool = load_pool.get();
   pipeline_options.clock = options.clock;
   pipeline_options.metrics = &metrics;
+  pipeline_options.live_recall = live_recall.get();
   pipeline_options.readers = MakeReaders(options.abstain_threshold);
   pipeline = std::make_unique<Pipeline>(std::move(pipeline_options));
   return absl::OkStatus();
@@ -317,8 +331,9 @@ void Server::State::CloseData() {
     while (encoder.use_count() > 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   held.clear();
-  compute_pool.reset();
+  compute_pool.reset();  // Its tasks use both of these.
   pipeline.reset();
+  live_recall.reset();
   lock.reset();
 }
 
@@ -401,7 +416,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   state->admin = std::make_unique<AdminServiceImpl>(services);
   // The port opens when everything behind it is there, so that health never says SERVING too early.
   LOCI_RETURN_IF_ERROR(state->Listen());
-  state->metrics.SetSamples([manager = state->manager.get()] { return ProcessSamples(manager->Metrics()); });
+  state->metrics.SetSamples([state = state.get()] { return state->Samples(); });
   state->SetHealth(true);
   state->connections->Start([hand_over = state->hand_over.get()](int fd) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
@@ -409,7 +424,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
     hand_over->HandleNewConnection(&connection);
   });
   // From here on it is Stop that ends what these look at.
-  state->metrics.SetSamples([manager = state->manager.get()] { return ProcessSamples(manager->Metrics()); });
+  state->metrics.SetSamples([state = state.get()] { return state->Samples(); });
   return std::unique_ptr<Server>(new Server(std::move(state)));
 }
 

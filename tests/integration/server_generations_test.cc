@@ -160,5 +160,33 @@ TEST_F(ServerGenerations, PlansAndComparesWithoutChangingAnything) {
   EXPECT_EQ(Listed().size(), 2u);
 }
 
+TEST_F(ServerGenerations, WhatAnApproximateIndexFindsIsMeasuredOnLiveQueries) {
+  options.live_recall_share = 1;
+  StartServer();
+  grpc::ClientContext context;
+  loci::v1::IngestResponse ingested;
+  const auto stream = admin->Ingest(&context, &ingested);
+  loci::v1::IngestRequest request;
+  request.mutable_header()->set_store("approximate");
+  request.mutable_header()->mutable_index()->set_factory("IVF4,Flat");
+  ASSERT_TRUE(stream->Write(request));
+  for (int i = 0; i < 200; ++i) {
+    loci::v1::Passage& passage = *request.mutable_batch()->add_passages();
+    passage.set_id("p" + std::to_string(i));
+    passage.set_text("passage " + std::to_string(i * 7919));
+  }
+  ASSERT_TRUE(stream->Write(request) && stream->WritesDone());
+  ASSERT_TRUE(stream->Finish().ok());
+  loci::v1::SearchRequest search = TextSearch("approximate", "passage", 3);
+  search.mutable_options()->set_nprobe(4);  // All lists.
+  loci::v1::SearchResponse response;
+  ASSERT_TRUE(Call(*retrieval, &loci::v1::RetrievalService::Stub::Search, search, &response).ok());
+  EXPECT_FALSE(response.exact());
+  WaitForMetric("loci_live_recall_queries_total{result=\"measured\"}", 1);
+  const std::string labels = "generation=\"" + response.generation() + "\",store=\"approximate\"";
+  EXPECT_EQ(Metric("loci_recall_at_10_estimate{bound=\"mean\"," + labels + "}"), 1);
+  EXPECT_EQ(Metric("loci_recall_at_10_estimate_queries{" + labels + "}"), 1);
+}
+
 }  // namespace
 }  // namespace loci
