@@ -6,6 +6,8 @@ import copy
 import json
 import os
 import sys
+import tempfile
+import time
 import unittest
 import urllib.request
 
@@ -60,15 +62,25 @@ class CheckTest(unittest.TestCase):
 
 class DashboardTest(unittest.TestCase):
     def test_every_query_finds_its_series_in_a_server_with_a_store(self) -> None:
-        server = loci_server.ServerProcess()
+        with tempfile.NamedTemporaryFile("w", suffix=".textproto", encoding="utf-8") as config:
+            config.write("live_recall_share: 1\n")
+            config.flush()
+            server = loci_server.ServerProcess(flags=["--config", config.name])
         self.addCleanup(server.stop)
         client = loci_server.ReflectionClient(server.address)
         self.addCleanup(client.close)
         client.ingest({"store": "facts"},
                       [{"passages": [client.message("Passage", id="1", title="Radium", text="Marie Curie discovered radium.")]}])
+        # And one whose searches are approximate, so that there is a recall to estimate.
+        client.ingest({"store": "approximate", "index": client.message("IndexSpec", factory="IVF2,Flat")},
+                      [{"passages": [client.message("Passage", id=str(i), text=f"Fact number {i}.") for i in range(100)]}])
+        client.call("RetrievalService.Search", store="approximate", top_k=3, queries=[client.message("Query", text="a fact")])
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(f"http://{server.metrics_address}/metrics", timeout=30) as reply:
-            series = check_dashboard.parse_metrics(reply.read().decode("utf-8"))
+        series: dict[str, dict[str, set[str]]] = {}
+        deadline = time.monotonic() + 30
+        while "loci_recall_at_10_estimate" not in series and time.monotonic() < deadline:
+            with opener.open(f"http://{server.metrics_address}/metrics", timeout=30) as reply:
+                series = check_dashboard.parse_metrics(reply.read().decode("utf-8"))
         with open(DASHBOARD, encoding="utf-8") as file:
             dashboard = json.load(file)
         self.assertEqual([], check_dashboard.faults(dashboard, series))
