@@ -292,7 +292,8 @@ void Pipeline::RunSearch(std::shared_ptr<SearchState> state) {
   forecast_.SearchTook(end_us - search_start_us);
   reply.times.fetch_us = end_us - fetch_start_us;
   reply.times.total_us = end_us - state->start_us;
-  const std::shared_ptr<const ServingSet> searched = found->exact ? nullptr : reply.serving_set;
+  const bool measurable = !found->exact && call.filter == nullptr;
+  const std::shared_ptr<const ServingSet> searched = measurable ? reply.serving_set : nullptr;
   state->finish(absl::OkStatus());
   if (options_.live_recall != nullptr && searched != nullptr) options_.live_recall->Offer(searched, queries, call.options);
 }
