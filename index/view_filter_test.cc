@@ -243,10 +243,14 @@ TEST_P(ApproximateFilterTest, GoesExactWhereFewMatchAndNeverHasTooFew) {
           ASSERT_TRUE(filter.matches(model.at(hit.first).passage));
           right += std::find(expected.begin(), expected.end(), hit) != expected.end();
         }
-        if (exact) ASSERT_EQ(ranked, expected);
+        if (exact) {
+          ASSERT_EQ(ranked, expected);
+        }
       }
       // A filter costs little recall.
-      if (count >= top_k) EXPECT_GT(right, 0.7 * right_without[top_k]) << "top_k " << top_k;
+      if (count >= top_k) {
+        EXPECT_GT(right, 0.7 * right_without[top_k]) << "top_k " << top_k;
+      }
     }
   }
 }

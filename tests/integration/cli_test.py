@@ -184,6 +184,25 @@ class CliTest(unittest.TestCase):
         self.assertEqual(self.json("ingest", "cli-j", path, "--duplicates", "skip")["duplicate_count"], "1")
         self.assertEqual(self.json("get", "passages", "cli-j", "a")["passages"][0]["text"], "one")
 
+    def test_filters(self):
+        lines = [{"id": f"p{year}", "text": f"A passage of {year}.", "metadata": {"year": year, "draft": year % 2 == 0, "tags": [f"t{year % 3}"]}}
+                 for year in range(2000, 2010)]
+        self.json("ingest", "cli-f", self.write("filters.jsonl", "".join(json.dumps(line) + "\n" for line in lines)))
+        found = self.json("search", "cli-f", "a passage", "--filter", "year >= 2004 and not draft and 't0' in tags")
+        expected = {line["id"] for line in lines if line["metadata"]["year"] >= 2004 and line["metadata"]["year"] % 2 and line["metadata"]["year"] % 3 == 0}
+        self.assertEqual({hit["id"] for hit in found["results"][0]["hits"]}, expected)
+        self.assertEqual(found["match_count"], str(len(expected)))
+        self.assertIn("timings", found)
+        out, _ = self.loci("search", "cli-f", "a passage", "--filter", "year = 2003")
+        self.assertRegex(out, r"exact, 1 passages match the filter")
+        out, _ = self.loci("ask", "cli-f", "Which passage?", "--filter", "year = 2003", "--top-k", "3")
+        self.assertIn("p2003", out)
+        self.assertNotIn("p2004", out)
+        report = self.json("bench", "cli-f", "--queries", self.path("queries.jsonl"), "--duration", "200ms", "--filter", "year < 2005")
+        self.assertEqual(report["failed"], 0)
+        out, _ = self.loci("search", "--help")
+        self.assertIn("source in", out)
+
     def test_upsert_and_delete(self):
         self.make_store("cli-w")
         self.assertEqual(self.json("upsert", "cli-w", "-", stdin="cat\tCats purr when they are content.\tCats\n")["upserted_count"], "1")
