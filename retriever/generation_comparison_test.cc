@@ -1,5 +1,6 @@
 #include "retriever/generation_comparison.h"
 
+#include "absl/strings/str_cat.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "retriever/testing/retriever_fixture.h"
@@ -46,6 +47,13 @@ TEST_F(GenerationComparisonTest, SearchesTheBareBodies) {
   EXPECT_EQ(other->changed_first_count, 1);
   EXPECT_EQ(other->queries[0].ids_a[0], "b");
   EXPECT_THAT(other->queries[0].ids_b, UnorderedElementsAre("a", "c")) << "without the write made since";
+  ASSERT_EQ(other->queries[0].changes.size(), 2u);
+  EXPECT_EQ(other->queries[0].changes[0].id, "b");
+  EXPECT_EQ(other->queries[0].changes[0].reason, ChangeReason::kGonePassage);
+  EXPECT_EQ(other->queries[0].changes[0].rank_a, 1);
+  EXPECT_EQ(other->queries[0].changes[0].rank_b, 0);
+  EXPECT_EQ(other->queries[0].changes[1].id, "c");
+  EXPECT_EQ(other->queries[0].changes[1].reason, ChangeReason::kNewPassage);
   EXPECT_EQ(CompareGenerations(*manager_, "s", a, "20200101-000000-0000", {"q"}, 5, {}).status().code(), absl::StatusCode::kNotFound);
 }
 
@@ -74,6 +82,69 @@ TEST_F(GenerationComparisonTest, APlanCountsBytesAndWritesAndLoadsNothing) {
   const auto alone = manager_->PlanActivation("s", b);
   ASSERT_EQ(alone->blockers.size(), 1u);
   EXPECT_EQ(alone->blockers[0].substr(0, 18), "ENCODER_MISMATCH: ");
+}
+
+// The changes of the first query, as "id:reason:rank_a:rank_b".
+std::vector<std::string> ChangesOf(const GenerationComparison& comparison) {
+  std::vector<std::string> changes;
+  for (const HitChange& change : comparison.queries[0].changes) {
+    changes.push_back(absl::StrCat(change.id, ":", static_cast<int>(change.reason), ":", change.rank_a, ":", change.rank_b));
+  }
+  return changes;
+}
+
+TEST_F(GenerationComparisonTest, SaysWhyHitsChange) {
+  Start();
+  std::vector<loci::v1::Passage> passages;
+  for (int i = 0; i < 6; ++i) passages.push_back(MakePassage(absl::StrCat("p", i), absl::StrCat("text number ", i)));
+  const std::string a = Ingest("s", passages)->generation;
+  // p0's text is the query from now on, "new" is as near, and so two others lose their places.
+  passages[0].set_text("an apple a day");
+  passages.push_back(MakePassage("new", "an apple a day"));
+  const std::string b = Ingest("s", passages)->generation;
+  const auto comparison = CompareGenerations(*manager_, "s", a, b, {"an apple a day"}, 3, {});
+  ASSERT_TRUE(comparison.ok()) << comparison.status();
+  const std::vector<std::string>& before = comparison->queries[0].ids_a;
+  ASSERT_THAT(comparison->queries[0].ids_b, ElementsAre("new", "p0", before[0] == "p0" ? before[1] : before[0]));
+  int64_t other_vector = 0, displaced = 0, fresh = 0;
+  for (const HitChange& change : comparison->queries[0].changes) {
+    other_vector += change.id == "p0" && change.reason == ChangeReason::kOtherVector;
+    fresh += change.id == "new" && change.reason == ChangeReason::kNewPassage && change.rank_a == 0 && change.rank_b == 1;
+    displaced += change.reason == ChangeReason::kDisplaced && change.rank_b == 0;
+  }
+  EXPECT_EQ(fresh, 1);
+  EXPECT_EQ(other_vector, 1);
+  EXPECT_GE(displaced, 1);
+  EXPECT_EQ(fresh + other_vector + displaced, static_cast<int64_t>(ChangesOf(*comparison).size()));
+  EXPECT_EQ(comparison->change_counts[static_cast<size_t>(ChangeReason::kDisplaced)], displaced);
+  EXPECT_TRUE(CompareGenerations(*manager_, "s", a, a, {"an apple a day"}, 3, {})->queries[0].changes.empty());
+}
+
+TEST_F(GenerationComparisonTest, TellsApproximationFromContent) {
+  Start();
+  std::vector<loci::v1::Passage> passages;
+  for (int i = 0; i < 600; ++i) passages.push_back(MakePassage(absl::StrCat("p", 1000 + i), absl::StrCat("number ", i, " of ", i * 31)));
+  const std::string exact = Ingest("s", passages)->generation;
+  IngestOptions options;
+  options.index = "IVF60,Flat";  // Eight of its lists are looked at.
+  const std::string approximate = Ingest("s", passages, options)->generation;
+  std::vector<std::string> queries;
+  for (int i = 0; i < 40; ++i) queries.push_back(absl::StrCat("what of ", i * 13));
+  const auto comparison = CompareGenerations(*manager_, "s", exact, approximate, queries, 10, {});
+  ASSERT_TRUE(comparison.ok()) << comparison.status();
+  ASSERT_GT(comparison->changed_count, 0) << "else nothing is shown here";
+  EXPECT_GT(comparison->change_counts[static_cast<size_t>(ChangeReason::kApproximation)], 0);
+  EXPECT_EQ(comparison->change_counts[static_cast<size_t>(ChangeReason::kGonePassage)], 0);
+  EXPECT_EQ(comparison->change_counts[static_cast<size_t>(ChangeReason::kNewPassage)], 0);
+  EXPECT_EQ(comparison->change_counts[static_cast<size_t>(ChangeReason::kOtherVector)], 0);
+  for (const QueryDifference& query : comparison->queries) {
+    for (const HitChange& change : query.changes) {
+      // What the exact index found and the other did not is there to be found.
+      if (change.rank_b == 0) {
+        EXPECT_EQ(change.reason, ChangeReason::kApproximation);
+      }
+    }
+  }
 }
 
 }  // namespace

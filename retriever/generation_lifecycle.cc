@@ -173,6 +173,10 @@ absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view st
 absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& entry, const std::string& generation, WritesPolicy policy,
                                                                    bool dry_run, bool roll_back, const OperationControl& control) {
   LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(entry, generation, control));
+  if (control.approve) {
+    Report(control, "gates");
+    LOCI_RETURN_IF_ERROR(control.approve(loaded.generation, *loaded.encoder, entry.holder.Get().get()));
+  }
   if (dry_run) {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());
     const std::shared_ptr<const ServingSet> active = entry.holder.Get();

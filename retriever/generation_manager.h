@@ -98,6 +98,9 @@ struct OperationControl {
   // Phases: "loading", "verifying" (bytes), "warming", "publishing"; of a verification "verifying" alone. `total` 0: not known.
   std::function<void(std::string_view phase, int64_t done, int64_t total)> progress;
   std::function<void(const std::string& generation)> chosen;  // Once it is known which generation it is about.
+  // Of an activation, once the generation is loaded and before anything is published, in a dry run too (phase "gates"): what this refuses
+  // stays READY and is not published. `serving` is null where nothing serves.
+  std::function<absl::Status(const std::shared_ptr<const Generation>& candidate, TextEncoder& encoder, const ServingSet* serving)> approve;
 };
 
 // Takes the data directory (which is there) for one server. FAILED_PRECONDITION where another has it, or where its FORMAT, which is

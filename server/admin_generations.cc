@@ -1,13 +1,20 @@
 // AdminServiceImpl: generations.
+#include <algorithm>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/log_context.h"
+#include "base/logging.h"
 #include "base/status_macros.h"
+#include "base/strings.h"
+#include "retriever/activation_gates.h"
 #include "retriever/generation_comparison.h"
 #include "retriever/job_registry.h"
 #include "server/admin_service.h"
@@ -33,7 +40,7 @@ OperationControl ControlOf(const std::shared_ptr<JobHandle>& job) {
   control.progress = [job, phase = std::string()](std::string_view name, int64_t done, int64_t total) mutable {
     if (name != phase) {
       phase = name;
-      job->SetPhase(phase, total, "bytes");
+      job->SetPhase(phase, total, phase == "gates" ? "queries" : phase == "watching" ? "milliseconds" : "bytes");
     }
     job->SetDone(done);
   };
@@ -45,9 +52,10 @@ OperationControl ControlOf(const std::shared_ptr<JobHandle>& job) {
 // a pool. What such an operation looks at is its own: its request's deadline and its client's leaving are nothing to it.
 template <typename Response>
 absl::Status RunJob(const ServiceContext& services, JobSpec spec, bool no_wait,
-                    std::function<absl::Status(const OperationControl&, Response*)> operation, Response* response) {
+                    std::function<absl::Status(const OperationControl&, Response*)> operation, Response* response,
+                    bool is_watched = false) {
   if (no_wait) spec.limits = RequestLimits();
-  ThreadPool& pool = spec.kind == JobKind::kVerify ? *services.verify_pool : *services.switch_pool;
+  ThreadPool& pool = spec.kind == JobKind::kVerify ? *services.verify_pool : is_watched ? *services.watch_pool : *services.switch_pool;
   spec.request_id = CurrentRequestId();
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<JobHandle> job, services.jobs->Start(std::move(spec)));
   response->set_job(job->id());
@@ -67,6 +75,67 @@ absl::Status RunJob(const ServiceContext& services, JobSpec spec, bool no_wait,
   });
   if (queued) return absl::OkStatus();
   return job->Finish(ErrorWithReason(absl::ResourceExhaustedError("the queue of such jobs is full"), "OVERLOADED"));
+}
+
+// `control` with the gates as what must approve. Both are borrowed, as `figures`, which are filled in. Without `refuse` all is approved.
+OperationControl WithGates(OperationControl control, const std::string& generation, const ActivationGates& gates, bool refuse,
+                           std::vector<GateFigure>* figures) {
+  if (gates.empty()) return control;
+  control.approve = [&gates, generation, refuse, figures, limits = control.limits, progress = control.progress](
+                        const std::shared_ptr<const Generation>& candidate, TextEncoder& encoder, const ServingSet* serving) -> absl::Status {
+    const auto report = [&](int64_t done, int64_t total) {
+      if (progress) progress("gates", done, total);
+    };
+    LOCI_ASSIGN_OR_RETURN(*figures, MeasureGates(gates, candidate, encoder, serving, limits, report));
+    return refuse ? CheckGates(generation, *figures) : absl::OkStatus();
+  };
+  return control;
+}
+
+// Measures the gates of a plan, by a dry run that refuses nothing for them; what else refuses it is a blocker.
+absl::Status PlanGates(GenerationManager& manager, const std::string& store, const std::string& generation, const ActivationGates& gates,
+                       const RequestLimits& limits, loci::v1::PlanActivationResponse* response) {
+  if (gates.empty()) return absl::OkStatus();
+  std::vector<GateFigure> figures;
+  const OperationControl control = WithGates({.limits = limits}, generation, gates, /*refuse=*/false, &figures);
+  const absl::Status ran = manager.Activate(store, generation, WritesPolicy::kReplay, /*dry_run=*/true, control).status();
+  if (absl::IsCancelled(ran) || absl::IsDeadlineExceeded(ran) || absl::IsNotFound(ran)) return ran;
+  FillGateFigures(figures, response->mutable_gate_figures());
+  for (const absl::Status& status : {ran, CheckGates(generation, figures)}) {
+    if (status.ok()) continue;
+    const std::optional<ErrorReason> reason = GetErrorReason(status);
+    const std::string name = reason.has_value() ? reason->reason : std::string(StdView(absl::StatusCodeToString(status.code())));
+    const bool known = std::any_of(response->blockers().begin(), response->blockers().end(),
+                                   [&](const std::string& blocker) { return blocker.starts_with(name + ":"); });
+    if (!known) response->add_blockers(absl::StrCat(name, ": ", status.message()));
+  }
+  if (!response->blockers().empty()) response->set_can_activate(false);
+  return absl::OkStatus();
+}
+
+// Looks after a generation that was activated just now: what was seen, or, where a condition failed and the store was rolled back for it (or
+// could not be), why.
+absl::StatusOr<std::string> WatchOrRollBack(const ServiceContext& services, const std::string& store, const std::string& generation,
+                                            const WatchConditions& conditions, const OperationControl& control) {
+  const auto report = [&control](int64_t done, int64_t total) {
+    if (control.progress) control.progress("watching", done, total);
+  };
+  absl::StatusOr<std::string> seen = services.activation_watches->Watch(store, conditions, control.limits, report);
+  if (seen.ok()) return seen;
+  std::string outcome;
+  const absl::StatusOr<std::shared_ptr<const ServingSet>> active = services.manager->TryCapture(store, "");
+  if (active.ok() && (*active)->view->generation().id() != generation) {
+    outcome = absl::StrCat("; nothing was rolled back, since generation ", (*active)->view->generation().id(), " serves by now");
+  } else if (const absl::StatusOr<ActivationResult> back = services.manager->Rollback(store, WritesPolicy::kReplay, /*dry_run=*/false); back.ok()) {
+    outcome = absl::StrCat("; rolled back to generation ", back->generation, ", revision ", back->view->revision());
+    services.activation_watches->CountRollback();
+  } else {
+    outcome = absl::StrCat("; it could not be rolled back and serves on: ", back.status().message());
+  }
+  const std::optional<ErrorReason> reason = GetErrorReason(seen.status());
+  const absl::Status failed(seen.status().code(), absl::StrCat("generation ", generation, ", watched while it served, ", seen.status().message(), outcome));
+  LogError("admin", absl::StrCat("store=", store, " ", failed.message()));
+  return ErrorWithReason(failed, reason->reason, reason->metadata);
 }
 
 }  // namespace
@@ -92,9 +161,19 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackSer
     if (request->generation().empty()) return InvalidField("generation", "is empty; it must name the generation to activate");
     LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
     LOCI_ASSIGN_OR_RETURN(const WritesPolicy policy, ValidateWritesSince(request->writes_since()));
-    const auto activate = [&manager = *services_.manager, store, generation = request->generation(), policy, dry_run = request->dry_run()](
-                              const OperationControl& control, loci::v1::ActivateGenerationResponse* reply) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(ActivationGates valid_gates, ValidateGates(request->gates()));
+    const auto gates = std::make_shared<const ActivationGates>(std::move(valid_gates));
+    LOCI_ASSIGN_OR_RETURN(const WatchConditions watch, ValidateWatch(request->watch()));
+    const auto activate = [&manager = *services_.manager, store, generation = request->generation(), policy, gates, watch, dry_run = request->dry_run(), &services = services_](
+                              const OperationControl& job, loci::v1::ActivateGenerationResponse* reply) -> absl::Status {
+      std::vector<GateFigure> figures;
+      const OperationControl control = WithGates(job, generation, *gates, /*refuse=*/true, &figures);
       LOCI_ASSIGN_OR_RETURN(const ActivationResult result, manager.Activate(store, generation, policy, dry_run, control));
+      FillGateFigures(figures, reply->mutable_gate_figures());
+      const bool switched = !dry_run && !result.previous_generation.empty() && result.previous_generation != generation;
+      if (switched && watch.watch_us > 0) {
+        LOCI_ASSIGN_OR_RETURN(*reply->mutable_watch_summary(), WatchOrRollBack(services, store, generation, watch, job));
+      }
       FillActivation(result, !dry_run, reply);
       return absl::OkStatus();
     };
@@ -103,7 +182,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackSer
     response->set_generation(request->generation());
     return RunJob<loci::v1::ActivateGenerationResponse>(
         services_, {.kind = JobKind::kActivate, .store = store, .generation = request->generation(), .limits = limits}, request->no_wait(),
-        activate, response);
+        activate, response, /*is_watched=*/watch.watch_us > 0);
   });
 }
 
@@ -180,13 +259,14 @@ grpc::ServerUnaryReactor* AdminServiceImpl::PinGeneration(grpc::CallbackServerCo
 grpc::ServerUnaryReactor* AdminServiceImpl::PlanActivation(grpc::CallbackServerContext* context,
                                                            const loci::v1::PlanActivationRequest* request,
                                                            loci::v1::PlanActivationResponse* response) {
-  return Run(Method::kPlanActivation, context, request->ByteSizeLong(), [this, request, response](const RequestLimits&) -> absl::Status {
+  return Run(Method::kPlanActivation, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
     LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
     if (request->generation().empty()) return InvalidField("generation", "is empty; it must name the generation to activate");
     LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
+    LOCI_ASSIGN_OR_RETURN(const ActivationGates gates, ValidateGates(request->gates()));
     LOCI_ASSIGN_OR_RETURN(const ActivationPlan plan, services_.manager->PlanActivation(store, request->generation()));
     FillPlan(plan, response);
-    return absl::OkStatus();
+    return PlanGates(*services_.manager, store, request->generation(), gates, limits, response);
   });
 }
 

@@ -1,6 +1,8 @@
 #include "server/reply.h"
 
+#include <limits>
 #include <string>
+#include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -173,6 +175,29 @@ void FillComparison(GenerationComparison&& comparison, loci::v1::CompareGenerati
     query.set_same_order(difference.same_order);
     for (std::string& id : difference.ids_a) query.add_ids_a(std::move(id));
     for (std::string& id : difference.ids_b) query.add_ids_b(std::move(id));
+    for (HitChange& change : difference.changes) {
+      loci::v1::HitChange& filled = *query.add_changes();
+      filled.set_id(std::move(change.id));
+      filled.set_reason(static_cast<loci::v1::ChangeReason>(change.reason));
+      filled.set_rank_a(change.rank_a);
+      filled.set_rank_b(change.rank_b);
+    }
+  }
+  constexpr std::string_view kPrefix = "CHANGE_REASON_";
+  for (int reason = 1; reason < kChangeReasonCount; ++reason) {
+    const std::string name = loci::v1::ChangeReason_Name(static_cast<loci::v1::ChangeReason>(reason)).substr(kPrefix.size());
+    (*out->mutable_change_counts())[name] = comparison.change_counts[static_cast<size_t>(reason)];
+  }
+}
+
+void FillGateFigures(const std::vector<GateFigure>& figures, google::protobuf::RepeatedPtrField<loci::v1::GateFigure>* out) {
+  for (const GateFigure& figure : figures) {
+    loci::v1::GateFigure& filled = *out->Add();
+    filled.set_condition(figure.condition);
+    filled.set_value(figure.value);
+    filled.set_limit(figure.limit.value_or(std::numeric_limits<double>::quiet_NaN()));
+    filled.set_met(figure.met);
+    filled.set_query_count(figure.query_count);
   }
 }
 

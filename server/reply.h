@@ -2,13 +2,17 @@
 #ifndef LOCI_SERVER_REPLY_H_
 #define LOCI_SERVER_REPLY_H_
 
+#include <vector>
+
 #include "absl/status/status.h"
 #include "base/vector_type.h"
 #include "encoder/encoder.h"
 #include "google/protobuf/message_lite.h"
+#include "google/protobuf/repeated_field.h"
 #include "proto/loci/v1/admin.pb.h"
 #include "proto/loci/v1/common.pb.h"
 #include "proto/loci/v1/retrieval.pb.h"
+#include "retriever/activation_gates.h"
 #include "retriever/archive_importer.h"
 #include "retriever/generation_comparison.h"
 #include "retriever/generation_manager.h"
@@ -28,6 +32,7 @@ void FillIngestResponse(const IngestResult& result, loci::v1::IngestResponse* ou
 void FillImportResponse(const ImportResult& result, loci::v1::ImportResponse* out);  // All but job and done.
 void FillStore(const StoreInfo& info, loci::v1::Store* out);
 void FillComparison(GenerationComparison&& comparison, loci::v1::CompareGenerationsResponse* out);
+void FillGateFigures(const std::vector<GateFigure>& figures, google::protobuf::RepeatedPtrField<loci::v1::GateFigure>* out);
 void FillPlan(const ActivationPlan& plan, loci::v1::PlanActivationResponse* out);
 void FillGeneration(const GenerationInfo& info, loci::v1::Generation* out);
 void FillJob(const JobInfo& info, loci::v1::Job* out);

@@ -8,6 +8,16 @@
 #include "server/validation.h"
 
 namespace loci {
+namespace {
+
+// What serves is watched, not a generation that a request names. Empty: nothing.
+std::string WatchedStore(const std::string& store, const std::string& generation) { return generation.empty() ? store : ""; }
+
+}  // namespace
+
+void RetrievalServiceImpl::Record(const std::string& store, const absl::Status& status, int64_t search_us) {
+  if (!store.empty()) services_.activation_watches->Record(store, status.code(), search_us);
+}
 
 grpc::ServerUnaryReactor* RetrievalServiceImpl::Encode(grpc::CallbackServerContext* context, const loci::v1::EncodeRequest* request,
                                                        loci::v1::EncodeResponse* response) {
@@ -40,7 +50,9 @@ grpc::ServerUnaryReactor* RetrievalServiceImpl::Search(grpc::CallbackServerConte
   }
   const bool include_text = valid->include_text;
   const bool include_vectors = valid->include_vectors;
-  services_.pipeline->Search(*std::move(valid), [this, call, response, include_text, include_vectors](absl::StatusOr<SearchReply> reply) {
+  const std::string watched = WatchedStore(valid->store, valid->generation);
+  services_.pipeline->Search(*std::move(valid), [this, call, response, include_text, include_vectors, watched](absl::StatusOr<SearchReply> reply) {
+    Record(watched, reply.status(), reply.ok() ? reply->times.search_us : 0);
     if (!reply.ok()) return call->Answer(reply.status());
     call->SetPhases(reply->times);
     for (const std::optional<TokenUsage>& usage : reply->usage) {
@@ -62,7 +74,9 @@ grpc::ServerUnaryReactor* RetrievalServiceImpl::Answer(grpc::CallbackServerConte
     return call;
   }
   const std::string reader = valid->reader;
-  services_.pipeline->Answer(*std::move(valid), [call, response, reader](absl::StatusOr<AnswerReply> reply) {
+  const std::string watched = WatchedStore(valid->store, valid->generation);
+  services_.pipeline->Answer(*std::move(valid), [this, call, response, reader, watched](absl::StatusOr<AnswerReply> reply) {
+    Record(watched, reply.status(), reply.ok() ? reply->times.search_us : 0);
     if (!reply.ok()) return call->Answer(reply.status());
     call->SetPhases(reply->times);
     FillAnswerResponse(*std::move(reply), reader, response);

@@ -2,6 +2,10 @@
 #ifndef LOCI_SERVER_RETRIEVAL_SERVICE_H_
 #define LOCI_SERVER_RETRIEVAL_SERVICE_H_
 
+#include <cstdint>
+#include <string>
+
+#include "absl/status/status.h"
 #include "grpcpp/grpcpp.h"
 #include "proto/loci/v1/retrieval.grpc.pb.h"
 #include "server/service_context.h"
@@ -21,6 +25,9 @@ class RetrievalServiceImpl final : public loci::v1::RetrievalService::CallbackSe
                                    loci::v1::AnswerResponse* response) override;
 
  private:
+  // For the watch of an activation, where there is one.
+  void Record(const std::string& store, const absl::Status& status, int64_t search_us);
+
   const ServiceContext& services_;
 };
 

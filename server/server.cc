@@ -51,6 +51,7 @@ constexpr std::chrono::seconds kDeliveryTime(5);
 // Jobs whose clients do not wait: so many run at once, so many wait for their turn.
 constexpr int kLoadThreads = 2;  // Verify generations that searches name: others of their sort wait, not what is written meanwhile.
 constexpr int kSwitchThreads = 4;
+constexpr int kWatchThreads = 8;  // They sleep nearly always.
 constexpr int kVerifyThreads = 2;
 constexpr int64_t kMaxQueuedJobs = 64;
 
@@ -146,6 +147,8 @@ struct Server::State {
   std::unique_ptr<ThreadPool> load_pool;
   std::unique_ptr<ThreadPool> build_pool;
   std::unique_ptr<ThreadPool> switch_pool;
+  std::unique_ptr<ThreadPool> watch_pool;
+  std::unique_ptr<ActivationWatches> activation_watches;
   std::unique_ptr<ThreadPool> verify_pool;
   std::unique_ptr<ThreadPool> control_pool;
   std::unique_ptr<Admission> requests;
@@ -208,6 +211,7 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
 
   build_pool = std::make_unique<ThreadPool>("loci-build", static_cast<int>(options.max_ingests), options.max_ingests);
   switch_pool = std::make_unique<ThreadPool>("loci-switch", kSwitchThreads, kMaxQueuedJobs);
+  watch_pool = std::make_unique<ThreadPool>("loci-watch", kWatchThreads, kMaxQueuedJobs);
   verify_pool = std::make_unique<ThreadPool>("loci-verify", kVerifyThreads, kMaxQueuedJobs);
 
   EncoderRegistry::Options registry_options;
@@ -322,6 +326,7 @@ void Server::State::CloseData() {
   control_pool.reset();
   build_pool.reset();
   switch_pool.reset();
+  watch_pool.reset();
   verify_pool.reset();
   jobs.reset();
   std::vector<std::shared_ptr<TextEncoder>> held = encoders->Loaded();
@@ -384,6 +389,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   services.jobs = state->jobs.get();
   services.build_pool = state->build_pool.get();
   services.switch_pool = state->switch_pool.get();
+  services.watch_pool = state->watch_pool.get();
+  state->activation_watches = std::make_unique<ActivationWatches>(state->metrics, state->options.clock);
+  services.activation_watches = state->activation_watches.get();
   services.verify_pool = state->verify_pool.get();
   services.control_pool = state->control_pool.get();
   services.requests = state->requests.get();

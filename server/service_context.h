@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/thread_pool.h"
 #include "proto/loci/v1/admin.pb.h"
+#include "retriever/activation_watch.h"
 #include "retriever/generation_manager.h"
 #include "retriever/job_registry.h"
 #include "retriever/pipeline.h"
@@ -34,6 +35,8 @@ struct ServiceContext {
   ThreadPool* build_pool = nullptr;   // A thread for each ingest that `ingests` admits.
   ThreadPool* switch_pool = nullptr;  // Activations and roll-backs.
   ThreadPool* verify_pool = nullptr;
+  ThreadPool* watch_pool = nullptr;   // Activations that are watched, for as long as that takes.
+  ActivationWatches* activation_watches = nullptr;
   Admission* requests = nullptr;
   Admission* control = nullptr;  // Of requests that look after the server (IsControl): no flood of others takes their place.
   Admission* ingests = nullptr;

@@ -232,6 +232,76 @@ absl::StatusOr<ValidCompare> ValidateCompare(const loci::v1::CompareGenerationsR
   return valid;
 }
 
+absl::StatusOr<ActivationGates> ValidateGates(const loci::v1::ActivationGates& gates) {
+  ActivationGates result;
+  const auto take_share = [](bool is_set, double value, const char* field, std::optional<double>* out) -> absl::Status {
+    if (!is_set) return absl::OkStatus();
+    if (!(value >= 0 && value <= 1)) return InvalidField(field, absl::StrCat("is ", value, "; it must be from 0 to 1"));
+    *out = value;
+    return absl::OkStatus();
+  };
+  LOCI_RETURN_IF_ERROR(take_share(gates.has_min_ndcg_at_10(), gates.min_ndcg_at_10(), "gates.min_ndcg_at_10", &result.min_ndcg_at_10));
+  LOCI_RETURN_IF_ERROR(take_share(gates.has_min_recall_at_10(), gates.min_recall_at_10(), "gates.min_recall_at_10", &result.min_recall_at_10));
+  LOCI_RETURN_IF_ERROR(take_share(gates.has_min_overlap_at_10(), gates.min_overlap_at_10(), "gates.min_overlap_at_10", &result.min_overlap_at_10));
+  if (gates.has_max_p99_us()) {
+    if (gates.max_p99_us() <= 0) return InvalidField("gates.max_p99_us", absl::StrCat("is ", gates.max_p99_us(), "; it must be above 0"));
+    result.max_p99_us = gates.max_p99_us();
+  }
+  const bool has_condition = result.min_ndcg_at_10.has_value() || result.min_recall_at_10.has_value() || result.min_overlap_at_10.has_value() ||
+                             result.max_p99_us.has_value();
+  if (!has_condition && gates.queries().empty()) return result;
+  LOCI_RETURN_IF_ERROR(CheckCount("gates.queries", gates.queries_size(), 1, kMaxQueries));
+  int64_t judgement_count = 0;
+  bool judged = false;
+  for (int i = 0; i < gates.queries_size(); ++i) {
+    const loci::v1::GateQuery& query = gates.queries(i);
+    const std::string field = absl::StrCat("gates.queries[", i, "]");
+    if (query.text().empty()) return InvalidField(field + ".text", "is empty");
+    if (static_cast<int64_t>(query.text().size()) > kMaxTextBytes) {
+      return InvalidField(field + ".text", absl::StrCat("has ", query.text().size(), " bytes; the limit is ", kMaxTextBytes));
+    }
+    judgement_count += query.judgements_size();
+    if (judgement_count > kMaxJudgements) return InvalidField("gates.queries", absl::StrCat("have more than ", kMaxJudgements, " judgements"));
+    GateQuery& taken = result.queries.emplace_back();
+    taken.text = query.text();
+    for (const loci::v1::GateQuery::Judgement& judgement : query.judgements()) {
+      if (absl::Status valid = ValidatePassageId(judgement.id()); !valid.ok()) return Annotate(valid, field + ".judgements");
+      if (!taken.grades.emplace(judgement.id(), judgement.grade()).second) {
+        return InvalidField(field + ".judgements", absl::StrCat("judge ", Quoted(judgement.id()), " twice"));
+      }
+    }
+    judged |= HasRelevant(taken.grades);
+  }
+  if (!judged && (result.min_ndcg_at_10.has_value() || result.min_recall_at_10.has_value())) {
+    return InvalidField("gates.queries", "have no judgement of a grade above 0, which min_ndcg_at_10 and min_recall_at_10 are measured by");
+  }
+  return result;
+}
+
+absl::StatusOr<WatchConditions> ValidateWatch(const loci::v1::ActivationWatch& watch) {
+  WatchConditions result;
+  if (watch.watch_ms() < 0 || watch.watch_ms() > kMaxWatchMs) {
+    return InvalidField("watch.watch_ms", absl::StrCat("is ", watch.watch_ms(), "; it must be from 0 to ", kMaxWatchMs));
+  }
+  if (watch.has_max_error_rate()) {
+    if (!(watch.max_error_rate() >= 0 && watch.max_error_rate() <= 1)) {
+      return InvalidField("watch.max_error_rate", absl::StrCat("is ", watch.max_error_rate(), "; it must be from 0 to 1"));
+    }
+    result.max_error_rate = watch.max_error_rate();
+  }
+  if (watch.has_max_p99_us()) {
+    if (watch.max_p99_us() <= 0) return InvalidField("watch.max_p99_us", absl::StrCat("is ", watch.max_p99_us(), "; it must be above 0"));
+    result.max_p99_us = watch.max_p99_us();
+  }
+  if (watch.min_requests() < 0) return InvalidField("watch.min_requests", absl::StrCat("is ", watch.min_requests(), "; it must be 0 or more"));
+  if (watch.min_requests() > 0) result.min_requests = watch.min_requests();
+  if (watch.watch_ms() == 0 && (result.max_error_rate.has_value() || result.max_p99_us.has_value() || watch.min_requests() > 0)) {
+    return InvalidField("watch.watch_ms", "is 0, and conditions of a watch are set; it must say how long it lasts");
+  }
+  result.watch_us = watch.watch_ms() * 1000;
+  return result;
+}
+
 absl::StatusOr<WritesPolicy> ValidateWritesSince(loci::v1::WritesSince writes_since) {
   switch (writes_since) {
     case loci::v1::WRITES_SINCE_UNSPECIFIED:

@@ -20,6 +20,8 @@
 #include "proto/loci/v1/admin.pb.h"
 #include "proto/loci/v1/common.pb.h"
 #include "proto/loci/v1/retrieval.pb.h"
+#include "retriever/activation_gates.h"
+#include "retriever/activation_watch.h"
 #include "retriever/archive_importer.h"
 #include "retriever/ingester.h"
 #include "retriever/pipeline.h"
@@ -39,6 +41,8 @@ inline constexpr int kMaxAnswers = 100;
 inline constexpr int kMaxCompareTopK = 1'000;
 inline constexpr int64_t kMaxComparedHits = 100'000;  // Of all queries, on each side.
 inline constexpr int kDefaultCompareTopK = 10;
+inline constexpr int64_t kMaxWatchMs = 86'400'000;
+inline constexpr int64_t kMaxJudgements = 100'000;  // Of all queries of an activation's gates.
 inline constexpr int kMaxPassages = 10'000;  // Of one batch, upsert, deletion or read.
 inline constexpr int64_t kMaxIdBytes = 512;
 inline constexpr char kDefaultStore[] = "default";
@@ -91,6 +95,11 @@ struct ValidCompare {
   int top_k = 0;
 };
 absl::StatusOr<ValidCompare> ValidateCompare(const loci::v1::CompareGenerationsRequest& request);
+
+// No queries where `gates` has neither them nor conditions. INVALID_ARGUMENT for conditions without queries, for quality without judgements.
+absl::StatusOr<ActivationGates> ValidateGates(const loci::v1::ActivationGates& gates);
+
+absl::StatusOr<WatchConditions> ValidateWatch(const loci::v1::ActivationWatch& watch);
 
 absl::StatusOr<WritesPolicy> ValidateWritesSince(loci::v1::WritesSince writes_since);
 

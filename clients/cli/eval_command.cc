@@ -5,11 +5,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/ranking_metrics.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
 #include "clients/cli/eval_input.h"
 #include "clients/cli/progress.h"
-#include "clients/cli/ranking_metrics.h"
 #include "clients/cli/search_flags.h"
 #include "nlohmann/json.hpp"
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "base/ranking_metrics.h"
 
 namespace loci {
 
@@ -15,8 +16,6 @@ struct EvalQuery {
   std::string text;
 };
 
-// Grades of documents by id. Higher is more relevant; 0 and below is not relevant.
-using Grades = std::unordered_map<std::string, int>;
 // By query id.
 using Judgements = std::unordered_map<std::string, Grades>;
 

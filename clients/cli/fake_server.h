@@ -65,6 +65,8 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   std::function<grpc::Status(const v1::ActivateGenerationRequest&, v1::ActivateGenerationResponse*)> on_activate;
   std::function<grpc::Status(const v1::ExportRequest&, grpc::ServerContext*, grpc::ServerWriter<v1::ExportChunk>*)> on_export;
   std::function<grpc::Status(grpc::ServerContext*, grpc::ServerReader<v1::ImportRequest>*, v1::ImportResponse*)> on_import;
+  std::function<grpc::Status(const v1::PlanActivationRequest&, v1::PlanActivationResponse*)> on_plan;
+  std::function<grpc::Status(const v1::CompareGenerationsRequest&, v1::CompareGenerationsResponse*)> on_compare;
   std::function<void()> before_ingest_reply;
   grpc::Status ingest_status;
   v1::IngestResponse ingest_response;
@@ -121,6 +123,13 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   grpc::Status ActivateGeneration(grpc::ServerContext*, const v1::ActivateGenerationRequest* request,
                                   v1::ActivateGenerationResponse* response) override {
     return on_activate ? on_activate(*request, response) : Unimplemented();
+  }
+  grpc::Status PlanActivation(grpc::ServerContext*, const v1::PlanActivationRequest* request, v1::PlanActivationResponse* response) override {
+    return on_plan ? on_plan(*request, response) : Unimplemented();
+  }
+  grpc::Status CompareGenerations(grpc::ServerContext*, const v1::CompareGenerationsRequest* request,
+                                  v1::CompareGenerationsResponse* response) override {
+    return on_compare ? on_compare(*request, response) : Unimplemented();
   }
   grpc::Status ExportStore(grpc::ServerContext* context, const v1::ExportRequest* request,
                            grpc::ServerWriter<v1::ExportChunk>* writer) override {

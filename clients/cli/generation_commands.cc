@@ -1,12 +1,20 @@
 // loci activate, rollback, verify, pin, set store, plan, compare.
+#include <algorithm>
 #include <memory>
 #include <string>
+#include <string_view>
+#include <utility>
 #include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/strings.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
 #include "clients/cli/eval_input.h"
+#include "clients/cli/gate_flags.h"
+#include "clients/cli/text_table.h"
 
 namespace loci {
 namespace {
@@ -32,11 +40,15 @@ class ActivateCommand final : public Command {
            "writes were\n"
            "made since its base, --writes-since says whether they are laid over it or dropped. --dry-run checks on the server "
            "and\n"
-           "changes nothing.\n";
+           "changes nothing. Where a condition is not met nothing is swapped in, and the figures are told. With --watch the generation is\n"
+           "looked after for that time once it answers, and the store goes back to the one before where too many requests fail or searches\n"
+           "take too long; loci cancel JOB ends the watch.\n";
   }
   std::string examples() const override {
     return "  loci activate movies g4\n  loci activate movies g4 --writes-since replay\n  loci activate movies g4 --dry-run\n"
-           "  loci activate movies g4 --no-wait\n";
+           "  loci activate movies g4 --no-wait\n"
+           "  loci activate movies g4 --queries queries.jsonl --qrels qrels.tsv --min-ndcg 0.4 --min-overlap 0.6 --max-p99 10ms\n"
+           "  loci activate movies g4 --watch 10m --max-error-rate 0.01 --watch-max-p99 50ms --no-wait\n";
   }
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
@@ -44,9 +56,31 @@ class ActivateCommand final : public Command {
     flags->Choice("writes-since", &writes_since_, {"replay", "discard"}, "What becomes of writes made since.");
     flags->Bool("dry-run", &dry_run_, "Let the server check everything, change nothing.");
     flags->Bool("no-wait", &no_wait_, "Return at once, with the job that does it.");
+    gates_.Declare(flags);
+    flags->Section("Watch");
+    flags->Duration("watch", &watch_ms_, "How long it is looked after once it answers: 30s, 10m, at most 24h.");
+    flags->Double("max-error-rate", &max_error_rate_, 0, 1, "Of the store's requests that fail by the server's fault, at most.");
+    flags->String("watch-max-p99", &watch_max_p99_, "TIME", "Of the time that searches take meanwhile, at most: 500us, 50ms.");
+    flags->Int("watch-min-requests", &watch_min_requests_, 1, 1'000'000'000, "Judged from so many requests on.");
   }
-  int Run(CliContext& cli, const FlagSet&) override {
+  int Run(CliContext& cli, const FlagSet& flags) override {
     v1::ActivateGenerationRequest request;
+    const bool has_conditions = flags.WasGiven("max-error-rate") || flags.WasGiven("watch-max-p99") || flags.WasGiven("watch-min-requests");
+    if (has_conditions && watch_ms_ == 0) return cli.UsageError("conditions of a watch need --watch TIME");
+    if (watch_ms_ > 0) {
+      request.mutable_watch()->set_watch_ms(watch_ms_);
+      request.mutable_watch()->set_min_requests(watch_min_requests_);
+      if (flags.WasGiven("max-error-rate")) request.mutable_watch()->set_max_error_rate(max_error_rate_);
+      if (flags.WasGiven("watch-max-p99")) {
+        int64_t max_p99_us = 0;
+        if (absl::Status parsed = ParseDurationUs(watch_max_p99_, &max_p99_us); !parsed.ok()) return cli.UsageError(StdView(parsed.message()));
+        request.mutable_watch()->set_max_p99_us(max_p99_us);
+      }
+    }
+    if (absl::Status checked = gates_.Check(flags); !checked.ok()) return cli.UsageError(StdView(checked.message()));
+    v1::ActivationGates gates;
+    if (absl::Status filled = gates_.Fill(flags, &gates); !filled.ok()) return cli.Fail(filled);
+    if (gates.queries_size() > 0) *request.mutable_gates() = std::move(gates);
     request.set_store(store_);
     request.set_generation(generation_);
     request.set_writes_since(WritesSinceOf(writes_since_));
@@ -66,12 +100,17 @@ class ActivateCommand final : public Command {
     if (response.writes_since_count() > 0)
       cli.out() << ", writes since: " << FormatCount(response.writes_since_count()) << " " << writes_since_;
     cli.out() << '\n';
+    PrintGateFigures(cli, response.gate_figures());
+    if (!response.watch_summary().empty()) cli.out() << SanitizeLine(response.watch_summary()) << '\n';
     return kExitOk;
   }
 
  private:
-  std::string store_, generation_, writes_since_;
+  std::string store_, generation_, writes_since_, watch_max_p99_;
   bool dry_run_ = false, no_wait_ = false;
+  GateFlags gates_;
+  int64_t watch_ms_ = 0, watch_min_requests_ = 20;
+  double max_error_rate_ = 0;
 };
 
 class RollbackCommand final : public Command {
@@ -212,23 +251,37 @@ class PlanCommand final : public Command {
  public:
   std::string name() const override { return "plan"; }
   std::string summary() const override { return "What activating a generation would need in memory and time"; }
-  std::string examples() const override { return "  loci plan movies g4\n"; }
+  std::string details() const override {
+    return "With --queries the conditions are measured, for which the generation is opened and verified; those that are not met are blockers.\n";
+  }
+  std::string examples() const override {
+    return "  loci plan movies g4\n  loci plan movies g4 --queries queries.jsonl --qrels qrels.tsv --min-ndcg 0.4\n";
+  }
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Positional("GENERATION", &generation_, "Name of the generation.");
+    gates_.Declare(flags);
   }
-  int Run(CliContext& cli, const FlagSet&) override {
+  int Run(CliContext& cli, const FlagSet& flags) override {
     v1::PlanActivationRequest request;
     request.set_store(store_);
     request.set_generation(generation_);
+    if (absl::Status checked = gates_.Check(flags); !checked.ok()) return cli.UsageError(StdView(checked.message()));
+    v1::ActivationGates gates;
+    if (absl::Status filled = gates_.Fill(flags, &gates); !filled.ok()) return cli.Fail(filled);
+    const bool measures = gates.queries_size() > 0;
+    if (measures) *request.mutable_gates() = std::move(gates);
     v1::PlanActivationResponse response;
     int exit_code = kExitOk;
-    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::PlanActivation, request, &response, &exit_code)) return exit_code;
+    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::PlanActivation, request, &response, &exit_code,
+                  measures ? CliContext::kNoTimeout : CliContext::kDefaultTimeoutMs))
+      return exit_code;
     return cli.PrintJson(response);
   }
 
  private:
   std::string store_, generation_;
+  GateFlags gates_;
 };
 
 class CompareCommand final : public Command {
@@ -260,10 +313,49 @@ class CompareCommand final : public Command {
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::CompareGenerations, request, &response, &exit_code,
                   CliContext::kNoTimeout))
       return exit_code;
-    return cli.PrintJson(response);
+    if (cli.json()) return cli.PrintJson(response);
+    PrintComparison(cli, *queries, response);
+    return kExitOk;
   }
 
  private:
+  static std::string Describe(const v1::HitChange& change) {
+    std::string why = v1::ChangeReason_Name(change.reason()).substr(std::string_view("CHANGE_REASON_").size());
+    absl::AsciiStrToLower(&why);
+    std::replace(why.begin(), why.end(), '_', ' ');
+    const auto rank = [](int32_t place) { return place == 0 ? std::string("-") : absl::StrCat("#", place); };
+    return absl::StrCat(SanitizeLine(change.id()), " ", rank(change.rank_a()), " to ", rank(change.rank_b()), " ", why);
+  }
+  static void PrintComparison(CliContext& cli, const std::vector<EvalQuery>& queries, const v1::CompareGenerationsResponse& response) {
+    constexpr size_t kShownBytes = 48;
+    TextTable table({{"QUERY"}, {"OVERLAP", TextTable::kRight}, {"CHANGES, from place to place"}});
+    for (int i = 0; i < response.queries_size() && static_cast<size_t>(i) < queries.size(); ++i) {
+      const v1::QueryComparison& query = response.queries(i);
+      if (query.same_order()) continue;
+      const std::string& text = queries[static_cast<size_t>(i)].text;
+      const std::string shown = text.size() <= kShownBytes ? text : absl::StrCat(text.substr(0, kShownBytes), "...");
+      if (query.changes().empty()) table.AddRow({SanitizeLine(shown), absl::StrFormat("%.2f", query.overlap()), "order only"});
+      for (int j = 0; j < query.changes_size(); ++j) {
+        table.AddRow({j == 0 ? SanitizeLine(shown) : "", j == 0 ? absl::StrFormat("%.2f", query.overlap()) : "", Describe(query.changes(j))});
+      }
+    }
+    if (response.changed_count() > 0) cli.PrintTable(table);
+    cli.out() << "generations " << SanitizeLine(response.generation_a()) << " and " << SanitizeLine(response.generation_b()) << ": "
+              << FormatCount(response.changed_count()) << " of " << FormatCount(response.queries_size()) << " queries change, "
+              << FormatCount(response.changed_first_count()) << " in their first hit; mean overlap "
+              << absl::StrFormat("%.4f", response.mean_overlap()) << '\n';
+    std::string counts;
+    for (const char* reason : {"NEW_PASSAGE", "GONE_PASSAGE", "OTHER_VECTOR", "APPROXIMATION", "DISPLACED"}) {
+      const auto count = response.change_counts().find(reason);
+      if (count == response.change_counts().end() || count->second == 0) continue;
+      std::string why = reason;
+      absl::AsciiStrToLower(&why);
+      std::replace(why.begin(), why.end(), '_', ' ');
+      absl::StrAppend(&counts, counts.empty() ? "" : ", ", why, " ", FormatCount(count->second));
+    }
+    if (!counts.empty()) cli.out() << "why: " << counts << '\n';
+  }
+
   std::string store_, generation_a_, generation_b_, queries_path_;
   int64_t top_k_ = 10;
 };

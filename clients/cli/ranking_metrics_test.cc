@@ -1,4 +1,4 @@
-#include "clients/cli/ranking_metrics.h"
+#include "base/ranking_metrics.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>

@@ -170,6 +170,11 @@ TEST_F(ServerArchive, AnotherServerAnswersWithTheSameBits) {
   EXPECT_EQ(job.kind(), "import");
   EXPECT_EQ(job.generation(), response.generation());
   EXPECT_EQ(job.import_result().SerializeAsString(), response.SerializeAsString());
+  loci::v1::SearchRequest filtered = TextSearch("copy", "written", 5);
+  filtered.set_filter("year = 1979");
+  loci::v1::SearchResponse found;
+  ASSERT_TRUE(Call(*retrieval, &Retrieval::Search, filtered, &found).ok());
+  EXPECT_EQ(found.results(0).hits_size(), 2) << "metadata can be asked for as well";
   for (size_t i = 0; i < queries.size(); ++i) {
     EXPECT_EQ(Search("copy", queries[i]).results(0).SerializeAsString(), before[i]) << "ids, scores, texts, metadata and vectors";
   }

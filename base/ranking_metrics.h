@@ -1,13 +1,15 @@
 // Figures of retrieval quality, as trec_eval and BEIR define them.
-#ifndef LOCI_CLIENTS_CLI_RANKING_METRICS_H_
-#define LOCI_CLIENTS_CLI_RANKING_METRICS_H_
+#ifndef LOCI_BASE_RANKING_METRICS_H_
+#define LOCI_BASE_RANKING_METRICS_H_
 
 #include <string>
+#include <unordered_map>
 #include <vector>
 
-#include "clients/cli/eval_input.h"
-
 namespace loci {
+
+// Grades of documents by id. Higher is more relevant; 0 and below is not relevant.
+using Grades = std::unordered_map<std::string, int>;
 
 struct RankingMetrics {
   double ndcg_at_10 = 0;
@@ -30,4 +32,4 @@ bool HasRelevant(const Grades& grades);
 
 }  // namespace loci
 
-#endif  // LOCI_CLIENTS_CLI_RANKING_METRICS_H_
+#endif  // LOCI_BASE_RANKING_METRICS_H_
