@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "base/file.h"
+#include "index/view_copy.h"
 
 namespace loci {
 namespace {
@@ -165,6 +166,27 @@ void StoreLife::Delete(const std::string& id) {
   Step("delete", [&] { ASSERT_TRUE(store_->DeleteGeneration(id).ok()); });
 }
 
+void StoreLife::Fold() {
+  Step("fold", [&] {
+    const auto source = store_->BeginFold();
+    ASSERT_TRUE(source.ok()) << source.status();
+    BuildOptions options;
+    options.dim = kDim;
+    options.base_revision = source->view->revision();
+    options.folded_from = source->view->generation().id();
+    const auto builder = store_->NewGeneration(std::move(options));
+    ASSERT_TRUE(builder.ok()) << builder.status();
+    ASSERT_TRUE(CopyView(*source->view, **builder, [](int64_t) { return absl::OkStatus(); }).ok());
+    const auto manifest = (*builder)->Finish({}, nullptr);
+    ASSERT_TRUE(manifest.ok()) << manifest.status();
+    const auto generation = store_->OpenGeneration(manifest->generation(), true);
+    ASSERT_TRUE(generation.ok()) << generation.status();
+    const auto fold = store_->PrepareFold(*source, *generation);
+    ASSERT_TRUE(fold.ok()) << fold.status();
+    ASSERT_TRUE(store_->SwitchToFold(**fold).ok());
+  });
+}
+
 Recording StoreLife::Finish() {
   store_.reset();
   recording_.operations = disk_.operations();
@@ -191,6 +213,10 @@ Recording RecordLife(const std::string& root) {
   life.Pin(g2, false);
   life.Delete(g2);
   life.Write({Deletion("b")});
+  life.Fold();
+  life.Write({Put("c", "c9")});
+  const std::string g3 = life.Build({{"a", "a9"}}, "exact");
+  life.Activate(g3, WritesPolicy::kReplay);
   life.Open();
   life.Write({Put("g", "g2")});
   return life.Finish();

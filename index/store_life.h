@@ -77,6 +77,8 @@ class StoreLife {
   void Keep(int32_t count);
   void Write(std::vector<PassageWrite> writes);
   void Delete(const std::string& id);
+  // What is active and its overlay as a generation, which takes its place.
+  void Fold();
   // Closes the store.
   Recording Finish();
 
@@ -99,8 +101,8 @@ class StoreLife {
   Recording recording_;
 };
 
-// Ingest, activation, upserts, deletion, activation that replays, settings, restart, roll-back that discards, deletion of a generation,
-// restart.
+// Ingest, activation, upserts, deletion, activation that replays, settings, restart, roll-back that discards, deletion of a generation, fold,
+// activation of another, restart.
 Recording RecordLife(const std::string& root);
 
 }  // namespace loci

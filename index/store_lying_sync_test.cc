@@ -77,7 +77,8 @@ class LyingSync : public ::testing::Test {
     return OpenPlain(left()).ok();
   }
 
-  Lie LetLie(const Recording& recording, const DiskModel& before, size_t lie) {
+  // Without `prove` kCovered and kHarmless only say that the cuts that mostly show a lie did not.
+  Lie LetLie(const Recording& recording, const DiskModel& before, size_t lie, bool prove = true) {
     const auto& operations = recording.operations;
     DiskModel now = before, lying = before;
     now.Play(operations[lie]);
@@ -93,7 +94,7 @@ class LyingSync : public ::testing::Test {
       DiskModel honest = now, torn = lying;
       for (size_t i = lie + 1;; ++i) {
         if (honest.SameOnDisk(torn)) {
-          if (thorough) return Lie::kCovered;
+          if (thorough || !prove) return Lie::kCovered;
           break;
         }
         const bool end = i == operations.size();
@@ -109,7 +110,7 @@ class LyingSync : public ::testing::Test {
           if (!CheckImage(image, recording.AllowedAt(i)).empty()) return Lie::kNoticed;
         }
         if (end) {
-          if (thorough) return Lie::kHarmless;
+          if (thorough || !prove) return Lie::kHarmless;
           break;
         }
         honest.Play(operations[i]);
@@ -191,7 +192,7 @@ TEST_F(LyingSync, EverySyncOfLociIsNoticedAndOfRocksDbNoneIsMissed) {
       if (!sync.is_sync() || sync.rocksdb || after.StepAt(j) != "open") continue;
       auto& counts = after_kills[sync.Label()];
       if (counts[Lie::kNoticed] > 0 && !IsLongRun()) continue;
-      ++counts[LetLie(after, cut, j)];
+      ++counts[LetLie(after, cut, j, /*prove=*/IsLongRun())];
     }
   }
   for (auto& [label, counts] : after_kills) {
