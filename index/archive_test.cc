@@ -215,6 +215,29 @@ TEST(Archive, RefusesBlocksThatAreLeftOutTwiceOrExchanged) {
   }
 }
 
+TEST(Archive, RefusesABlockOfAnotherArchive) {
+  const std::string archive = MakeArchive({2, 2});
+  std::string other = archive;
+  // Of the same size, and with a checksum of its own that fits.
+  size_t begin = kArchiveMagic.size();
+  for (int record = 0; record < 2; ++record) {
+    uint32_t size = 0;
+    std::memcpy(&size, archive.data() + begin + 12, 4);
+    begin += kArchiveRecordHeadBytes + size;
+  }
+  const size_t text = other.find("text of 3", begin);
+  ASSERT_NE(text, std::string::npos);
+  other[text] = 'T';
+  uint32_t size = 0;
+  std::memcpy(&size, other.data() + begin + 12, 4);
+  const uint64_t checksum = Xxh3(std::string_view(other).substr(begin + 8, kArchiveRecordHeadBytes - 8 + size));
+  std::memcpy(other.data() + begin, &checksum, 8);
+  Collected read;
+  const absl::Status status = Read(other, &read);
+  EXPECT_TRUE(absl::IsDataLoss(status));
+  EXPECT_THAT(std::string(status.message()), HasSubstr("SHA-256"));
+}
+
 TEST(Archive, RefusesHeadersThatCantBe) {
   const auto read = [](const std::function<void(storage::ArchiveHeader*)>& change) {
     storage::ArchiveHeader header = Header(1);

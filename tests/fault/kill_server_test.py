@@ -1,10 +1,11 @@
-"""Kills a server by SIGKILL at random moments of ingest, upsert, deletion and activation, and looks at what it left.
+"""Kills a server by SIGKILL at random moments of ingest, import, upsert, deletion and activation, and looks at what it left.
 
-Three clients work at once until the server dies under them; then it is started again on the same folder:
+Four clients work at once until the server dies under them; then it is started again on the same folder:
   * `writes`: upserts and deletions of pairs. What was acknowledged is there; a pair is never torn apart; what was under way is there
     whole or not at all.
   * `builds`: whole corpora ingested as new generations. The active one is complete, of one corpus only, and not older than the last
     acknowledged; each generation verifies.
+  * `imports`: archives of a whole corpus each, imported. As `builds`.
   * `swaps`: activations of two generations in turn, with REPLAY, and upserts between them. No acknowledged upsert is lost.
 
 LOCI_KILL_ITERATIONS (default 4) and LOCI_KILL_SEED set how often and where. The server is $LOCI_SERVER_BINARY.
@@ -58,6 +59,10 @@ class KillServerTest(unittest.TestCase):
         self.pairs = {pair: {ABSENT} for pair in range(PAIRS)}
         self.acknowledged_corpus = 0
         self.started_corpus = 0
+        # Corpora of "imports", as those of "builds", and their archives.
+        self.archives = []
+        self.acknowledged_import = 0
+        self.started_import = 0
         self.swap_generations = []
         self.swap_ids = set()
         self.acknowledgements = 0
@@ -90,6 +95,12 @@ class KillServerTest(unittest.TestCase):
         self.acknowledged_corpus = corpus
         self.acknowledgements += 1
 
+    def import_archive(self):
+        self.started_import += 1
+        self.client.import_store({"store": "imports"}, self.archives[self.started_import % len(self.archives)])
+        self.acknowledged_import = self.started_import
+        self.acknowledgements += 1
+
     def swap(self):
         self.version += 1
         new_id = f"new-{self.version}"
@@ -118,20 +129,31 @@ class KillServerTest(unittest.TestCase):
             self.assertIn(found, allowed, f"pair {pair}: acknowledged or under way were {allowed}")
             self.pairs[pair] = {found}
 
-    def check_builds(self):
-        texts = {p.text for p in self.client.call("AdminService.GetPassages", store="builds",
+    def check_generations(self, store):
+        """That all of a store is whole; the others than the active one go. Returns what its passages' one text says."""
+        texts = {p.text for p in self.client.call("AdminService.GetPassages", store=store,
                                                   ids=[f"p{i}" for i in range(CORPUS_SIZE)]).passages}
         self.assertEqual(len(texts), 1, "two corpora are mixed")
-        corpus = int(texts.pop())
+        listed = self.client.call("AdminService.ListGenerations", store=store)
+        for generation in listed.generations:
+            self.assertEqual(generation.passage_count, CORPUS_SIZE)
+            self.client.call("AdminService.VerifyGeneration", store=store, generation=generation.generation)
+            if generation.generation != listed.generation:
+                self.client.call("AdminService.DeleteGeneration", store=store, generation=generation.generation)
+        on_disk = {name for name in os.listdir(os.path.join(self.data_dir.name, "stores", store)) if name[:1].isdigit()}
+        self.assertEqual(on_disk, {listed.generation}, "something is left of what did not come to its end")
+        return int(texts.pop())
+
+    def check_imports(self):
+        corpus = self.check_generations("imports")
+        count = len(self.archives)
+        self.assertIn(corpus, {number % count for number in range(self.acknowledged_import, self.started_import + 1)})
+
+    def check_builds(self):
+        corpus = self.check_generations("builds")
         self.assertGreaterEqual(corpus, self.acknowledged_corpus)
         self.assertLessEqual(corpus, self.started_corpus)
         self.acknowledged_corpus = corpus
-        listed = self.client.call("AdminService.ListGenerations", store="builds")
-        for generation in listed.generations:
-            self.assertEqual(generation.passage_count, CORPUS_SIZE)
-            self.client.call("AdminService.VerifyGeneration", store="builds", generation=generation.generation)
-            if generation.generation != listed.generation:
-                self.client.call("AdminService.DeleteGeneration", store="builds", generation=generation.generation)
 
     def check_swaps(self):
         listed = self.client.call("AdminService.ListGenerations", store="swaps")
@@ -151,13 +173,17 @@ class KillServerTest(unittest.TestCase):
         self.client.call("AdminService.CreateStore", store="writes")
         self.client.call("AdminService.UpsertPassages", store="writes", passages=[self.passage("first", "text")])
         self.build()
+        for number in range(3):
+            self.client.ingest({"store": "source"}, [{"passages": [self.passage(f"p{i}", str(number)) for i in range(CORPUS_SIZE)]}])
+            self.archives.append(self.client.export_store(store="source"))
+        self.import_archive()
         for base in ("even", "odd"):
             reply = self.client.ingest({"store": "swaps"}, [{"passages": [self.passage("base", base)]}])
             self.swap_generations.append(reply.generation)
         for iteration in range(ITERATIONS):
             moment_s = self.random.uniform(0.0, 0.8)
             with self.subTest(iteration=iteration, seed=SEED, moment_s=moment_s):
-                workers = [Worker(step) for step in (self.write_pair, self.build, self.swap)]
+                workers = [Worker(step) for step in (self.write_pair, self.build, self.import_archive, self.swap)]
                 for worker in workers:
                     worker.start()
                 time.sleep(moment_s)
@@ -172,6 +198,7 @@ class KillServerTest(unittest.TestCase):
                     self.assertIsNone(worker.error)
                 self.check_writes()
                 self.check_builds()
+                self.check_imports()
                 self.check_swaps()
         self.client.close()
         self.assertEqual(server.stop(), 0)

@@ -182,6 +182,23 @@ class ReflectionClient:
         stub = self.channel.stream_unary("/loci.v1.AdminService/Ingest", lambda message: message.SerializeToString(), response.FromString)
         return stub(requests(), timeout=timeout)
 
+    def export_store(self, timeout: float = 60, **fields: Any) -> bytes:
+        """The archive of a store."""
+        chunk = message_factory.GetMessageClass(self.pool.FindMessageTypeByName("loci.v1.ExportChunk"))
+        stub = self.channel.unary_stream("/loci.v1.AdminService/ExportStore", lambda message: message.SerializeToString(), chunk.FromString)
+        return b"".join(part.data for part in stub(self.message("ExportRequest", **fields), timeout=timeout))
+
+    def import_store(self, header: dict[str, Any], archive: bytes, timeout: float = 120, piece: int = 4096) -> Any:
+        response = message_factory.GetMessageClass(self.pool.FindMessageTypeByName("loci.v1.ImportResponse"))
+
+        def requests() -> Iterator[Any]:
+            yield self.message("ImportRequest", header=self.message("ImportHeader", **header))
+            for first in range(0, len(archive), piece):
+                yield self.message("ImportRequest", data=archive[first:first + piece])
+
+        stub = self.channel.stream_unary("/loci.v1.AdminService/ImportStore", lambda message: message.SerializeToString(), response.FromString)
+        return stub(requests(), timeout=timeout)
+
     def health(self, service: str = "") -> int:
         stub = self.channel.unary_unary("/grpc.health.v1.Health/Check", lambda message: message.SerializeToString(),
                                         KNOWN["HealthCheckResponse"].FromString)
