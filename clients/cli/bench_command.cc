@@ -211,7 +211,7 @@ class BenchCommand final : public Command {
       for (const auto& [code, count] : tally.errors) cli.out() << GrpcCodeName(code) << ": " << FormatCount(count) << '\n';
     }
     if (error_count > 0) {
-      cli.err() << FormatCount(error_count) << " requests failed; the first one:\n";
+      cli.err() << FormatCountOf(error_count, "request") << " failed; the first one:\n";
       cli.Fail(tally.first_error);
     }
     return error_count > 0 ? kExitFailed : kExitOk;

@@ -3,8 +3,9 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <spawn.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -15,6 +16,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 
 namespace loci {
 namespace {
@@ -44,31 +46,47 @@ struct Pipe {
   }
 };
 
+// The program's path; empty where there is none on the PATH.
+std::string FindProgram(const std::string& name) {
+  const char* const path = std::getenv("PATH");
+  for (const auto& folder : absl::StrSplit(path != nullptr ? path : "/usr/bin:/bin", ':')) {
+    std::string program = absl::StrCat(folder, "/", name);
+    struct stat info = {};
+    if (access(program.c_str(), X_OK) == 0 && stat(program.c_str(), &info) == 0 && S_ISREG(info.st_mode)) return program;
+  }
+  return "";
+}
+
+// In the new process, where only async-signal-safe functions may be called: others' locks may be held by threads that are not there.
+[[noreturn]] void BecomeProgram(const char* program, char* const* argv, char* const* environment, int input, int output, int errors, pid_t parent) {
+  prctl(PR_SET_PDEATHSIG, SIGKILL);
+  if (getppid() != parent) _exit(127);  // It ended before.
+  for (int signal_number = 1; signal_number < NSIG; ++signal_number) signal(signal_number, SIG_DFL);
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  if (dup2(input, STDIN_FILENO) < 0 || dup2(output, STDOUT_FILENO) < 0 || dup2(errors, STDERR_FILENO) < 0) _exit(127);
+  close_range(STDERR_FILENO + 1, ~0U, 0);
+  execve(program, argv, environment);
+  _exit(127);
+}
+
+// 0, or an errno.
 int Spawn(const std::vector<std::string>& arguments, int input, int output, int errors, pid_t* child) {
-  posix_spawn_file_actions_t actions;
-  posix_spawnattr_t attributes;
-  posix_spawn_file_actions_init(&actions);
-  posix_spawnattr_init(&attributes);
-  posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, output, STDOUT_FILENO);
-  posix_spawn_file_actions_adddup2(&actions, errors, STDERR_FILENO);
-  posix_spawn_file_actions_addclosefrom_np(&actions, STDERR_FILENO + 1);
-  sigset_t all_default, none_blocked;
-  sigfillset(&all_default);
-  sigemptyset(&none_blocked);
-  posix_spawnattr_setsigdefault(&attributes, &all_default);
-  posix_spawnattr_setsigmask(&attributes, &none_blocked);
-  posix_spawnattr_setflags(&attributes, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
+  const std::string program = FindProgram(arguments[0]);
+  if (program.empty()) return ENOENT;
   std::vector<char*> argv;
   for (const std::string& argument : arguments) argv.push_back(const_cast<char*>(argument.c_str()));
   argv.push_back(nullptr);
   const char* const path = std::getenv("PATH");
   std::string path_entry = absl::StrCat("PATH=", path != nullptr ? path : "/usr/bin:/bin"), locale = "LC_ALL=C.UTF-8";
   char* environment[] = {path_entry.data(), locale.data(), nullptr};
-  const int error = posix_spawnp(child, argv[0], &actions, &attributes, argv.data(), environment);
-  posix_spawn_file_actions_destroy(&actions);
-  posix_spawnattr_destroy(&attributes);
-  return error;
+  // posix_spawn can't ask for the signal at this process's end.
+  const pid_t parent = getpid();
+  *child = fork();
+  if (*child < 0) return errno;
+  if (*child == 0) BecomeProgram(program.c_str(), argv.data(), environment, input, output, errors, parent);
+  return 0;
 }
 
 void SetLimits(pid_t child, const ChildLimits& limits) {
@@ -92,7 +110,8 @@ bool ReadSome(int descriptor, std::string* buffer, std::string* text, size_t max
 
 }  // namespace
 
-absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments, int input_descriptor, const ChildLimits& limits) {
+absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments, int input_descriptor, const ChildLimits& limits,
+                                     const InputInterrupt* interrupt) {
   const Clock::time_point deadline = Clock::now() + limits.max_time;
   Pipe output, errors;
   if (!output.Open() || !errors.Open()) return absl::ResourceExhaustedError(absl::StrCat("no pipe: ", std::strerror(errno)));
@@ -107,14 +126,21 @@ absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments, 
 
   ChildResult result;
   std::string buffer(64 * 1024, '\0');
-  pollfd waits[2] = {{output.read_end, POLLIN, 0}, {errors.read_end, POLLIN, 0}};
+  absl::Status interrupted;
+  const auto check_interrupt = [&] {
+    if (interrupt != nullptr) interrupted = interrupt->Check();
+    return interrupted.ok();
+  };
+  pollfd waits[3] = {{output.read_end, POLLIN, 0}, {errors.read_end, POLLIN, 0}, {interrupt != nullptr ? interrupt->wake_descriptor() : -1, POLLIN, 0}};
   while (waits[0].fd >= 0 || waits[1].fd >= 0) {
     const auto left = std::chrono::duration_cast<std::chrono::milliseconds>(deadline - Clock::now());
     if (left.count() <= 0) {
       result.end = ChildResult::kTooLong;
       break;
     }
-    const int ready = poll(waits, 2, static_cast<int>(std::min<int64_t>(left.count(), 60'000)));
+    if (!check_interrupt()) break;
+    const int64_t wait_ms = std::min<int64_t>(left.count(), interrupt != nullptr ? interrupt->PollMs() : 60'000);
+    const int ready = poll(waits, 3, static_cast<int>(wait_ms));
     if (ready <= 0) continue;  // A signal, or time to look at the clock.
     if (waits[0].fd >= 0 && waits[0].revents != 0) {
       // One byte more than the limit tells that there is more.
@@ -129,17 +155,18 @@ absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments, 
   }
   // It may have closed both and still run.
   int status = 0;
-  while (result.end == ChildResult::kExited && waitpid(child, &status, WNOHANG) == 0) {
+  while (interrupted.ok() && result.end == ChildResult::kExited && waitpid(child, &status, WNOHANG) == 0) {
     if (Clock::now() >= deadline) {
       result.end = ChildResult::kTooLong;
-    } else {
+    } else if (check_interrupt()) {
       std::this_thread::sleep_for(std::chrono::milliseconds(1));
     }
   }
-  if (result.end != ChildResult::kExited) {
+  if (result.end != ChildResult::kExited || !interrupted.ok()) {
     kill(child, SIGKILL);
     while (waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
   }
+  if (!interrupted.ok()) return interrupted;
   if (result.end == ChildResult::kExited && WIFSIGNALED(status)) result.end = ChildResult::kSignalled;
   result.code = WIFSIGNALED(status) ? WTERMSIG(status) : WEXITSTATUS(status);
   return result;

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "clients/cli/input_interrupt.h"
 
 namespace loci {
 
@@ -29,9 +30,11 @@ struct ChildResult {
 };
 
 // Runs arguments[0], found on the PATH, with `input_descriptor` as its standard input, no other descriptor of this process, and an
-// environment of PATH and LC_ALL=C.UTF-8. Waits for its end; where a limit is met it is killed. NOT_FOUND where there is no such program.
+// environment of PATH and LC_ALL=C.UTF-8. Waits for its end; where a limit is met it is killed, and where the calling thread ends, as when this
+// process is killed, too. NOT_FOUND where there is no such program; the error of `interrupt`, which may be null, where that ends it.
 // May be called by any thread.
-absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments, int input_descriptor, const ChildLimits& limits);
+absl::StatusOr<ChildResult> RunChild(const std::vector<std::string>& arguments, int input_descriptor, const ChildLimits& limits,
+                                     const InputInterrupt* interrupt = nullptr);
 
 }  // namespace loci
 

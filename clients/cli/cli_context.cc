@@ -17,7 +17,7 @@ constexpr int kMaxMessageBytes = 64 << 20;
 }  // namespace
 
 CliContext::CliContext(const CliEnvironment& environment, GlobalOptions options)
-    : environment_(environment), options_(std::move(options)) {}
+    : environment_(environment), options_(std::move(options)), interrupt_(options_.timeout_ms) {}
 
 std::shared_ptr<grpc::Channel> CliContext::NewChannel() const {
   grpc::ChannelArguments arguments;
@@ -61,7 +61,7 @@ int CliContext::ExitCodeAfterHint(const grpc::Status& status) {
 
 int CliContext::Fail(const absl::Status& status) {
   err() << "error: " << SanitizeLine(StdView(status.message())) << '\n';
-  return kExitFailed;
+  return absl::IsDeadlineExceeded(status) ? kExitTimeout : kExitFailed;
 }
 
 int CliContext::UsageError(std::string_view message) {

@@ -11,6 +11,7 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "clients/cli/input_interrupt.h"
 #include "clients/cli/rpc_error.h"
 #include "clients/cli/text_table.h"
 #include "google/protobuf/message.h"
@@ -52,6 +53,9 @@ class CliContext {
   // A channel of its own: its calls share no connection with others.
   std::shared_ptr<grpc::Channel> NewChannel() const;
 
+  // Ends the reading of input at --timeout, counted from the command's start.
+  InputInterrupt& interrupt() { return interrupt_; }
+
   // A call's context with its deadline: --timeout, or else `default_timeout_ms` (0: none).
   void SetDeadline(grpc::ClientContext* context, int64_t default_timeout_ms) const;
 
@@ -85,6 +89,7 @@ class CliContext {
  private:
   CliEnvironment environment_;
   const GlobalOptions options_;
+  InputInterrupt interrupt_;
   std::shared_ptr<grpc::Channel> channel_;
   std::unique_ptr<v1::RetrievalService::Stub> retrieval_;
   std::unique_ptr<v1::AdminService::Stub> admin_;

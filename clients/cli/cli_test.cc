@@ -318,7 +318,7 @@ TEST_F(CliTest, IngestOfNothingSendsNothing) {
   EXPECT_THAT(err(), HasSubstr("x.txt is passed over: no text is in it"));
   EXPECT_EQ(Run({"ingest", "s", directory_ + "/absent"}), 1);
   EXPECT_EQ(Run({"ingest", "s", Write("a.jsonl", "{\"id\": 1, \"text\": \"t\"}\n"), "--dry-run"}), 0);
-  EXPECT_THAT(out(), HasSubstr("would ingest 1 passages into store s"));
+  EXPECT_THAT(out(), HasSubstr("would ingest 1 passage into store s"));
   EXPECT_TRUE(server_.ingest_requests.empty());
 }
 

@@ -54,6 +54,25 @@ std::string SanitizeLine(std::string_view text) {
   return line;
 }
 
+std::string PrintablePath(std::string_view path) {
+  constexpr char kDigits[] = "0123456789ABCDEF";
+  std::string printable;
+  bool valid = true;
+  for (size_t i = 0; i < path.size();) {
+    utf8proc_int32_t codepoint = 0;
+    const size_t length = Decode(path, i, &codepoint);
+    if (length > 0 && codepoint != '%') {
+      printable += path.substr(i, length);
+    } else {
+      const unsigned char byte = static_cast<unsigned char>(path[i]);
+      printable += {'%', kDigits[byte >> 4], kDigits[byte & 15]};
+      valid = valid && length > 0;
+    }
+    i += std::max<size_t>(length, 1);
+  }
+  return valid ? std::string(path) : printable;
+}
+
 int DisplayWidth(std::string_view text) {
   int width = 0;
   for (size_t i = 0; i < text.size();) {
@@ -85,6 +104,10 @@ std::string FormatCount(int64_t count) {
   const int first = count < 0 ? 1 : 0;
   for (int i = static_cast<int>(digits.size()) - 3; i > first; i -= 3) digits.insert(i, 1, ',');
   return digits;
+}
+
+std::string FormatCountOf(int64_t count, std::string_view noun) {
+  return FormatCount(count).append(" ").append(noun).append(count == 1 ? "" : "s");
 }
 
 std::string FormatBytes(int64_t bytes) {

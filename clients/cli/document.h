@@ -2,6 +2,7 @@
 #ifndef LOCI_CLIENTS_CLI_DOCUMENT_H_
 #define LOCI_CLIENTS_CLI_DOCUMENT_H_
 
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -12,9 +13,11 @@ namespace loci {
 // Limits of one document. What goes beyond is an INVALID_ARGUMENT that names the limit.
 struct DocumentLimits {
   static constexpr size_t kMaxTextBytes = 64 << 20;  // Unpacked, and again of the text taken out of it.
+  static constexpr std::chrono::milliseconds kMaxPdfTime{30'000};
   static constexpr size_t kMaxHeadings = 100'000;
   static constexpr size_t kMaxHeadingBytes = 256;  // What is longer is cut.
   size_t max_text_bytes = kMaxTextBytes;
+  std::chrono::milliseconds max_pdf_time = kMaxPdfTime;  // That pdftotext has for one.
 };
 
 // A tree: sections tell of headings by index. Plain data.

@@ -9,6 +9,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "clients/cli/display.h"
 
 namespace loci {
 namespace {
@@ -50,6 +51,13 @@ std::string DocumentSuffixes(std::optional<DocumentFormat> format) {
   return absl::StrJoin(suffixes, ", ");
 }
 
+bool LinksInto(const std::string& path, const std::string& folder) {
+  std::error_code error;
+  const fs::path root = fs::canonical(folder, error), target = error ? fs::path() : fs::canonical(path, error);
+  if (error) return false;
+  return std::mismatch(root.begin(), root.end(), target.begin(), target.end()).first == root.end();
+}
+
 absl::StatusOr<DocumentListing> ListDocuments(const std::string& folder, std::optional<DocumentFormat> format) {
   DocumentListing listing;
   std::vector<std::pair<std::string, std::string>> folders = {{folder, ""}};  // Path, and what ids in it begin with.
@@ -68,12 +76,16 @@ absl::StatusOr<DocumentListing> ListDocuments(const std::string& folder, std::op
       }
       const std::optional<DocumentFormat> of_name = DocumentFormatOfFileName(name);
       if (of_name.has_value() && (!format.has_value() || format == of_name) && entry->is_regular_file(ignored)) {
-        listing.documents.push_back({entry->path().native(), absl::StrCat(prefix, name), *of_name});
+        if (is_link && !LinksInto(entry->path().native(), folder)) {
+          listing.passed_over.push_back(absl::StrCat(entry->path().native(), kLinksOut));
+          continue;
+        }
+        listing.documents.push_back({entry->path().native(), PrintablePath(absl::StrCat(prefix, name)), *of_name});
       } else {
         listing.passed_over.push_back(entry->path().native());
       }
     }
-    if (error) return absl::FailedPreconditionError(absl::StrCat(path, ": ", error.message()));
+    if (error) return absl::FailedPreconditionError(absl::StrCat(PrintablePath(path), ": ", error.message()));
   }
   std::sort(listing.documents.begin(), listing.documents.end(),
             [](const DocumentFile& a, const DocumentFile& b) { return a.id < b.id; });

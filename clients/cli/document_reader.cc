@@ -1,13 +1,16 @@
 #include "clients/cli/document_reader.h"
 
 #include <algorithm>
+#include <chrono>
 #include <filesystem>
 #include <string_view>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "base/strings.h"
 #include "base/utf8.h"
+#include "clients/cli/display.h"
 #include "clients/cli/html_sections.h"
 #include "clients/cli/input_file.h"
 #include "clients/cli/markdown_sections.h"
@@ -29,12 +32,12 @@ std::string WithoutPath(std::string_view message, const std::string& path) {
   return std::string(message);
 }
 
-std::string DisplayPath(const std::string& path) { return path == "-" ? "standard input" : path; }
+std::string DisplayPath(const std::string& path) { return path == "-" ? "standard input" : PrintablePath(path); }
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<DocumentReader>> DocumentReader::Open(const std::string& path, std::optional<DocumentFormat> format,
-                                                                     DocumentLimits limits) {
+                                                                     DocumentLimits limits, const InputInterrupt* interrupt) {
   DocumentListing listing;
   std::error_code error;
   if (path != "-" && fs::is_directory(path, error)) {
@@ -44,22 +47,24 @@ absl::StatusOr<std::unique_ptr<DocumentReader>> DocumentReader::Open(const std::
           absl::StrCat(path, ": no document is in it: ", DocumentSuffixes(format), " (or .gz or .zst of one)"));
     }
   } else {
-    const std::string id = path == "-" ? "stdin" : fs::path(path).filename().native();
+    const std::string id = path == "-" ? "stdin" : PrintablePath(fs::path(path).filename().native());
     const DocumentFormat of_name = DocumentFormatOfFileName(path).value_or(DocumentFormat::kText);
     listing.documents.push_back({path, id, format.value_or(of_name)});
     // What is wrong with the file is told before anything is sent.
-    if (path != "-") LOCI_RETURN_IF_ERROR(InputFile::Open(path).status());
+    // A pipe is opened once, when it is read.
+    const fs::file_status status = fs::status(path, error);
+    if (path != "-" && (!fs::exists(status) || fs::is_regular_file(status))) LOCI_RETURN_IF_ERROR(InputFile::Open(path).status());
   }
   // A folder that has PDFs among others is not to be read without them.
   if (std::any_of(listing.documents.begin(), listing.documents.end(),
                   [](const DocumentFile& file) { return file.format == DocumentFormat::kPdf; })) {
     LOCI_RETURN_IF_ERROR(CheckPdfToText());
   }
-  return std::unique_ptr<DocumentReader>(new DocumentReader(std::move(listing), limits));
+  return std::unique_ptr<DocumentReader>(new DocumentReader(std::move(listing), limits, interrupt));
 }
 
-DocumentReader::DocumentReader(DocumentListing listing, DocumentLimits limits)
-    : files_(std::move(listing.documents)), passed_over_files_(std::move(listing.passed_over)), limits_(limits) {
+DocumentReader::DocumentReader(DocumentListing listing, DocumentLimits limits, const InputInterrupt* interrupt)
+    : files_(std::move(listing.documents)), passed_over_files_(std::move(listing.passed_over)), limits_(limits), interrupt_(interrupt) {
   for (const DocumentFile& file : files_) {
     std::error_code error;
     const auto bytes = file.path == "-" ? 0 : fs::file_size(file.path, error);
@@ -69,7 +74,7 @@ DocumentReader::DocumentReader(DocumentListing listing, DocumentLimits limits)
 }
 
 absl::StatusOr<std::string> DocumentReader::ReadBytes(const std::string& path) {
-  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<InputFile> file, InputFile::Open(path));
+  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<InputFile> file, InputFile::Open(path, interrupt_));
   std::string bytes;
   while (true) {
     const size_t old_size = bytes.size();
@@ -90,13 +95,18 @@ absl::Status DocumentReader::OpenNext() {
   document_ = Document();
   section_ = part_start_ = 0;
   next_part_ = 0;
-  if (!IsValidUtf8(file.id)) return absl::InvalidArgumentError("the file's name is not valid UTF-8");
   if (file.id.size() > kMaxIdBytes) {
     return absl::InvalidArgumentError(
         absl::StrCat("the path within the folder is the document's id; it has ", file.id.size(), " bytes, the limit is ", kMaxIdBytes));
   }
   fallback_title_ = fs::path(WithoutCompressionSuffix(file.id)).stem().native();
-  if (file.format == DocumentFormat::kPdf) return ReadPdf(file.path, &document_);
+  if (file.format == DocumentFormat::kPdf) {
+    PdfLimits limits;
+    limits.max_time = limits_.max_pdf_time;
+    limits.max_cpu_seconds = static_cast<uint64_t>(std::chrono::ceil<std::chrono::seconds>(limits.max_time).count());
+    limits.interrupt = interrupt_;
+    return ReadPdf(file.path, &document_, limits);
+  }
   LOCI_ASSIGN_OR_RETURN(std::string bytes, ReadBytes(file.path));
   if (file.format == DocumentFormat::kHtml) {
     LOCI_ASSIGN_OR_RETURN(const std::string html, DecodeHtml(std::move(bytes)));
@@ -128,8 +138,10 @@ absl::StatusOr<IngestReader::Result> DocumentReader::Next(PassageRecord* record)
     if (next_file_ > 0) finished_bytes_ += std::exchange(sizes_bytes_[next_file_ - 1], 0);
     position_bytes_.store(finished_bytes_, std::memory_order_relaxed);
     if (next_file_ == files_.size()) return kEnd;
-    if (const absl::Status status = OpenNext(); !status.ok()) {
-      error_ = absl::StrCat(WithoutPath(std::string_view(status.message().data(), status.message().size()), place_.file),
+    const absl::Status opened = OpenNext();
+    if (interrupt_ != nullptr) LOCI_RETURN_IF_ERROR(interrupt_->Check());
+    if (!opened.ok()) {
+      error_ = absl::StrCat(WithoutPath(StdView(opened.message()), place_.file),
                             "; the document is left out");
       document_ = Document();
       section_ = 0;

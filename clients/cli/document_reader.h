@@ -14,6 +14,7 @@
 #include "clients/cli/document.h"
 #include "clients/cli/document_files.h"
 #include "clients/cli/ingest_reader.h"
+#include "clients/cli/input_interrupt.h"
 
 namespace loci {
 
@@ -34,9 +35,9 @@ class DocumentReader final : public IngestReader {
   static constexpr size_t kMaxIdBytes = 480;  // Of document_id: "#" and a number must have room in 512.
 
   // `path` is a file, "-", or a folder: see ListDocuments(). `format` none: by each file's name. NOT_FOUND where there is no document,
-  // FAILED_PRECONDITION where there are PDFs and no pdftotext.
+  // FAILED_PRECONDITION where there are PDFs and no pdftotext. `interrupt`, which may be null and must outlive the reader, ends the input.
   static absl::StatusOr<std::unique_ptr<DocumentReader>> Open(const std::string& path, std::optional<DocumentFormat> format,
-                                                              DocumentLimits limits = {});
+                                                              DocumentLimits limits = {}, const InputInterrupt* interrupt = nullptr);
 
   absl::StatusOr<Result> Next(PassageRecord* record) override;
 
@@ -49,7 +50,7 @@ class DocumentReader final : public IngestReader {
   const std::vector<std::string>& passed_over_files() const override { return passed_over_files_; }
 
  private:
-  DocumentReader(DocumentListing listing, DocumentLimits limits);
+  DocumentReader(DocumentListing listing, DocumentLimits limits, const InputInterrupt* interrupt);
   // Reads the next document into document_; an error is of that document alone.
   absl::Status OpenNext();
   absl::StatusOr<std::string> ReadBytes(const std::string& path);
@@ -59,6 +60,7 @@ class DocumentReader final : public IngestReader {
   const std::vector<DocumentFile> files_;
   const std::vector<std::string> passed_over_files_;
   const DocumentLimits limits_;
+  const InputInterrupt* const interrupt_;  // May be null.
   std::vector<int64_t> sizes_bytes_;  // Of each file; 0 once it was added to finished_bytes_.
   int64_t size_bytes_ = 0;
   int64_t finished_bytes_ = 0;

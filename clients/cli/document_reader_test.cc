@@ -14,6 +14,7 @@ namespace loci {
 namespace {
 
 using ::testing::ElementsAre;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
 
 class DocumentReaderTest : public InputFilesTest {
@@ -72,11 +73,16 @@ TEST_F(DocumentReaderTest, AFolderIsReadInTheOrderOfPathsWithItsFolders) {
   Write("elsewhere/linked.txt", "linked");
   std::filesystem::create_directory_symlink("..", directory_ + "/docs/circle");
   std::filesystem::create_symlink("../elsewhere/linked.txt", directory_ + "/docs/link.txt");
+  std::filesystem::create_symlink("a/z.md", directory_ + "/docs/latest.md");
+  std::filesystem::create_symlink("nowhere.md", directory_ + "/docs/lost.md");
   const Content content = Read(directory_ + "/docs");
   ASSERT_TRUE(content.status.ok()) << content.status;
-  EXPECT_THAT(content.ids(), ElementsAre("a.text#0", "a/deeper/y.TXT#0", "a/z.md#0", "b.txt#0", "link.txt#0"));
-  EXPECT_THAT(content.passed_over, ElementsAre("circle", "image.png"));
-  EXPECT_THAT(Read(directory_ + "/docs", DocumentFormat::kMarkdown).ids(), ElementsAre("a/z.md#0"));
+  EXPECT_THAT(content.ids(), ElementsAre("a.text#0", "a/deeper/y.TXT#0", "a/z.md#0", "b.txt#0", "latest.md#0"));
+  EXPECT_THAT(content.passed_over, ElementsAre("circle", "image.png", "link.txt (a link out of the folder)", "lost.md"));
+  // The folder itself may be reached through a link.
+  std::filesystem::create_directory_symlink("docs", directory_ + "/way");
+  EXPECT_EQ(Read(directory_ + "/way").ids(), content.ids());
+  EXPECT_THAT(Read(directory_ + "/docs", DocumentFormat::kMarkdown).ids(), ElementsAre("a/z.md#0", "latest.md#0"));
   EXPECT_EQ(Read(directory_ + "/docs/.git", DocumentFormat::kMarkdown).status.code(), absl::StatusCode::kNotFound);
 }
 
@@ -111,11 +117,13 @@ TEST_F(DocumentReaderTest, ABadDocumentIsOneBadLineAndTheOthersCome) {
   limits.max_text_bytes = 1000;
   const Content content = Read(directory_ + "/d", std::nullopt, limits);
   ASSERT_TRUE(content.status.ok()) << content.status;
-  EXPECT_THAT(content.ids(), ElementsAre("2-good.txt#0", "8-last.txt.gz#0"));
-  EXPECT_EQ(content.passages[1].title(), "8-last");
+  EXPECT_THAT(content.ids(), ElementsAre("2-good.txt#0", "7-bad%FF.txt#0", "8-last.txt.gz#0"));
+  EXPECT_EQ(content.passages[1].title(), "7-bad%FF");
+  EXPECT_THAT(content.passages[1].metadata().at("source").string_value(), EndsWith("/d/7-bad%FF.txt"));
+  EXPECT_EQ(content.passages[2].title(), "8-last");
   EXPECT_THAT(content.errors, ElementsAre(HasSubstr("1-latin.txt: not valid UTF-8 at byte 4"),
                                           HasSubstr("3-large.txt: the document has more than 1000 bytes"), HasSubstr("cut short"),
-                                          HasSubstr("the limit is 480"), HasSubstr("name is not valid UTF-8")));
+                                          HasSubstr("the limit is 480")));
   EXPECT_THAT(content.without_text, ElementsAre("4-empty.md"));
 }
 

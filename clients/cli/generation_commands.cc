@@ -176,7 +176,7 @@ class VerifyCommand final : public Command {
       return exit_code;
     if (cli.json()) return cli.PrintJson(response);
     if (no_wait_ && !response.done() && !response.job().empty()) return TellJob(cli, response.job());
-    cli.out() << "generation " << SanitizeLine(response.generation()) << " is whole: " << response.file_count() << " files, "
+    cli.out() << "generation " << SanitizeLine(response.generation()) << " is whole: " << FormatCountOf(response.file_count(), "file") << ", "
               << FormatBytes(response.size_bytes()) << '\n';
     return kExitOk;
   }

@@ -1,5 +1,6 @@
 // loci ingest.
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,14 +28,17 @@ constexpr char kIngestDetails[] =
     "received; loci watch JOB tells the rest.\n\n";
 
 constexpr char kDocumentDetails[] =
-    "\nDocuments are files, or folders of them and of folders (links to folders are not followed):\n"
+    "\nDocuments are files, or folders of them and of folders. Of links in a folder only those to files under it are followed;\n"
+    "what is passed over is told. Formats:\n"
     "  text       *.txt, *.text: UTF-8, or UTF-16 with a byte order mark\n"
     "  markdown   *.md, *.markdown: headings become titles, front matter is left out\n"
     "  html       *.html, *.htm, *.xhtml\n"
     "  pdf        *.pdf, read by pdftotext of the package poppler-utils\n"
     "  documents  all of these, each by its name\n"
-    "The server cuts them into passages at sentence ends. A passage's id is the file's path within the folder with \"#\" and a number;\n"
-    "its metadata are source, start_byte, end_byte and page. A document that can't be read is a bad line; its limit is 64 MiB of text.\n";
+    "The server cuts them into passages at sentence ends. A passage's id is the file's path within the folder with \"#\" and a number (bytes\n"
+    "of a name that are not UTF-8 stand there as %XX);\n"
+    "its metadata are source, start_byte, end_byte and page. A document that can't be read is a bad line; its limits are\n"
+    "64 MiB of text and, for PDF, --pdf-timeout.\n";
 
 class IngestCommand final : public Command {
  public:
@@ -71,6 +75,7 @@ class IngestCommand final : public Command {
                "Tokens of whole sentences that a passage repeats of the one before; documents: 32.");
     flags->Choice("bad-lines", &bad_lines_, {"skip", "fail"}, "Leave out lines and documents that can't be taken, or end.");
     flags->Choice("duplicates", &duplicates_, {"keep-last", "skip", "fail"}, "Which of several passages with one id stays.");
+    flags->Duration("pdf-timeout", &pdf_timeout_ms_, "A PDF that takes longer to read is left out.");
     flags->Bool("reencode", &reencode_, "Encode also texts that the store has a vector of.");
     flags->Bool("skip-errors", &skip_errors_, "Exit with 0 although lines were not taken.");
     flags->Bool("dry-run", &dry_run_, "Read and check all of the input, send nothing.");
@@ -81,10 +86,13 @@ class IngestCommand final : public Command {
       return cli.UsageError(
           absl::StrCat("flag --overlap-tokens: ", overlap_tokens_, " is more than half of --chunk-tokens ", chunk_tokens_));
     }
+    if (pdf_timeout_ms_ < 1) return cli.UsageError("flag --pdf-timeout: it must be more than 0");
     if (mode_ == "upsert" && (!index_.empty() || no_activate_ || !vector_type_.empty())) {
       return cli.UsageError("--index, --vector-type and --no-activate are for --mode new-generation");
     }
-    absl::StatusOr<std::unique_ptr<IngestReader>> reader = IngestReader::Open(path_, *IngestFormatOfName(format_));
+    absl::StatusOr<std::unique_ptr<IngestReader>> reader = IngestReader::Open(
+        path_, *IngestFormatOfName(format_),
+        {.documents = {.max_pdf_time = std::chrono::milliseconds(pdf_timeout_ms_)}, .interrupt = &cli.interrupt()});
     if (!reader.ok()) return cli.Fail(reader.status());
     if (flags.WasGiven("chunk-tokens") || flags.WasGiven("overlap-tokens") || (*reader)->reads_documents()) {
       chunks_ = true;
@@ -133,9 +141,9 @@ class IngestCommand final : public Command {
     const int exit_code = input.Finish(skip_errors_);
     const int print_code = cli.PrintDryRun(
         absl::StrCat("ingest ",
-                     input.reads_documents() ? absl::StrCat(FormatCount(input.count()), " sections of ", FormatCount(input.document_count()),
-                                                            input.document_count() == 1 ? " document" : " documents")
-                                             : absl::StrCat(FormatCount(input.count()), " passages"),
+                     input.reads_documents() ? absl::StrCat(FormatCountOf(input.count(), "section"), " of ",
+                                                            FormatCountOf(input.document_count(), "document"))
+                                             : FormatCountOf(input.count(), "passage"),
                      " into store ", StoreName(store_), " (", mode_, ")"),
         Header());
     return exit_code != kExitOk ? exit_code : print_code;
@@ -155,7 +163,8 @@ class IngestCommand final : public Command {
         v1::IngestRequest request;
         *request.mutable_header() = Header();
         open = writer->Write(request);
-        if (open) phases.emplace(cli, store_, input.progress(), [&input](int64_t count) { input.SetWritten(count); });
+        if (open) phases.emplace(cli, store_, input.progress(), [&input](int64_t count) { input.SetWritten(count); },
+                                [&cli] { cli.interrupt().Trigger(); });
       }
       v1::IngestRequest request;
       *request.mutable_batch() = batcher.Take();
@@ -164,6 +173,10 @@ class IngestCommand final : public Command {
     while (open) {
       PassageRecord record;
       const absl::StatusOr<bool> more = input.Next(&record);
+      if (absl::IsCancelled(more.status())) {
+        open = false;  // The server has ended it, and says why.
+        break;
+      }
       if (!more.ok()) {
         // Half of a corpus must not become a store's content.
         phases.reset();
@@ -172,20 +185,20 @@ class IngestCommand final : public Command {
           context.TryCancel();
           writer->Finish();
         }
-        cli.Fail(more.status());
+        const int exit_code = cli.Fail(more.status());
         cli.err() << (mode_ == "upsert" && writer != nullptr ? "what was sent before it may stay\n" : "nothing was ingested\n");
-        return kExitFailed;
+        return exit_code;
       }
       if (!*more) break;
       if (batcher.Add(std::move(record))) send_batch();
     }
-    if (input.count() == 0) {
+    if (input.count() == 0 && open) {
       input.Finish(/*skip_errors=*/false);
       return cli.Fail(absl::InvalidArgumentError(
           absl::StrCat(path_ == "-" ? "standard input" : path_, ": no passage is in it; nothing was sent")));
     }
     if (open && !batcher.empty()) send_batch();
-    input.progress().SetPhase(absl::StrCat(FormatCount(input.count()), input.reads_documents() ? " sections" : " passages",
+    input.progress().SetPhase(absl::StrCat(FormatCountOf(input.count(), input.reads_documents() ? "section" : "passage"),
                                            " sent, the server encodes and indexes"));
     if (open) writer->WritesDone();
     if (phases.has_value()) phases->AllSent(chunks_ ? 0 : input.count());
@@ -208,7 +221,7 @@ class IngestCommand final : public Command {
 
   std::string store_, path_, format_ = "auto", mode_ = "new-generation", index_, vector_type_, writes_since_,
                              encoder_fingerprint_, bad_lines_ = "skip", duplicates_ = "keep-last";
-  int64_t chunk_tokens_ = 0, overlap_tokens_ = 0;
+  int64_t chunk_tokens_ = 0, overlap_tokens_ = 0, pdf_timeout_ms_ = DocumentLimits::kMaxPdfTime.count();
   bool no_activate_ = false, no_wait_ = false, reencode_ = false, skip_errors_ = false, dry_run_ = false;
   bool chunks_ = false;  // What is sent is to be cut into passages.
 };

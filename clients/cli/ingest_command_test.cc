@@ -1,10 +1,15 @@
 // loci ingest: flags, line policies, and the progress of the server's job.
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
 #include <string>
 #include <thread>
 
@@ -155,6 +160,96 @@ TEST_F(IngestCommandTest, WhatIsToldIsWhatTheServerHasEncodedNotWhatWasSent) {
   server_.before_ingest_reply = [&] { EXPECT_TRUE(WaitForErr("encoding 100 / 300 passages   50/s   33 %   ETA 0:04")); };
   EXPECT_EQ(Run({"ingest", "s", path}, /*err_width=*/100), 0) << err();
   writer.join();
+}
+
+TEST_F(IngestCommandTest, TheTimeoutCoversAPipeThatNobodyWritesToAndOneThatStalls) {
+  const std::string path = directory_ + "/pipe.jsonl";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  for (const char* const format : {"jsonl", "auto", "markdown", "pdf"}) {
+    EXPECT_EQ(Run({"ingest", "s", path, "--timeout", "50ms", "--format", format}), 4) << format;
+    EXPECT_THAT(err(), HasSubstr("within --timeout")) << format;
+  }
+  EXPECT_EQ(Run({"upsert", "s", path, "--timeout", "50ms"}), 4);
+  EXPECT_TRUE(server_.ingest_requests.empty());
+  // Whoever writes keeps it open until the command has ended.
+  const int pipe = open(path.c_str(), O_RDWR | O_NONBLOCK);
+  ASSERT_GE(pipe, 0);
+  std::string lines;
+  for (int i = 0; i < 300; ++i) lines += "{\"id\": " + std::to_string(i) + ", \"text\": \"t\"}\n";
+  ASSERT_EQ(write(pipe, lines.data(), lines.size()), static_cast<ssize_t>(lines.size()));
+  EXPECT_EQ(Run({"ingest", "s", path, "--timeout", "300ms"}), 4);
+  EXPECT_THAT(err(), AllOf(HasSubstr("within --timeout"), HasSubstr("nothing was ingested")));
+  close(pipe);
+  EXPECT_TRUE(server_.IngestWasCancelled());
+}
+
+TEST_F(IngestCommandTest, ADocumentOutOfAPipeComesWhole) {
+  const std::string path = directory_ + "/pipe.md";
+  ASSERT_EQ(mkfifo(path.c_str(), 0600), 0);
+  std::thread writer([&] { std::ofstream(path) << "# Title\ntext"; });
+  EXPECT_EQ(Run({"ingest", "s", path}), 0) << err();
+  writer.join();
+  ASSERT_EQ(server_.ingest_requests.size(), 2u);
+  EXPECT_EQ(server_.ingest_requests[1].batch().passages(0).text(), "text");
+}
+
+class SlowPdf : public IngestCommandTest {
+ protected:
+  SlowPdf() {
+    const std::string program = Write("pdftotext", "#!/bin/sh\nexec sleep 600\n");
+    std::filesystem::permissions(program, std::filesystem::perms::owner_all);
+    setenv("PATH", (directory_ + ":" + path_).c_str(), 1);
+    std::filesystem::create_directory(directory_ + "/docs");
+    Write("docs/a.txt", std::string(200'000, 'a'));  // More than a message takes.
+    Write("docs/b.pdf", "%PDF");
+  }
+  ~SlowPdf() override { setenv("PATH", path_.c_str(), 1); }
+  const std::string path_ = std::getenv("PATH");
+};
+
+TEST_F(SlowPdf, IsOneBadDocumentAfterItsTime) {
+  EXPECT_EQ(Run({"ingest", "s", directory_ + "/docs", "--pdf-timeout", "50ms"}), 1);
+  EXPECT_THAT(err(), AllOf(HasSubstr("b.pdf"), HasSubstr("took longer than 0.05 s, the limit (--pdf-timeout)"), HasSubstr("1 line or document was not taken")));
+  EXPECT_EQ(Run({"ingest", "s", directory_ + "/docs", "--pdf-timeout", "0"}), 2);
+}
+
+TEST_F(SlowPdf, EndsAtOnceWithTheTimeoutAndWhereTheJobIsCancelled) {
+  EXPECT_EQ(Run({"ingest", "s", directory_ + "/docs", "--pdf-timeout", "10m", "--timeout", "200ms"}), 4);
+  EXPECT_THAT(err(), HasSubstr("within --timeout"));
+  server_.on_list_jobs = [](const v1::ListJobsRequest&, v1::ListJobsResponse* response) {
+    response->add_jobs()->set_kind("ingest");
+    return grpc::Status::OK;
+  };
+  server_.on_watch_job = [](const v1::WatchJobRequest&, grpc::ServerContext*, grpc::ServerWriter<v1::Job>* writer) {
+    v1::Job job;
+    job.set_phase("receiving");
+    job.set_state(v1::JOB_STATE_CANCELLED);
+    writer->Write(job);
+    return grpc::Status::OK;
+  };
+  server_.ingest_status = FakeError(grpc::StatusCode::CANCELLED, "job j1 was cancelled", "CANCELLED", {});
+  EXPECT_EQ(Run({"ingest", "s", directory_ + "/docs", "--pdf-timeout", "10m"}), 1);
+  EXPECT_THAT(err(), HasSubstr("job j1 was cancelled"));
+}
+
+TEST_F(IngestCommandTest, NamesOfFilesThatAreNotUtf8AreEscaped) {
+  std::filesystem::create_directories(directory_ + "/docs/x\xE9");
+  Write("docs/x\xE9/good\xFF.txt", "text");
+  Write("docs/x\xE9/latin\xFF.txt", "caf\xE9");
+  EXPECT_EQ(Run({"ingest", "s", directory_ + "/docs", "-o", "json", "--skip-errors"}), 0) << err();
+  nlohmann::json answer = nlohmann::json::parse(out());
+  ASSERT_EQ(answer["errors"].size(), 1u);
+  EXPECT_THAT(answer["errors"][0]["message"].get<std::string>(), AllOf(HasSubstr("/x%E9/latin%FF.txt:"), HasSubstr("not valid UTF-8 at byte 4")));
+  ASSERT_EQ(server_.ingest_requests.size(), 2u);
+  const v1::Passage& passage = server_.ingest_requests[1].batch().passages(0);
+  EXPECT_EQ(passage.id(), "x%E9/good%FF.txt#0");
+  EXPECT_EQ(passage.metadata().at("source").string_value(), directory_ + "/docs/x%E9/good%FF.txt");
+  std::filesystem::create_directory(directory_ + "/lines");
+  Write("lines/l\xFF.jsonl", "nonsense\n{\"id\": 1, \"text\": \"t\"}\n");
+  EXPECT_EQ(Run({"ingest", "s", directory_ + "/lines", "-o", "json", "--skip-errors"}), 0) << err();
+  answer = nlohmann::json::parse(out());
+  ASSERT_EQ(answer["errors"].size(), 1u);
+  EXPECT_THAT(answer["errors"][0]["message"].get<std::string>(), HasSubstr("/l%FF.jsonl:1: "));
 }
 
 TEST_F(IngestCommandTest, AServerWithoutJobsIsNoReasonToFail) {

@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/utf8.h"
+#include "clients/cli/display.h"
 #include "clients/cli/document_files.h"
 #include "clients/cli/document_reader.h"
 #include "clients/cli/input_file.h"
@@ -93,8 +94,12 @@ std::optional<TsvColumns> TsvHeader(const std::vector<std::string>& fields) {
 
 class FilesReader final : public IngestReader {
  public:
-  FilesReader(std::vector<std::string> paths, std::vector<std::string> passed_over, IngestFormat format, size_t max_line_bytes)
-      : paths_(std::move(paths)), passed_over_files_(std::move(passed_over)), format_(format), max_line_bytes_(max_line_bytes) {
+  FilesReader(std::vector<std::string> paths, std::vector<std::string> passed_over, IngestFormat format, const Options& options)
+      : paths_(std::move(paths)),
+        passed_over_files_(std::move(passed_over)),
+        format_(format),
+        max_line_bytes_(options.max_line_bytes),
+        interrupt_(options.interrupt) {
     for (const std::string& path : paths_) {
       const int64_t bytes = path == "-" ? 0 : FileBytes(path);
       if (bytes == 0) all_sizes_known_ = false;
@@ -128,8 +133,8 @@ class FilesReader final : public IngestReader {
 
   absl::Status OpenNext() {
     const std::string& path = paths_[next_path_++];
-    LOCI_ASSIGN_OR_RETURN(std::unique_ptr<InputFile> file, InputFile::Open(path));
-    place_.file = path == "-" ? "standard input" : path;
+    LOCI_ASSIGN_OR_RETURN(std::unique_ptr<InputFile> file, InputFile::Open(path, interrupt_));
+    place_.file = path == "-" ? "standard input" : PrintablePath(path);
     auto lines = std::make_unique<LineReader>(std::move(file), place_.file, max_line_bytes_);
     current_format_ = format_;
     if (format_ == IngestFormat::kAuto) {
@@ -249,6 +254,7 @@ class FilesReader final : public IngestReader {
   const std::vector<std::string> passed_over_files_;
   const IngestFormat format_;
   const size_t max_line_bytes_;
+  const InputInterrupt* const interrupt_;  // May be null.
   int64_t size_bytes_ = 0;
   bool all_sizes_known_ = true;
 
@@ -293,6 +299,10 @@ absl::Status ListFolder(const std::string& folder, IngestFormat format, std::vec
     const bool wanted = of_name == IngestFormat::kTsv ||
                         (of_name == IngestFormat::kJsonl && (format == IngestFormat::kJsonl || !name.ends_with(".json")));
     if (fs::is_regular_file(name, error) && wanted && (format == IngestFormat::kAuto || format == of_name)) {
+      if (fs::is_symlink(name, error) && !LinksInto(name, folder)) {
+        passed_over->push_back(absl::StrCat(name, kLinksOut));
+        continue;
+      }
       paths->push_back(std::move(name));
     } else {
       passed_over->push_back(std::move(name));
@@ -315,7 +325,7 @@ absl::StatusOr<IngestFormat> IngestFormatOfName(std::string_view name) {
 }
 
 absl::StatusOr<std::unique_ptr<IngestReader>> IngestReader::Open(const std::string& path, IngestFormat format,
-                                                                 size_t max_line_bytes) {
+                                                                 const Options& options) {
   std::vector<std::string> paths, passed_over;
   std::error_code error;
   const bool is_folder = path != "-" && fs::is_directory(path, error);
@@ -330,10 +340,10 @@ absl::StatusOr<std::unique_ptr<IngestReader>> IngestReader::Open(const std::stri
     paths.push_back(path);
   }
   if (IsDocumentFormat(format)) {
-    LOCI_ASSIGN_OR_RETURN(std::unique_ptr<DocumentReader> reader, DocumentReader::Open(path, DocumentFormatOf(format)));
+    LOCI_ASSIGN_OR_RETURN(std::unique_ptr<DocumentReader> reader, DocumentReader::Open(path, DocumentFormatOf(format), options.documents, options.interrupt));
     return std::unique_ptr<IngestReader>(std::move(reader));
   }
-  auto reader = std::make_unique<FilesReader>(std::move(paths), std::move(passed_over), format, max_line_bytes);
+  auto reader = std::make_unique<FilesReader>(std::move(paths), std::move(passed_over), format, options);
   LOCI_RETURN_IF_ERROR(reader->Start());
   return reader;
 }

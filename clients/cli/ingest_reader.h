@@ -19,6 +19,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "clients/cli/document.h"
+#include "clients/cli/input_interrupt.h"
 #include "clients/cli/passage_json.h"
 
 namespace loci {
@@ -45,9 +47,15 @@ class IngestReader {
   // with a format of documents, all documents in it and below (see DocumentReader). Others are listed in passed_over_files().
   // kAuto goes by the file's name, and where that says nothing by its first line: "{" is JSONL, a tab TSV.
   // TSV is `id<TAB>text<TAB>title` or `id<TAB>text`; a first line with the names of such columns may give another order.
-  // Errors name the path: NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED. `max_line_bytes` is of JSONL, TSV and BEIR.
-  static absl::StatusOr<std::unique_ptr<IngestReader>> Open(const std::string& path, IngestFormat format,
-                                                            size_t max_line_bytes = kMaxLineBytes);
+  // Symbolic links to files are followed where they stay under the folder.
+  // Errors name the path: NOT_FOUND, INVALID_ARGUMENT, UNIMPLEMENTED.
+  struct Options {
+    size_t max_line_bytes = kMaxLineBytes;  // Of JSONL, TSV and BEIR.
+    DocumentLimits documents;
+    const InputInterrupt* interrupt = nullptr;  // Ends the input, with its own error; outlives the reader. May be null.
+  };
+  static absl::StatusOr<std::unique_ptr<IngestReader>> Open(const std::string& path, IngestFormat format, const Options& options);
+  static absl::StatusOr<std::unique_ptr<IngestReader>> Open(const std::string& path, IngestFormat format) { return Open(path, format, Options()); }
   virtual ~IngestReader() = default;
 
   enum Result { kPassage, kBadLine, kPassedOver, kEnd };

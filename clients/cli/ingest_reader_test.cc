@@ -48,7 +48,7 @@ class IngestReaderTest : public InputFilesTest {
   };
   static Content ReadPath(const std::string& path, IngestFormat format = IngestFormat::kAuto, size_t max_line_bytes = 1 << 16) {
     Content content;
-    auto reader = IngestReader::Open(path, format, max_line_bytes);
+    auto reader = IngestReader::Open(path, format, {.max_line_bytes = max_line_bytes});
     content.status = reader.status();
     while (content.status.ok()) {
       PassageRecord record;

@@ -1,6 +1,7 @@
 #include "clients/cli/input_file.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -14,6 +15,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "clients/cli/display.h"
 
 namespace loci {
 namespace {
@@ -23,8 +25,14 @@ constexpr int kZstdMaxWindowLog = 27;  // 128 MiB: what `zstd` writes without --
 
 class DescriptorFile final : public InputFile {
  public:
-  DescriptorFile(int descriptor, bool owned, int64_t size_bytes, std::string name)
-      : descriptor_(descriptor), owned_(owned), size_bytes_(size_bytes), name_(std::move(name)), raw_(kChunkBytes, '\0') {}
+  DescriptorFile(int descriptor, bool owned, bool may_wait, int64_t size_bytes, std::string name, const InputInterrupt* interrupt)
+      : descriptor_(descriptor),
+        owned_(owned),
+        may_wait_(may_wait),
+        size_bytes_(size_bytes),
+        name_(std::move(name)),
+        interrupt_(interrupt),
+        raw_(kChunkBytes, '\0') {}
   ~DescriptorFile() override {
     if (inflating_) inflateEnd(&stream_);
     ZSTD_freeDStream(zstd_);
@@ -67,12 +75,22 @@ class DescriptorFile final : public InputFile {
     if (raw_at_end_) return absl::OkStatus();
     ssize_t count;
     do {
+      LOCI_RETURN_IF_ERROR(WaitReadable());
       count = read(descriptor_, raw_.data() + raw_end_, raw_.size() - raw_end_);
-    } while (count < 0 && errno == EINTR);
+    } while (count < 0 && (errno == EINTR || errno == EAGAIN));
     if (count < 0) return absl::UnavailableError(absl::StrCat(name_, ": cannot read: ", std::strerror(errno)));
     raw_at_end_ = count == 0;
     raw_end_ += static_cast<size_t>(count);
     position_bytes_.fetch_add(count, std::memory_order_relaxed);
+    return absl::OkStatus();
+  }
+
+  absl::Status WaitReadable() const {
+    if (!may_wait_) return interrupt_ != nullptr ? interrupt_->Check() : absl::OkStatus();
+    if (interrupt_ != nullptr) return interrupt_->WaitReadable(descriptor_);
+    // A named pipe does not block, so that opening it did not.
+    pollfd wait = {descriptor_, POLLIN, 0};
+    (void)poll(&wait, 1, -1);
     return absl::OkStatus();
   }
 
@@ -139,8 +157,10 @@ class DescriptorFile final : public InputFile {
 
   const int descriptor_;
   const bool owned_;
+  const bool may_wait_;  // It is no regular file.
   const int64_t size_bytes_;
   const std::string name_;
+  const InputInterrupt* const interrupt_;  // May be null.
   std::string raw_;  // Bytes [raw_begin_, raw_end_) were read and not used.
   size_t raw_begin_ = 0;
   size_t raw_end_ = 0;
@@ -155,17 +175,18 @@ class DescriptorFile final : public InputFile {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<InputFile>> InputFile::Open(const std::string& path) {
+absl::StatusOr<std::unique_ptr<InputFile>> InputFile::Open(const std::string& path, const InputInterrupt* interrupt) {
   const bool is_stdin = path == "-";
-  const std::string name = is_stdin ? "standard input" : path;
-  const int descriptor = is_stdin ? STDIN_FILENO : open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  const std::string name = is_stdin ? "standard input" : PrintablePath(path);
+  const int descriptor = is_stdin ? STDIN_FILENO : open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
   if (descriptor < 0) {
     const std::string message = absl::StrCat(name, ": ", std::strerror(errno));
     return errno == ENOENT ? absl::NotFoundError(message) : absl::FailedPreconditionError(message);
   }
   struct stat info = {};
   const bool known = fstat(descriptor, &info) == 0;
-  auto file = std::make_unique<DescriptorFile>(descriptor, !is_stdin, known && S_ISREG(info.st_mode) ? info.st_size : 0, name);
+  const bool regular = known && S_ISREG(info.st_mode);
+  auto file = std::make_unique<DescriptorFile>(descriptor, !is_stdin, !regular, regular ? info.st_size : 0, name, interrupt);
   if (known && S_ISDIR(info.st_mode)) return absl::InvalidArgumentError(absl::StrCat(name, " is a folder"));
   LOCI_RETURN_IF_ERROR(file->Start());
   return file;

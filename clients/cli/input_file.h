@@ -10,15 +10,18 @@
 #include <string>
 
 #include "absl/status/statusor.h"
+#include "clients/cli/input_interrupt.h"
 
 namespace loci {
 
 // Whether the content is gzip or zstd is told by its first bytes, never by its name. Several gzip members or zstd frames, one after
-// the other, are one content. Memory is bounded whatever the file holds: a zstd frame whose window exceeds 128 MiB is refused. Used by one thread: the reader; the position may be asked by any.
+// the other, are one content. Memory is bounded whatever the file holds: a zstd frame whose window exceeds
+// 128 MiB is refused. Used by one thread: the reader; the position may be asked by any.
 class InputFile {
  public:
-  // `path` "-" is standard input. NOT_FOUND, or INVALID_ARGUMENT for a folder; the message names the path.
-  static absl::StatusOr<std::unique_ptr<InputFile>> Open(const std::string& path);
+  // `path` "-" is standard input. NOT_FOUND, or INVALID_ARGUMENT for a folder; the message names the path. Waits for the first bytes of a
+  // pipe, unless `interrupt`, which must outlive the file, ends it, as it does Read.
+  static absl::StatusOr<std::unique_ptr<InputFile>> Open(const std::string& path, const InputInterrupt* interrupt = nullptr);
 
   virtual ~InputFile() = default;
   InputFile(const InputFile&) = delete;

@@ -14,7 +14,7 @@ InputSession::InputSession(CliContext& cli, std::unique_ptr<IngestReader> reader
     : cli_(cli),
       reader_(std::move(reader)),
       fail_on_bad_line_(fail_on_bad_line),
-      progress_(cli.err(), cli.environment().err_width, reader_->reads_documents() ? "sections" : "passages", [this] { return Numbers(); }) {
+      progress_(cli.err(), cli.environment().err_width, reader_->reads_documents() ? "section" : "passage", [this] { return Numbers(); }) {
   for (const std::string& file : reader_->passed_over_files()) PrintNote(absl::StrCat(file, " is passed over"));
 }
 
@@ -87,7 +87,8 @@ RpcError InputSession::Locate(const grpc::Status& status) const {
 int InputSession::Finish(bool skip_errors) {
   progress_.Stop();
   if (note_count_ > kMaxPrintedLines) {
-    cli_.err() << "note: " << FormatCount(note_count_ - kMaxPrintedLines) << " more files are passed over\n";
+    cli_.err() << "note: " << FormatCountOf(note_count_ - kMaxPrintedLines, "more file")
+               << (note_count_ == kMaxPrintedLines + 1 ? " is" : " are") << " passed over\n";
   }
   if (!reader_->unused_fields().empty()) {
     cli_.err() << "note: fields that are not used: " << SanitizeLine(absl::StrJoin(reader_->unused_fields(), ", "))

@@ -21,8 +21,9 @@ std::string DescribeJobPhase(const v1::Job& job) {
   const bool bytes = job.unit() == "bytes";
   const auto amount = [bytes](int64_t number) { return bytes ? FormatBytes(number) : FormatCount(number); };
   if (job.done() > 0 || job.total() > 0) {
-    absl::StrAppend(&text, " ", amount(job.done()), job.total() > 0 ? absl::StrCat(" / ", amount(job.total())) : "",
-                    bytes ? "" : absl::StrCat(" ", SanitizeLine(job.unit())));
+    std::string unit = bytes ? "" : absl::StrCat(" ", SanitizeLine(job.unit()));
+    if ((job.total() > 0 ? job.total() : job.done()) == 1) unit = unit == " queries" ? " query" : unit.substr(0, unit.rfind('s'));
+    absl::StrAppend(&text, " ", amount(job.done()), job.total() > 0 ? absl::StrCat(" / ", amount(job.total())) : "", unit);
   }
   if (job.rate() >= 0.5) absl::StrAppend(&text, "   ", amount(std::llround(job.rate())), "/s");
   if (job.total() > 0) absl::StrAppend(&text, "   ", std::min<int64_t>(100, 100 * job.done() / job.total()), " %");
@@ -80,10 +81,12 @@ int PrintIngestSummary(CliContext& cli, const std::string& store, const v1::Inge
   return kExitOk;
 }
 
-IngestPhases::IngestPhases(CliContext& cli, const std::string& store, Progress& progress, std::function<void(int64_t)> on_written)
+IngestPhases::IngestPhases(CliContext& cli, const std::string& store, Progress& progress, std::function<void(int64_t)> on_written,
+                           std::function<void()> on_ended)
     : progress_(progress),
       stub_(cli.admin()),
       on_written_(std::move(on_written)),
+      on_ended_(std::move(on_ended)),
       all_sent_(on_written_ == nullptr),
       thread_([this, name = StoreName(store)] { Run(name); }) {}
 
@@ -104,6 +107,10 @@ void IngestPhases::AllSent(int64_t total) {
 }
 
 void IngestPhases::Show(v1::Job job) {
+  if (on_ended_ != nullptr && job.state() != v1::JOB_STATE_UNSPECIFIED && job.state() != v1::JOB_STATE_RUNNING &&
+      job.state() != v1::JOB_STATE_SUCCEEDED) {
+    on_ended_();
+  }
   const bool receives = job.phase() == "receiving";
   bool all_sent;
   {

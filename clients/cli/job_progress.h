@@ -34,12 +34,14 @@ int PrintIngestSummary(CliContext& cli, const std::string& store, const v1::Inge
 
 // Shows the phases of the ingest or import that runs on a store, from construction on to destruction, where the server tells them; where it
 // does not, nothing is shown and nothing fails. It is the one there, as a store has one at a time. With `on_written`, that is told how many
-// passages the server has encoded and written, and phases are shown from AllSent on only.
+// passages the server has encoded and written, and phases are shown from AllSent on only. `on_ended` is called where the job ends otherwise
+// than well, as when it is cancelled.
 // Used by one thread, the command's; works on one of its own.
 class IngestPhases {
  public:
-  // `cli` and `progress` must outlive it. `store` as in requests. `on_written` is called on a thread of this object's.
-  IngestPhases(CliContext& cli, const std::string& store, Progress& progress, std::function<void(int64_t)> on_written = nullptr);
+  // `cli` and `progress` must outlive it. `store` as in requests. The functions are called on a thread of this object's.
+  IngestPhases(CliContext& cli, const std::string& store, Progress& progress, std::function<void(int64_t)> on_written = nullptr,
+               std::function<void()> on_ended = nullptr);
   ~IngestPhases();
   IngestPhases(const IngestPhases&) = delete;
   IngestPhases& operator=(const IngestPhases&) = delete;
@@ -57,6 +59,7 @@ class IngestPhases {
   Progress& progress_;
   v1::AdminService::Stub& stub_;
   const std::function<void(int64_t)> on_written_;
+  const std::function<void()> on_ended_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool over_ = false;  // Guarded by mutex_, as the two below.

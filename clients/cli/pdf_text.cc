@@ -49,16 +49,18 @@ class Descriptor {
 // A file that can be read anywhere: the PDF itself, or a copy in memory where it is compressed or comes from a pipe.
 absl::StatusOr<Descriptor> OpenSeekable(const std::string& path, const PdfLimits& limits) {
   if (path != "-") {
-    Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
     struct stat info = {};
     unsigned char start[4] = {};
-    if (file.value() >= 0 && fstat(file.value(), &info) == 0 && S_ISREG(info.st_mode) && pread(file.value(), start, 4, 0) >= 0) {
+    // A pipe is opened once, below: whoever writes to it would notice.
+    const bool regular = stat(path.c_str(), &info) == 0 && S_ISREG(info.st_mode);
+    Descriptor file(regular ? open(path.c_str(), O_RDONLY | O_CLOEXEC) : -1);
+    if (file.value() >= 0 && pread(file.value(), start, 4, 0) >= 0) {
       const bool gzip = start[0] == 0x1f && start[1] == 0x8b;
       const bool zstd = start[0] == 0x28 && start[1] == 0xb5 && start[2] == 0x2f && start[3] == 0xfd;
       if (!gzip && !zstd) return file;
     }
   }
-  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<InputFile> input, InputFile::Open(path));
+  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<InputFile> input, InputFile::Open(path, limits.interrupt));
   Descriptor copy(memfd_create("pdf", MFD_CLOEXEC));
   if (copy.value() < 0) return absl::ResourceExhaustedError(absl::StrCat("no memory for the PDF: ", std::strerror(errno)));
   std::string buffer(256 * 1024, '\0');
@@ -98,7 +100,8 @@ absl::Status StatusOfEnd(const ChildResult& result, const PdfLimits& limits) {
     case ChildResult::kTooMuchOutput:
       return absl::InvalidArgumentError(absl::StrCat("the PDF has more than ", limits.max_text_bytes, " bytes of text, the limit"));
     case ChildResult::kTooLong:
-      return absl::InvalidArgumentError(absl::StrCat("pdftotext took longer than ", limits.max_time.count(), " s, the limit", words));
+      return absl::InvalidArgumentError(absl::StrCat("pdftotext took longer than ", static_cast<double>(limits.max_time.count()) / 1e3,
+                                                     " s, the limit (--pdf-timeout)", words));
     case ChildResult::kSignalled:
       if (result.code == SIGXCPU) {
         return absl::InvalidArgumentError(
@@ -157,7 +160,8 @@ absl::Status ReadPdf(const std::string& path, Document* document, const PdfLimit
   child_limits.max_time = limits.max_time;
   child_limits.max_output_bytes = limits.max_text_bytes;
   // No name of a file on the command line: it might be read as an option.
-  absl::StatusOr<ChildResult> result = RunChild({kProgram, "-enc", "UTF-8", "-eol", "unix", "/dev/stdin", "-"}, file.value(), child_limits);
+  absl::StatusOr<ChildResult> result = RunChild({kProgram, "-enc", "UTF-8", "-eol", "unix", "/dev/stdin", "-"}, file.value(), child_limits,
+                                                limits.interrupt);
   if (absl::IsNotFound(result.status())) return absl::FailedPreconditionError(kMissing);
   LOCI_RETURN_IF_ERROR(result.status());
   LOCI_RETURN_IF_ERROR(StatusOfEnd(*result, limits));

@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "clients/cli/document.h"
+#include "clients/cli/input_interrupt.h"
 
 namespace loci {
 
@@ -17,7 +18,8 @@ struct PdfLimits {
   static constexpr int64_t kMaxPages = 100'000;
   uint64_t max_address_space_bytes = uint64_t{1} << 30;
   uint64_t max_cpu_seconds = 60;
-  std::chrono::seconds max_time{120};
+  std::chrono::milliseconds max_time = DocumentLimits::kMaxPdfTime;
+  const InputInterrupt* interrupt = nullptr;  // Ends it at once, with its own error.
   size_t max_text_bytes = DocumentLimits::kMaxTextBytes;
   size_t max_unpacked_bytes = 64 << 20;  // Of a PDF that is compressed by gzip or zstd, or comes from a pipe. Others are read in place.
 };

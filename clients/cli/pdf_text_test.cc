@@ -2,12 +2,16 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "clients/cli/child_process.h"
@@ -158,6 +162,52 @@ TEST(ChildProcessTest, LimitsAndEndsAreTold) {
   EXPECT_EQ(run("sleep 60").end, ChildResult::kTooLong);
   EXPECT_EQ(run("exec >&- 2>&-; sleep 60").end, ChildResult::kTooLong);
   EXPECT_TRUE(absl::IsNotFound(RunChild({"no-such-program-here"}, 0, limits).status()));
+}
+
+ChildLimits WideLimits() {
+  ChildLimits limits;
+  limits.max_address_space_bytes = uint64_t{1} << 30;
+  limits.max_cpu_seconds = 100;
+  limits.max_time = std::chrono::minutes(10);
+  limits.max_output_bytes = 100;
+  return limits;
+}
+
+TEST(ChildProcessTest, AnInterruptEndsItAtOnce) {
+  InputInterrupt cancelled(0);
+  std::thread other([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    cancelled.Trigger();
+  });
+  EXPECT_TRUE(absl::IsCancelled(RunChild({"sleep", "600"}, 0, WideLimits(), &cancelled).status()));
+  other.join();
+  InputInterrupt late(50);
+  EXPECT_TRUE(absl::IsDeadlineExceeded(RunChild({"sleep", "600"}, 0, WideLimits(), &late).status()));
+  EXPECT_TRUE(absl::IsDeadlineExceeded(RunChild({"sh", "-c", "exec >&- 2>&-; sleep 600"}, 0, WideLimits(), &late).status()));
+  InputInterrupt none(0);
+  EXPECT_EQ(RunChild({"sh", "-c", "exit 3"}, 0, WideLimits(), &none)->code, 3);
+}
+
+TEST(ChildProcessTest, ItDoesNotOutliveWhoeverStartedIt) {
+  int ends[2];
+  ASSERT_EQ(pipe(ends), 0);
+  const pid_t starter = fork();
+  if (starter == 0) {
+    // The child's number goes by a pipe that it has by its standard input.
+    const absl::StatusOr<ChildResult> result = RunChild({"sh", "-c", "echo $$ >&0; exec sleep 600"}, ends[1], WideLimits());
+    _exit(result.ok() ? 0 : 1);
+  }
+  close(ends[1]);
+  char digits[16] = {};
+  ASSERT_GT(read(ends[0], digits, sizeof(digits) - 1), 0);
+  const pid_t child = static_cast<pid_t>(std::atoi(digits));
+  ASSERT_GT(child, 1);
+  EXPECT_EQ(kill(child, 0), 0);
+  kill(starter, SIGKILL);
+  EXPECT_EQ(waitpid(starter, nullptr, 0), starter);
+  // The pipe ends when nobody has its other end.
+  EXPECT_EQ(read(ends[0], digits, sizeof(digits)), 0);
+  close(ends[0]);
 }
 
 }  // namespace

@@ -67,7 +67,7 @@ void Progress::Stop() {
 }
 
 std::string Progress::Format(const Numbers& numbers, double elapsed_seconds, std::string_view noun) {
-  std::string text = absl::StrCat(FormatCount(numbers.count), " ", AbslView(noun));
+  std::string text = FormatCountOf(numbers.count, noun);
   if (elapsed_seconds <= 0) return text;
   absl::StrAppend(&text, "   ", FormatCount(static_cast<int64_t>(numbers.count / elapsed_seconds)), "/s");
   if (numbers.total > 0 && numbers.position > 0) {

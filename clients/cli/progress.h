@@ -27,7 +27,7 @@ class Progress {
   };
 
   // `numbers` is called on a thread of the Progress until Stop(). `width` is the terminal's, 0 where there is none. `noun` is what is
-  // counted: "passages".
+  // counted: "passage".
   Progress(std::ostream& err, int width, std::string noun, std::function<Numbers()> numbers);
   ~Progress();
 

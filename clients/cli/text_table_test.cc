@@ -18,6 +18,15 @@ TEST(Display, SanitizesWhatWouldDriveATerminal) {
   EXPECT_EQ(SanitizeLine("Grüße 汉字"), "Grüße 汉字");
 }
 
+TEST(Display, PathsThatAreNotUtf8AreEscapedSoThatTheyStayDifferent) {
+  EXPECT_EQ(PrintablePath("dir/caf\xC3\xA9 100%.txt"), "dir/caf\xC3\xA9 100%.txt");
+  EXPECT_EQ(PrintablePath("dir/caf\xE9 100%.txt"), "dir/caf%E9 100%25.txt");
+  EXPECT_EQ(PrintablePath("\xE9"), "%E9");
+  EXPECT_EQ(PrintablePath("%E9\xE9"), "%25E9%E9");
+  EXPECT_EQ(PrintablePath("\xF0\x9F\x98"), "%F0%9F%98");
+  EXPECT_EQ(PrintablePath(""), "");
+}
+
 TEST(Display, CutsByColumnsNotBytes) {
   EXPECT_EQ(DisplayWidth("汉字"), 4);
   EXPECT_EQ(DisplayWidth("e\xCC\x81"), 1);  // Combining acute accent.

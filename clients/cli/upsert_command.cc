@@ -37,7 +37,7 @@ class UpsertCommand final : public Command {
   }
 
   int Run(CliContext& cli, const FlagSet&) override {
-    absl::StatusOr<std::unique_ptr<IngestReader>> reader = IngestReader::Open(path_, *IngestFormatOfName(format_));
+    absl::StatusOr<std::unique_ptr<IngestReader>> reader = IngestReader::Open(path_, *IngestFormatOfName(format_), {.interrupt = &cli.interrupt()});
     if (!reader.ok()) return cli.Fail(reader.status());
     if ((*reader)->reads_documents()) {
       return cli.Fail(absl::InvalidArgumentError(
@@ -77,7 +77,7 @@ class UpsertCommand final : public Command {
       v1::UpsertPassagesRequest request;
       request.set_store(store_);
       print_code = cli.PrintDryRun(
-          absl::StrCat("upsert ", FormatCount(input.count()), " passages into store ", StoreName(store_)), request);
+          absl::StrCat("upsert ", FormatCountOf(input.count(), "passage"), " into store ", StoreName(store_)), request);
     } else if (cli.json()) {
       print_code = cli.PrintJson(total);
     } else {
@@ -121,7 +121,8 @@ class UpsertCommand final : public Command {
   }
 
   static void ReportTaken(CliContext& cli, const v1::UpsertPassagesResponse& total) {
-    cli.err() << FormatCount(total.upserted_count()) << " passages were upserted before the error\n";
+    cli.err() << FormatCountOf(total.upserted_count(), "passage") << (total.upserted_count() == 1 ? " was" : " were")
+              << " upserted before the error\n";
   }
 
   std::string store_, path_, format_ = "auto";

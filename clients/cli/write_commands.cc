@@ -121,12 +121,12 @@ class DeletePassagesCommand final : public Command {
     v1::DeletePassagesRequest request;
     request.set_store(store_);
     for (const std::string& id : ids_) request.add_ids(id);
-    if (dry_run_) return cli.PrintDryRun(absl::StrCat("delete ", ids_.size(), " passages of store ", StoreName(store_)), request);
+    if (dry_run_) return cli.PrintDryRun(absl::StrCat("delete ", FormatCountOf(static_cast<int64_t>(ids_.size()), "passage"), " of store ", StoreName(store_)), request);
     v1::DeletePassagesResponse response;
     int exit_code = kExitOk;
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::DeletePassages, request, &response, &exit_code)) return exit_code;
     if (cli.json()) return cli.PrintJson(response);
-    cli.out() << response.deleted_count() << " of " << ids_.size() << " passages deleted, revision " << response.revision()
+    cli.out() << FormatCount(response.deleted_count()) << " of " << FormatCountOf(static_cast<int64_t>(ids_.size()), "passage") << " deleted, revision " << response.revision()
               << '\n';
     return kExitOk;
   }
