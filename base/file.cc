@@ -3,6 +3,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <pwd.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/mman.h>
@@ -46,6 +47,34 @@ absl::Status ErrnoStatus(int error, std::string_view operation, const std::strin
     default:
       return absl::InternalError(message);
   }
+}
+
+std::string UserName(uid_t user) {
+  passwd entry{};
+  passwd* found = nullptr;
+  char buffer[4096];
+  if (getpwuid_r(user, &entry, buffer, sizeof(buffer), &found) == 0 && found != nullptr) return absl::StrCat(entry.pw_name, " (", user, ")");
+  return absl::StrCat(user);
+}
+
+// ", and /var/lib/loci belongs to the user loci (100)" where what is in the way is another user's than this process's; else empty.
+std::string OwnerOf(const std::string& path) {
+  struct stat info {};
+  std::string seen = path;  // As far as this process can look.
+  while (::stat(seen.c_str(), &info) != 0) {
+    const size_t slash = seen.rfind('/');
+    if (slash == std::string::npos || slash == 0) return "";
+    seen.resize(slash);
+  }
+  return info.st_uid == ::geteuid() ? "" : absl::StrCat(", and ", seen, " belongs to the user ", UserName(info.st_uid));
+}
+
+// Why a file that is to be locked can't be opened: most often it is another user's.
+absl::Status AnothersFile(int error, const std::string& path) {
+  const absl::Status status = ErrnoStatus(error, "cannot open", path);
+  const std::string owner = error == EACCES || error == EPERM ? OwnerOf(path) : "";
+  if (owner.empty()) return status;
+  return absl::Status(status.code(), absl::StrCat(status.message(), owner, "; this process is of the user ", UserName(::geteuid())));
 }
 
 class Descriptor {
@@ -296,14 +325,14 @@ class PosixFiles : public FileSystem {
 
   absl::StatusOr<std::unique_ptr<Lock>> LockFile(const std::string& path) override {
     Descriptor file(OpenRetrying(path, O_RDWR | O_CREAT, 0644));
-    if (file.get() < 0) return ErrnoStatus(errno, "cannot open", path);
+    if (file.get() < 0) return AnothersFile(errno, path);
     int result;
     do {
       result = ::flock(file.get(), LOCK_EX | LOCK_NB);
     } while (result != 0 && errno == EINTR);
     if (result != 0) {
       if (errno == EWOULDBLOCK) {
-        return absl::FailedPreconditionError(absl::StrCat("cannot lock ", path, ": it is locked by another user of it"));
+        return absl::FailedPreconditionError(absl::StrCat("cannot lock ", path, ": another process has it locked", OwnerOf(path)));
       }
       return ErrnoStatus(errno, "cannot lock", path);
     }

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <memory>
@@ -212,6 +213,37 @@ TEST_F(FileTest, ALockHasOneHolder) {
   EXPECT_EQ(fs_.LockFile(Path("LOCK")).status().code(), absl::StatusCode::kFailedPrecondition);
   lock->reset();
   EXPECT_TRUE(fs_.LockFile(Path("LOCK")).ok());
+}
+
+TEST_F(FileTest, ALockThatIsAnotherUsersSaysWhose) {
+  if (geteuid() != 0) GTEST_SKIP() << "only root can be two users";
+  ASSERT_EQ(chmod(folder_.c_str(), 0755), 0);
+  ASSERT_TRUE(fs_.CreateDirectories(Path("data")).ok());
+  ASSERT_TRUE(fs_.LockFile(Path("data/LOCK")).ok());
+  std::string message;
+  for (const mode_t mode : {0755, 0700}) {
+    ASSERT_EQ(chmod(Path("data").c_str(), mode), 0);
+    int ends[2];
+    ASSERT_EQ(pipe(ends), 0);
+    const pid_t child = fork();
+    if (child == 0) {
+      constexpr uid_t kNobody = 65'534;
+      std::string text = "skip";
+      if (seteuid(kNobody) == 0 && euidaccess(folder_.c_str(), X_OK) == 0) text = fs_.LockFile(Path("data/LOCK")).status().ToString();
+      _exit(write(ends[1], text.data(), text.size()) < 0);
+    }
+    close(ends[1]);
+    char buffer[2048];
+    const ssize_t count = read(ends[0], buffer, sizeof(buffer));
+    close(ends[0]);
+    waitpid(child, nullptr, 0);
+    ASSERT_GT(count, 0);
+    message.assign(buffer, static_cast<size_t>(count));
+    if (message == "skip") GTEST_SKIP() << "not another user here, or one who can't look into the folder";
+    EXPECT_NE(message.find("Permission denied, and " + Path(mode == 0700 ? "data" : "data/LOCK") + " belongs to the user root (0); this process is of the user"),
+              std::string::npos)
+        << message;
+  }
 }
 
 TEST(ParentPath, IsTheFolderThatAPathLiesIn) {
