@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <future>
 #include <map>
 #include <optional>
 #include <random>
@@ -129,7 +130,12 @@ class BatcherTest : public testing::Test {
   FakeEncoder encoder_{{.dim = 3, .max_length = 64}};
   FakeClock clock_;
   FakeMetrics metrics_;
-  const MetricLabels labels_ = {{"encoder", "fake"}};
+  const MetricLabels labels_ = {{"encoder", "fake"}, {"fingerprint", FakeEncoderOptions().fingerprint.ToString()}};
+  MetricLabels WithReason(const char* reason) const {
+    MetricLabels labels = labels_;
+    labels["reason"] = reason;
+    return labels;
+  }
   Answer occupied_;
   Mutex mutex_;
   CondVar changed_;
@@ -241,12 +247,27 @@ TEST_F(BatcherTest, DropsCancelledAndExpiredWorkBeforeItIsEncoded) {
   batcher_.reset();
   EXPECT_EQ(metrics_.value("loci_batcher_dropped_tokens_total", labels_), 20);
   EXPECT_EQ(metrics_.value("loci_batcher_wasted_tokens_total", labels_), 0);
-  EXPECT_EQ(metrics_.value("loci_batcher_dropped_requests_total", {{"encoder", "fake"}, {"reason", "cancelled"}}), 1);
-  EXPECT_EQ(metrics_.value("loci_batcher_dropped_requests_total", {{"encoder", "fake"}, {"reason", "deadline"}}), 1);
+  EXPECT_EQ(metrics_.value("loci_batcher_dropped_requests_total", WithReason("cancelled")), 1);
+  EXPECT_EQ(metrics_.value("loci_batcher_dropped_requests_total", WithReason("deadline")), 1);
   EXPECT_EQ(metrics_.value("loci_batcher_queued_tokens", labels_), 0);
   EXPECT_EQ(metrics_.value("loci_wasted_work_total", {{"phase", "tokenize"}}), 2);
   EXPECT_EQ(metrics_.value("loci_wasted_work_total", {{"phase", "encode"}}), 0);
   EXPECT_EQ(metrics_.value("loci_avoided_work_total", {{"phase", "encode"}}), 2);
+}
+
+TEST_F(BatcherTest, EncodersOfOneNameHaveSeriesOfTheirOwn) {
+  FakeEncoder other({.dim = 3, .max_length = 64, .fingerprint = {"00000000000000a0", "00000000000000a1"}});
+  ASSERT_EQ(other.spec().model_name, encoder_.spec().model_name);
+  Start({});
+  const std::unique_ptr<Batcher> beside = Batcher::Create(other, {}, clock_, metrics_);
+  std::promise<void> done;
+  PackedBatch batch;
+  batch.token_ids = {1, 2};
+  batch.offsets = {0, 2};
+  beside->Submit(std::move(batch), {}, [&done](absl::StatusOr<BatchedVectors>) { done.set_value(); });
+  done.get_future().wait();
+  EXPECT_EQ(metrics_.value("loci_batcher_batch_sequences", labels_), 0);
+  EXPECT_EQ(metrics_.value("loci_batcher_batch_sequences", {{"encoder", "fake"}, {"fingerprint", other.spec().fingerprint.ToString()}}), 1);
 }
 
 TEST_F(BatcherTest, ARequestCancelledHalfwayIsAnsweredAfterItsRunningBatch) {
@@ -295,7 +316,7 @@ TEST_F(BatcherTest, SharesOfTheQueueEndWhereItIsFull) {
   EXPECT_TRUE(batcher_->Reserve(101, RequestLimits(), 0).ok()) << "Submit says that no wait can make room";
   first->Release();
   EXPECT_TRUE(batcher_->Reserve(41, RequestLimits(), 0).ok());
-  EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", {{"encoder", "fake"}, {"reason", "queue_full"}}), 1);
+  EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", WithReason("queue_full")), 1);
 }
 
 TEST_F(BatcherTest, RefusesWhatCanNoLongerMakeItsDeadlineWhileItsClientWaits) {
@@ -325,7 +346,7 @@ TEST_F(BatcherTest, RefusesWhatCanNoLongerMakeItsDeadlineWhileItsClientWaits) {
   batcher_->Submit(Marked(14), Due(1'000), alone.callback());
   EXPECT_TRUE(alone.Wait().ok()) << "the last one in the queue is measured";
   batcher_.reset();
-  EXPECT_EQ(metrics_.value("loci_batcher_dropped_requests_total", {{"encoder", "fake"}, {"reason", "out_of_reach"}}), 1);
+  EXPECT_EQ(metrics_.value("loci_batcher_dropped_requests_total", WithReason("out_of_reach")), 1);
   EXPECT_EQ(metrics_.value("loci_avoided_work_total", {{"phase", "encode"}}), 1);
 }
 
@@ -357,7 +378,7 @@ TEST_F(BatcherTest, RefusesADeadlineThatIsOutOfReachBeforeWorkIsDone) {
   soon->Release();
   EXPECT_TRUE(batcher_->Reserve(20, Due(99'000), 0).ok());
   EXPECT_EQ(batch_count(), 1u);
-  EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", {{"encoder", "fake"}, {"reason", "deadline"}}), 2);
+  EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", WithReason("deadline")), 2);
 }
 
 TEST_F(BatcherTest, ReportsQueueAndEncodeTime) {
@@ -435,7 +456,7 @@ TEST_F(BatcherTest, RefusesAboveTheQueueLimitAndTakesAgainBelowIt) {
   EXPECT_TRUE(occupied_.Wait().ok());
   batcher_->Submit(Marked(13, 5), RequestLimits(), later.callback());
   EXPECT_TRUE(later.Wait().ok());
-  EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", {{"encoder", "fake"}, {"reason", "queue_full"}}), 1);
+  EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", WithReason("queue_full")), 1);
 }
 
 TEST_F(BatcherTest, AFullQueueMakesRoomByDroppingTheCancelled) {

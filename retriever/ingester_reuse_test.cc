@@ -23,7 +23,9 @@ class IngesterReuse : public RetrieverFixture {
     return passages;
   }
   int64_t EncodedCount() {
-    return static_cast<int64_t>(metrics_.value("loci_batcher_batch_sequences", {{"encoder", (*registry_->Get(""))->spec().model_name}}));
+    const EncoderSpec& spec = (*registry_->Get(""))->spec();
+    return static_cast<int64_t>(
+        metrics_.value("loci_batcher_batch_sequences", {{"encoder", spec.model_name}, {"fingerprint", spec.fingerprint.ToString()}}));
   }
   // The vectors of p<from> ... as they are stored.
   std::map<std::string, std::vector<float>> Vectors(const std::string& store, int from, int to, const std::string& id_prefix = "p") {

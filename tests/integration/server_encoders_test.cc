@@ -133,7 +133,7 @@ TEST_F(ServerEncoders, ServeTwoStoresAtOnceAlsoAfterARestart) {
   ASSERT_TRUE(Call(*admin, &Admin::UpsertPassages, upsert, &upserted).ok());
   EXPECT_EQ(Search("narrow", "written").results(0).hits(0).id(), "w");
   EXPECT_EQ(Metric("loci_memory_bytes{encoder=\"" + small_.fingerprint() + "\",kind=\"resident\",owner=\"encoder\"}"), small_.memory_bytes());
-  EXPECT_EQ(Metric("loci_batcher_queued_requests{encoder=\"small\"}"), 0) << "a batcher each";
+  EXPECT_EQ(Metric("loci_batcher_queued_requests{encoder=\"small\",fingerprint=\"" + small_.fingerprint() + "\"}"), 0) << "a batcher each";
   StartServer();
   check();
   // What a store needs is loaded, though it is no longer named.
