@@ -2,14 +2,12 @@
 #include <atomic>
 #include <functional>
 #include <memory>
-#include <mutex>
-#include <condition_variable>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "gmock/gmock.h"
-#include "index/forwarding_file_system.h"
+#include "tests/integration/gate_file_system.h"
 #include "tests/integration/server_fixture.h"
 
 namespace loci {
@@ -18,42 +16,6 @@ namespace {
 using grpc::StatusCode;
 using Admin = loci::v1::AdminService::Stub;
 using ::testing::HasSubstr;
-
-// Holds back whoever maps a file with `pattern` in its path, from Hold to Release. Thread-safe.
-class Gate : public ForwardingFileSystem {
- public:
-  absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) override {
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      if (!pattern_.empty() && path.find(pattern_) != std::string::npos) {
-        ++waiting_;
-        changed_.notify_all();
-        changed_.wait(lock, [&] { return pattern_.empty(); });
-        --waiting_;
-      }
-    }
-    return ForwardingFileSystem::Map(path);
-  }
-  void Hold(const std::string& pattern) {
-    std::unique_lock<std::mutex> lock(mutex_);
-    pattern_ = pattern;
-  }
-  void AwaitHeld() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    EXPECT_TRUE(changed_.wait_for(lock, std::chrono::seconds(60), [&] { return waiting_ > 0; }));
-  }
-  void Release() {
-    std::unique_lock<std::mutex> lock(mutex_);
-    pattern_.clear();
-    changed_.notify_all();
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::string pattern_;
-  int waiting_ = 0;
-};
 
 class ServerOperations : public ServerFixture {
  protected:
@@ -139,7 +101,7 @@ class ServerOperations : public ServerFixture {
     EXPECT_THAT(status.error_message(), HasSubstr(job));
   }
 
-  Gate gate_;
+  GateFileSystem gate_;
   std::string first_, second_;  // Generations of "s"; the second is active.
 };
 
