@@ -65,7 +65,7 @@ absl::StatusOr<Sequences> Tokenize(const Encoder& encoder, const std::vector<std
           absl::InvalidArgumentError(
               absl::StrCat("text ", i, " has ", usage.input_tokens, " tokens, the encoder takes ", max_length)),
           "TEXT_TOO_LONG",
-          {{"index", absl::StrCat(i)}, {"tokens", absl::StrCat(usage.input_tokens)}, {"limit", absl::StrCat(max_length)}});
+          {{"field", absl::StrCat("texts[", i, "]")}, {"index", absl::StrCat(i)}, {"tokens", absl::StrCat(usage.input_tokens)}, {"limit", absl::StrCat(max_length)}});
     }
     if (count > window && options.truncation == Truncation::kTruncate) {
       usage.used_tokens = max_length;
@@ -79,9 +79,10 @@ absl::StatusOr<Sequences> Tokenize(const Encoder& encoder, const std::vector<std
       begin = end;
     } while (begin < used);
     if (result.batch.token_count() > max_tokens) {
-      return absl::InvalidArgumentError(absl::StrCat("the first ", i + 1, " of ", texts.size(), " texts have ",
-                                                     result.batch.token_count(), " tokens, the limit of a request is ",
-                                                     max_tokens));
+      return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("the first ", i + 1, " of ", texts.size(), " texts have ",
+                                                                     result.batch.token_count(), " tokens, the limit of a request is ",
+                                                                     max_tokens)),
+                             "INVALID_ARGUMENT", {{"field", absl::StrCat("texts[", i, "]")}});
     }
     result.first.push_back(result.batch.sequence_count());
     result.usage.push_back(usage);

@@ -16,17 +16,21 @@ absl::Status InvalidOption(std::string_view option, std::string_view problem) {
                          {{"field", absl::StrCat("options.", AbslView(option))}});
 }
 
+absl::Status InvalidVector(std::string_view field, std::string_view problem) {
+  return ErrorWithReason(absl::InvalidArgumentError(AbslView(problem)), "INVALID_ARGUMENT", {{"field", std::string(field)}});
+}
+
 }  // namespace
 
 absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const float> queries, const IndexSearchOptions& options,
                                   int64_t list_count, bool is_hnsw) {
   constexpr int kMaxEfSearch = 100'000;
   if (queries.rows > 0 && queries.cols != index.dim()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("query vectors have dimension ", queries.cols, ", those of the passages have ", index.dim()));
+    return InvalidVector("queries[0].vector", absl::StrCat("query vectors have dimension ", queries.cols, ", those of the passages have ", index.dim()));
   }
   if (options.top_k < 1 || options.top_k > kMaxTopK) {
-    return absl::InvalidArgumentError(absl::StrCat("top_k is ", options.top_k, ", it must be in [1, ", kMaxTopK, "]"));
+    return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("top_k is ", options.top_k, ", it must be in [1, ", kMaxTopK, "]")),
+                           "INVALID_ARGUMENT", {{"field", "top_k"}});
   }
   if (options.nprobe != 0 && list_count == 0) {
     return InvalidOption("nprobe", absl::StrCat("is ", options.nprobe, ", but the index \"", index.name(), "\" has no inverted lists"));
@@ -43,7 +47,7 @@ absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const fl
   }
   for (int64_t q = 0; q < queries.rows; ++q) {
     if (absl::Status valid = CheckVector(queries.row(q), static_cast<int>(queries.cols)); !valid.ok()) {
-      return Annotate(valid, absl::StrCat("query ", q));
+      return InvalidVector(absl::StrCat("queries[", q, "].vector"), absl::StrCat("query ", q, ": ", valid.message()));
     }
   }
   return absl::OkStatus();
@@ -52,12 +56,11 @@ absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const fl
 absl::Status CheckVector(const float* vector, int dim) {
   double squared_length = 0;
   for (int i = 0; i < dim; ++i) {
-    if (!std::isfinite(vector[i])) return absl::InvalidArgumentError(absl::StrCat("vector has ", vector[i], " at position ", i));
+    if (!std::isfinite(vector[i])) return InvalidVector("vector", absl::StrCat("vector has ", vector[i], " at position ", i));
     squared_length += static_cast<double>(vector[i]) * vector[i];
   }
   if (squared_length <= kMaxSquaredLength) return absl::OkStatus();
-  return absl::InvalidArgumentError(
-      absl::StrCat("vector has the length ", std::sqrt(squared_length), ", the limit is ", std::sqrt(kMaxSquaredLength)));
+  return InvalidVector("vector", absl::StrCat("vector has the length ", std::sqrt(squared_length), ", the limit is ", std::sqrt(kMaxSquaredLength)));
 }
 
 }  // namespace loci

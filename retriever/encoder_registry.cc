@@ -167,7 +167,7 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Find(std::string_v
       return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("\"", AbslView(name), "\" is the name of encoders ",
                                                                      named->spec().fingerprint.ToString(), " and ", fingerprint,
                                                                      "; name one by its fingerprint")),
-                             "ENCODER_AMBIGUOUS", {{"encoder", std::string(name)}});
+                             "ENCODER_AMBIGUOUS", {{"encoder", std::string(name)}, {"field", "encoder"}});
     }
     named = encoder;
   }

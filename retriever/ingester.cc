@@ -29,14 +29,18 @@ namespace {
 constexpr size_t kBatchPassages = 256;
 constexpr int64_t kBatchBytes = 4 << 20;  // Of those that documents are cut into.
 
+absl::Status InvalidField(std::string_view field, std::string_view message) {
+  return ErrorWithReason(absl::InvalidArgumentError(AbslView(message)), "INVALID_ARGUMENT", {{"field", std::string(field)}});
+}
+
 // Finite, also when rounded to the elements of the vector file.
 absl::Status CheckStorable(const float* vector, int dim, ElementType type) {
   LOCI_RETURN_IF_ERROR(CheckVector(vector, dim));
   const float limit = LargestStorable(type);
   for (int d = 0; d < dim; ++d) {
     if (std::abs(vector[d]) > limit) {
-      return absl::InvalidArgumentError(absl::StrCat("the vector has ", vector[d], " at position ", d, ", the limit of ",
-                                                     AbslView(ElementTypeName(type)), " is ", limit));
+      return InvalidField("vector", absl::StrCat("the vector has ", vector[d], " at position ", d, ", the limit of ",
+                                                 AbslView(ElementTypeName(type)), " is ", limit));
     }
   }
   return absl::OkStatus();
@@ -45,8 +49,7 @@ absl::Status CheckStorable(const float* vector, int dim, ElementType type) {
 absl::StatusOr<ChunkingOptions> CheckChunking(ChunkingOptions chunking, int max_length) {
   const auto refuse = [](std::string_view field, int value, int least, int most) {
     const std::string name = absl::StrCat("header.chunking.", AbslView(field));
-    return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat(name, " is ", value, "; it must be from ", least, " to ", most)),
-                           "INVALID_ARGUMENT", {{"field", name}});
+    return InvalidField(name, absl::StrCat(name, " is ", value, "; it must be from ", least, " to ", most));
   };
   if (chunking.max_tokens == 0) chunking.max_tokens = max_length;
   if (chunking.max_tokens < DocumentChunker::kMinTokens || chunking.max_tokens > max_length) {
@@ -56,6 +59,19 @@ absl::StatusOr<ChunkingOptions> CheckChunking(ChunkingOptions chunking, int max_
     return refuse("overlap_tokens", chunking.overlap_tokens, 0, chunking.max_tokens / 2);
   }
   return chunking;
+}
+
+// Upserts are searched together with the active generation's passages, so by its encoder only.
+absl::Status CheckUpsertEncoder(GenerationManager& manager, const std::string& store, const EncoderSpec& spec) {
+  const absl::StatusOr<std::shared_ptr<const ServingSet>> active = manager.Capture(store, "");
+  if (!active.ok()) return absl::OkStatus();  // There is none: the first upsert makes one.
+  const std::string& half = (*active)->view->generation().manifest().passage_fingerprint();
+  if (half == spec.fingerprint.passage) return absl::OkStatus();
+  return ErrorWithReason(
+      absl::FailedPreconditionError(absl::StrCat("header.encoder_fingerprint names the passage half ", spec.fingerprint.passage,
+                                                 ", the store's active generation is of ", half,
+                                                 "; leave it out, or ingest a new generation")),
+      "ENCODER_MISMATCH", {{"passage_fingerprint", spec.fingerprint.passage}, {"active_passage_fingerprint", half}});
 }
 
 // The document whose sections come.
@@ -117,7 +133,7 @@ struct Ingester::State {
   }
 
   absl::Status DuplicateFailure(const loci::v1::Passage& passage, const std::string& key) const {
-    return LineFailure(passage, absl::InvalidArgumentError(absl::StrCat("id \"", key, "\" came before")), "DUPLICATE_ID");
+    return LineFailure(passage, InvalidField(key == passage.id() ? "id" : "document_id", absl::StrCat("id \"", key, "\" came before")), "DUPLICATE_ID");
   }
 
   // Whether a valid passage is to be taken.
@@ -182,7 +198,7 @@ struct Ingester::State {
       chunks.push_back(std::move(passage));
       return chunks.size() == kBatchPassages || chunk_bytes >= kBatchBytes ? TakeChunks() : absl::OkStatus();
     }));
-    if (document->chunk_index == first) return Reject(section, absl::InvalidArgumentError("text is nothing but white space, and title is empty"));
+    if (document->chunk_index == first) return Reject(section, InvalidField("text", "text is nothing but white space, and title is empty"));
     ++result.accepted_count;
     return absl::OkStatus();
   }
@@ -201,6 +217,7 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
   if (!options.encoder_fingerprint.empty()) {
     const std::vector<std::string> halves = absl::StrSplit(options.encoder_fingerprint, ':');
     LOCI_ASSIGN_OR_RETURN(state->encoder, manager.encoders().ForPassageHalf(halves.back()));
+    if (options.mode == IngestMode::kUpsert) LOCI_RETURN_IF_ERROR(CheckUpsertEncoder(manager, options.store, state->encoder->spec()));
   } else if (options.mode == IngestMode::kUpsert) {
     absl::StatusOr<std::shared_ptr<const ServingSet>> active = manager.Capture(options.store, "");
     if (active.ok()) state->encoder = (*active)->encoder;
@@ -268,9 +285,8 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
   const bool bring_vectors = !vectors.empty();
   if (bring_vectors) {
     if (state.options.encoder_fingerprint.empty() && !state.options.imported.has_value()) {
-      return ErrorWithReason(absl::InvalidArgumentError(
-                                 "encoder_fingerprint is empty; the header must name the encoder of the vectors that come along"),
-                             "INVALID_ARGUMENT", {{"field", "header.encoder_fingerprint"}});
+      return InvalidField("header.encoder_fingerprint",
+                          "encoder_fingerprint is empty; the header must name the encoder of the vectors that come along");
     }
     const int64_t dim = state.options.imported.has_value() ? state.options.imported->dim : state.encoder->spec().dim;
     const int64_t row_count = static_cast<int64_t>(vectors.size()) / std::max<int64_t>(vector_dim, 1);
@@ -282,8 +298,7 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
   }
   if (state.chunker != nullptr) {
     if (bring_vectors) {
-      return ErrorWithReason(absl::InvalidArgumentError("batch.vectors does not go with header.chunking: passages are cut here, and encoded"),
-                             "INVALID_ARGUMENT", {{"field", "batch.vectors"}});
+      return InvalidField("batch.vectors", "batch.vectors does not go with header.chunking: passages are cut here, and encoded");
     }
     for (loci::v1::Passage& passage : passages) {
       ++state.line;
@@ -325,7 +340,8 @@ absl::StatusOr<IngestResult> Ingester::FinishReceiving() {
   state.result.reused_count = state.sink->reused_count();
   // A stream that broke off, or of which nothing could be taken, does not replace a corpus by nothing.
   if (state.line == 0 && !state.options.imported.has_value()) {
-    return ErrorWithReason(absl::InvalidArgumentError("the stream had no passage; the store stays as it is"), "EMPTY_INGEST");
+    return ErrorWithReason(absl::InvalidArgumentError("the stream had no passage; the store stays as it is"), "EMPTY_INGEST",
+                           {{"field", "batch.passages"}});
   }
   if (state.options.mode == IngestMode::kUpsert) {
     state.result.generation = state.sink->generation();

@@ -89,7 +89,14 @@ absl::Status ValidateDocumentSection(const loci::v1::Passage& section) {
                   absl::StrCat("has ", key.size(), " bytes, the limit of a document's is ", kMaxDocumentKeyBytes));
   }
   if (absl::Status status = CheckString("id", section.id(), kMaxPassageIdBytes); !status.ok()) return status;
-  return CheckContent(section, kMaxDocumentTextBytes, kMaxMetadataEntries - 2);
+  if (absl::Status status = CheckContent(section, kMaxDocumentTextBytes, kMaxMetadataEntries - 2); !status.ok()) return status;
+  int64_t metadata_bytes = 0;
+  for (const auto& [name, value] : section.metadata()) metadata_bytes += static_cast<int64_t>(name.size() + value.ByteSizeLong());
+  if (metadata_bytes > kMaxSectionMetadataBytes) {
+    return Refuse("metadata", absl::StrCat("has ", metadata_bytes, " bytes, the limit of a document's is ", kMaxSectionMetadataBytes,
+                                           ": they are repeated on each of its passages"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace loci

@@ -27,8 +27,11 @@ absl::Status ValidatePassage(const loci::v1::Passage& passage);
 inline constexpr int64_t kMaxDocumentTextBytes = 64 << 20;
 inline constexpr int64_t kMaxDocumentKeyBytes = kMaxPassageIdBytes - 11;  // "#" and a chunk_index come behind it.
 
+inline constexpr int64_t kMaxSectionMetadataBytes = 4 << 10;  // Keys and values: they are repeated on each passage.
+
 // The same of a document that is to be cut into passages, or of a section of one: of id and document_id one may be empty; its text may be
-// longer, its name (document_id, else id) not, and two entries of metadata are left for "start_byte" and "end_byte".
+// longer, its name (document_id, else id) not, and two entries of metadata are left for "start_byte" and "end_byte",
+// the others together within kMaxSectionMetadataBytes.
 absl::Status ValidateDocumentSection(const loci::v1::Passage& section);
 
 }  // namespace loci

@@ -335,7 +335,7 @@ absl::Status Pipeline::Fetch(ViewSearchResult& found, const SearchCall& call, Se
       if (reply_bytes > call.max_reply_bytes) {
         return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("the reply would have more than ", call.max_reply_bytes,
                                                                        " bytes; ask for less at once")),
-                               "REPLY_TOO_LARGE", {{"limit_bytes", absl::StrCat(call.max_reply_bytes)}});
+                               "REPLY_TOO_LARGE", {{"field", "top_k"}, {"limit_bytes", absl::StrCat(call.max_reply_bytes)}});
       }
     }
   }

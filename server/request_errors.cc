@@ -1,5 +1,8 @@
 #include "server/request_errors.h"
 
+#include <optional>
+#include <utility>
+
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/strings.h"
@@ -10,6 +13,14 @@ namespace loci {
 absl::Status InvalidField(std::string_view field, std::string_view problem) {
   return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat(AbslView(field), " ", AbslView(problem))), "INVALID_ARGUMENT",
                          {{"field", std::string(field)}});
+}
+
+absl::Status InField(const absl::Status& status, std::string_view field) {
+  if (!absl::IsInvalidArgument(status)) return status;
+  ErrorReason reason = GetErrorReason(status).value_or(ErrorReason{.reason = "INVALID_ARGUMENT"});
+  const auto named = reason.metadata.find("field");
+  reason.metadata["field"] = named == reason.metadata.end() ? std::string(field) : absl::StrCat(AbslView(field), ".", named->second);
+  return ErrorWithReason(status, reason.reason, std::move(reason.metadata));
 }
 
 absl::Status NotAvailableYet(std::string_view feature) {

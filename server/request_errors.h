@@ -13,6 +13,10 @@ namespace loci {
 // InvalidField("top_k", "is 0; it must be from 1 to 10000").
 absl::Status InvalidField(std::string_view field, std::string_view problem);
 
+// `status` with `field` in its ErrorInfo where it is an INVALID_ARGUMENT that names none, or, where it names one, with `field` and a dot before
+// that: InField(ValidatePassage(passage), "passages[3]") is about "passages[3].text". Others stay as they are.
+absl::Status InField(const absl::Status& status, std::string_view field);
+
 // UNIMPLEMENTED "`feature` is not available yet", reason NOT_AVAILABLE_YET.
 absl::Status NotAvailableYet(std::string_view feature);
 

@@ -92,7 +92,7 @@ absl::StatusOr<IndexSearchOptions> ValidateOptions(const loci::v1::SearchOptions
 
 absl::StatusOr<std::string> ValidateStore(std::string_view store) {
   if (store.empty()) return std::string(kDefaultStore);
-  LOCI_RETURN_IF_ERROR(ValidateStoreName(store));
+  LOCI_RETURN_IF_ERROR(InField(ValidateStoreName(store), "store"));
   return std::string(store);
 }
 
@@ -431,7 +431,8 @@ absl::StatusOr<ValidUpsert> ValidateUpsert(const loci::v1::UpsertPassagesRequest
   LOCI_ASSIGN_OR_RETURN(result.store, ValidateStore(request.store()));
   LOCI_RETURN_IF_ERROR(CheckCount("passages", request.passages_size(), 1, kMaxPassages));
   for (int i = 0; i < request.passages_size(); ++i) {
-    if (absl::Status status = ValidatePassage(request.passages(i)); !status.ok()) return Annotate(status, Element("passages", i));
+    const absl::Status status = ValidatePassage(request.passages(i));
+    if (!status.ok()) return InField(Annotate(status, Element("passages", i)), Element("passages", i));
   }
   result.passages.assign(request.passages().begin(), request.passages().end());
   return result;
