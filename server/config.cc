@@ -5,15 +5,19 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 #include <functional>
 #include <map>
+#include <optional>
 #include <set>
+#include <tuple>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/device.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/utf8.h"
@@ -106,6 +110,13 @@ std::string CheckValue(const Message& message, const FieldDescriptor& field) {
     case FieldDescriptor::CPPTYPE_STRING: {
       const std::string value = reflection.GetString(message, &field);
       if (name == "MethodLimit.method") return CheckMethod(value);
+      if (name == "ServerConfig.device") {
+        // Whether this machine has it is seen at the start.
+        CudaProbe probe;
+        probe.detail = "not looked for";
+        const absl::Status chosen = ChooseDevice(value, probe, /*cuda_backend=*/false).status();
+        return absl::IsInvalidArgument(chosen) ? absl::StrCat("is ", Quoted(value), "; it must be auto, cpu or cuda:N") : "";
+      }
       if (value.empty()) return "is empty";
       if (value.find('\0') != std::string::npos) return "has a zero byte";
       if (field.name() == "listen" || field.name() == "metrics_listen") {
@@ -161,24 +172,79 @@ void Check(const Message& message, const std::string& path, const TextFormat::Pa
   }
 }
 
-std::string Located(const std::string& name, int line, int column, const std::string& message) {
-  // Positions come from 0, and -1 stands for the whole file.
-  return absl::StrCat(name, ":", line + 1 > 0 ? line + 1 : 1, ":", column + 1 > 0 ? column + 1 : 1, ": ", message);
+// Where something is wrong; lines and columns from 1.
+struct Located {
+  int line;
+  int column;
+  std::string message;
+  friend bool operator<(const Located& a, const Located& b) { return std::tie(a.line, a.column) < std::tie(b.line, b.column); }
+};
+
+Located At(int line, int column, std::string message) {
+  // The parser's positions come from 0, and -1 stands for the whole file.
+  return {std::max(line + 1, 1), std::max(column + 1, 1), std::move(message)};
 }
 
-// Keeps the first error.
-class FirstError : public google::protobuf::io::ErrorCollector {
+// All errors; an unknown field is one.
+class AllErrors : public google::protobuf::io::ErrorCollector {
  public:
-  explicit FirstError(const std::string& name) : name_(name) {}
   void AddError(int line, google::protobuf::io::ColumnNumber column, const std::string& message) override {
-    if (error_.empty()) error_ = Located(name_, line, column, message);
+    errors.push_back(At(line, column, message));
   }
-  const std::string& error() const { return error_; }
-
- private:
-  const std::string& name_;
-  std::string error_;
+  void AddWarning(int line, google::protobuf::io::ColumnNumber column, const std::string& message) override { AddError(line, column, message); }
+  std::vector<Located> errors;
 };
+
+absl::Status ToStatus(std::vector<Located> mistakes, const std::string& name) {
+  std::stable_sort(mistakes.begin(), mistakes.end());
+  const size_t told = std::min(mistakes.size(), kMaxConfigMistakes);
+  std::string text;
+  for (size_t i = 0; i < told; ++i) {
+    absl::StrAppend(&text, i == 0 ? "" : "\n", name, ":", mistakes[i].line, ":", mistakes[i].column, ": ", mistakes[i].message);
+  }
+  if (told < mistakes.size()) absl::StrAppend(&text, "\nand more");
+  return absl::InvalidArgumentError(text);
+}
+
+// The innermost block that is open at the end of a text, where there is one. Comments and strings are passed over.
+std::optional<Located> FindOpenBlock(std::string_view text) {
+  std::vector<Located> open;
+  int line = 0;
+  size_t line_start = 0;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '\n') {
+      ++line;
+      line_start = i + 1;
+    } else if (c == '#') {
+      i = std::min(text.find('\n', i), text.size()) - 1;
+    } else if (c == '"' || c == '\'') {
+      for (++i; i < text.size() && text[i] != c && text[i] != '\n'; ++i) i += text[i] == '\\';
+      if (i < text.size() && text[i] == '\n') --i;  // A string that is not closed ends with its line.
+    } else if (c == '{' || c == '[') {
+      open.push_back(At(line, static_cast<int>(i - line_start), absl::StrCat("the block that begins here with ", std::string(1, c), " is not closed")));
+    } else if ((c == '}' || c == ']') && !open.empty()) {
+      open.pop_back();
+    }
+  }
+  if (open.empty()) return std::nullopt;
+  return open.back();
+}
+
+// Blanks a line (from 1), so that what follows keeps its place. False where it opens or closes a block, or there is nothing to blank.
+bool BlankLine(int line, std::string* text) {
+  size_t begin = 0;
+  for (int i = 1; i < line && begin != std::string::npos; ++i) {
+    begin = text->find('\n', begin);
+    if (begin != std::string::npos) ++begin;
+  }
+  if (begin == std::string::npos || begin >= text->size()) return false;
+  const size_t end = std::min(text->find('\n', begin), text->size());
+  const std::string_view content = std::string_view(*text).substr(begin, end - begin);
+  if (content.find_first_of("{}[]<>") != std::string_view::npos || content.find_first_not_of(" \t\r") == std::string_view::npos) return false;
+  text->replace(begin, end - begin, end - begin, ' ');
+  return true;
+}
 
 absl::Status CannotRead(const std::string& path, const std::string& why) {
   return absl::InvalidArgumentError(absl::StrCat("cannot read the configuration ", path, ": ", why));
@@ -258,33 +324,50 @@ absl::Status CheckServerConfig(const ServerConfig& config) {
   return mistakes.empty() ? absl::OkStatus() : absl::InvalidArgumentError(mistakes.front().problem);
 }
 
-absl::StatusOr<ServerConfig> ParseServerConfig(std::string_view text, const std::string& name) {
-  if (const size_t bad = FindInvalidUtf8(text); bad != std::string_view::npos) {
-    int line = 0;
-    size_t line_start = 0;
-    for (size_t i = 0; i < bad; ++i) {
-      if (text[i] != '\n') continue;
-      ++line;
-      line_start = i + 1;
+absl::StatusOr<ServerConfig> ParseServerConfig(std::string_view given, const std::string& name) {
+  std::string text(given);
+  std::vector<Located> mistakes;
+  constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
+  if (given.starts_with(kByteOrderMark)) {
+    mistakes.push_back(At(0, 0, "begins with a byte order mark; save it as UTF-8 without one"));
+    text.replace(0, kByteOrderMark.size(), kByteOrderMark.size(), ' ');
+  }
+  if (const size_t bad = FindInvalidUtf8(text); bad != std::string::npos) {
+    const size_t line_start = bad == 0 ? 0 : text.rfind('\n', bad - 1) + 1;  // 0 where there is none.
+    mistakes.push_back(At(static_cast<int>(std::count(text.begin(), text.begin() + static_cast<std::ptrdiff_t>(bad), '\n')),
+                          static_cast<int>(bad - line_start), "is not UTF-8"));
+    return ToStatus(std::move(mistakes), name);
+  }
+  while (mistakes.size() <= kMaxConfigMistakes) {
+    AllErrors errors;
+    TextFormat::ParseInfoTree tree;
+    TextFormat::Parser parser;
+    parser.RecordErrorsTo(&errors);
+    parser.WriteLocationsTo(&tree);
+    parser.SetRecursionLimit(16);
+    ServerConfig config;
+    const bool parsed = parser.ParseFromString(text, &config);
+    if (parsed && errors.errors.empty()) {
+      std::vector<Mistake> values;
+      Check(config, "", &tree, &values);
+      for (const Mistake& value : values) {
+        const TextFormat::ParseLocation at = value.tree == nullptr ? TextFormat::ParseLocation() : value.tree->GetLocation(value.field, value.index);
+        mistakes.push_back(At(at.line, at.column, value.problem));
+      }
+      if (mistakes.empty()) return config;
+      break;
     }
-    return absl::InvalidArgumentError(Located(name, line, static_cast<int>(bad - line_start), "is not UTF-8"));
+    if (const std::optional<Located> open = FindOpenBlock(text); open.has_value()) {
+      // The parser's own words are about the end of the text.
+      mistakes.push_back(*open);
+      break;
+    }
+    const Located first = errors.errors.empty() ? At(0, 0, "is not a ServerConfig") : errors.errors.front();
+    mistakes.push_back(first);
+    // The others are looked for without that line.
+    if (!BlankLine(first.line, &text)) break;
   }
-  FirstError errors(name);
-  TextFormat::ParseInfoTree tree;
-  TextFormat::Parser parser;
-  parser.RecordErrorsTo(&errors);
-  parser.WriteLocationsTo(&tree);
-  parser.SetRecursionLimit(16);
-  ServerConfig config;
-  if (!parser.ParseFromString(std::string(text), &config) || !errors.error().empty()) {
-    return absl::InvalidArgumentError(errors.error().empty() ? absl::StrCat(name, ":1:1: is not a ServerConfig") : errors.error());
-  }
-  std::vector<Mistake> mistakes;
-  Check(config, "", &tree, &mistakes);
-  if (mistakes.empty()) return config;
-  const Mistake& mistake = mistakes.front();
-  const TextFormat::ParseLocation at = mistake.tree == nullptr ? TextFormat::ParseLocation() : mistake.tree->GetLocation(mistake.field, mistake.index);
-  return absl::InvalidArgumentError(Located(name, at.line, at.column, mistake.problem));
+  return ToStatus(std::move(mistakes), name);
 }
 
 absl::StatusOr<ServerConfig> LoadServerConfig(const std::string& path) {

@@ -22,8 +22,11 @@ inline constexpr size_t kMaxConfigBytes = 1 << 20;
 // Every field but method_limits and encoders set.
 config::ServerConfig DefaultServerConfig();
 
+inline constexpr size_t kMaxConfigMistakes = 20;
+
 // INVALID_ARGUMENT "NAME:LINE:COLUMN: what is wrong", lines and columns from 1, for text that is not a ServerConfig and for values out
-// of their range. Fields that are not in the text are not set. An empty text is a configuration.
+// of their range: a line for each mistake, in their order, up to kMaxConfigMistakes; after one that leaves open where a block ends, and that
+// is no value's, none is looked for. Fields that are not in the text are not set. An empty text is a configuration.
 absl::StatusOr<config::ServerConfig> ParseServerConfig(std::string_view text, const std::string& name);
 
 // ParseServerConfig of a file. INVALID_ARGUMENT where it is not a regular file (or a pipe), is larger than kMaxConfigBytes, or can't be read.

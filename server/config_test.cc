@@ -12,7 +12,10 @@
 namespace loci {
 namespace {
 
+using ::testing::AllOf;
+using ::testing::EndsWith;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::StartsWith;
 
 std::string Error(const std::string& text) { return std::string(ParseServerConfig(text, "f.txtpb").status().message()); }
@@ -76,8 +79,38 @@ TEST(ServerConfig, TellsWhereTheMistakeIs) {
   EXPECT_THAT(Error("reader { abstain_threshold: nan }"), HasSubstr("it must be from 0 to 1"));
   EXPECT_THAT(Error("log { level: LOUD }"), AllOf(StartsWith("f.txtpb:1:"), HasSubstr("LOUD")));
   EXPECT_THAT(Error("log { level: 7 }"), StartsWith("f.txtpb:1:7: log.level is 7, which has no name"));
-  EXPECT_THAT(Error("limits {"), StartsWith("f.txtpb:1:"));
+  EXPECT_EQ(Error("limits {"), "f.txtpb:1:8: the block that begins here with { is not closed");
+  EXPECT_EQ(Error("\ndevice: \"tpu\""), "f.txtpb:2:1: device is \"tpu\"; it must be auto, cpu or cuda:N");
+  for (const char* const device : {"auto", "cpu", "cuda:0", "cuda:7"}) {
+    EXPECT_TRUE(ParseServerConfig(std::string("device: \"") + device + "\"", "f").ok()) << device;
+  }
   EXPECT_THAT(Error("model: \"m\"\n#\xff"), StartsWith("f.txtpb:2:2: is not UTF-8"));
+}
+
+TEST(ServerConfig, TellsOfEveryMistakeWithItsLine) {
+  EXPECT_EQ(Error("threads: 1\n"
+                  "colour: 3\n"
+                  "limits {\n"
+                  "  max_ingests: 0\n"
+                  "  max_in_flight: 0\n"
+                  "}\n"
+                  "threads: two\n"
+                  "device: \"tpu\"\n"),
+            "f.txtpb:2:7: Message type \"loci.config.ServerConfig\" has no field named \"colour\".\n"
+            "f.txtpb:4:3: limits.max_ingests is 0; it must be from 1 to 64\n"
+            "f.txtpb:5:3: limits.max_in_flight is 0; it must be from 1 to 1000000\n"
+            "f.txtpb:7:8: Non-repeated field \"threads\" is specified multiple times.\n"
+            "f.txtpb:8:1: device is \"tpu\"; it must be auto, cpu or cuda:N");
+  EXPECT_EQ(Error("\xEF\xBB\xBFthreads: 1\ncolour: 3"),
+            "f.txtpb:1:1: begins with a byte order mark; save it as UTF-8 without one\n"
+            "f.txtpb:2:7: Message type \"loci.config.ServerConfig\" has no field named \"colour\".");
+  // Where a block ends is not guessed.
+  EXPECT_EQ(Error("colour: 3\nlog { # {{\n  format: \"}\"\n  format: JSON\nreader {\n}\n"),
+            "f.txtpb:2:5: the block that begins here with { is not closed");
+  EXPECT_THAT(Error("colours { red: 1 }\ncolour: 3"), AllOf(StartsWith("f.txtpb:1:"), Not(HasSubstr("\n"))));
+  std::string many;
+  for (int i = 0; i < 100; ++i) many += "colour: 3\n";
+  EXPECT_THAT(Error(many), AllOf(HasSubstr("f.txtpb:20:7: "), Not(HasSubstr("f.txtpb:21:")), EndsWith("\nand more")));
 }
 
 TEST(ServerConfig, NamesTheMethodOfALimit) {
