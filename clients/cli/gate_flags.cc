@@ -84,8 +84,8 @@ void PrintGateFigures(CliContext& cli, const google::protobuf::RepeatedPtrField<
   if (figures.empty()) return;
   TextTable table({{"CONDITION"}, {"MEASURED", TextTable::kRight}, {"DEMANDED", TextTable::kRight}, {"QUERIES", TextTable::kRight}, {"MET"}});
   for (const v1::GateFigure& figure : figures) {
-    table.AddRow({SanitizeLine(figure.condition()), absl::StrFormat("%.4g", figure.value()),
-                  std::isnan(figure.limit()) ? "-" : absl::StrFormat("%.4g", figure.limit()), FormatCount(figure.query_count()),
+    table.AddRow({SanitizeLine(figure.condition()), absl::StrFormat("%.6g", figure.value()),
+                  std::isnan(figure.limit()) ? "-" : absl::StrFormat("%.6g", figure.limit()), FormatCount(figure.query_count()),
                   std::isnan(figure.limit()) ? "-" : figure.met() ? "yes" : "no"});
   }
   cli.PrintTable(table);
