@@ -49,6 +49,7 @@ const std::map<std::string, Range>& Ranges() {
       {"ServerConfig.drain_timeout_s", {0, 86'400}},
       {"ServerConfig.keep_generations", {0, kMaxKeepGenerations}},
       {"ServerConfig.live_recall_share", {0, 1}},
+      {"ServerConfig.memory_budget_bytes", {0, int64_t{1} << 50}},
       {"Limits.max_in_flight", {1, 1'000'000}},
       {"Limits.max_in_flight_bytes", {1 << 20, int64_t{1} << 40}},
       {"Limits.max_ingests", {1, 64}},
@@ -271,6 +272,7 @@ ServerConfig DefaultServerConfig() {
   config.set_drain_timeout_s(static_cast<int32_t>(options.drain_timeout_ms / 1000));
   config.set_keep_generations(options.keep_generations);
   config.set_live_recall_share(options.live_recall_share);
+  config.set_memory_budget_bytes(options.memory_budget_bytes);
   config::Keepalive& keepalive = *config.mutable_keepalive();
   keepalive.set_time_ms(options.keepalive.time_ms);
   keepalive.set_timeout_ms(options.keepalive.timeout_ms);
@@ -303,6 +305,7 @@ ServerOptions ToServerOptions(const ServerConfig& config) {
   options.drain_timeout_ms = int64_t{1000} * config.drain_timeout_s();
   options.keep_generations = config.keep_generations();
   options.live_recall_share = config.live_recall_share();
+  options.memory_budget_bytes = config.memory_budget_bytes();
   for (const config::Encoder& encoder : config.encoders()) options.encoder_directories.push_back(encoder.model());
   options.keepalive.time_ms = config.keepalive().time_ms();
   options.keepalive.timeout_ms = config.keepalive().timeout_ms();

@@ -45,6 +45,7 @@ TEST(ServerConfig, PrintsWhatItReads) {
     method_limits { method: "Search" max_in_flight: 3 }
     method_limits { method: "Answer" max_deadline_ms: 500 }
     keep_generations: 3
+    memory_budget_bytes: 4000000000
     live_recall_share: 0.5
     encoders { model: "models/one" }
     encoders: [{ model: "models/two" }])";
@@ -61,6 +62,7 @@ TEST(ServerConfig, PrintsWhatItReads) {
   ASSERT_EQ(options.method_limits.size(), 2u);
   EXPECT_EQ(options.method_limits[1].max_deadline_ms, 500);
   EXPECT_EQ(options.keep_generations, 3);
+  EXPECT_EQ(options.memory_budget_bytes, 4'000'000'000);
   EXPECT_EQ(options.live_recall_share, 0.5);
   EXPECT_EQ(options.encoder_directories, (std::vector<std::string>{"models/one", "models/two"}));
   const absl::StatusOr<config::ServerConfig> again = ParseServerConfig(PrintServerConfig(effective), "g");

@@ -245,6 +245,7 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   manager_options.search_pool = compute_pool.get();
   manager_options.directory_lock = lock;
   manager_options.keep_generations = options.keep_generations;
+  manager_options.memory_budget_bytes = options.memory_budget_bytes;
   LOCI_ASSIGN_OR_RETURN(manager, GenerationManager::Open(std::move(manager_options)));
 
   JobRegistry::Options job_options;

@@ -46,6 +46,7 @@ struct ServerOptions {
   RefusalQueue::Options refusals;
   int64_t ingest_idle_timeout_ms = 120'000;
   int32_t keep_generations = 0;  // Of stores where nothing is set; 0 keeps all.
+  int64_t memory_budget_bytes = 0;  // Of generations and overlays, besides mapped files; 0: what the machine has.
   int64_t drain_timeout_ms = 30'000;  // Stop waits so long for requests in flight, then cancels them.
   double live_recall_share = 0.01;  // Of approximately answered queries; 0 to 1. See LiveRecall.
   double abstain_threshold = SentenceReaderOptions().abstain_threshold;  // Below this confidence a reader gives no answer.
