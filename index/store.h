@@ -148,6 +148,8 @@ class Store {
   // history it stands for the generation that it replaces, which is among folded_generations() from now on. ABORTED, reason GENERATION_CHANGED, where
   // that is not what serves any more, or writes were discarded since. `fold` is used up by it, also where it fails.
   absl::StatusOr<ActivationResult> SwitchToFold(PreparedFold& fold);
+  // Whether the generation is of a fold that has not come to its switch, nor was it activated. Thread-safe.
+  bool IsUnusedFold(const std::string& generation) const;
   // What folds have replaced, oldest first, and is still there; but for what was activated again. Thread-safe.
   std::vector<std::string> folded_generations() const;
 

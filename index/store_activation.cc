@@ -98,6 +98,7 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   state_->overlay = std::move(overlay);
   state_->Publish(result.view, next.revision());
   state_->SetFolded();
+  state_->RemoveFoldMarker(id);  // A fold that finds another generation active must leave it.
   return result;
 }
 

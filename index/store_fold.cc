@@ -81,7 +81,7 @@ absl::StatusOr<ActivationResult> Store::SwitchToFold(PreparedFold& fold) {
   next.set_generation(id);
   next.set_floor_revision(fold.source.view->revision());
   next.set_revision(at);
-  *next.mutable_history() = before.history();
+  for (const std::string& served : before.history()) next.add_history(served == folded_from ? id : served);
   state_->FillFolded(before, &next);
   next.add_folded(folded_from);
 
@@ -114,6 +114,10 @@ void Store::State::FillFolded(const storage::Current& before, storage::Current* 
 void Store::State::SetFolded() {
   MutexLock guard(&mutex);
   folded = {current.value().folded().begin(), current.value().folded().end()};
+}
+
+bool Store::IsUnusedFold(const std::string& generation) const {
+  return state_->IsComplete(generation) && state_->fs.Exists(JoinPath(state_->GenerationDirectory(generation), kFoldMarkerFile));
 }
 
 std::vector<std::string> Store::folded_generations() const {

@@ -286,6 +286,21 @@ TEST_F(StoreFoldTest, StandsInTheHistoryForWhatItReplaced) {
   ASSERT_TRUE(store_->DeleteGeneration(serving).ok());
 }
 
+TEST_F(StoreFoldTest, StandsInTheHistoryAlsoWhereThatServedBefore) {
+  const std::string first = Serve({{"a", P("one")}});
+  const std::string second = Serve({{"a", P("two")}});
+  ASSERT_TRUE(Activate(first, WritesPolicy::kReplay).ok());
+  Write({Upsert("b", P("b1"))});
+  auto folded = Fold(*store_);
+  ASSERT_TRUE(folded.ok()) << folded.status();
+  ASSERT_TRUE(store_->DeleteGeneration(first).ok());
+  EXPECT_EQ(store_->PreviousGeneration(), second);
+  ASSERT_TRUE(Activate(second, WritesPolicy::kReplay, true).ok());
+  EXPECT_EQ(store_->PreviousGeneration(), folded->generation);
+  ASSERT_TRUE(Activate(folded->generation, WritesPolicy::kReplay, true).ok());
+  EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "one"), Pair("b", "b1")));
+}
+
 TEST_F(StoreFoldTest, DeletingWhatItReplacedTrimsTheLogToItsBase) {
   const std::string first = Serve({{"a", P("a1")}});
   Write({Upsert("b", P("b1"))});
@@ -316,6 +331,22 @@ TEST_F(StoreFoldTest, IsRefusedWhereSomethingElseServesNow) {
   EXPECT_EQ(switched.status().code(), absl::StatusCode::kAborted);
   EXPECT_EQ(ReasonOf(switched.status()), "GENERATION_CHANGED");
   EXPECT_EQ(store_->active_generation(), other);
+}
+
+TEST_F(StoreFoldTest, ActivatedBeforeItsSwitchItIsAGenerationLikeAnyOther) {
+  const std::string first = Serve({{"a", P("a1")}});
+  Write({Upsert("b", P("b1"))});
+  const auto source = store_->BeginFold();
+  ASSERT_TRUE(source.ok());
+  const auto built = BuildFold(*store_, *store_, *source);
+  ASSERT_TRUE(built.ok()) << built.status();
+  EXPECT_TRUE(store_->IsUnusedFold((*built)->id()));
+  ASSERT_TRUE(Activate((*built)->id(), WritesPolicy::kReplay).ok());
+  EXPECT_FALSE(store_->IsUnusedFold((*built)->id()));
+  ASSERT_TRUE(Activate(first, WritesPolicy::kReplay).ok());
+  Open();
+  EXPECT_EQ(store_->ListGenerations()->size(), 2u);
+  EXPECT_EQ(store_->PreviousGeneration(), (*built)->id());
 }
 
 TEST_F(StoreFoldTest, BringsNothingBackThatWasDiscardedMeanwhile) {

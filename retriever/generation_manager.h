@@ -78,6 +78,24 @@ struct VerifyResult {
   int64_t revision = 0;  // Of the store.
 };
 
+struct FoldResult {
+  std::string generation;           // The new one; the active one as it was, where there was nothing to fold.
+  int64_t revision = 0;             // Of the store at the switch.
+  std::string previous_generation;  // That it replaced; empty where there was nothing to fold.
+  int64_t base_revision = 0;        // The last write that the generation contains.
+  int64_t passage_count = 0;        // Of the generation.
+  int64_t folded_count = 0;         // Passages that came from the overlay.
+  int64_t dropped_count = 0;        // Rows of the old body that were replaced or deleted.
+};
+
+// What of a store is laid over its generation.
+struct OverlayInfo {
+  std::string store;
+  int64_t change_count = 0;   // Passages of the overlay, or rows of the body that are hidden, whichever are more.
+  int64_t body_count = 0;     // Passages of the generation.
+  int64_t memory_bytes = 0;
+};
+
 // What an activation would take.
 struct ActivationPlan {
   std::string generation;
@@ -168,6 +186,11 @@ class GenerationManager {
   // Activates the newest generation that served before the active one and is still there; again: one further back.
   // FAILED_PRECONDITION, reason NO_PREVIOUS_GENERATION, where there is none.
   absl::StatusOr<ActivationResult> Rollback(std::string_view store, WritesPolicy policy, bool dry_run, const OperationControl& control = {});
+  // Builds a generation of what the store serves, its overlay folded in, and switches to it: see Store::BeginFold and loci.v1.FoldStore.
+  // Phases "copy", those of GenerationBuilder::Finish, "loading", "verifying", "warming", "replay", "publishing"; from "loading" on, which is
+  // told before any lock is taken, no activation may run beside it that would not wait for it. Where it fails nothing of it stays.
+  // Writes wait for the switch alone.
+  absl::StatusOr<FoldResult> Fold(std::string_view store, const OperationControl& control = {});
   // Loads nothing, changes nothing: from manifests, the write log and the machine's memory.
   absl::StatusOr<ActivationPlan> PlanActivation(std::string_view store, const std::string& generation);
   // Also of one that is damaged. Its files are deleted when nobody who writes or activates has to wait for that any more.
@@ -185,6 +208,9 @@ class GenerationManager {
   FileSystem& fs();
   std::string StoreDirectory(std::string_view store) const;  // Whether the store is there or not.
 
+  // Of every store that serves. Waits for nothing that reads files.
+  std::vector<OverlayInfo> Overlays() const;
+
   // What metrics say of stores, their generations and whose memory it is. Reads no file, waits for nothing that does.
   std::vector<GaugeSample> Metrics() const;
 
@@ -199,6 +225,9 @@ class GenerationManager {
   // For whoever holds `entry.pinning`.
   absl::StatusOr<ActivationResult> ActivateLocked(StoreEntry& entry, const std::string& generation, WritesPolicy policy, bool dry_run,
                                                   bool roll_back, const OperationControl& control);
+  // The steps of Fold, and its end, which takes the entry's locks.
+  absl::StatusOr<FoldResult> FoldEntry(const std::shared_ptr<StoreEntry>& entry, const OperationControl& control);
+  absl::Status SwitchToFold(StoreEntry& entry, const FoldSource& source, const OperationControl& control, FoldResult* result);
   explicit GenerationManager(std::unique_ptr<State> state);
   // Gives a store that has no generation at all an empty one, so that the first upsert finds something to lie over.
   absl::Status EnsureGeneration(std::string_view store);

@@ -97,7 +97,8 @@ int32_t GenerationManager::State::KeepGenerations(const Store& store) const {
 void GenerationManager::State::ApplyRetention(StoreEntry& entry, Store& store) {
   const std::shared_ptr<const ServingSet> active = entry.holder.Get();
   const int32_t keep = KeepGenerations(store);
-  if (active == nullptr || keep == 0) return;
+  const std::vector<std::string> folded = store.folded_generations();
+  if (active == nullptr || (keep == 0 && folded.empty())) return;
   const absl::StatusOr<std::vector<storage::Manifest>> manifests = store.ListGenerations();
   if (!manifests.ok()) {
     LogWarning("retention", absl::StrCat("store=", entry.name, " ", manifests.status().ToString(absl::StatusToStringMode::kWithNoExtraData)));
@@ -108,6 +109,7 @@ void GenerationManager::State::ApplyRetention(StoreEntry& entry, Store& store) {
                        .active = active->view->generation().id(),
                        .previous = store.PreviousGeneration(),
                        .pinned = {settings.pinned().begin(), settings.pinned().end()},
+                       .folded = {folded.begin(), folded.end()},
                        .build_under_way = entry.HasBuilds()};
   for (const storage::Manifest& manifest : *manifests) {
     const std::string& id = manifest.generation();
@@ -146,7 +148,8 @@ void GenerationManager::State::RetryRetention(const std::string& store) {
   if (!entry.ok()) return;
   {
     const absl::StatusOr<std::shared_ptr<Store>> opened = (*entry)->GetStore();
-    if (!opened.ok() || KeepGenerations(**opened) == 0) return;  // Waits for no lock then.
+    if (!opened.ok()) return;
+    if (KeepGenerations(**opened) == 0 && (*opened)->folded_generations().empty()) return;  // Waits for no lock then.
   }
   MutexLock pinning(&(*entry)->pinning);
   MutexLock writer(&(*entry)->writer);

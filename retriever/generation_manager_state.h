@@ -48,6 +48,8 @@ struct GenerationManager::State {
   // Lays `writes` over what the store serves, if that still is of `passage_half` (empty: any). ABORTED where it is not.
   absl::StatusOr<WriteResult> Write(StoreEntry& entry, std::vector<PassageWrite> writes, std::string_view passage_half);
 
+  void CountFold(const absl::StatusOr<FoldResult>& result);
+
   // That is set of the store, or the server's default.
   int32_t KeepGenerations(const Store& store) const;
   // Deletes the generations that retention has no room for, or sees to their deletion once no request holds them. Logs what it does

@@ -60,7 +60,7 @@ absl::Status JobNotFound(std::string_view job) {
 }  // namespace
 
 std::string_view JobKindName(JobKind kind) {
-  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify", "import"};
+  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify", "import", "fold"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -72,7 +72,8 @@ struct JobHandle::Entry {
   std::function<void()> on_cancel;
   bool cancel_asked = false;
   bool server_ends = false;  // It was not asked to end before the server was.
-  bool activating = false;  // An activation, a roll-back, or an ingest that wants to activate.
+  bool activating = false;  // An activation, a roll-back, or an ingest or a fold that wants to activate.
+  bool yields = false;      // Constant.
   int64_t version = 1;
   std::deque<std::pair<int64_t, int64_t>> samples;  // (clock, done) of the phase, oldest first.
 };
@@ -120,9 +121,20 @@ struct JobRegistry::State {
   const Entry* FindRunning(std::string_view store, const std::function<bool(const Entry&)>& is_in_the_way) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     for (const auto& entry : order) {
-      if (entry->record.state() == JobRecord::STATE_RUNNING && entry->record.store() == store && is_in_the_way(*entry)) return entry.get();
+      if (entry->record.state() == JobRecord::STATE_RUNNING && (store.empty() || entry->record.store() == store) && is_in_the_way(*entry)) return entry.get();
     }
     return nullptr;
+  }
+
+  // Marks those that run in `store`, are `asked` to end and were not before; AskToEnd, without the lock, is the caller's.
+  void TakeOut(std::string_view store, const std::function<bool(const Entry&)>& asked, std::vector<std::shared_ptr<Entry>>* taken,
+               std::vector<std::function<void()>>* callbacks) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    for (const auto& entry : order) {
+      if (entry->record.state() != JobRecord::STATE_RUNNING || (!store.empty() && entry->record.store() != store) || !asked(*entry)) continue;
+      if (std::exchange(entry->cancel_asked, true)) continue;
+      taken->push_back(entry);
+      callbacks->push_back(std::exchange(entry->on_cancel, nullptr));
+    }
   }
 
   // Takes the oldest that ended and are too many out; their files are the caller's to delete, without the lock.
@@ -296,15 +308,27 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
   record.set_state(JobRecord::STATE_RUNNING);
   record.set_started_unix_us(state.options.clock->UnixMicros());
   entry->activating = spec.kind == JobKind::kActivate || spec.kind == JobKind::kRollback;
+  entry->yields = spec.yields;
   const int kind = static_cast<int>(spec.kind);
   JobRecord first;
+  std::vector<std::shared_ptr<JobHandle::Entry>> yielding;
+  std::vector<std::function<void()>> callbacks;
   {
     MutexLock lock(&state.mutex);
     if (state.closed) return ErrorWithReason(absl::UnavailableError("the server is draining; ask again when it is back"), "DRAINING");
-    const JobHandle::Entry* const other = state.FindRunning(record.store(), [&](const JobHandle::Entry& running) {
-      return (entry->activating && running.activating) || (IsUpload(record.kind()) && IsUpload(running.record.kind()));
-    });
+    const bool is_fold = spec.kind == JobKind::kFold;
+    const auto conflicts = [&](const JobHandle::Entry& running) {
+      if (entry->activating && running.activating) return true;
+      const bool runs_fold = running.record.kind() == JobKindName(JobKind::kFold);
+      if (is_fold) return runs_fold || running.activating || IsUpload(running.record.kind());
+      return IsUpload(record.kind()) && (runs_fold || IsUpload(running.record.kind()));
+    };
+    const auto gives_way = [&](const JobHandle::Entry& running) { return running.yields && !entry->yields; };
+    const JobHandle::Entry* const other = state.FindRunning(
+        record.store(), [&](const JobHandle::Entry& running) { return conflicts(running) && !gives_way(running); });
     if (other != nullptr) return InTheWay(other->record);
+    state.TakeOut(record.store(), [&](const JobHandle::Entry& running) { return gives_way(running) && (conflicts(running) || entry->activating); },
+                  &yielding, &callbacks);
     do {
       entry->id = MakeTimestampId(record.started_unix_us());
     } while (state.entries.contains(entry->id));
@@ -314,6 +338,7 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
     state.AddRunning(kind, 1);
     first = record;
   }
+  State::AskToEnd(yielding, callbacks);
   if (absl::Status written = state.Write(first); !written.ok()) {
     written = Annotate(written, "the job can't be recorded");
     if (spec.kind != JobKind::kVerify) {
@@ -372,6 +397,24 @@ absl::StatusOr<JobInfo> JobRegistry::Cancel(std::string_view job) {
   }
   State::AskToEnd({entry}, {callback});
   return info;
+}
+
+void JobRegistry::EndYielding(std::string_view store, int64_t timeout_ms) {
+  const auto yields = [](const JobHandle::Entry& entry) { return entry.yields; };
+  std::vector<std::shared_ptr<JobHandle::Entry>> asked;
+  std::vector<std::function<void()>> callbacks;
+  {
+    MutexLock lock(&state_->mutex);
+    state_->TakeOut(store, yields, &asked, &callbacks);
+  }
+  State::AskToEnd(asked, callbacks);
+  const int64_t until_us = RealClock().NowMicros() + timeout_ms * 1000;
+  MutexLock lock(&state_->mutex);
+  while (state_->FindRunning(store, yields) != nullptr) {
+    const int64_t left_us = until_us - RealClock().NowMicros();
+    if (left_us <= 0) return;
+    state_->ended.WaitFor(&state_->mutex, std::chrono::microseconds(left_us));
+  }
 }
 
 void JobRegistry::CancelAll() {

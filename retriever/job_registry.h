@@ -25,8 +25,8 @@
 
 namespace loci {
 
-enum class JobKind { kIngest, kActivate, kRollback, kVerify, kImport };
-inline constexpr int kJobKindCount = 5;
+enum class JobKind { kIngest, kActivate, kRollback, kVerify, kImport, kFold };
+inline constexpr int kJobKindCount = 6;
 std::string_view JobKindName(JobKind kind);  // "ingest"
 
 struct JobSpec {
@@ -35,6 +35,8 @@ struct JobSpec {
   std::string generation;  // Empty where there is none yet.
   std::string request_id;  // Of the request that starts it.
   RequestLimits limits;    // What the operation looks at; Cancel raises its flag.
+  // A fold that nobody asked for: what starts and would find it in the way has it cancelled, and goes on.
+  bool yields = false;
   // Called once, without a lock held, when the job is asked to end while it runs. For operations that wait for something.
   std::function<void()> on_cancel;
 };
@@ -64,7 +66,7 @@ class JobHandle {
   void SetDone(int64_t done);
   void SetGeneration(std::string_view generation);
 
-  // For an ingest that comes to its own activation: waits for an activation or roll-back that runs in the store, and keeps others from
+  // For an ingest or a fold that comes to its own activation: waits for an activation or roll-back that runs in the store, and keeps others from
   // starting until this job's Finish. The error of limits() where they say so first. Blocks.
   absl::Status BeginActivation();
 
@@ -88,6 +90,11 @@ class JobHandle {
 //   ingest, activating                 refused   refused                  goes on         refused
 //   activation, roll-back              goes on   refused                  goes on         refused
 //   verification                       goes on   goes on                  goes on         refused
+//   fold, building                     refused   goes on                  goes on         refused
+//   fold, switching                    refused   refused                  goes on         refused
+//
+// A fold starts beside verifications alone. One that yields is cancelled where the table says refused, and by an activation or a roll-back,
+// under which it would end in vain; the deletion of the store first calls EndYielding.
 //
 // An ingest builds beside what serves, so that a roll-back need not wait for hours; it counts as an activation from the moment it wants
 // to activate what it built (BeginActivation), and then waits for the one that runs. Short changes (upserts, deletions of passages, pins)
@@ -116,6 +123,8 @@ class JobRegistry {
   std::vector<JobInfo> List(std::string_view store, storage::JobRecord::State state, int64_t limit) const;
   // Asks a running job to end. FAILED_PRECONDITION, reason JOB_FINISHED, for one that ended.
   absl::StatusOr<JobInfo> Cancel(std::string_view job);
+  // Cancels the jobs of the store (empty: of every store) that yield, and waits until they have ended, or `timeout_ms` have passed.
+  void EndYielding(std::string_view store, int64_t timeout_ms);
   void CancelAll();  // And lets none start from now on. What ends for it was INTERRUPTED, and nobody cancelled it.
   // Until no job runs; false where `timeout_ms` passed before. Blocks.
   bool WaitUntilIdle(int64_t timeout_ms) const;

@@ -77,6 +77,55 @@ TEST_F(JobRegistryTest, ASecondIngestOfAStoreIsToldOfTheFirst) {
   EXPECT_NE(Start(JobKind::kIngest, "movies"), nullptr);
 }
 
+TEST_F(JobRegistryTest, AFoldStartsBesideVerificationsAloneAndKeepsIngestsOut) {
+  const auto refused = [&](JobKind kind) { return ReasonOf(jobs_->Start({.kind = kind, .store = "movies"}).status()) == "JOB_IN_THE_WAY"; };
+  const auto verification = Start(JobKind::kVerify, "movies");
+  for (const JobKind kind : {JobKind::kIngest, JobKind::kImport, JobKind::kActivate, JobKind::kRollback, JobKind::kFold}) {
+    const auto running = Start(kind, "movies");
+    EXPECT_TRUE(refused(JobKind::kFold)) << JobKindName(kind);
+    EXPECT_NE(Start(JobKind::kFold, "books"), nullptr);
+    (void)running->Finish(absl::OkStatus());
+  }
+  const auto fold = Start(JobKind::kFold, "movies");
+  EXPECT_TRUE(refused(JobKind::kIngest));
+  EXPECT_TRUE(refused(JobKind::kImport));
+  EXPECT_NE(Start(JobKind::kVerify, "movies"), nullptr);
+  (void)Start(JobKind::kActivate, "movies")->Finish(absl::OkStatus());
+  ASSERT_TRUE(fold->BeginActivation().ok());
+  EXPECT_TRUE(refused(JobKind::kActivate));
+  EXPECT_TRUE(refused(JobKind::kRollback));
+  ASSERT_TRUE(fold->Finish(absl::OkStatus()).ok());
+  EXPECT_EQ(Record(fold->id()).kind(), "fold");
+}
+
+TEST_F(JobRegistryTest, AFoldThatNobodyAskedForGivesWay) {
+  for (const JobKind kind : {JobKind::kIngest, JobKind::kImport, JobKind::kActivate, JobKind::kRollback, JobKind::kFold}) {
+    const auto fold = *jobs_->Start({.kind = JobKind::kFold, .store = "movies", .yields = true});
+    EXPECT_FALSE(jobs_->Start({.kind = JobKind::kFold, .store = "movies", .yields = true}).ok()) << "not to one of its sort";
+    Start(JobKind::kVerify, "movies");
+    EXPECT_FALSE(fold->limits().cancelled());
+    if (kind != JobKind::kIngest) {
+      ASSERT_TRUE(fold->BeginActivation().ok());
+    }
+    const auto other = Start(kind, "movies");
+    EXPECT_TRUE(fold->limits().cancelled()) << JobKindName(kind);
+    const absl::Status ended = fold->Finish(absl::CancelledError("it looked"));
+    EXPECT_EQ(ReasonOf(ended), "JOB_CANCELLED");
+    EXPECT_EQ(Record(fold->id()).state(), JobRecord::STATE_CANCELLED);
+    (void)other->Finish(absl::OkStatus());
+  }
+  const auto fold = *jobs_->Start({.kind = JobKind::kFold, .store = "movies", .yields = true});
+  jobs_->EndYielding("books", 10'000);
+  EXPECT_FALSE(fold->limits().cancelled());
+  std::thread ending([&] {
+    while (!fold->limits().cancelled()) std::this_thread::yield();
+    (void)fold->Finish(absl::CancelledError("it looked"));
+  });
+  jobs_->EndYielding("movies", 60'000);
+  EXPECT_EQ(Record(fold->id()).state(), JobRecord::STATE_CANCELLED);
+  ending.join();
+}
+
 TEST_F(JobRegistryTest, AnActivationAndARollbackAreOfOneSort) {
   const auto activation = Start(JobKind::kActivate, "movies");
   EXPECT_TRUE(absl::IsAborted(jobs_->Start({.kind = JobKind::kRollback, .store = "movies"}).status()));

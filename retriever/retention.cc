@@ -6,9 +6,8 @@ namespace loci {
 
 std::vector<std::string> ChooseExpired(const std::vector<storage::Manifest>& generations, const RetentionRules& rules) {
   std::vector<std::string> expired;
-  if (rules.keep <= 0) return expired;
   const auto counts = [&](const std::string& id) {
-    return id != rules.active && rules.pinned.count(id) == 0 && rules.failed.count(id) == 0;
+    return id != rules.active && rules.pinned.count(id) == 0 && rules.failed.count(id) == 0 && rules.folded.count(id) == 0;
   };
   const bool has_previous =
       counts(rules.previous) && std::any_of(generations.begin(), generations.end(), [&](const storage::Manifest& manifest) {
@@ -23,7 +22,11 @@ std::vector<std::string> ChooseExpired(const std::vector<storage::Manifest>& gen
       continue;
     }
     if (rules.pinned.count(id) > 0 || id == rules.previous) continue;
-    if (kept < rules.keep) {
+    if (rules.folded.count(id) > 0) {
+      if (rules.keep > 0 || !manifest->folded_from().empty()) expired.push_back(id);
+    } else if (rules.keep <= 0) {
+      continue;
+    } else if (kept < rules.keep) {
       if (counts(id)) ++kept;
     } else if (!(rules.build_under_way && newer_than_active)) {
       expired.push_back(id);

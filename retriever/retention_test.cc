@@ -45,6 +45,16 @@ TEST(ChooseExpired, AFailedOneTakesNoPlaceOfAWholeOne) {
   EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "d", .failed = {"a"}}), ElementsAre("a", "b")) << "as old as it is";
 }
 
+TEST(ChooseExpired, WhatWasFoldedGoesAndTakesNoPlace) {
+  auto all = Generations({"a", "b", "c", "d"});
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "d", .folded = {"c"}}), ElementsAre("a", "c"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 3, .active = "d", .folded = {"a", "c"}, .build_under_way = true}), ElementsAre("a", "c"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "d", .pinned = {"c"}, .folded = {"c"}}), ElementsAre("a"));
+  EXPECT_THAT(ChooseExpired(all, {.keep = 0, .active = "d", .folded = {"b", "c"}}), IsEmpty());
+  all[2].set_folded_from("b");
+  EXPECT_THAT(ChooseExpired(all, {.keep = 0, .active = "d", .folded = {"b", "c"}}), ElementsAre("c")) << "its passages are in d";
+}
+
 TEST(ChooseExpired, WhatABuildMayHaveJustMadeStays) {
   const auto all = Generations({"a", "b", "c", "d", "e"});
   EXPECT_THAT(ChooseExpired(all, {.keep = 1, .active = "b", .build_under_way = true}), ElementsAre("a"));

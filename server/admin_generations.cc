@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "retriever/activation_gates.h"
+#include "retriever/auto_folder.h"
 #include "retriever/generation_comparison.h"
 #include "retriever/job_registry.h"
 #include "server/admin_service.h"
@@ -55,22 +56,24 @@ absl::Status RunJob(const ServiceContext& services, JobSpec spec, bool no_wait,
                     std::function<absl::Status(const OperationControl&, Response*)> operation, Response* response,
                     bool is_watched = false) {
   if (no_wait) spec.limits = RequestLimits();
-  ThreadPool& pool = spec.kind == JobKind::kVerify ? *services.verify_pool : is_watched ? *services.watch_pool : *services.switch_pool;
+  const bool is_fold = spec.kind == JobKind::kFold;
+  ThreadPool& pool = spec.kind == JobKind::kVerify ? *services.verify_pool : is_fold ? *services.fold_pool : is_watched ? *services.watch_pool : *services.switch_pool;
+  const auto control_of = is_fold ? FoldControlOf : ControlOf;
   spec.request_id = CurrentRequestId();
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<JobHandle> job, services.jobs->Start(std::move(spec)));
   response->set_job(job->id());
   if (!no_wait) {
-    const absl::Status status = operation(ControlOf(job), response);
+    const absl::Status status = operation(control_of(job), response);
     return job->Finish(status, status.ok() ? response->SerializeAsString() : "");
   }
   job->SetPhase("queued", 0, "");
-  const bool queued = pool.TrySubmit([job, &clock = *services.clock, operation = std::move(operation), request_id = CurrentRequestId(),
+  const bool queued = pool.TrySubmit([job, control_of, &clock = *services.clock, operation = std::move(operation), request_id = CurrentRequestId(),
                                                      trace_id = CurrentTraceId()] {
     const ScopedLogContext context(request_id, trace_id);
     Response reply;
     reply.set_job(job->id());
     absl::Status status = job->limits().Check(clock.NowMicros());
-    if (status.ok()) status = operation(ControlOf(job), &reply);
+    if (status.ok()) status = operation(control_of(job), &reply);
     (void)job->Finish(status, status.ok() ? reply.SerializeAsString() : "");  // Which logs and keeps it.
   });
   if (queued) return absl::OkStatus();
@@ -241,6 +244,23 @@ grpc::ServerUnaryReactor* AdminServiceImpl::RollbackStore(grpc::CallbackServerCo
     LOCI_RETURN_IF_ERROR(services_.manager->GetStore(store).status());
     return RunJob<loci::v1::RollbackStoreResponse>(services_, {.kind = JobKind::kRollback, .store = store, .limits = limits},
                                                    request->no_wait(), roll_back, response);
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::FoldStore(grpc::CallbackServerContext* context, const loci::v1::FoldStoreRequest* request,
+                                                      loci::v1::FoldStoreResponse* response) {
+  return Run(Method::kFoldStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
+    LOCI_RETURN_IF_ERROR(services_.manager->GetStore(store).status());
+    LOCI_RETURN_IF_ERROR(services_.manager->TryCapture(store, "").status());  // No job for what serves nothing.
+    const auto fold = [&manager = *services_.manager, store](const OperationControl& control,
+                                                             loci::v1::FoldStoreResponse* reply) -> absl::Status {
+      LOCI_ASSIGN_OR_RETURN(const FoldResult result, manager.Fold(store, control));
+      FillFold(result, reply);
+      return absl::OkStatus();
+    };
+    return RunJob<loci::v1::FoldStoreResponse>(services_, {.kind = JobKind::kFold, .store = store, .limits = limits}, request->no_wait(), fold,
+                                               response);
   });
 }
 

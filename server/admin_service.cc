@@ -28,6 +28,8 @@ namespace {
 // Passages read between two looks at the size of the reply.
 constexpr int kReadPassages = 64;
 
+constexpr int64_t kYieldingEndMs = 10'000;  // So long the deletion of a store waits for the end of a fold that nobody asked for.
+
 }  // namespace
 
 grpc::ServerUnaryReactor* AdminServiceImpl::Run(Method method, grpc::CallbackServerContext* context, size_t size_bytes,
@@ -95,6 +97,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::DeleteStore(grpc::CallbackServerCont
                                                         loci::v1::DeleteStoreResponse*) {
   return Run(Method::kDeleteStore, context, request->ByteSizeLong(), [this, request](const RequestLimits&) -> absl::Status {
     LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateDeleteStore(*request));
+    services_.jobs->EndYielding(store, kYieldingEndMs);
     LOCI_RETURN_IF_ERROR(services_.jobs->CheckNoJob(store));
     return services_.manager->DeleteStore(store);
   });

@@ -46,6 +46,8 @@ class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMet
                                                loci::v1::ActivateGenerationResponse*) override;
   grpc::ServerUnaryReactor* RollbackStore(grpc::CallbackServerContext*, const loci::v1::RollbackStoreRequest*,
                                           loci::v1::RollbackStoreResponse*) override;
+  grpc::ServerUnaryReactor* FoldStore(grpc::CallbackServerContext*, const loci::v1::FoldStoreRequest*,
+                                      loci::v1::FoldStoreResponse*) override;
   grpc::ServerUnaryReactor* DeleteGeneration(grpc::CallbackServerContext*, const loci::v1::DeleteGenerationRequest*,
                                              loci::v1::DeleteGenerationResponse*) override;
   grpc::ServerUnaryReactor* PinGeneration(grpc::CallbackServerContext*, const loci::v1::PinGenerationRequest*,

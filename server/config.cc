@@ -63,6 +63,9 @@ const std::map<std::string, Range>& Ranges() {
       {"Batcher.max_wait_us", {0, 1'000'000}},
       {"Batcher.max_queued_tokens", {1'024, int64_t{1} << 40}},
       {"Reader.abstain_threshold", {0, 1}},
+      {"Fold.max_overlay_passages", {0, 1'000'000'000'000}},
+      {"Fold.max_overlay_share", {0, 1'000}},
+      {"Fold.max_overlay_bytes", {0, int64_t{1} << 50}},
       {"MethodLimit.max_in_flight", {1, 1'000'000}},
       {"MethodLimit.max_deadline_ms", {1, 86'400'000}},
   };
@@ -285,6 +288,10 @@ ServerConfig DefaultServerConfig() {
   config.mutable_log()->set_level(config::Log::INFO);
   config.mutable_log()->set_requests(options.log_requests);
   config.mutable_reader()->set_abstain_threshold(options.abstain_threshold);
+  config::Fold& fold = *config.mutable_fold();
+  fold.set_max_overlay_passages(options.fold.max_overlay_passages);
+  fold.set_max_overlay_share(options.fold.max_overlay_share);
+  fold.set_max_overlay_bytes(options.fold.max_overlay_bytes);
   return config;
 }
 
@@ -315,6 +322,9 @@ ServerOptions ToServerOptions(const ServerConfig& config) {
   options.batcher.max_queued_tokens = config.batcher().max_queued_tokens();
   options.log_requests = config.log().requests();
   options.abstain_threshold = config.reader().abstain_threshold();
+  options.fold.max_overlay_passages = config.fold().max_overlay_passages();
+  options.fold.max_overlay_share = config.fold().max_overlay_share();
+  options.fold.max_overlay_bytes = config.fold().max_overlay_bytes();
   for (const config::MethodLimit& limit : config.method_limits()) {
     options.method_limits.push_back({limit.method(), limit.max_in_flight(), limit.max_deadline_ms()});
   }

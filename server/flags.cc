@@ -72,6 +72,13 @@ absl::Status SetFlag(const std::string& flag, const std::string& value, ServerFl
   if (flag == "--keep-generations") {
     return SetInteger(flag, value, 0, kMaxKeepGenerations, [&](int64_t n) { config.set_keep_generations(static_cast<int32_t>(n)); });
   }
+  if (flag == "--fold-passages") {
+    return SetInteger(flag, value, 0, 1'000'000'000'000, [&](int64_t n) { config.mutable_fold()->set_max_overlay_passages(n); });
+  }
+  if (flag == "--fold-bytes") {
+    return SetInteger(flag, value, 0, int64_t{1} << 50, [&](int64_t n) { config.mutable_fold()->set_max_overlay_bytes(n); });
+  }
+  if (flag == "--fold-share") return SetFraction(flag, value, [&](double share) { config.mutable_fold()->set_max_overlay_share(share); });
   if (flag == "--data-dir") return SetText(flag, value, config.mutable_data_dir());
   if (flag == "--model") return SetText(flag, value, config.mutable_model());
   if (flag == "--listen") return SetAddress(flag, value, config.mutable_listen());
@@ -93,7 +100,7 @@ absl::Status SetFlag(const std::string& flag, const std::string& value, ServerFl
 
 bool TakesValue(const std::string& flag) {
   for (const char* known : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--threads", "--max-in-flight",
-                            "--max-ingests", "--encoder", "--keep-generations", "--drain-timeout-s", "--abstain-threshold", "--log-format", "--log-level"}) {
+                            "--max-ingests", "--encoder", "--keep-generations", "--fold-passages", "--fold-bytes", "--fold-share", "--drain-timeout-s", "--abstain-threshold", "--log-format", "--log-level"}) {
     if (flag == known) return true;
   }
   return false;
@@ -182,6 +189,16 @@ usage: loci_server [flags]
                               besides the active one and the pinned, 0 to 1000; 0 keeps
                               all (default )",
                       defaults.keep_generations(), R"()
+  --fold-share P              fold what was written to a store into a new generation, in
+                              the background, once it changed more than this part of its
+                              passages (counted as at least 100000), 0 to 1; 0 is never
+                              (default )",
+                      defaults.fold().max_overlay_share(), R"()
+  --fold-passages N           the same, as a number of passages; 0 is never (default )",
+                      defaults.fold().max_overlay_passages(), R"()
+  --fold-bytes N              the same, as memory of what was written; 0 is never
+                              (default )",
+                      defaults.fold().max_overlay_bytes(), R"()
   --drain-timeout-s N         after SIGTERM, how long requests in flight may take
                               (default )",
                       defaults.drain_timeout_s(), R"()

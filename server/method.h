@@ -24,6 +24,7 @@ enum class Method {
   kListGenerations,
   kActivateGeneration,
   kRollbackStore,
+  kFoldStore,
   kDeleteGeneration,
   kPinGeneration,
   kVerifyGeneration,

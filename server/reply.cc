@@ -149,6 +149,17 @@ void FillImportResponse(const ImportResult& result, loci::v1::ImportResponse* ou
   out->set_exported_unix_us(result.header.exported_unix_us());
 }
 
+void FillFold(const FoldResult& result, loci::v1::FoldStoreResponse* out) {
+  out->set_generation(result.generation);
+  out->set_revision(result.revision);
+  out->set_previous_generation(result.previous_generation);
+  out->set_base_revision(result.base_revision);
+  out->set_passage_count(result.passage_count);
+  out->set_folded_count(result.folded_count);
+  out->set_dropped_count(result.dropped_count);
+  out->set_done(true);
+}
+
 void FillStore(const StoreInfo& info, loci::v1::Store* out) {
   out->set_store(info.name);
   out->set_generation(info.generation);
@@ -256,6 +267,7 @@ void FillJob(const JobInfo& info, loci::v1::Job* out) {
   if (record.result().empty()) return;
   if (record.kind() == JobKindName(JobKind::kIngest)) (void)out->mutable_ingest()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kActivate)) (void)out->mutable_activate()->ParseFromString(record.result());
+  if (record.kind() == JobKindName(JobKind::kFold)) (void)out->mutable_fold()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kRollback)) (void)out->mutable_rollback()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kImport)) (void)out->mutable_import_result()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kVerify)) (void)out->mutable_verify()->ParseFromString(record.result());

@@ -30,6 +30,7 @@ void FillSearchResponse(SearchReply&& reply, bool include_text, bool include_vec
 void FillAnswerResponse(AnswerReply&& reply, const std::string& reader, loci::v1::AnswerResponse* out);
 void FillIngestResponse(const IngestResult& result, loci::v1::IngestResponse* out);
 void FillImportResponse(const ImportResult& result, loci::v1::ImportResponse* out);  // All but job and done.
+void FillFold(const FoldResult& result, loci::v1::FoldStoreResponse* out);
 void FillStore(const StoreInfo& info, loci::v1::Store* out);
 void FillComparison(GenerationComparison&& comparison, loci::v1::CompareGenerationsResponse* out);
 void FillGateFigures(const std::vector<GateFigure>& figures, google::protobuf::RepeatedPtrField<loci::v1::GateFigure>* out);

@@ -21,6 +21,7 @@
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
+#include "retriever/auto_folder.h"
 #include "retriever/encoder_registry.h"
 #include "retriever/generation_manager.h"
 #include "retriever/job_registry.h"
@@ -53,6 +54,7 @@ constexpr int kLoadThreads = 2;  // Verify generations that searches name: other
 constexpr int kSwitchThreads = 4;
 constexpr int kWatchThreads = 8;  // They sleep nearly always.
 constexpr int kVerifyThreads = 2;
+constexpr int kFoldThreads = 1;
 constexpr int64_t kMaxQueuedJobs = 64;
 
 // After the last answer the server goes on refusing until nothing has come for so long, for so long at most.
@@ -150,6 +152,8 @@ struct Server::State {
   std::unique_ptr<ThreadPool> watch_pool;
   std::unique_ptr<ActivationWatches> activation_watches;
   std::unique_ptr<ThreadPool> verify_pool;
+  std::unique_ptr<ThreadPool> fold_pool;
+  std::unique_ptr<AutoFolder> folder;
   std::unique_ptr<ThreadPool> control_pool;
   std::unique_ptr<Admission> requests;
   std::unique_ptr<Admission> control;
@@ -213,6 +217,7 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   switch_pool = std::make_unique<ThreadPool>("loci-switch", kSwitchThreads, kMaxQueuedJobs);
   watch_pool = std::make_unique<ThreadPool>("loci-watch", kWatchThreads, kMaxQueuedJobs);
   verify_pool = std::make_unique<ThreadPool>("loci-verify", kVerifyThreads, kMaxQueuedJobs);
+  fold_pool = std::make_unique<ThreadPool>("loci-fold", kFoldThreads, kMaxQueuedJobs);
 
   EncoderRegistry::Options registry_options;
   registry_options.directory = JoinPath(options.data_directory, "encoders");
@@ -329,6 +334,7 @@ void Server::State::CloseData() {
   switch_pool.reset();
   watch_pool.reset();
   verify_pool.reset();
+  fold_pool.reset();
   jobs.reset();
   std::vector<std::shared_ptr<TextEncoder>> held = encoders->Loaded();
   manager.reset();
@@ -394,6 +400,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   state->activation_watches = std::make_unique<ActivationWatches>(state->metrics, state->options.clock);
   services.activation_watches = state->activation_watches.get();
   services.verify_pool = state->verify_pool.get();
+  services.fold_pool = state->fold_pool.get();
   services.control_pool = state->control_pool.get();
   services.requests = state->requests.get();
   services.control = state->control.get();
@@ -432,6 +439,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
     connection.fd = fd;
     hand_over->HandleNewConnection(&connection);
   });
+  state->folder = std::make_unique<AutoFolder>(AutoFolder::Options{
+      .manager = state->manager.get(), .jobs = state->jobs.get(), .clock = state->options.clock, .limits = state->options.fold});
   // From here on it is Stop that ends what these look at.
   state->metrics.SetSamples([state = state.get()] { return state->Samples(); });
   return std::unique_ptr<Server>(new Server(std::move(state)));
@@ -455,6 +464,7 @@ void Server::Stop() {
   state.watches->Drain();
   state.ingests->Drain();
   state.jobs->Drain();  // Who watches one lets go.
+  state.folder.reset();  // With what it has begun, which nobody waits for.
   const int64_t until_us = RealClock().NowMicros() + state.options.drain_timeout_ms * 1000;
   const auto left_ms = [until_us] { return std::max<int64_t>(0, (until_us - RealClock().NowMicros()) / 1000); };
   const bool idle =

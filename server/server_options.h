@@ -10,6 +10,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "encoder/batcher.h"
+#include "retriever/fold_limits.h"
 #include "retriever/sentence_reader.h"
 #include "server/refusal_queue.h"
 
@@ -50,6 +51,7 @@ struct ServerOptions {
   int64_t drain_timeout_ms = 30'000;  // Stop waits so long for requests in flight, then cancels them.
   double live_recall_share = 0.01;  // Of approximately answered queries; 0 to 1. See LiveRecall.
   double abstain_threshold = SentenceReaderOptions().abstain_threshold;  // Below this confidence a reader gives no answer.
+  FoldLimits fold = {.max_overlay_share = 0.2, .max_overlay_bytes = int64_t{1} << 30};
   BatcherOptions batcher;
   KeepaliveOptions keepalive;
   std::vector<MethodLimit> method_limits;  // One a method at most; of unary methods that exist.

@@ -35,6 +35,7 @@ struct ServiceContext {
   ThreadPool* build_pool = nullptr;   // A thread for each ingest that `ingests` admits.
   ThreadPool* switch_pool = nullptr;  // Activations and roll-backs.
   ThreadPool* verify_pool = nullptr;
+  ThreadPool* fold_pool = nullptr;
   ThreadPool* watch_pool = nullptr;   // Activations that are watched, for as long as that takes.
   ActivationWatches* activation_watches = nullptr;
   Admission* requests = nullptr;

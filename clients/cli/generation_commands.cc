@@ -1,4 +1,4 @@
-// loci activate, rollback, verify, pin, set store, plan, compare.
+// loci activate, rollback, fold, verify, pin, set store, plan, compare.
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -153,6 +153,45 @@ class RollbackCommand final : public Command {
  private:
   std::string store_, writes_since_;
   bool dry_run_ = false, no_wait_ = false;
+};
+
+class FoldCommand final : public Command {
+ public:
+  std::string name() const override { return "fold"; }
+  std::string summary() const override { return "Fold what was written to a store into a new generation"; }
+  std::string details() const override {
+    return "The passages and their vectors are taken over as they are, the index is built anew, and the new generation takes the\n"
+           "place of the active one. Searches and writes go on meanwhile.\n";
+  }
+  std::string examples() const override { return "  loci fold movies\n  loci fold movies --no-wait\n"; }
+  void DeclareFlags(FlagSet* flags) override {
+    flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
+    flags->Bool("no-wait", &no_wait_, "Return at once, with the job that does it.");
+  }
+  int Run(CliContext& cli, const FlagSet&) override {
+    v1::FoldStoreRequest request;
+    request.set_store(store_);
+    request.set_no_wait(no_wait_);
+    v1::FoldStoreResponse response;
+    int exit_code = kExitOk;
+    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::FoldStore, request, &response, &exit_code, CliContext::kNoTimeout)) return exit_code;
+    if (cli.json()) return cli.PrintJson(response);
+    if (!response.done() && !response.job().empty()) return TellJob(cli, response.job());
+    if (response.previous_generation().empty()) {
+      cli.out() << "store " << SanitizeLine(StoreName(store_)) << " has nothing to fold: generation " << SanitizeLine(response.generation())
+                << " is what it serves\n";
+      return kExitOk;
+    }
+    cli.out() << "folded store " << SanitizeLine(StoreName(store_)) << " into generation " << SanitizeLine(response.generation()) << ": "
+              << FormatCount(response.passage_count()) << " passages, " << FormatCount(response.folded_count()) << " of them written since, "
+              << FormatCount(response.dropped_count()) << " dropped; revision " << response.revision()
+              << ", before: " << SanitizeLine(response.previous_generation()) << '\n';
+    return kExitOk;
+  }
+
+ private:
+  std::string store_;
+  bool no_wait_ = false;
 };
 
 class VerifyCommand final : public Command {
@@ -365,6 +404,7 @@ class CompareCommand final : public Command {
 void AddGenerationCommands(Commands* commands) {
   commands->push_back(std::make_unique<ActivateCommand>());
   commands->push_back(std::make_unique<RollbackCommand>());
+  commands->push_back(std::make_unique<FoldCommand>());
   commands->push_back(std::make_unique<VerifyCommand>());
   commands->push_back(std::make_unique<PinCommand>());
   commands->push_back(std::make_unique<SetStoreCommand>());
