@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <chrono>
-#include <iterator>
 #include <optional>
 #include <thread>
 #include <utility>
@@ -56,24 +55,27 @@ absl::Status PassageSink::Take(std::vector<loci::v1::Passage> passages, const fl
     Written(static_cast<int64_t>(passages.size()));
     return absl::OkStatus();
   }
-  for (size_t begin = 0; begin < passages.size(); begin += kBatchPassages) {
-    const auto first = passages.begin() + static_cast<ptrdiff_t>(begin);
-    const auto last = first + static_cast<ptrdiff_t>(std::min(kBatchPassages, passages.size() - begin));
-    LOCI_RETURN_IF_ERROR(TakePiece({std::make_move_iterator(first), std::make_move_iterator(last)}));
+  std::vector<loci::v1::Passage> piece;
+  size_t piece_bytes = 0;
+  for (loci::v1::Passage& passage : passages) {
+    piece_bytes += passage.title().size() + passage.text().size();
+    piece.push_back(std::move(passage));
+    if (piece.size() < kBatchPassages && piece_bytes < kBatchBytes) continue;
+    LOCI_RETURN_IF_ERROR(TakePiece(std::exchange(piece, {})));
+    piece_bytes = 0;
   }
-  return absl::OkStatus();
+  return piece.empty() ? absl::OkStatus() : TakePiece(std::move(piece));
 }
 
 absl::Status PassageSink::TakePiece(std::vector<loci::v1::Passage> passages) {
   {
     MutexLock lock(&mutex_);
-    while (failed_.ok() && pending_count_ > 0 && pending_count_ + static_cast<int64_t>(passages.size()) > kMaxPendingPassages) changed_.Wait(&mutex_);
+    while (failed_.ok() && pending_.size() >= kMaxPendingBatches) changed_.Wait(&mutex_);
     LOCI_RETURN_IF_ERROR(failed_);
   }
   LOCI_ASSIGN_OR_RETURN(Batch batch, StartBatch(std::move(passages)));
   if (!thread_.joinable()) thread_ = std::thread([this] { Run(); });
   MutexLock lock(&mutex_);
-  pending_count_ += static_cast<int64_t>(batch.passages.size());
   pending_.push_back(std::make_unique<Batch>(std::move(batch)));
   changed_.NotifyAll();
   return absl::OkStatus();
@@ -94,7 +96,6 @@ void PassageSink::Run() {
     if (status.ok()) Written(count);
     MutexLock lock(&mutex_);
     failed_ = status;
-    pending_count_ -= count;
     pending_.pop_front();
     changed_.NotifyAll();
   }

@@ -28,12 +28,14 @@
 namespace loci {
 
 // What was encoded for a new generation is written as soon as it is there, by a thread of the sink's own: also where the stream pauses, and
-// so that a kill loses no more than the kMaxPendingPassages that are on their way. Used by one thread at a time.
+// so that a kill loses no more than the few batches that are on their way. Used by one thread at a time.
 class PassageSink {
  public:
-  // On their way through the encoder: enough that it never waits for the stream.
-  static constexpr int64_t kMaxPendingPassages = 256;
-  static constexpr size_t kBatchPassages = 64;  // That are encoded together for a new generation.
+  // On their way through the encoder: enough that it never waits for the stream. It takes turns between them, so that they come to their
+  // ends at about the same time: long texts are few in a batch.
+  static constexpr size_t kMaxPendingBatches = 4;
+  static constexpr size_t kBatchPassages = 64;  // That are encoded together for a new generation; where they are longer, fewer.
+  static constexpr size_t kBatchBytes = 16 << 10;
 
   struct Options {
     GenerationManager* manager = nullptr;  // Borrowed, as `builder`.
@@ -100,7 +102,6 @@ class PassageSink {
   Mutex mutex_;
   CondVar changed_;
   std::deque<std::unique_ptr<Batch>> pending_ ABSL_GUARDED_BY(mutex_);  // Oldest first; that one stays until it is written.
-  int64_t pending_count_ ABSL_GUARDED_BY(mutex_) = 0;  // Their passages.
   bool stopped_ ABSL_GUARDED_BY(mutex_) = false;
   absl::Status failed_ ABSL_GUARDED_BY(mutex_);  // The first error of the sink's thread, which does nothing more then.
   std::thread thread_;  // From the first piece on.
