@@ -199,7 +199,8 @@ class FaissIndex : public PassageIndex {
     const auto farther = [&](int64_t effort) { return share <= 0 ? row_count() : static_cast<int64_t>(std::ceil(static_cast<double>(effort) / share)); };
     if (options.nprobe == 0) effort.nprobe = std::min(farther(effort.nprobe), factory_.list_count);
     if (factory_.hnsw) effort.candidates = farther(effort.candidates);
-    if (!TakesSelector()) effort.candidates += hidden.hidden_count();
+    // What is hidden takes the places of others. It is seldom all near one query: where it is, the next pass looks farther.
+    if (!TakesSelector()) effort.candidates = std::min(effort.candidates + hidden.hidden_count(), farther(2 * effort.candidates));
     effort.candidates = std::min(effort.candidates, row_count());
     return effort;
   }
