@@ -46,6 +46,7 @@ class AutoFolderTest : public RetrieverFixture {
   ~AutoFolderTest() override {
     folder_.reset();
     jobs_.reset();
+    Stop();  // Before the disk.
   }
   void StartFolder() {
     folder_ = std::make_unique<AutoFolder>(
@@ -64,6 +65,7 @@ class AutoFolderTest : public RetrieverFixture {
   }
   int64_t OverlayCount(const std::string& store) { return manager_->GetStore(store)->overlay_count; }
 
+  FaultyFileSystem disk_;
   FakeClock clock_{1'000'000};
   FoldLimits limits_;
   std::unique_ptr<JobRegistry> jobs_;
@@ -106,7 +108,7 @@ TEST_F(AutoFolderTest, WaitsWhileAnIngestRuns) {
 }
 
 TEST_F(AutoFolderTest, LeavesAStoreAloneAfterAFailureForLongerEachTime) {
-  FaultyFileSystem disk;
+  FaultyFileSystem& disk = disk_;
   StartAll(disk, {.max_overlay_passages = 1});
   ASSERT_TRUE(manager_->CreateStore("a").ok());
   Upsert("a", 3);

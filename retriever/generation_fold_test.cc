@@ -24,6 +24,7 @@ using ::testing::UnorderedElementsAre;
 
 class GenerationFoldTest : public RetrieverFixture {
  protected:
+  ~GenerationFoldTest() override { Stop(); }  // Before the disk and the metrics.
   // As Start, with these files and metrics of its own.
   void StartOn(FileSystem& fs) {
     Stop();
@@ -88,6 +89,7 @@ class GenerationFoldTest : public RetrieverFixture {
   }
   double Folds(const std::string& result) { return manager_metrics_.value("loci_folds_total", {{"result", result}}); }
 
+  FaultyFileSystem disk_;
   FakeMetrics manager_metrics_;
 };
 
@@ -313,7 +315,7 @@ TEST_F(GenerationFoldTest, CancelledItLeavesEverythingAsItWas) {
 // A disk that takes no more, from each operation on: the fold fails or is done, the store serves what it did, and takes writes again
 // once there is room.
 TEST_F(GenerationFoldTest, AFullDiskLeavesWhatServes) {
-  FaultyFileSystem disk;
+  FaultyFileSystem& disk = disk_;
   StartOn(disk);
   Add({MakePassage("a", "one"), MakePassage("b", "two")});
   int failures = 0;
