@@ -111,7 +111,8 @@ if [ -n "$bin" ]; then
   }
   check "option files are understood by the server" options_parse
   if [ -f models/all-MiniLM-L6-v2/model.safetensors ] && have curl 'apt-get install curl'; then
-    "$server" --data-dir "$work/data" --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 >"$work/out" 2>"$work/err" &
+    echo 'live_recall_share: 1' > "$work/config"
+    "$server" --config "$work/config" --data-dir "$work/data" --listen 127.0.0.1:0 --metrics-listen 127.0.0.1:0 >"$work/out" 2>"$work/err" &
     server_pid=$!
     for _ in $(seq 120); do
       grep -q '^listening on' "$work/out" && break
@@ -119,9 +120,17 @@ if [ -n "$bin" ]; then
       sleep 0.5
     done
     dashboard() {
-      echo '{"id": "1", "text": "Radium was discovered in 1898."}' > "$work/p.jsonl"
-      "$cli" ingest facts "$work/p.jsonl" --server "$(sed -n 's/^listening on //p' "$work/out")" || { cat "$work/err"; return 1; }
-      curl -fsS --noproxy '*' "http://$(sed -n 's/^metrics on //p' "$work/out")/metrics" -o "$work/metrics" || return 1
+      local id LOCI_SERVER
+      LOCI_SERVER=$(sed -n 's/^listening on //p' "$work/out")
+      export LOCI_SERVER
+      for id in $(seq 100); do echo "{\"id\": \"$id\", \"text\": \"Fact number $id.\"}"; done > "$work/p.jsonl"
+      # An approximate index: there is a recall to estimate, once a search was looked at again.
+      { "$cli" ingest facts "$work/p.jsonl" --index IVF2,Flat && "$cli" search facts "a fact"; } || { cat "$work/err"; return 1; }
+      for id in $(seq 60); do
+        curl -fsS --noproxy '*' "http://$(sed -n 's/^metrics on //p' "$work/out")/metrics" -o "$work/metrics" || return 1
+        ! grep -q '^loci_recall_at_10_estimate{' "$work/metrics" || break
+        sleep 0.5
+      done
       python3 deploy/grafana/check_dashboard.py deploy/grafana/loci.json "$work/metrics"
     }
     last=1 check "the dashboard's series exist" dashboard
