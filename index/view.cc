@@ -57,7 +57,7 @@ absl::Status View::CheckFilter() const {
 
 absl::StatusOr<FilteredRows> View::Filter(const FilterExpression& filter, const RequestLimits& limits) const {
   LOCI_RETURN_IF_ERROR(CheckFilter());
-  FilteredRows filtered;
+  FilteredRows filtered{.hidden_body = hidden_body_, .hidden_overlay = hidden_overlay_};  // Also where no row is looked at.
   const int64_t body_rows = generation_->row_count();
   if (body_rows > 0) {
     const PassageFile& passages = generation_->passages();

@@ -183,6 +183,23 @@ TEST_F(ViewFilterTest, AStoreThatWasEmptyWhenItWasBuiltIsFiltered) {
   EXPECT_EQ(Search(*store_->view(), "lang = 'de'", item.vector, {.top_k = 3, .limits = {}}).result.hits[0].size(), 0u);
 }
 
+// A deleted passage stays away where no row of the overlay is left that a filter could look at.
+TEST_F(ViewFilterTest, WhatWasDeletedDoesNotComeBackWithAFilter) {
+  Open();
+  std::mt19937_64 random(2);
+  const Item kept{RandomPassage("kept", random), RandomVector(random)};
+  const Item gone{RandomPassage("gone", random), RandomVector(random)};
+  Activate(*store_, Build(*store_, {{"kept", kept}}, "exact"));
+  ASSERT_TRUE(store_->Write({WriteOf(gone)}).ok());
+  ASSERT_TRUE(store_->Write({{.id = "gone", .deleted = true}}).ok());
+  const Found found = Search(*store_->view(), "has(id)", gone.vector, {.top_k = 3, .limits = {}});
+  EXPECT_EQ(found.match_count, 1);
+  ASSERT_EQ(found.result.hits[0].size(), 1u);
+  EXPECT_EQ(found.result.hits[0][0].id, "kept");
+  ASSERT_TRUE(store_->Write({{.id = "kept", .deleted = true}}).ok());
+  EXPECT_TRUE(Search(*store_->view(), "has(id)", gone.vector, {.top_k = 3, .limits = {}}).result.hits[0].empty());
+}
+
 class ApproximateFilterTest : public ViewFilterTest, public ::testing::WithParamInterface<std::string> {};
 
 // A selective filter is exact and says so; no filter has fewer than top_k hits where so many passages match.

@@ -363,7 +363,7 @@ void Pipeline::Answer(AnswerCall call, std::function<void(absl::StatusOr<AnswerR
   state->finish = [this, state = state.get(), reader, call, done = std::move(done)](absl::Status status) {
     if (!status.ok()) return done(std::move(status));
     ReadRequest request{.question = call.question,
-                        .question_vector = std::move(state->query_vectors),
+                        .question_vector = state->query_vectors,  // Copied: RunSearch looks at it after it has answered.
                         .max_answers = call.max_answers,
                         .limits = call.limits};
     auto reply = std::make_shared<AnswerReply>();

@@ -155,6 +155,25 @@ TEST_F(PipelineTest, ReadsAnAnswerOutOfTheView) {
   EXPECT_EQ(Answer({.store = "s", .question = "x", .reader = "none"}).status().code(), absl::StatusCode::kNotFound);
 }
 
+TEST_F(PipelineTest, MeasuresTheRecallOfAnAnswersSearch) {
+  std::vector<loci::v1::Passage> passages;
+  for (int i = 0; i < 200; ++i) passages.push_back(MakePassage("p" + std::to_string(i), "passage " + std::to_string(i * 7919)));
+  ASSERT_TRUE(Ingest("approximate", std::move(passages), {.index = "IVF4,Flat"}).ok());
+  ThreadPool measuring("measuring", 1, 16);
+  LiveRecall recall({.pool = &measuring, .share = 1, .metrics = &metrics_});
+  Pipeline pipeline({.manager = manager_.get(), .pool = &work_pool_, .metrics = &metrics_, .live_recall = &recall,
+                     .readers = {std::make_shared<FirstPassageReader>()}});
+  std::promise<absl::StatusOr<AnswerReply>> promise;
+  pipeline.Answer({.store = "approximate", .question = "passage", .reader = "first"},
+                  [&](absl::StatusOr<AnswerReply> reply) { promise.set_value(std::move(reply)); });
+  ASSERT_TRUE(promise.get_future().get().ok());
+  while (metrics_.value("loci_live_recall_queries_total", {{"result", "measured"}}) < 1) std::this_thread::yield();
+  // Nothing of the pipeline's runs any more once these have.
+  std::promise<void> idle;
+  ASSERT_TRUE(measuring.TrySubmit([&] { idle.set_value(); }));
+  idle.get_future().wait();
+}
+
 TEST_F(PipelineTest, DoesNoWorkForWhoIsGone) {
   RequestLimits cancelled;
   cancelled.Cancel();
