@@ -1,8 +1,8 @@
-"""Kills a server by SIGKILL at random moments of ingest, import, upsert, deletion and activation, and looks at what it left.
+"""Kills a server by SIGKILL at random moments of ingest, import, upsert, deletion, fold and activation, and looks at what it left.
 
-Four clients work at once until the server dies under them; then it is started again on the same folder:
+Five clients work at once until the server dies under them; then it is started again on the same folder:
   * `writes`: upserts and deletions of pairs. What was acknowledged is there; a pair is never torn apart; what was under way is there
-    whole or not at all.
+    whole or not at all. Meanwhile they are folded into new generations, again and again; none is left of folds that did not come to their end.
   * `builds`: whole corpora ingested as new generations. The active one is complete, of one corpus only, and not older than the last
     acknowledged; each generation verifies.
   * `imports`: archives of a whole corpus each, imported. As `builds`.
@@ -66,6 +66,7 @@ class KillServerTest(unittest.TestCase):
         self.swap_generations = []
         self.swap_ids = set()
         self.acknowledgements = 0
+        self.folds = 0
 
     def passage(self, passage_id, text):
         return self.client.message("Passage", id=passage_id, text=text)
@@ -85,6 +86,11 @@ class KillServerTest(unittest.TestCase):
             self.client.call("AdminService.UpsertPassages", store="writes", passages=[self.passage(i, str(target)) for i in ids])
         self.pairs[pair] = {target}
         self.acknowledgements += 1
+
+    def fold(self):
+        folded = self.client.call("AdminService.FoldStore", store="writes")
+        self.folds += bool(folded.previous_generation)
+        time.sleep(0.002)  # There may have been nothing to fold.
 
     def build(self):
         self.started_corpus += 1
@@ -128,6 +134,11 @@ class KillServerTest(unittest.TestCase):
             found = ABSENT if left is None else int(left)
             self.assertIn(found, allowed, f"pair {pair}: acknowledged or under way were {allowed}")
             self.pairs[pair] = {found}
+        listed = {g.generation for g in self.client.call("AdminService.ListGenerations", store="writes").generations}
+        self.assertEqual(self.on_disk("writes"), listed, "something is left of folds that did not come to their end")
+
+    def on_disk(self, store):
+        return {name for name in os.listdir(os.path.join(self.data_dir.name, "stores", store)) if name[:1].isdigit()}
 
     def check_generations(self, store):
         """That all of a store is whole; the others than the active one go. Returns what its passages' one text says."""
@@ -140,8 +151,7 @@ class KillServerTest(unittest.TestCase):
             self.client.call("AdminService.VerifyGeneration", store=store, generation=generation.generation)
             if generation.generation != listed.generation:
                 self.client.call("AdminService.DeleteGeneration", store=store, generation=generation.generation)
-        on_disk = {name for name in os.listdir(os.path.join(self.data_dir.name, "stores", store)) if name[:1].isdigit()}
-        self.assertEqual(on_disk, {listed.generation}, "something is left of what did not come to its end")
+        self.assertEqual(self.on_disk(store), {listed.generation}, "something is left of what did not come to its end")
         return int(texts.pop())
 
     def check_imports(self):
@@ -183,7 +193,7 @@ class KillServerTest(unittest.TestCase):
         for iteration in range(ITERATIONS):
             moment_s = self.random.uniform(0.0, 0.8)
             with self.subTest(iteration=iteration, seed=SEED, moment_s=moment_s):
-                workers = [Worker(step) for step in (self.write_pair, self.build, self.import_archive, self.swap)]
+                workers = [Worker(step) for step in (self.write_pair, self.fold, self.build, self.import_archive, self.swap)]
                 for worker in workers:
                     worker.start()
                 time.sleep(moment_s)
@@ -202,7 +212,7 @@ class KillServerTest(unittest.TestCase):
                 self.check_swaps()
         self.client.close()
         self.assertEqual(server.stop(), 0)
-        print(f"{ITERATIONS} kills, {self.acknowledgements} acknowledgements, none lost", flush=True)
+        print(f"{ITERATIONS} kills, {self.acknowledgements} acknowledgements and {self.folds} folds, none lost", flush=True)
         self.assertGreater(self.acknowledgements, ITERATIONS // 2)
 
     def test_an_ingest_that_was_killed_is_taken_up(self):
