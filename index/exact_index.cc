@@ -227,7 +227,11 @@ absl::Status ExactIndex::Search(MatrixView<const float> queries, const IndexSear
           // Two blocks at least, so that the second can be asked for while the first is scored.
           while (gathered.count >= 2 * kBlockRows) {
             score_gathered(kBlockRows);
-            if (queries.rows * dim > 16384) LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
+            if (queries.rows * dim <= 16384) continue;
+            if (absl::Status status = options.limits.Check(RealClock().NowMicros()); !status.ok()) {
+              stopped.store(true, std::memory_order_relaxed);
+              return status;
+            }
           }
         }
         if (absl::Status status = options.limits.Check(RealClock().NowMicros()); !status.ok()) {
