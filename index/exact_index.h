@@ -76,7 +76,7 @@ class ExactIndex : public PassageIndex {
   int dim() const override { return vectors_->dim(); }
   std::string name() const override { return "exact"; }
   int64_t memory_bytes() const override { return 0; }
-  bool IsExact(const IndexSearchOptions&) const override { return true; }
+  bool IsExact(const IndexSearchOptions&, const RowMask&) const override { return true; }
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                       RowHit* hits) const override;
 

@@ -144,13 +144,15 @@ class FaissIndex : public PassageIndex {
   int dim() const override { return vectors_->dim(); }
   std::string name() const override { return name_; }
   int64_t memory_bytes() const override { return bytes_; }
-  bool IsExact(const IndexSearchOptions& options) const override { return options.exact; }
+  bool IsExact(const IndexSearchOptions& options, const RowMask& hidden) const override {
+    return options.exact || hidden.hidden_count() >= row_count() || IsTooMany(FirstEffort(options, hidden).candidates);
+  }
 
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                       RowHit* hits) const override {
     // FAISS ends the process on an exception in its HNSW search: nothing that it would refuse may come that far.
     LOCI_RETURN_IF_ERROR(CheckSearchArguments(*this, queries, options, factory_.list_count, factory_.hnsw));
-    if (options.exact || row_count() == 0) {
+    if (IsExact(options, hidden)) {
       IndexSearchOptions exact;
       exact.top_k = options.top_k;
       exact.limits = options.limits;
@@ -179,12 +181,16 @@ class FaissIndex : public PassageIndex {
   }
 
  private:
+  // So many candidates are found faster by scoring every row.
+  bool IsTooMany(int64_t candidates) const { return candidates > std::max<int64_t>(row_count() / 4, 4096); }
+
   // How far one pass looks.
   struct Effort {
     int64_t candidates;  // Per query, from FAISS.
     int64_t nprobe;
   };
 
+  // Some row is not hidden.
   Effort FirstEffort(const IndexSearchOptions& options, const RowMask& hidden) const {
     // Coded scores only choose candidates; the more they are off, the more of them are rescored.
     const int64_t factor = factory_.codec == FaissFactory::Codec::kFlat ? 1 : factory_.codec == FaissFactory::Codec::kScalar ? 2 : 4;
@@ -216,8 +222,7 @@ class FaissIndex : public PassageIndex {
     Effort effort = FirstEffort(options, hidden);
     // Two passes of FAISS at most; what they leave short is scanned.
     for (int pass = 0; pass < 2 && !left.empty() && wanted > 0; ++pass) {
-      // So many candidates are found faster by scoring every row.
-      if (effort.candidates > std::max<int64_t>(row_count() / 4, 4096)) break;
+      if (IsTooMany(effort.candidates)) break;  // Of the second pass: IsExact has seen the first.
       std::vector<int64_t> short_of;
       for (const int64_t q : left) {
         LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));

@@ -72,7 +72,7 @@ TEST_P(FaissIndexTest, FindsWhatIsNearAndScoresItExactly) {
   EXPECT_EQ(index->name(), GetParam());
   EXPECT_EQ(index->row_count(), kRows);
   EXPECT_GT(index->memory_bytes(), 0);
-  EXPECT_FALSE(index->IsExact(TopK(10)));
+  EXPECT_FALSE(index->IsExact(TopK(10), RowMask()));
   const std::vector<float> queries = MakeVectors(40, 2);
   const MatrixView<const float> view = {queries.data(), 40, kDim};
   const ExactIndex exact(file, nullptr);
@@ -131,7 +131,7 @@ TEST_P(FaissIndexTest, IsExactWhenToldTo) {
   const std::vector<float> queries = MakeVectors(7, 2);
   IndexSearchOptions options = TopK(50);
   options.exact = true;
-  EXPECT_TRUE(index->IsExact(options));
+  EXPECT_TRUE(index->IsExact(options, RowMask()));
   std::vector<RowHit> hits(7 * 50), expected(7 * 50);
   ASSERT_TRUE(index->Search({queries.data(), 7, kDim}, options, RowMask(), hits.data()).ok());
   ASSERT_TRUE(ExactIndex(file, nullptr).Search({queries.data(), 7, kDim}, options, RowMask(), expected.data()).ok());
@@ -182,6 +182,26 @@ INSTANTIATE_TEST_SUITE_P(All, FaissIndexTest,
                            for (char& c : name) c = c == ',' ? '_' : c;
                            return name;
                          });
+
+TEST_F(FaissIndexTest, SaysThatItIsExactWhereItScoresEveryRow) {
+  constexpr int64_t kManyRows = 6000;
+  const std::shared_ptr<const VectorFile> file = MakeFile(kManyRows);
+  const std::vector<float> queries = MakeVectors(9, 2);
+  for (const char* factory : {"IVF64,Flat", "HNSW4"}) {
+    const auto index = Build(factory, file, nullptr);
+    EXPECT_FALSE(index->IsExact(TopK(4000), RowMask()));
+    EXPECT_TRUE(index->IsExact(TopK(5000), RowMask())) << "more candidates than are worth asking for";
+    std::vector<RowHit> hits(9 * 5000), expected(9 * 5000);
+    ASSERT_TRUE(index->Search({queries.data(), 9, kDim}, TopK(5000), RowMask(), hits.data()).ok());
+    ASSERT_TRUE(ExactIndex(file, nullptr).Search({queries.data(), 9, kDim}, TopK(5000), RowMask(), expected.data()).ok());
+    for (size_t i = 0; i < hits.size(); ++i) ASSERT_EQ(hits[i].row, expected[i].row) << factory << " hit " << i;
+  }
+  std::vector<int64_t> most;
+  for (int64_t row = 10; row < kManyRows; ++row) most.push_back(row);
+  const auto hnsw = Build("HNSW4", file, nullptr);
+  EXPECT_FALSE(hnsw->IsExact(TopK(10), RowMask()));
+  EXPECT_TRUE(hnsw->IsExact(TopK(10), RowMask().WithHidden(most))) << "what is left lies too far off for its graph";
+}
 
 TEST_F(FaissIndexTest, LooksFurtherWithLargerParameters) {
   const std::shared_ptr<const VectorFile> file = MakeFile(kRows);

@@ -46,8 +46,8 @@ class PassageIndex {
   virtual std::string name() const = 0;  // "exact" or the FAISS factory string.
   virtual int64_t memory_bytes() const = 0;  // Held beside mapped files.
 
-  // Whether Search with these options finds exactly the top_k by (score, row).
-  virtual bool IsExact(const IndexSearchOptions& options) const = 0;
+  // Whether Search with these finds exactly the top_k by (score, row), because it scores every row.
+  virtual bool IsExact(const IndexSearchOptions& options, const RowMask& hidden) const = 0;
 
   // Finds the rows with the largest inner product among those that `hidden` does not hide.
   // `queries` is [query_count, dim()], row-major, float32, finite. Fills `hits` [query_count, top_k], best first, ties by row.

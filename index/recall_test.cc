@@ -32,7 +32,7 @@ class PartialIndex : public PassageIndex {
   int dim() const override { return kDim; }
   std::string name() const override { return "partial"; }
   int64_t memory_bytes() const override { return 0; }
-  bool IsExact(const IndexSearchOptions&) const override { return false; }
+  bool IsExact(const IndexSearchOptions&, const RowMask&) const override { return false; }
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask&, RowHit* hits) const override {
     return exact_.Search(queries, options, missed_, hits);
   }

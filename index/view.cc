@@ -101,7 +101,7 @@ absl::StatusOr<ViewSearchResult> View::Search(MatrixView<const float> queries, c
   LOCI_RETURN_IF_ERROR(ReadIds(body, options.limits, &ids));
 
   ViewSearchResult result;
-  result.exact = index.IsExact(options);
+  result.exact = index.IsExact(options, hidden_body);
   result.hits.resize(static_cast<size_t>(queries.rows));
   for (int64_t query = 0; query < queries.rows; ++query) {
     int64_t body_hit = query * slots;

@@ -72,7 +72,7 @@ class ChangeFinder {
       std::optional<std::vector<std::string>> exact_a, exact_b;  // Where they were asked for.
       const auto missed = [&](const Side& side, const std::vector<float>& vectors, std::optional<std::vector<std::string>>* exact,
                               const std::string& id) -> absl::StatusOr<bool> {
-        if (side.body->generation().index().IsExact({.top_k = top_k})) return false;
+        if (side.body->generation().index().IsExact({.top_k = top_k}, RowMask())) return false;
         if (!exact->has_value()) {
           const size_t dim = static_cast<size_t>(side.body->dim());
           const std::vector<float> vector(vectors.begin() + static_cast<std::ptrdiff_t>(i * dim),
