@@ -11,6 +11,7 @@
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "index/limits.h"
 #include "index/manifest.h"
 
 namespace loci {
@@ -25,7 +26,10 @@ constexpr int64_t kMaxPassages = int64_t{1} << 40;
 constexpr size_t kChecksumBytes = 8;
 constexpr size_t kMaxNameBytes = 64;
 constexpr size_t kMaxIndexBytes = 256;
-constexpr size_t kMaxIdBytes = 512;
+// Above the largest passage that a store takes: 1 MiB of text, 64 KiB each of title, of metadata's keys and of its values, and what frames them.
+constexpr size_t kMaxPassageBytes = 3 << 19;
+// Of a block's passages once they are parsed, where short entries of lists take twenty times their bytes.
+constexpr int64_t kMaxParsedBytes = 4 * kMaxArchivePayloadBytes;
 constexpr size_t kFingerprintDigits = 16;
 constexpr size_t kSha256Bytes = 32;
 
@@ -257,18 +261,26 @@ absl::Status ArchiveReader::ParseBlock(std::string_view payload) {
     return Damaged(absl::StrCat("it has more passages than the ", header_.passage_count(), " that its header says"));
   }
   std::vector<loci::v1::Passage> passages(count);
+  int64_t parsed_bytes = 0;
   for (size_t i = 0; i < count; ++i) {
     if (payload.size() < kLengthBytes) return Invalid("a block that ends within its passages");
     const size_t length = GetNumber<uint32_t>(payload);
     payload.remove_prefix(kLengthBytes);
     if (length > payload.size()) return Invalid("a passage that is longer than its block");
+    if (length > kMaxPassageBytes) {
+      return Invalid(absl::StrCat("a passage of ", length, " bytes, the limit is ", kMaxPassageBytes));
+    }
     loci::v1::Passage& passage = passages[i];
     if (!passage.ParseFromArray(payload.data(), static_cast<int>(length))) {
       return Invalid(absl::StrCat("passage ", passage_count_ + static_cast<int64_t>(i) + 1, " can't be parsed"));
     }
     payload.remove_prefix(length);
+    parsed_bytes += static_cast<int64_t>(passage.SpaceUsedLong());
+    if (parsed_bytes > kMaxParsedBytes) {
+      return Invalid(absl::StrCat("a block whose passages take more than ", kMaxParsedBytes, " bytes of memory"));
+    }
     const std::string& id = passage.id();
-    if (id.empty() || id.size() > kMaxIdBytes) return Invalid(absl::StrCat("an id of ", id.size(), " bytes; it must have 1 to ", kMaxIdBytes));
+    if (id.empty() || id.size() > kMaxStoredIdBytes) return Invalid(absl::StrCat("an id of ", id.size(), " bytes; it must have 1 to ", kMaxStoredIdBytes));
     if (id <= last_id_) return Invalid(absl::StrCat("id ", Shown(id), " comes after ", Shown(last_id_), "; ids must go up, each once"));
     last_id_ = id;
   }

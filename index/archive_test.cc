@@ -117,6 +117,30 @@ absl::Status ReadBlock(const std::string& payload, const storage::ArchiveHeader&
   return Read(writer.Begin() + Record(2, payload), &collected);
 }
 
+// Two bytes an entry, more than thirty once they are parsed.
+std::string PassageOfManyEntries(const std::string& id, int count) {
+  loci::v1::Passage passage;
+  passage.set_id(id);
+  auto* values = (*passage.mutable_metadata())["list"].mutable_string_list_value();
+  for (int i = 0; i < count; ++i) values->add_values();
+  return passage.SerializeAsString();
+}
+
+TEST(Archive, APassageAndWhatABlockTakesOnceItIsParsedHaveLimits) {
+  const std::string large = PassageOfManyEntries("a", 1'000'000);
+  const absl::Status too_long = ReadBlock(Number(1) + Number(static_cast<uint32_t>(large.size())) + large + std::string(4 * kDim, '\0'), Header(1));
+  EXPECT_EQ(ReasonOf(too_long), "ARCHIVE_INVALID");
+  EXPECT_THAT(std::string(too_long.message()), HasSubstr("the limit is 1572864"));
+  std::string block = Number(9);
+  for (int i = 0; i < 9; ++i) {
+    const std::string passage = PassageOfManyEntries(absl::StrCat("a", i), 700'000);
+    block += Number(static_cast<uint32_t>(passage.size())) + passage;
+  }
+  const absl::Status too_much = ReadBlock(block + std::string(9 * 4 * kDim, '\0'), Header(9));
+  EXPECT_EQ(ReasonOf(too_much), "ARCHIVE_INVALID");
+  EXPECT_THAT(std::string(too_much.message()), HasSubstr("bytes of memory"));
+}
+
 TEST(Archive, GivesBackWhatWasWrittenHoweverItIsCut) {
   const std::string archive = MakeArchive({3, 1, 4});
   for (const size_t piece : {size_t{1}, size_t{7}, size_t{100}, SIZE_MAX}) {

@@ -14,6 +14,7 @@
 #include "index/faiss_index.h"
 #include "index/file_sums.h"
 #include "index/generation.h"
+#include "index/limits.h"
 #include "index/recall.h"
 #include "index/rocksdb_util.h"
 #include "index/unsynced_file_system.h"
@@ -29,7 +30,6 @@ namespace {
 
 constexpr char kStagingDirectory[] = "staging";  // Never in a manifest; gone before one is written.
 constexpr char kColumnsStagingDirectory[] = "columns.staging";  // As well.
-constexpr size_t kMaxIdBytes = 512;
 constexpr int64_t kCheckRows = 1024;  // Between looks at the limits.
 constexpr int kRecallTopK = 10;
 constexpr int64_t kRecallQueries = 200;
@@ -64,9 +64,9 @@ rocksdb::Options StagingOptions() {
 // What is not valid UTF-8 would be written but could not be parsed again.
 absl::Status CheckPassage(const v1::Passage& passage) {
   const std::string& id = passage.id();
-  if (id.empty() || id.size() > kMaxIdBytes) {
+  if (id.empty() || id.size() > kMaxStoredIdBytes) {
     return absl::InvalidArgumentError(
-        absl::StrCat("a passage's id has ", id.size(), " bytes, it must have 1 to ", kMaxIdBytes));
+        absl::StrCat("a passage's id has ", id.size(), " bytes, it must have 1 to ", kMaxStoredIdBytes));
   }
   if (!IsValidUtf8(id) || id.find('\0') != std::string::npos) {
     return absl::InvalidArgumentError("a passage's id is not valid UTF-8 without NUL");

@@ -10,13 +10,13 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/vector_type.h"
+#include "index/limits.h"
 #include "index/store.h"
 #include "index/store_state.h"
 
 namespace loci {
 namespace {
 
-constexpr size_t kMaxIdBytes = 512;
 
 // The last write to each id, in the order of these.
 std::vector<PassageWrite> LastWrites(std::vector<PassageWrite> writes) {
@@ -33,9 +33,9 @@ std::vector<PassageWrite> LastWrites(std::vector<PassageWrite> writes) {
 }
 
 absl::Status CheckWrite(const PassageWrite& write, int dim, ElementType type) {
-  if (write.id.empty() || write.id.size() > kMaxIdBytes || write.id.find('\0') != std::string::npos) {
+  if (write.id.empty() || write.id.size() > kMaxStoredIdBytes || write.id.find('\0') != std::string::npos) {
     return absl::InvalidArgumentError(
-        absl::StrCat("the id of a passage has ", write.id.size(), " bytes; it must have 1 to ", kMaxIdBytes, ", none of them NUL"));
+        absl::StrCat("the id of a passage has ", write.id.size(), " bytes; it must have 1 to ", kMaxStoredIdBytes, ", none of them NUL"));
   }
   if (write.deleted) return absl::OkStatus();
   if (write.passage.id() != write.id) {
