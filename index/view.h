@@ -83,8 +83,6 @@ class View {
   absl::Status CheckFilter() const;
 
   absl::StatusOr<std::optional<ViewRow>> Find(std::string_view id) const;  // nullopt: not there, or deleted.
-  // Whether a row of the body, or of the overlay below overlay_row_count(), is a passage of this view.
-  bool visible(ViewRow row) const { return !(row.in_overlay ? hidden_overlay_ : hidden_body_).hidden(row.row); }
   absl::Status Read(std::span<const ViewRow> rows, std::vector<loci::v1::Passage>* passages) const;
   void CopyVector(ViewRow row, float* out) const;  // [dim], as it is scored.
 

@@ -25,7 +25,7 @@ absl::Status CopyView(const View& view, GenerationBuilder& builder, const std::f
   for (const bool in_overlay : {false, true}) {
     const int64_t row_count = in_overlay ? view.overlay_row_count() : view.generation().row_count();
     for (int64_t row = 0; row < row_count; ++row) {
-      if (!view.visible({in_overlay, row})) continue;
+      if (!view.IsAlive({in_overlay, row})) continue;
       rows.push_back({in_overlay, row});
       if (rows.size() == kBatch) LOCI_RETURN_IF_ERROR(copy());
     }
