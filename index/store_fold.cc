@@ -76,6 +76,7 @@ absl::StatusOr<ActivationResult> Store::SwitchToFold(PreparedFold& fold) {
   }
   const int64_t at = revision();
   LOCI_RETURN_IF_ERROR(ReplayFurther(*state_->log, fold.upto, at, *fold.generation, &fold.writes));
+  fold.upto = at;  // Whoever switches again after an error below must not lay them twice.
 
   storage::Current next;
   next.set_generation(id);
