@@ -36,6 +36,9 @@ absl::StatusOr<storage::Current> ParseCurrent(std::string_view content) {
       return absl::DataLossError("CURRENT has an impossible history");
     }
   }
+  for (const int64_t floor : current.history_floor()) {
+    if (floor < 0 || floor > current.revision()) return absl::DataLossError("CURRENT has an impossible history");
+  }
   return current;
 }
 

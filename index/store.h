@@ -117,10 +117,10 @@ class Store {
 
   // What the activation would replay or drop: write requests in (generation's base, revision()].
   absl::StatusOr<int64_t> CountWritesSince(const storage::Manifest& manifest) const;
-  // The same, and the error that Activate would refuse them with.
-  absl::StatusOr<int64_t> CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy) const;
+  // The same, and the error that Activate would refuse them with. Writes up to `floor` (of a roll-back: RollbackFloor) don't count.
+  absl::StatusOr<int64_t> CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy, int64_t floor = 0) const;
   // The same for a generation that is open, and every error that laying the writes over it would be refused with.
-  absl::StatusOr<int64_t> CheckReplay(const Generation& generation, WritesPolicy policy) const;
+  absl::StatusOr<int64_t> CheckReplay(const Generation& generation, WritesPolicy policy, int64_t floor = 0) const;
 
   // Makes `generation` (opened by OpenGeneration) the active one, in a revision of its own. FAILED_PRECONDITION, reason
   // WRITES_SINCE with `count`, where writes were made since its base and the policy is kRefuse; also, reason
@@ -155,6 +155,8 @@ class Store {
 
   // The newest generation that served before the active one and is still there. Empty: none is. The writer's, though const.
   std::string PreviousGeneration() const;
+  // Up to where the writes were folded in or discarded when it last served; 0: not known. The writer's, though const.
+  int64_t RollbackFloor(const std::string& generation) const;
 
   storage::StoreSettings settings() const;
   absl::Status SetKeepGenerations(int32_t count);

@@ -31,20 +31,23 @@ absl::StatusOr<int64_t> Store::CountWritesSince(const storage::Manifest& manifes
   return state_->log->CountRequests(manifest.base_revision(), revision());
 }
 
-absl::StatusOr<int64_t> Store::CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy) const {
-  LOCI_ASSIGN_OR_RETURN(const int64_t count, CountWritesSince(manifest));
+absl::StatusOr<int64_t> Store::CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy, int64_t floor) const {
+  const int64_t since = std::max(manifest.base_revision(), floor);
+  LOCI_ASSIGN_OR_RETURN(const int64_t count, state_->log->CountRequests(since, revision()));
   if (count == 0 || policy != WritesPolicy::kRefuse) return count;
   return ErrorWithReason(
-      absl::FailedPreconditionError(absl::StrCat(count, " write requests were made to store ", state_->name, " since the base of generation ",
-                                                 manifest.generation(), " (revision ", manifest.base_revision(),
-                                                 "): say whether to replay or to discard them")),
+      absl::FailedPreconditionError(absl::StrCat(count, " write requests were made to store ", state_->name, " since ",
+                                                 since > manifest.base_revision() ? "writes were discarded under generation "
+                                                                                  : "the base of generation ",
+                                                 manifest.generation(), " (revision ", since, "): say whether to replay or to discard them")),
       "WRITES_SINCE", {{"count", absl::StrCat(count)}, {"generation", manifest.generation()}});
 }
 
-absl::StatusOr<int64_t> Store::CheckReplay(const Generation& generation, WritesPolicy policy) const {
-  LOCI_ASSIGN_OR_RETURN(const int64_t count, CheckWritesSince(generation.manifest(), policy));
+absl::StatusOr<int64_t> Store::CheckReplay(const Generation& generation, WritesPolicy policy, int64_t floor) const {
+  LOCI_ASSIGN_OR_RETURN(const int64_t count, CheckWritesSince(generation.manifest(), policy, floor));
   if (count > 0 && policy == WritesPolicy::kReplay) {
-    LOCI_RETURN_IF_ERROR(ReplayWrites(*state_->log, generation.manifest().base_revision(), revision(), generation).status());
+    const int64_t since = std::max(generation.manifest().base_revision(), floor);
+    LOCI_RETURN_IF_ERROR(ReplayWrites(*state_->log, since, revision(), generation).status());
   }
   return count;
 }
@@ -62,6 +65,8 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   result.previous_generation = before.generation();
   const bool again = id == before.generation();
   const int64_t base = generation->manifest().base_revision();
+  // What was discarded while it served stays so.
+  const int64_t floor = roll_back ? std::max(base, RollbackFloor(id)) : base;
   const int64_t at = revision();
   if (again && view() == nullptr) {
     // It could not be opened before.
@@ -79,7 +84,7 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
       return result;
     }
   } else {
-    LOCI_ASSIGN_OR_RETURN(result.writes_since_count, CheckWritesSince(generation->manifest(), policy));
+    LOCI_ASSIGN_OR_RETURN(result.writes_since_count, CheckWritesSince(generation->manifest(), policy, floor));
   }
 
   storage::Current next;
@@ -88,7 +93,7 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   state_->next_revision = std::max(state_->next_revision, base + 1);
   next.set_revision(state_->TakeRevision());
   const bool discard = policy == WritesPolicy::kDiscard && result.writes_since_count > 0;
-  next.set_floor_revision(discard ? next.revision() : base);
+  next.set_floor_revision(discard ? next.revision() : floor);
   state_->FillHistory(before, roll_back, &next);
   state_->FillFolded(before, &next);
   if (again) generation = view()->shared_generation();
@@ -104,16 +109,26 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
 
 // Of what served up to `before`; without what was deleted since.
 void Store::State::FillHistory(const storage::Current& before, bool roll_back, storage::Current* next) const {
-  std::vector<std::string> history(before.history().begin(), before.history().end());
-  if (roll_back) {
-    history.erase(std::find(history.begin(), history.end(), next->generation()), history.end());
-  } else if (before.generation() != next->generation() && GetView() != nullptr) {
-    history.erase(std::remove(history.begin(), history.end(), before.generation()), history.end());
-    history.push_back(before.generation());
+  struct Served {
+    std::string id;
+    int64_t floor;
+  };
+  std::vector<Served> history;
+  for (int i = 0; i < before.history_size(); ++i) {
+    history.push_back({before.history(i), i < before.history_floor_size() ? before.history_floor(i) : 0});
   }
-  const auto gone = [&](const std::string& id) { return !IsComplete(id); };
-  history.erase(std::remove_if(history.begin(), history.end(), gone), history.end());
-  for (size_t i = history.size() > kMaxHistory ? history.size() - kMaxHistory : 0; i < history.size(); ++i) next->add_history(history[i]);
+  if (roll_back) {
+    const auto is_next = [&](const Served& served) { return served.id == next->generation(); };
+    history.erase(std::find_if(history.begin(), history.end(), is_next), history.end());
+  } else if (before.generation() != next->generation() && GetView() != nullptr) {
+    std::erase_if(history, [&](const Served& served) { return served.id == before.generation(); });
+    history.push_back({before.generation(), before.floor_revision()});
+  }
+  std::erase_if(history, [&](const Served& served) { return !IsComplete(served.id); });
+  for (size_t i = history.size() > kMaxHistory ? history.size() - kMaxHistory : 0; i < history.size(); ++i) {
+    next->add_history(history[i].id);
+    next->add_history_floor(history[i].floor);
+  }
 }
 
 std::string Store::PreviousGeneration() const {
@@ -122,6 +137,13 @@ std::string Store::PreviousGeneration() const {
   const auto found = std::find_if(history.rbegin(), history.rend(),
                                   [&](const std::string& id) { return id != current.generation() && state_->IsComplete(id); });
   return found == history.rend() ? "" : *found;
+}
+
+int64_t Store::RollbackFloor(const std::string& generation) const {
+  const storage::Current& current = state_->current.value();
+  const auto found = std::find(current.history().begin(), current.history().end(), generation);
+  const auto i = static_cast<int>(found - current.history().begin());
+  return i < current.history_floor_size() ? current.history_floor(i) : 0;
 }
 
 absl::Status Store::DeleteGeneration(const std::string& generation) {

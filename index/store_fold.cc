@@ -83,6 +83,7 @@ absl::StatusOr<ActivationResult> Store::SwitchToFold(PreparedFold& fold) {
   next.set_floor_revision(fold.source.view->revision());
   next.set_revision(at);
   for (const std::string& served : before.history()) next.add_history(served == folded_from ? id : served);
+  *next.mutable_history_floor() = before.history_floor();
   state_->FillFolded(before, &next);
   next.add_folded(folded_from);
 

@@ -225,6 +225,35 @@ TEST_F(StoreTest, DiscardedWritesStayDiscarded) {
   EXPECT_EQ(store_->revision(), 4);
 }
 
+TEST_F(StoreTest, ARollBackBringsBackNoWriteThatWasDiscarded) {
+  Open();
+  const std::string g1 = Build({{"a", P("a1")}});
+  const std::string g2 = Build({{"a", P("other")}});
+  const std::string g3 = Build({{"a", P("third")}});
+  ASSERT_TRUE(Activate(g1).ok());
+  Write({Upsert("b", P("discarded"))});
+  ASSERT_TRUE(Activate(g2, WritesPolicy::kDiscard).ok());
+  Write({Upsert("c", P("c4"))});
+  ASSERT_TRUE(Activate(g3, WritesPolicy::kReplay).ok());
+  EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "third"), Pair("b", "discarded"), Pair("c", "c4")));
+  Open();
+  auto second = store_->OpenGeneration(g2, true);
+  ASSERT_TRUE(second.ok());
+  EXPECT_EQ(*store_->CheckReplay(**second, WritesPolicy::kReplay, store_->RollbackFloor(g2)), 1);
+  auto back = store_->Activate(*second, WritesPolicy::kReplay, /*roll_back=*/true);
+  ASSERT_TRUE(back.ok()) << back.status();
+  EXPECT_EQ(back->writes_since_count, 1);
+  for (int i = 0; i < 2; ++i) {
+    EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "other"), Pair("c", "c4")));
+    Open();
+  }
+  // The first had them.
+  EXPECT_EQ(store_->PreviousGeneration(), g1);
+  auto first = store_->OpenGeneration(g1, true);
+  ASSERT_TRUE(store_->Activate(*first, WritesPolicy::kReplay, /*roll_back=*/true).ok());
+  EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "a1"), Pair("b", "discarded"), Pair("c", "c4")));
+}
+
 TEST_F(StoreTest, ActivatingTheActiveOneAgainChangesNothingUnlessWritesAreDiscarded) {
   Open();
   const std::string g1 = Build({{"a", P("a1")}});

@@ -185,9 +185,14 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& e
     result.view = active != nullptr ? active->view : nullptr;
     result.previous_generation = active != nullptr ? active->view->generation().id() : "";
     const bool again = generation == result.previous_generation;
+    int64_t floor = 0;
+    if (roll_back) {
+      MutexLock writer(&entry.writer);
+      floor = opened->RollbackFloor(generation);
+    }
     LOCI_ASSIGN_OR_RETURN(result.writes_since_count,
                           again ? opened->CheckWritesSince(loaded.generation->manifest(), WritesPolicy::kReplay)
-                                : opened->CheckReplay(*loaded.generation, policy));
+                                : opened->CheckReplay(*loaded.generation, policy, floor));
     return result;
   }
   Report(control, "publishing");
