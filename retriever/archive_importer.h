@@ -46,7 +46,8 @@ struct ImportResult {
 
 // Believes nothing that the archive says: see ArchiveReader for what is refused; a passage that an ingest would not take ends the import.
 // What an ingest does with passages and vectors is done with these: the same builder writes them, builds the index and measures it.
-// Without Finish, or where it fails before the generation is whole, nothing stays. Used by one thread at a time.
+// Without Finish, or where it fails before the generation is whole, nothing stays but the store, empty, where it was
+// created for it: others may use it already. Used by one thread at a time.
 class ArchiveImporter {
  public:
   ArchiveImporter(GenerationManager& manager, ImportOptions options);

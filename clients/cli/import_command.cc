@@ -92,7 +92,7 @@ class ImportCommand final : public Command {
         writer->Finish();
         progress.Stop();
         const int exit_code = cli.Fail(read.status());
-        cli.err() << "nothing was imported\n";
+        cli.err() << "nothing was imported (a store that was created for it stays, empty)\n";
         return exit_code;
       }
       if (*read == 0) break;
