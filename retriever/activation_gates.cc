@@ -107,7 +107,8 @@ absl::StatusOr<std::vector<GateFigure>> MeasureGates(const ActivationGates& gate
     figures.push_back(AtLeast(kNdcg, ndcg / static_cast<double>(judged_count), gates.min_ndcg_at_10, judged_count));
     figures.push_back(AtLeast(kRecall, recall / static_cast<double>(judged_count), gates.min_recall_at_10, judged_count));
   }
-  if (serving != nullptr) {
+  // Without a limit it is told where it can be measured, and ends nothing where not.
+  if (serving != nullptr && (serving->encoder != nullptr || gates.min_overlap_at_10.has_value())) {
     const View& active = *serving->view;
     if (serving->encoder == nullptr) {
       return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("no encoder serves generation ", active.generation().id(),

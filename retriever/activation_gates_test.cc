@@ -89,6 +89,21 @@ TEST_F(ActivationGatesTest, MeasuresWhatIsMeant) {
   EXPECT_EQ(Measure(good_, unjudged)->size(), 1u) << "the overlap alone";
 }
 
+TEST_F(ActivationGatesTest, AnOverlapThatCannotBeMeasuredEndsOnlyWhatDemandsIt) {
+  const auto candidate = manager_->Capture("s", good_);
+  ServingSet unserved = **manager_->Capture("s", "");
+  unserved.encoder = nullptr;
+  ActivationGates gates = OwnTexts();
+  const auto measure = [&] {
+    return MeasureGates(gates, (*candidate)->view->shared_generation(), **manager_->encoders().Get(""), &unserved, {}, nullptr);
+  };
+  const auto figures = measure();
+  ASSERT_TRUE(figures.ok()) << figures.status();
+  EXPECT_EQ(figures->size(), 2u) << "without the overlap";
+  gates.min_overlap_at_10 = 0;
+  EXPECT_EQ(GetErrorReason(measure().status())->reason, "ENCODER_MISMATCH");
+}
+
 TEST_F(ActivationGatesTest, SeesTheWritesOverWhatServes) {
   ASSERT_TRUE(manager_->Delete("s", {"p100", "p101", "p102", "p103", "p104"}).ok());
   EXPECT_LT(Find(*Measure(good_, OwnTexts()), "min_overlap_at_10").value, 1);
