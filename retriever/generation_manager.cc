@@ -151,6 +151,10 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std
   MutexLock loading(&entry->pinning);
   if (std::shared_ptr<const ServingSet> opened = entry->FindOpened(generation); opened != nullptr) return opened;
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+  // One whose manifest can't be read is refused by OpenGeneration.
+  if (const absl::StatusOr<storage::Manifest> manifest = opened->GetManifest(std::string(generation)); manifest.ok()) {
+    LOCI_RETURN_IF_ERROR(state_->MakeRoom(*entry, *manifest));
+  }
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Generation> loaded, opened->OpenGeneration(std::string(generation), /*verify=*/true));
   opened.reset();
   entry->AddLive(loaded);

@@ -153,6 +153,7 @@ class GenerationManager {
 
   // What a request holds. `generation` empty: the active one (FAILED_PRECONDITION, reason NO_ACTIVE_GENERATION, where none is);
   // naming another opens its bare body, which blocks while every byte of it is verified, and keeps it open for the next such request.
+  // RESOURCE_EXHAUSTED, reason MEMORY as Activate, where it does not fit even with what other requests have named closed.
   // NOT_FOUND names store or generation.
   absl::StatusOr<std::shared_ptr<const ServingSet>> Capture(std::string_view store, std::string_view generation);
   // The same without blocking, so also on a gRPC thread: null where the generation would have to be opened.

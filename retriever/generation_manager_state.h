@@ -62,8 +62,10 @@ struct GenerationManager::State {
 
   // What an activation could take now: -1: not known.
   int64_t AvailableBytes() const;
-  // See Activate.
-  absl::Status WaitForMemory(const storage::Manifest& manifest, const RequestLimits& limits) const;
+  // See Activate. `max_wait_us` bounds Options::memory_wait_us further.
+  absl::Status WaitForMemory(const storage::Manifest& manifest, const RequestLimits& limits, int64_t max_wait_us = INT64_MAX) const;
+  // See Capture. Closes what earlier requests have opened, oldest first and of this store first, until the generation fits.
+  absl::Status MakeRoom(StoreEntry& entry, const storage::Manifest& manifest);
 
   // Bytes a second of the last load or verification here; a cautious guess (a SATA disk's) before the first.
   std::atomic<int64_t> verify_bytes_per_second{400'000'000};

@@ -22,6 +22,7 @@ namespace loci {
 namespace {
 
 constexpr std::chrono::milliseconds kMemoryPollPeriod(20);
+constexpr int64_t kRoomWaitUs = 1'000'000;  // That a request waits until what was closed for it is freed; it comes to milliseconds.
 
 // Whether a server with these encoders could serve vectors of the passage half; loads none.
 bool HasEncoder(const EncoderRegistry& encoders, FileSystem& fs, const std::string& encoders_directory, const std::string& passage_half) {
@@ -81,9 +82,9 @@ int64_t GenerationManager::State::AvailableBytes() const {
   return available < 0 ? left : std::min(available, left);
 }
 
-absl::Status GenerationManager::State::WaitForMemory(const storage::Manifest& manifest, const RequestLimits& limits) const {
+absl::Status GenerationManager::State::WaitForMemory(const storage::Manifest& manifest, const RequestLimits& limits, int64_t max_wait_us) const {
   const int64_t needed = LoadCostOf(manifest).resident_bytes;
-  const int64_t until_us = options.clock->NowMicros() + options.memory_wait_us;
+  const int64_t until_us = options.clock->NowMicros() + std::min(options.memory_wait_us, max_wait_us);
   while (true) {
     const int64_t available = AvailableBytes();
     if (available < 0 || needed <= available) return absl::OkStatus();
@@ -100,6 +101,27 @@ absl::Status GenerationManager::State::WaitForMemory(const storage::Manifest& ma
     }
     std::this_thread::sleep_for(kMemoryPollPeriod);  // Nobody tells when memory comes back.
   }
+}
+
+absl::Status GenerationManager::State::MakeRoom(StoreEntry& entry, const storage::Manifest& manifest) {
+  absl::Status room = WaitForMemory(manifest, {}, 0);
+  if (room.ok()) return room;
+  std::vector<std::shared_ptr<StoreEntry>> entries;
+  {
+    MutexLock lock(&mutex);
+    for (const auto& [name, other] : stores) entries.push_back(other);
+  }
+  std::stable_partition(entries.begin(), entries.end(), [&](const std::shared_ptr<StoreEntry>& other) { return other.get() == &entry; });
+  for (const std::shared_ptr<StoreEntry>& other : entries) {
+    while (!room.ok()) {
+      std::shared_ptr<const ServingSet> closed = other->TakeOldestOpened();
+      if (closed == nullptr) break;
+      drainer.Add(closed->view->shared_generation(), nullptr);
+      closed.reset();  // The drainer frees it, where no request holds it.
+      room = WaitForMemory(manifest, {}, kRoomWaitUs);
+    }
+  }
+  return room;
 }
 
 absl::StatusOr<ActivationPlan> GenerationManager::PlanActivation(std::string_view store, const std::string& generation) {

@@ -238,6 +238,39 @@ TEST_F(GenerationRepairTest, ABudgetCountsWhatIsOpen) {
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("the budget is 1"));
 }
 
+TEST_F(GenerationRepairTest, ARequestOpensAnotherGenerationWithinTheBudgetOnly) {
+  Start();
+  const std::string a = Add("a", "one"), b = Add("b", "two", /*activate=*/false), c = Add("c", "six", /*activate=*/false);
+  const int64_t needed_bytes = std::max(manager_->PlanActivation("s", b)->resident_bytes, manager_->PlanActivation("s", c)->resident_bytes);
+  const auto open = [&](int64_t budget_bytes) {
+    manager_.reset();
+    auto manager = GenerationManager::Open({.data_directory = DataDirectory(),
+                                            .encoders = registry_.get(),
+                                            .search_pool = &pool_,
+                                            .memory_budget_bytes = budget_bytes,
+                                            .memory_wait_us = 100'000});
+    ASSERT_TRUE(manager.ok()) << manager.status();
+    manager_ = *std::move(manager);
+  };
+  open(1);
+  EXPECT_EQ(ReasonOf(manager_->Capture("s", b).status()), "MEMORY");
+  EXPECT_EQ((*manager_->Capture("s", ""))->view->generation().id(), a);
+  open(int64_t{1} << 40);
+  const int64_t serving_bytes = (*manager_->Capture("s", ""))->view->generation().memory_bytes();
+  const int64_t opened_bytes = (*manager_->Capture("s", b))->view->generation().memory_bytes();
+  ASSERT_GT(opened_bytes, 100);
+  open(serving_bytes + needed_bytes + opened_bytes / 2);
+  {
+    const auto held = manager_->Capture("s", b);
+    ASSERT_TRUE(held.ok()) << held.status();
+    EXPECT_EQ(ReasonOf(manager_->Capture("s", c).status()), "MEMORY") << "b is held";
+  }
+  ASSERT_TRUE(WaitFor([&] { return manager_->Capture("s", c).ok(); }));
+  EXPECT_EQ(*manager_->TryCapture("s", b), nullptr) << "closed, so that c fits";
+  EXPECT_TRUE(manager_->Capture("s", b).ok()) << "in the place of c";
+  EXPECT_EQ(*manager_->TryCapture("s", c), nullptr);
+}
+
 TEST_F(GenerationRepairTest, AnActivationWaitsForWhatDrains) {
   StartOverFiles(/*memory_wait_us=*/60'000'000);
   Add("a", "one");

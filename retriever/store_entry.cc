@@ -134,6 +134,14 @@ std::shared_ptr<const ServingSet> StoreEntry::KeepOpened(std::string generation,
   return dropped;
 }
 
+std::shared_ptr<const ServingSet> StoreEntry::TakeOldestOpened() {
+  MutexLock lock(&mutex_);
+  if (opened_.empty()) return nullptr;
+  std::shared_ptr<const ServingSet> oldest = std::move(opened_.front().second);
+  opened_.erase(opened_.begin());
+  return oldest;
+}
+
 absl::StatusOr<std::unique_ptr<GenerationBuilder>> HeldBuilder::Create(std::shared_ptr<StoreEntry> entry, BuildOptions options) {
   std::shared_ptr<Store> store;
   {

@@ -64,6 +64,7 @@ struct StoreEntry {
   std::shared_ptr<const ServingSet> FindOpened(std::string_view generation) const;
   // Closes it: what was open is returned; its state stays.
   std::shared_ptr<const ServingSet> TakeOpened(const std::string& generation);
+  std::shared_ptr<const ServingSet> TakeOldestOpened();  // Null where none is open.
   bool HasBuilds() const;
   // Returns what had to go so that at most `limit` are open.
   std::shared_ptr<const ServingSet> KeepOpened(std::string generation, std::shared_ptr<const ServingSet> serving_set, size_t limit);
