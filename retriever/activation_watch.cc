@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <limits>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,7 @@ namespace {
 
 constexpr size_t kMaxTimes = 10'000;
 constexpr std::chrono::milliseconds kPeriod(20);  // Between two looks.
+constexpr int64_t kMissedDeadline = std::numeric_limits<int64_t>::max();  // The time of a search that did.
 
 int64_t P99(std::vector<int64_t> times_us) {
   if (times_us.empty()) return 0;
@@ -23,21 +25,34 @@ int64_t P99(std::vector<int64_t> times_us) {
   return times_us[rank];
 }
 
+std::string TookUpTo(int64_t p99_us) { return p99_us == kMissedDeadline ? "more than their deadlines left" : absl::StrCat("up to ", p99_us, " us"); }
+
 }  // namespace
 
 bool IsServerFault(absl::StatusCode code) {
   return code == absl::StatusCode::kUnknown || code == absl::StatusCode::kInternal || code == absl::StatusCode::kDataLoss ||
-         code == absl::StatusCode::kUnavailable;
+         code == absl::StatusCode::kUnavailable || code == absl::StatusCode::kDeadlineExceeded;
 }
 
-void ActivationWatches::Record(std::string_view store, absl::StatusCode code, int64_t search_us) {
-  if (watched_count_.load(std::memory_order_relaxed) == 0) return;
+absl::StatusOr<std::shared_ptr<void>> ActivationWatches::Reserve() {
+  if (reserved_count_->fetch_add(1) >= max_watches_) {
+    reserved_count_->fetch_sub(1);
+    return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat(max_watches_, " activations are watched, which is the most; wait until one "
+                                                                                   "is through, or cancel its job, or activate without a watch")),
+                           "OVERLOADED");
+  }
+  return std::shared_ptr<void>(nullptr, [count = reserved_count_](void*) { count->fetch_sub(1); });
+}
+
+void ActivationWatches::Record(std::string_view store, std::string_view generation, absl::StatusCode code, int64_t search_us) {
+  if (!IsWatching()) return;
+  if (code == absl::StatusCode::kDeadlineExceeded) search_us = kMissedDeadline;
   MutexLock lock(&mutex_);
   for (Watched& watched : watched_) {
-    if (watched.store != store) continue;
+    if (watched.store != store || watched.generation != generation) continue;
     ++watched.request_count;
     watched.failure_count += IsServerFault(code);
-    if (code != absl::StatusCode::kOk) continue;
+    if (code != absl::StatusCode::kOk && code != absl::StatusCode::kDeadlineExceeded) continue;
     if (watched.times_us.size() < kMaxTimes) {
       watched.times_us.push_back(search_us);
     } else {
@@ -60,23 +75,25 @@ absl::Status ActivationWatches::Check(const Watched& seen, const WatchConditions
   if (!conditions.max_p99_us.has_value() || static_cast<int64_t>(seen.times_us.size()) < conditions.min_requests) return absl::OkStatus();
   const int64_t p99_us = P99(seen.times_us);
   if (p99_us <= *conditions.max_p99_us) return absl::OkStatus();
-  return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("99 % of ", seen.times_us.size(), " searches took up to ", p99_us, " us, at most ",
-                                                                    *conditions.max_p99_us, " is allowed")),
+  return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("99 % of ", seen.times_us.size(), " searches took ", TookUpTo(p99_us), ", at most ",
+                                                                    *conditions.max_p99_us, " us is allowed")),
                          "WATCH_FAILED",
-                         {{"failed", "max_p99_us"}, {"p99_us", absl::StrCat(p99_us)}, {"max_p99_us", absl::StrCat(*conditions.max_p99_us)}});
+                         {{"failed", "max_p99_us"}, {"p99_us", p99_us == kMissedDeadline ? "DEADLINE_EXCEEDED" : absl::StrCat(p99_us)}, {"max_p99_us", absl::StrCat(*conditions.max_p99_us)}});
 }
 
-absl::StatusOr<std::string> ActivationWatches::Watch(const std::string& store, const WatchConditions& conditions, const RequestLimits& limits,
-                                                     const std::function<void(int64_t done_ms, int64_t total_ms)>& progress) {
+absl::StatusOr<std::string> ActivationWatches::Watch(const std::string& store, const std::string& generation, const WatchConditions& conditions,
+                                                     const RequestLimits& limits,
+                                                     const std::function<void(int64_t done_ms, int64_t total_ms)>& progress,
+                                                     const std::function<bool()>& is_serving) {
   std::list<Watched>::iterator mine;
   {
     MutexLock lock(&mutex_);
-    mine = watched_.insert(watched_.end(), Watched{.store = store});
+    mine = watched_.insert(watched_.end(), Watched{.store = store, .generation = generation});
     watched_count_.store(static_cast<int>(watched_.size()), std::memory_order_relaxed);
   }
   const int64_t start_us = clock_->NowMicros();
   absl::Status checked;
-  bool given_up = false;
+  bool given_up = false, replaced = false;
   int64_t watched_us = 0;
   Watched seen;
   while (true) {
@@ -88,8 +105,9 @@ absl::StatusOr<std::string> ActivationWatches::Watch(const std::string& store, c
     }
     checked = Check(seen, conditions);
     given_up = !limits.Check(now_us).ok();
+    replaced = is_serving != nullptr && !is_serving();
     if (progress) progress(std::min(watched_us, conditions.watch_us) / 1000, conditions.watch_us / 1000);
-    if (!checked.ok() || given_up || watched_us >= conditions.watch_us) break;
+    if (!checked.ok() || given_up || replaced || watched_us >= conditions.watch_us) break;
     std::this_thread::sleep_for(kPeriod);
   }
   {
@@ -98,8 +116,9 @@ absl::StatusOr<std::string> ActivationWatches::Watch(const std::string& store, c
     watched_count_.store(static_cast<int>(watched_.size()), std::memory_order_relaxed);
   }
   if (!checked.ok()) return Annotate(checked, absl::StrCat("after ", watched_us / 1000, " ms"));
-  return absl::StrCat(given_up ? "the watch was ended" : "watched", " after ", watched_us / 1000, " ms: ", seen.request_count, " requests, ",
-                      seen.failure_count, " failed by the server's fault, 99 % of searches took up to ", P99(seen.times_us), " us");
+  const char* const how = replaced ? "the watch ended, since the generation serves no longer," : given_up ? "the watch was ended" : "watched";
+  return absl::StrCat(how, " after ", watched_us / 1000, " ms: ", seen.request_count, " requests, ", seen.failure_count,
+                      " failed by the server's fault, 99 % of searches took ", TookUpTo(P99(seen.times_us)));
 }
 
 }  // namespace loci

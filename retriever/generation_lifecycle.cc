@@ -152,7 +152,7 @@ absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view st
 }
 
 absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view store, WritesPolicy policy, bool dry_run,
-                                                             const OperationControl& control) {
+                                                             const OperationControl& control, std::string_view expected_active) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   // Every activation holds this, so that the previous generation stays what it is.
   MutexLock loading(&entry->pinning);
@@ -160,6 +160,11 @@ absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view st
   {
     MutexLock writer(&entry->writer);
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
+    if (const std::string active = opened->active_generation(); !expected_active.empty() && active != expected_active) {
+      return ErrorWithReason(absl::FailedPreconditionError(
+                                 absl::StrCat("generation ", AbslView(expected_active), " serves no longer, ", active, " does")),
+                             "NOT_ACTIVE", {{"store", entry->name}, {"generation", active}});
+    }
     previous = opened->PreviousGeneration();
   }
   if (previous.empty()) {

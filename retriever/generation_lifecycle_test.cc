@@ -86,6 +86,15 @@ TEST_F(GenerationLifecycleTest, EachRollbackGoesOneFurtherBackAlsoAfterARestart)
   EXPECT_EQ(Rollback()->generation, a);
 }
 
+TEST_F(GenerationLifecycleTest, ARollbackFromAnExpectedGenerationDoesNothingWhereAnotherServes) {
+  Start();
+  const std::string a = Add("a", "one"), b = Add("b", "two"), c = Add("c", "three");
+  const auto other = manager_->Rollback("s", WritesPolicy::kRefuse, /*dry_run=*/false, {}, /*expected_active=*/b);
+  EXPECT_EQ(ReasonOf(other.status()), "NOT_ACTIVE");
+  EXPECT_EQ(manager_->GetStore("s")->generation, c);
+  EXPECT_EQ(manager_->Rollback("s", WritesPolicy::kRefuse, /*dry_run=*/false, {}, /*expected_active=*/c)->generation, b);
+}
+
 TEST_F(GenerationLifecycleTest, ADeletedGenerationLeavesTheHistory) {
   Start();
   const std::string a = Add("a", "one"), b = Add("b", "two"), c = Add("c", "three");

@@ -185,8 +185,10 @@ class GenerationManager {
   absl::StatusOr<ActivationResult> Activate(std::string_view store, const std::string& generation, WritesPolicy policy, bool dry_run,
                                             const OperationControl& control = {});
   // Activates the newest generation that served before the active one and is still there; again: one further back.
-  // FAILED_PRECONDITION, reason NO_PREVIOUS_GENERATION, where there is none.
-  absl::StatusOr<ActivationResult> Rollback(std::string_view store, WritesPolicy policy, bool dry_run, const OperationControl& control = {});
+  // FAILED_PRECONDITION, reason NO_PREVIOUS_GENERATION, where there is none; NOT_ACTIVE where another than `expected_active` (if not empty)
+  // is active, with nothing between that look and the roll-back.
+  absl::StatusOr<ActivationResult> Rollback(std::string_view store, WritesPolicy policy, bool dry_run, const OperationControl& control = {},
+                                            std::string_view expected_active = {});
   // Builds a generation of what the store serves, its overlay folded in, and switches to it: see Store::BeginFold and loci.v1.FoldStore.
   // Phases "copy", those of GenerationBuilder::Finish, "loading", "verifying", "warming", "replay", "publishing"; from "loading" on, which is
   // told before any lock is taken, no activation may run beside it that would not wait for it. Where it fails nothing of it stays.

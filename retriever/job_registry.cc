@@ -66,13 +66,14 @@ std::string_view JobKindName(JobKind kind) {
 
 // Guarded by the registry's mutex, but for what is constant.
 struct JobHandle::Entry {
-  std::string id;  // Constant, as `limits`.
-  RequestLimits limits;
+  std::string id;  // Constant, as the limits.
+  RequestLimits limits, own_limits;
   JobRecord record;
   std::function<void()> on_cancel;
   bool cancel_asked = false;
   bool server_ends = false;  // It was not asked to end before the server was.
   bool activating = false;  // An activation, a roll-back, or an ingest or a fold that wants to activate.
+  bool watching = false;    // What it activated, and does nothing else.
   bool yields = false;      // Constant.
   int64_t version = 1;
   std::deque<std::pair<int64_t, int64_t>> samples;  // (clock, done) of the phase, oldest first.
@@ -87,7 +88,7 @@ struct JobRegistry::State {
   std::atomic<bool> draining{false};
 
   mutable Mutex mutex;
-  mutable CondVar ended;  // A job has.
+  mutable CondVar ended;  // A job has, or its activation.
   bool closed ABSL_GUARDED_BY(mutex) = false;
   std::map<std::string, std::shared_ptr<Entry>, std::less<>> entries ABSL_GUARDED_BY(mutex);
   std::deque<std::shared_ptr<Entry>> order ABSL_GUARDED_BY(mutex);  // As they started.
@@ -268,7 +269,10 @@ absl::Status JobRegistry::State::End(Entry& entry, const absl::Status& status, s
 }
 
 void JobRegistry::State::AskToEnd(const std::vector<std::shared_ptr<Entry>>& asked, const std::vector<std::function<void()>>& callbacks) {
-  for (const auto& entry : asked) entry->limits.Cancel();
+  for (const auto& entry : asked) {
+    entry->limits.Cancel();
+    entry->own_limits.Cancel();
+  }
   for (const auto& callback : callbacks) {
     if (callback) callback();
   }
@@ -435,7 +439,7 @@ void JobRegistry::CancelAll() {
 
 absl::Status JobRegistry::CheckNoJob(std::string_view store) const {
   MutexLock lock(&state_->mutex);
-  const JobHandle::Entry* const running = state_->FindRunning(store, [](const JobHandle::Entry&) { return true; });
+  const JobHandle::Entry* const running = state_->FindRunning(store, [](const JobHandle::Entry& entry) { return !entry.watching; });
   return running == nullptr ? absl::OkStatus() : InTheWay(running->record);
 }
 
@@ -457,7 +461,13 @@ bool JobRegistry::WaitUntilIdle(int64_t timeout_ms) const {
   return true;
 }
 
-void JobRegistry::Drain() { state_->draining = true; }
+void JobRegistry::Drain() {
+  state_->draining = true;
+  MutexLock lock(&state_->mutex);
+  for (const auto& entry : state_->order) {
+    if (entry->watching) entry->own_limits.Cancel();
+  }
+}
 bool JobRegistry::draining() const { return state_->draining; }
 
 JobHandle::JobHandle(JobRegistry* registry, std::shared_ptr<Entry> entry) : registry_(registry), entry_(std::move(entry)) {}
@@ -470,6 +480,7 @@ JobHandle::~JobHandle() {
 
 const std::string& JobHandle::id() const { return entry_->id; }
 const RequestLimits& JobHandle::limits() const { return entry_->limits; }
+const RequestLimits& JobHandle::own_limits() const { return entry_->own_limits; }
 
 void JobHandle::SetPhase(std::string_view phase, int64_t total, std::string_view unit) {
   JobRegistry::State& state = *registry_->state_;
@@ -505,13 +516,23 @@ void JobHandle::SetGeneration(std::string_view generation) {
 absl::Status JobHandle::BeginActivation() {
   JobRegistry::State& state = *registry_->state_;
   MutexLock lock(&state.mutex);
+  const RequestLimits& limits = std::exchange(entry_->watching, false) ? entry_->own_limits : entry_->limits;
   entry_->activating = true;  // From now on none starts that would have to be waited for.
   const std::string store = entry_->record.store();
   while (state.FindRunning(store, [this](const Entry& other) { return other.activating && &other != entry_.get(); }) != nullptr) {
-    LOCI_RETURN_IF_ERROR(entry_->limits.Check(state.options.clock->NowMicros()));
+    LOCI_RETURN_IF_ERROR(limits.Check(state.options.clock->NowMicros()));
     state.ended.WaitFor(&state.mutex, kWaitPeriod);
   }
-  return entry_->limits.Check(state.options.clock->NowMicros());
+  return limits.Check(state.options.clock->NowMicros());
+}
+
+void JobHandle::BeginWatch() {
+  JobRegistry::State& state = *registry_->state_;
+  MutexLock lock(&state.mutex);
+  entry_->activating = false;
+  entry_->watching = true;
+  if (state.draining) entry_->own_limits.Cancel();
+  state.ended.NotifyAll();
 }
 
 absl::Status JobHandle::Finish(const absl::Status& status, std::string_view result) {

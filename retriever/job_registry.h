@@ -61,14 +61,19 @@ class JobHandle {
 
   const std::string& id() const;
   const RequestLimits& limits() const;  // Cancelled by JobRegistry::Cancel.
+  // Cancelled with them, and by nothing else: of what goes on when the request that started the job has gone.
+  const RequestLimits& own_limits() const;
 
   void SetPhase(std::string_view phase, int64_t total, std::string_view unit = "passages");  // Of done = 0; total 0: not known.
   void SetDone(int64_t done);
   void SetGeneration(std::string_view generation);
 
   // For an ingest or a fold that comes to its own activation: waits for an activation or roll-back that runs in the store, and keeps others from
-  // starting until this job's Finish. The error of limits() where they say so first. Blocks.
+  // starting until this job's Finish. The error of limits() where they say so first; after BeginWatch, of own_limits(). Blocks.
   absl::Status BeginActivation();
+  // For an activation that is done and is looked after: from now on it is in nobody's way, until BeginActivation, and ends (own_limits() say so)
+  // once the registry drains.
+  void BeginWatch();
 
   // Ends the job: durable on return where the disk takes it, and out of the way of others. `result` is kept where `status` is OK. Returns
   // `status`, or, where the job was asked to end and did, a CANCELLED that says so. A second call changes nothing.
@@ -93,7 +98,7 @@ class JobHandle {
 //   fold, building                     refused   goes on                  goes on         refused
 //   fold, switching                    refused   refused                  goes on         refused
 //
-// A fold starts beside verifications alone. One that yields is cancelled where the table says refused, and by an activation or a roll-back,
+// An activation that only watches what it activated is in nobody's way. A fold starts beside verifications alone. One that yields is cancelled where the table says refused, and by an activation or a roll-back,
 // under which it would end in vain; the deletion of the store first calls EndYielding.
 //
 // An ingest builds beside what serves, so that a roll-back need not wait for hours; it counts as an activation from the moment it wants
@@ -129,10 +134,10 @@ class JobRegistry {
   // Until no job runs; false where `timeout_ms` passed before. Blocks.
   bool WaitUntilIdle(int64_t timeout_ms) const;
 
-  absl::Status CheckNoJob(std::string_view store) const;         // ABORTED as from Start, where any job of the store runs.
+  absl::Status CheckNoJob(std::string_view store) const;         // ABORTED as from Start, where any job of the store runs, but for a watch.
   absl::Status CheckNoActivation(std::string_view store) const;  // The same for one that activates.
 
-  // From now on draining() is true: whoever waits for a job lets go.
+  // From now on draining() is true: whoever waits for a job lets go. Jobs that only watch are asked to end.
   void Drain();
   bool draining() const;
 

@@ -164,6 +164,64 @@ TEST_F(JobRegistryTest, AnIngestThatWaitsToActivateCanBeCancelled) {
   waiting.join();
 }
 
+TEST_F(JobRegistryTest, AnActivationThatOnlyWatchesIsInNobodysWay) {
+  const auto activation = Start(JobKind::kActivate, "movies");
+  EXPECT_FALSE(jobs_->Start({.kind = JobKind::kFold, .store = "movies"}).ok());
+  activation->BeginWatch();
+  EXPECT_TRUE(jobs_->CheckNoActivation("movies").ok());
+  EXPECT_TRUE(jobs_->CheckNoJob("movies").ok());
+  for (const JobKind kind : {JobKind::kRollback, JobKind::kFold, JobKind::kActivate}) (void)Start(kind, "movies")->Finish(absl::OkStatus());
+  // Until it goes back, for which it waits like others.
+  const auto other = Start(JobKind::kActivate, "movies");
+  std::atomic<bool> begun{false};
+  std::thread waiting([&] {
+    EXPECT_TRUE(activation->BeginActivation().ok());
+    begun = true;
+  });
+  std::string in_the_way;
+  while (in_the_way != activation->id()) {
+    const absl::Status refused = jobs_->Start({.kind = JobKind::kRollback, .store = "movies"}).status();
+    ASSERT_EQ(ReasonOf(refused), "JOB_IN_THE_WAY");
+    in_the_way = GetErrorReason(refused)->metadata.at("job");
+  }
+  EXPECT_FALSE(begun);
+  (void)other->Finish(absl::OkStatus());
+  waiting.join();
+  EXPECT_EQ(ReasonOf(jobs_->CheckNoJob("movies")), "JOB_IN_THE_WAY");
+}
+
+TEST_F(JobRegistryTest, AnIngestThatWaitsToActivateGoesOnOnceTheActivationOnlyWatches) {
+  const auto activation = Start(JobKind::kActivate, "movies");
+  const auto ingest = Start(JobKind::kIngest, "movies");
+  std::thread waiting([&] { EXPECT_TRUE(ingest->BeginActivation().ok()); });
+  activation->BeginWatch();
+  waiting.join();
+}
+
+TEST_F(JobRegistryTest, AWatchEndsByItsOwnLimits) {
+  RequestLimits request;
+  const auto activation = *jobs_->Start({.kind = JobKind::kActivate, .store = "movies", .limits = request});
+  activation->BeginWatch();
+  request.Cancel();  // Whoever asked for it has gone.
+  EXPECT_FALSE(activation->own_limits().cancelled());
+  EXPECT_TRUE(activation->BeginActivation().ok()) << "which goes back all the same";
+  activation->BeginWatch();
+  EXPECT_TRUE(jobs_->Cancel(activation->id()).ok());
+  EXPECT_TRUE(activation->own_limits().cancelled());
+}
+
+TEST_F(JobRegistryTest, DrainingEndsWatchesAndNothingElse) {
+  const auto watching = Start(JobKind::kActivate, "movies");
+  watching->BeginWatch();
+  const auto activating = Start(JobKind::kActivate, "books");
+  jobs_->Drain();
+  EXPECT_TRUE(watching->own_limits().cancelled());
+  EXPECT_FALSE(activating->limits().cancelled());
+  EXPECT_FALSE(activating->own_limits().cancelled());
+  activating->BeginWatch();
+  EXPECT_TRUE(activating->own_limits().cancelled()) << "it comes to it too late";
+}
+
 TEST_F(JobRegistryTest, WaitsUntilNoJobRuns) {
   EXPECT_TRUE(jobs_->WaitUntilIdle(0));
   const auto job = Start(JobKind::kVerify, "movies");

@@ -41,7 +41,7 @@ OperationControl ControlOf(const std::shared_ptr<JobHandle>& job) {
   control.progress = [job, phase = std::string()](std::string_view name, int64_t done, int64_t total) mutable {
     if (name != phase) {
       phase = name;
-      job->SetPhase(phase, total, phase == "gates" ? "queries" : phase == "watching" ? "milliseconds" : "bytes");
+      job->SetPhase(phase, total, phase == "gates" ? "queries" : "bytes");
     }
     job->SetDone(done);
   };
@@ -51,29 +51,32 @@ OperationControl ControlOf(const std::shared_ptr<JobHandle>& job) {
 
 // Runs `operation`, which fills in a reply, as a job, and answers what it answers; or, with `no_wait`, answers at once and leaves it to
 // a pool. What such an operation looks at is its own: its request's deadline and its client's leaving are nothing to it.
+// Where `operation` succeeded, `follow` (may be null) may take the job over, to go on with it elsewhere, and then returns true.
 template <typename Response>
 absl::Status RunJob(const ServiceContext& services, JobSpec spec, bool no_wait,
                     std::function<absl::Status(const OperationControl&, Response*)> operation, Response* response,
-                    bool is_watched = false) {
+                    std::function<bool(const std::shared_ptr<JobHandle>&, Response*)> follow = nullptr) {
   if (no_wait) spec.limits = RequestLimits();
   const bool is_fold = spec.kind == JobKind::kFold;
-  ThreadPool& pool = spec.kind == JobKind::kVerify ? *services.verify_pool : is_fold ? *services.fold_pool : is_watched ? *services.watch_pool : *services.switch_pool;
+  ThreadPool& pool = spec.kind == JobKind::kVerify ? *services.verify_pool : is_fold ? *services.fold_pool : *services.switch_pool;
   const auto control_of = is_fold ? FoldControlOf : ControlOf;
   spec.request_id = CurrentRequestId();
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<JobHandle> job, services.jobs->Start(std::move(spec)));
   response->set_job(job->id());
   if (!no_wait) {
     const absl::Status status = operation(control_of(job), response);
+    if (status.ok() && follow && follow(job, response)) return status;
     return job->Finish(status, status.ok() ? response->SerializeAsString() : "");
   }
   job->SetPhase("queued", 0, "");
-  const bool queued = pool.TrySubmit([job, control_of, &clock = *services.clock, operation = std::move(operation), request_id = CurrentRequestId(),
-                                                     trace_id = CurrentTraceId()] {
+  const bool queued = pool.TrySubmit([job, control_of, &clock = *services.clock, operation = std::move(operation), follow = std::move(follow),
+                                    request_id = CurrentRequestId(), trace_id = CurrentTraceId()] {
     const ScopedLogContext context(request_id, trace_id);
     Response reply;
     reply.set_job(job->id());
     absl::Status status = job->limits().Check(clock.NowMicros());
     if (status.ok()) status = operation(control_of(job), &reply);
+    if (status.ok() && follow && follow(job, &reply)) return;
     (void)job->Finish(status, status.ok() ? reply.SerializeAsString() : "");  // Which logs and keeps it.
   });
   if (queued) return absl::OkStatus();
@@ -119,19 +122,25 @@ absl::Status PlanGates(GenerationManager& manager, const std::string& store, con
 // Looks after a generation that was activated just now: what was seen, or, where a condition failed and the store was rolled back for it (or
 // could not be), why.
 absl::StatusOr<std::string> WatchOrRollBack(const ServiceContext& services, const std::string& store, const std::string& generation,
-                                            const WatchConditions& conditions, const OperationControl& control) {
-  const auto report = [&control](int64_t done, int64_t total) {
-    if (control.progress) control.progress("watching", done, total);
+                                            const WatchConditions& conditions, const std::shared_ptr<JobHandle>& job) {
+  const auto is_serving = [&] {
+    const absl::StatusOr<std::shared_ptr<const ServingSet>> active = services.manager->TryCapture(store, "");
+    return active.ok() && *active != nullptr && (*active)->view->generation().id() == generation;
   };
-  absl::StatusOr<std::string> seen = services.activation_watches->Watch(store, conditions, control.limits, report);
+  const auto report = [&job](int64_t done, int64_t) { job->SetDone(done); };
+  absl::StatusOr<std::string> seen = services.activation_watches->Watch(store, generation, conditions, job->own_limits(), report, is_serving);
   if (seen.ok()) return seen;
+  const OperationControl control{.limits = job->own_limits(), .progress = ControlOf(job).progress};
+  const absl::Status begun = job->BeginActivation();  // Others may activate meanwhile.
+  const absl::StatusOr<ActivationResult> back =
+      begun.ok() ? services.manager->Rollback(store, WritesPolicy::kReplay, /*dry_run=*/false, control, /*expected_active=*/generation)
+                 : absl::StatusOr<ActivationResult>(begun);
   std::string outcome;
-  const absl::StatusOr<std::shared_ptr<const ServingSet>> active = services.manager->TryCapture(store, "");
-  if (active.ok() && (*active)->view->generation().id() != generation) {
-    outcome = absl::StrCat("; nothing was rolled back, since generation ", (*active)->view->generation().id(), " serves by now");
-  } else if (const absl::StatusOr<ActivationResult> back = services.manager->Rollback(store, WritesPolicy::kReplay, /*dry_run=*/false); back.ok()) {
+  if (back.ok()) {
     outcome = absl::StrCat("; rolled back to generation ", back->generation, ", revision ", back->view->revision());
     services.activation_watches->CountRollback();
+  } else if (const std::optional<ErrorReason> why = GetErrorReason(back.status()); why.has_value() && why->reason == "NOT_ACTIVE") {
+    outcome = absl::StrCat("; nothing was rolled back: ", back.status().message());
   } else {
     outcome = absl::StrCat("; it could not be rolled back and serves on: ", back.status().message());
   }
@@ -139,6 +148,26 @@ absl::StatusOr<std::string> WatchOrRollBack(const ServiceContext& services, cons
   const absl::Status failed(seen.status().code(), absl::StrCat("generation ", generation, ", watched while it served, ", seen.status().message(), outcome));
   LogError("admin", absl::StrCat("store=", store, " ", failed.message()));
   return ErrorWithReason(failed, reason->reason, reason->metadata);
+}
+
+// Leaves the job of an activation that is done to a thread that looks after it and ends the job, whatever becomes of the request. False
+// where there is nothing to look after. `place` is ActivationWatches::Reserve's.
+bool WatchOn(const ServiceContext& services, const std::string& store, const WatchConditions& conditions, std::shared_ptr<void> place,
+             const std::shared_ptr<JobHandle>& job, loci::v1::ActivateGenerationResponse* reply) {
+  if (reply->previous_generation().empty() || reply->previous_generation() == reply->generation()) return false;
+  job->SetPhase("watching", conditions.watch_us / 1000, "milliseconds");
+  job->BeginWatch();
+  const bool queued = services.watch_pool->TrySubmit([&services, store, conditions, place = std::move(place), job, result = *reply,
+                                                      request_id = CurrentRequestId(), trace_id = CurrentTraceId()]() mutable {
+    const ScopedLogContext context(request_id, trace_id);
+    absl::StatusOr<std::string> seen = WatchOrRollBack(services, store, result.generation(), conditions, job);
+    if (seen.ok()) result.set_watch_summary(*std::move(seen));
+    place.reset();
+    (void)job->Finish(seen.status(), seen.ok() ? result.SerializeAsString() : "");  // Which logs and keeps it.
+  });
+  reply->set_watching(queued);
+  if (!queued) reply->set_watch_summary("not watched: the queue of watches is full");
+  return queued;
 }
 
 }  // namespace
@@ -167,25 +196,28 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackSer
     LOCI_ASSIGN_OR_RETURN(ActivationGates valid_gates, ValidateGates(request->gates()));
     const auto gates = std::make_shared<const ActivationGates>(std::move(valid_gates));
     LOCI_ASSIGN_OR_RETURN(const WatchConditions watch, ValidateWatch(request->watch()));
-    const auto activate = [&manager = *services_.manager, store, generation = request->generation(), policy, gates, watch, dry_run = request->dry_run(), &services = services_](
+    const auto activate = [&manager = *services_.manager, store, generation = request->generation(), policy, gates, dry_run = request->dry_run()](
                               const OperationControl& job, loci::v1::ActivateGenerationResponse* reply) -> absl::Status {
       std::vector<GateFigure> figures;
       const OperationControl control = WithGates(job, generation, *gates, /*refuse=*/true, &figures);
       LOCI_ASSIGN_OR_RETURN(const ActivationResult result, manager.Activate(store, generation, policy, dry_run, control));
       FillGateFigures(figures, reply->mutable_gate_figures());
-      const bool switched = !dry_run && !result.previous_generation.empty() && result.previous_generation != generation;
-      if (switched && watch.watch_us > 0) {
-        LOCI_ASSIGN_OR_RETURN(*reply->mutable_watch_summary(), WatchOrRollBack(services, store, generation, watch, job));
-      }
       FillActivation(result, !dry_run, reply);
       return absl::OkStatus();
     };
     if (request->dry_run()) return activate({.limits = limits}, response);
     LOCI_RETURN_IF_ERROR(services_.manager->CheckGeneration(store, request->generation()));
     response->set_generation(request->generation());
+    std::function<bool(const std::shared_ptr<JobHandle>&, loci::v1::ActivateGenerationResponse*)> follow;
+    if (watch.watch_us > 0) {
+      LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<void> place, services_.activation_watches->Reserve());
+      follow = [&services = services_, store, watch, place](const std::shared_ptr<JobHandle>& job, loci::v1::ActivateGenerationResponse* reply) {
+        return WatchOn(services, store, watch, place, job, reply);
+      };
+    }
     return RunJob<loci::v1::ActivateGenerationResponse>(
         services_, {.kind = JobKind::kActivate, .store = store, .generation = request->generation(), .limits = limits}, request->no_wait(),
-        activate, response, /*is_watched=*/watch.watch_us > 0);
+        activate, response, std::move(follow));
   });
 }
 

@@ -8,15 +8,20 @@
 #include "server/validation.h"
 
 namespace loci {
-namespace {
 
-// What serves is watched, not a generation that a request names. Empty: nothing.
-std::string WatchedStore(const std::string& store, const std::string& generation) { return generation.empty() ? store : ""; }
+RetrievalServiceImpl::Watched RetrievalServiceImpl::WatchedBy(const std::string& store, const std::string& named_generation) const {
+  if (!named_generation.empty() || !services_.activation_watches->IsWatching()) return {};
+  const absl::StatusOr<std::shared_ptr<const ServingSet>> serving = services_.manager->TryCapture(store, "");
+  if (!serving.ok() || *serving == nullptr) return {};
+  return {store, (*serving)->view->generation().id()};
+}
 
-}  // namespace
-
-void RetrievalServiceImpl::Record(const std::string& store, const absl::Status& status, int64_t search_us) {
-  if (!store.empty()) services_.activation_watches->Record(store, status.code(), search_us);
+template <typename Reply>
+void RetrievalServiceImpl::Record(const Watched& watched, const absl::StatusOr<Reply>& reply) const {
+  if (watched.store.empty()) return;
+  const bool answered = reply.ok() && reply->serving_set != nullptr;
+  services_.activation_watches->Record(watched.store, answered ? reply->serving_set->view->generation().id() : watched.generation,
+                                       reply.status().code(), reply.ok() ? reply->times.filter_us + reply->times.search_us : 0);
 }
 
 grpc::ServerUnaryReactor* RetrievalServiceImpl::Encode(grpc::CallbackServerContext* context, const loci::v1::EncodeRequest* request,
@@ -50,9 +55,9 @@ grpc::ServerUnaryReactor* RetrievalServiceImpl::Search(grpc::CallbackServerConte
   }
   const bool include_text = valid->include_text;
   const bool include_vectors = valid->include_vectors;
-  const std::string watched = WatchedStore(valid->store, valid->generation);
+  const Watched watched = WatchedBy(valid->store, valid->generation);
   services_.pipeline->Search(*std::move(valid), [this, call, response, include_text, include_vectors, watched](absl::StatusOr<SearchReply> reply) {
-    Record(watched, reply.status(), reply.ok() ? reply->times.search_us : 0);
+    Record(watched, reply);
     if (!reply.ok()) return call->Answer(reply.status());
     call->SetPhases(reply->times);
     for (const std::optional<TokenUsage>& usage : reply->usage) {
@@ -74,9 +79,9 @@ grpc::ServerUnaryReactor* RetrievalServiceImpl::Answer(grpc::CallbackServerConte
     return call;
   }
   const std::string reader = valid->reader;
-  const std::string watched = WatchedStore(valid->store, valid->generation);
+  const Watched watched = WatchedBy(valid->store, valid->generation);
   services_.pipeline->Answer(*std::move(valid), [this, call, response, reader, watched](absl::StatusOr<AnswerReply> reply) {
-    Record(watched, reply.status(), reply.ok() ? reply->times.search_us : 0);
+    Record(watched, reply);
     if (!reply.ok()) return call->Answer(reply.status());
     call->SetPhases(reply->times);
     FillAnswerResponse(*std::move(reply), reader, response);

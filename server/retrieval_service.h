@@ -25,8 +25,14 @@ class RetrievalServiceImpl final : public loci::v1::RetrievalService::CallbackSe
                                    loci::v1::AnswerResponse* response) override;
 
  private:
-  // For the watch of an activation, where there is one.
-  void Record(const std::string& store, const absl::Status& status, int64_t search_us);
+  // What a request is asked of, where an activation is watched: nothing (empty) where none is, or where the request names its generation.
+  struct Watched {
+    std::string store, generation;
+  };
+  Watched WatchedBy(const std::string& store, const std::string& named_generation) const;
+  // Tells the watches what became of it. A reply says itself which generation it is of.
+  template <typename Reply>
+  void Record(const Watched& watched, const absl::StatusOr<Reply>& reply) const;
 
   const ServiceContext& services_;
 };

@@ -52,7 +52,7 @@ constexpr std::chrono::seconds kDeliveryTime(5);
 // Jobs whose clients do not wait: so many run at once, so many wait for their turn.
 constexpr int kLoadThreads = 2;  // Verify generations that searches name: others of their sort wait, not what is written meanwhile.
 constexpr int kSwitchThreads = 4;
-constexpr int kWatchThreads = 8;  // They sleep nearly always.
+constexpr int kWatchThreads = 8;  // They sleep nearly always. One a watch: more are refused.
 constexpr int kVerifyThreads = 2;
 constexpr int kFoldThreads = 1;
 constexpr int64_t kMaxQueuedJobs = 64;
@@ -397,7 +397,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   services.build_pool = state->build_pool.get();
   services.switch_pool = state->switch_pool.get();
   services.watch_pool = state->watch_pool.get();
-  state->activation_watches = std::make_unique<ActivationWatches>(state->metrics, state->options.clock);
+  state->activation_watches = std::make_unique<ActivationWatches>(state->metrics, state->options.clock, kWatchThreads);
   services.activation_watches = state->activation_watches.get();
   services.verify_pool = state->verify_pool.get();
   services.fold_pool = state->fold_pool.get();

@@ -36,7 +36,7 @@ struct ServiceContext {
   ThreadPool* switch_pool = nullptr;  // Activations and roll-backs.
   ThreadPool* verify_pool = nullptr;
   ThreadPool* fold_pool = nullptr;
-  ThreadPool* watch_pool = nullptr;   // Activations that are watched, for as long as that takes.
+  ThreadPool* watch_pool = nullptr;   // Watches what was activated, for as long as that takes.
   ActivationWatches* activation_watches = nullptr;
   Admission* requests = nullptr;
   Admission* control = nullptr;  // Of requests that look after the server (IsControl): no flood of others takes their place.

@@ -33,6 +33,8 @@ class GateCommandsTest : public CliTest {
       measured.set_condition("min_overlap_at_10");
       measured.set_limit(std::numeric_limits<double>::quiet_NaN());
       response->set_watch_summary("watched after 1000 ms: 3 requests");
+      response->set_job("j1");
+      response->set_watching(activation_.has_watch());
       return grpc::Status::OK;
     };
   }
@@ -64,6 +66,7 @@ TEST_F(GateCommandsTest, TheWatchReachesTheRequest) {
   EXPECT_EQ(Run({"activate", "s", "g4", "--watch", "10m", "--max-error-rate", "0.01", "--watch-max-p99", "50ms", "--watch-min-requests", "7"}), 0)
       << err();
   EXPECT_EQ(activation_.watch().ShortDebugString(), "watch_ms: 600000 max_error_rate: 0.01 max_p99_us: 50000 min_requests: 7");
+  EXPECT_THAT(out(), AllOf(HasSubstr("activated"), HasSubstr("job j1 watches it; follow it with loci watch j1")));
   EXPECT_EQ(Run({"activate", "s", "g4", "--max-error-rate", "0.01"}), 2);
 }
 

@@ -42,13 +42,14 @@ class ActivateCommand final : public Command {
            "and\n"
            "changes nothing. Where a condition is not met nothing is swapped in, and the figures are told. With --watch the generation is\n"
            "looked after for that time once it answers, and the store goes back to the one before where too many requests fail or searches\n"
-           "take too long; loci cancel JOB ends the watch.\n";
+           "take too long. That is left to a job, which goes on by itself: loci watch JOB follows it, and fails where it went back; loci cancel JOB\n"
+           "ends the watch.\n";
   }
   std::string examples() const override {
     return "  loci activate movies g4\n  loci activate movies g4 --writes-since replay\n  loci activate movies g4 --dry-run\n"
            "  loci activate movies g4 --no-wait\n"
            "  loci activate movies g4 --queries queries.jsonl --qrels qrels.tsv --min-ndcg 0.4 --min-overlap 0.6 --max-p99 10ms\n"
-           "  loci activate movies g4 --watch 10m --max-error-rate 0.01 --watch-max-p99 50ms --no-wait\n";
+           "  loci activate movies g4 --watch 10m --max-error-rate 0.01 --watch-max-p99 50ms\n";
   }
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
@@ -102,6 +103,9 @@ class ActivateCommand final : public Command {
     cli.out() << '\n';
     PrintGateFigures(cli, response.gate_figures());
     if (!response.watch_summary().empty()) cli.out() << SanitizeLine(response.watch_summary()) << '\n';
+    if (response.watching()) {
+      cli.out() << "job " << SanitizeLine(response.job()) << " watches it; follow it with loci watch " << SanitizeLine(response.job()) << '\n';
+    }
     return kExitOk;
   }
 

@@ -80,6 +80,30 @@ class ServerGates : public ServerFixture {
     ADD_FAILURE() << "job " << id << " does not come there";
     return {};
   }
+  loci::v1::Job WaitForEnd(const std::string& id) {
+    return WaitFor(id, [](const loci::v1::Job& job) { return job.state() != loci::v1::JOB_STATE_RUNNING; });
+  }
+  // One that is watched until something ends that.
+  static loci::v1::ActivateGenerationRequest WatchedActivation(const std::string& generation) {
+    loci::v1::ActivateGenerationRequest request;
+    request.set_store("s");
+    request.set_generation(generation);
+    request.mutable_watch()->set_watch_ms(3'600'000);
+    return request;
+  }
+  void Cancel(const std::string& id) {
+    loci::v1::CancelJobRequest request;
+    request.set_job(id);
+    loci::v1::Job job;
+    EXPECT_TRUE(Call(*admin, &Admin::CancelJob, request, &job).ok());
+  }
+  void SearchTimes(int count) {
+    for (int i = 0; i < count; ++i) {
+      loci::v1::SearchResponse found;
+      const grpc::Status status = Call(*retrieval, &Retrieval::Search, TextSearch("s", "number", 3), &found);
+      ASSERT_TRUE(status.ok()) << status.error_message();
+    }
+  }
 
   std::string first_, second_;
 };
@@ -148,23 +172,23 @@ TEST_F(ServerGates, ConditionsMustMakeSense) {
   EXPECT_EQ(Active(), first_);
 }
 
-TEST_F(ServerGates, AWatchThatFailsRollsBackByItself) {
-  loci::v1::ActivateGenerationRequest request = Activation();
-  request.clear_gates();
-  request.set_no_wait(true);
-  request.mutable_watch()->set_watch_ms(3'600'000);
+TEST_F(ServerGates, AWatchThatFailsRollsBackByItselfThoughWhoeverAskedHasGone) {
+  loci::v1::ActivateGenerationRequest request = WatchedActivation(second_);
   request.mutable_watch()->set_max_p99_us(1);  // No search is as quick.
   request.mutable_watch()->set_min_requests(5);
   loci::v1::ActivateGenerationResponse response;
-  ASSERT_TRUE(Activate(request, &response).ok());
-  WaitFor(response.job(), [](const loci::v1::Job& job) { return job.phase() == "watching"; });
-  EXPECT_EQ(Active(), second_) << "it answers meanwhile";
-  for (int i = 0; i < 10; ++i) {
-    loci::v1::SearchResponse found;
-    const grpc::Status status = Call(*retrieval, &Retrieval::Search, TextSearch("s", "number", 3), &found);
-    ASSERT_TRUE(status.ok()) << status.error_message();
+  {
+    grpc::ClientContext context;
+    context.set_deadline(std::chrono::system_clock::now() + std::chrono::minutes(1));
+    ASSERT_TRUE(admin->ActivateGeneration(&context, request, &response).ok());
+    context.TryCancel();
   }
-  const loci::v1::Job job = WaitFor(response.job(), [](const loci::v1::Job& j) { return j.state() != loci::v1::JOB_STATE_RUNNING; });
+  EXPECT_TRUE(response.done());
+  EXPECT_TRUE(response.watching());
+  EXPECT_EQ(response.previous_generation(), first_);
+  EXPECT_EQ(Active(), second_) << "it answers meanwhile";
+  SearchTimes(10);
+  const loci::v1::Job job = WaitForEnd(response.job());
   EXPECT_EQ(job.state(), loci::v1::JOB_STATE_FAILED);
   EXPECT_EQ(job.error_code(), static_cast<int>(StatusCode::FAILED_PRECONDITION));
   EXPECT_THAT(job.error_message(), HasSubstr("rolled back to generation " + first_));
@@ -178,22 +202,94 @@ TEST_F(ServerGates, AWatchThatPassesOrIsCancelledLeavesTheGenerationServing) {
   request.mutable_watch()->set_max_error_rate(0);
   loci::v1::ActivateGenerationResponse response;
   ASSERT_TRUE(Activate(request, &response).ok());
-  EXPECT_THAT(response.watch_summary(), HasSubstr("0 requests"));
+  EXPECT_EQ(response.watch_summary(), "");
+  loci::v1::Job job = WaitForEnd(response.job());
+  EXPECT_EQ(job.state(), loci::v1::JOB_STATE_SUCCEEDED) << job.error_message();
+  EXPECT_THAT(job.activate().watch_summary(), HasSubstr("0 requests"));
+  EXPECT_FALSE(job.activate().watching());
+  EXPECT_EQ(job.activate().generation(), second_);
   EXPECT_EQ(Active(), second_);
-  request.set_generation(first_);
-  request.clear_gates();
+  request = WatchedActivation(first_);
   request.set_no_wait(true);
-  request.mutable_watch()->set_watch_ms(3'600'000);
   ASSERT_TRUE(Activate(request, &response).ok());
-  WaitFor(response.job(), [](const loci::v1::Job& job) { return job.phase() == "watching"; });
-  loci::v1::CancelJobRequest cancel;
-  cancel.set_job(response.job());
-  loci::v1::Job job;
-  ASSERT_TRUE(Call(*admin, &Admin::CancelJob, cancel, &job).ok());
-  job = WaitFor(response.job(), [](const loci::v1::Job& j) { return j.state() != loci::v1::JOB_STATE_RUNNING; });
+  WaitFor(response.job(), [](const loci::v1::Job& j) { return j.phase() == "watching"; });
+  Cancel(response.job());
+  job = WaitForEnd(response.job());
   EXPECT_EQ(job.state(), loci::v1::JOB_STATE_SUCCEEDED) << job.error_message();
   EXPECT_THAT(job.activate().watch_summary(), HasSubstr("the watch was ended"));
   EXPECT_EQ(Active(), first_);
+}
+
+TEST_F(ServerGates, AWatchIsInNobodysWayAndEndsWhereAnotherGenerationServes) {
+  loci::v1::ActivateGenerationResponse watched;
+  ASSERT_TRUE(Activate(WatchedActivation(second_), &watched).ok());
+  ASSERT_EQ(GetJob(watched.job()).phase(), "watching");
+  loci::v1::RollbackStoreRequest back;
+  back.set_store("s");
+  loci::v1::RollbackStoreResponse rolled_back;
+  const grpc::Status status = Call(*admin, &Admin::RollbackStore, back, &rolled_back);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const loci::v1::Job job = WaitForEnd(watched.job());
+  EXPECT_EQ(job.state(), loci::v1::JOB_STATE_SUCCEEDED) << job.error_message();
+  EXPECT_THAT(job.activate().watch_summary(), HasSubstr("serves no longer"));
+  EXPECT_EQ(Active(), first_);
+  EXPECT_EQ(Metric("loci_watch_rollbacks_total"), 0);
+}
+
+TEST_F(ServerGates, MoreWatchesThanThereArePlacesForAreRefusedAndActivationsGoOn) {
+  std::vector<std::string> jobs;
+  for (int i = 0; i < 8; ++i) {
+    const std::string store = "w" + std::to_string(i);
+    const std::string before = Ingest(store, {{"a", "one"}}).generation();
+    Ingest(store, {{"a", "two"}});
+    loci::v1::ActivateGenerationRequest request = WatchedActivation(before);
+    request.set_store(store);
+    loci::v1::ActivateGenerationResponse response;
+    const grpc::Status status = Activate(request, &response);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+    ASSERT_TRUE(response.watching());
+    jobs.push_back(response.job());
+  }
+  const grpc::Status refused = Activate(WatchedActivation(second_));
+  EXPECT_EQ(refused.error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(InfoOf(refused).reason(), "OVERLOADED");
+  EXPECT_EQ(Active(), first_);
+  loci::v1::ActivateGenerationRequest unwatched = Activation();
+  unwatched.clear_gates();
+  unwatched.set_no_wait(true);
+  loci::v1::ActivateGenerationResponse response;
+  ASSERT_TRUE(Activate(unwatched, &response).ok());
+  EXPECT_EQ(WaitForEnd(response.job()).state(), loci::v1::JOB_STATE_SUCCEEDED);
+  Cancel(jobs[0]);
+  WaitForEnd(jobs[0]);
+  EXPECT_TRUE(Activate(WatchedActivation(first_)).ok());
+}
+
+TEST_F(ServerGates, RequestsThatNameAGenerationAreNotWatched) {
+  loci::v1::ActivateGenerationRequest request = WatchedActivation(second_);
+  request.mutable_watch()->set_max_error_rate(0.5);
+  request.mutable_watch()->set_min_requests(1);
+  loci::v1::ActivateGenerationResponse response;
+  ASSERT_TRUE(Activate(request, &response).ok());
+  SearchTimes(3);
+  loci::v1::SearchRequest named = TextSearch("s", "number", 3);
+  named.set_generation(first_);
+  loci::v1::SearchResponse found;
+  ASSERT_TRUE(Call(*retrieval, &Retrieval::Search, named, &found).ok());
+  Cancel(response.job());
+  EXPECT_THAT(WaitForEnd(response.job()).activate().watch_summary(), HasSubstr(" 3 requests, 0 failed"));
+}
+
+TEST_F(ServerGates, AServerThatEndsDoesNotWaitForWatches) {
+  options.drain_timeout_ms = 60'000;
+  StartServer();
+  loci::v1::ActivateGenerationResponse response;
+  ASSERT_TRUE(Activate(WatchedActivation(second_), &response).ok());
+  const auto begin = std::chrono::steady_clock::now();
+  StartServer();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, std::chrono::seconds(30));
+  EXPECT_EQ(Active(), second_);
+  EXPECT_THAT(GetJob(response.job()).activate().watch_summary(), HasSubstr("the watch was ended"));
 }
 
 TEST_F(ServerGates, CompareSaysWhyHitsChange) {
