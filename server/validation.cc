@@ -264,8 +264,11 @@ absl::StatusOr<ActivationGates> ValidateGates(const loci::v1::ActivationGates& g
     if (judgement_count > kMaxJudgements) return InvalidField("gates.queries", absl::StrCat("have more than ", kMaxJudgements, " judgements"));
     GateQuery& taken = result.queries.emplace_back();
     taken.text = query.text();
-    for (const loci::v1::GateQuery::Judgement& judgement : query.judgements()) {
-      if (absl::Status valid = ValidatePassageId(judgement.id()); !valid.ok()) return Annotate(valid, field + ".judgements");
+    for (int j = 0; j < query.judgements_size(); ++j) {
+      const loci::v1::GateQuery::Judgement& judgement = query.judgements(j);
+      if (const absl::Status valid = ValidatePassageId(judgement.id()); !valid.ok()) {
+        return InvalidField(absl::StrCat(field, ".judgements[", j, "]"), absl::StrCat("has a bad id: ", valid.message()));
+      }
       if (!taken.grades.emplace(judgement.id(), judgement.grade()).second) {
         return InvalidField(field + ".judgements", absl::StrCat("judge ", Quoted(judgement.id()), " twice"));
       }

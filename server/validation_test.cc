@@ -293,6 +293,24 @@ TEST(ValidateCompare, BoundsAllHitsTogether) {
   EXPECT_THAT(Invalid(ValidateCompare(request)), HasSubstr("is 991 for 101 queries; the product of both must be at most 100000"));
 }
 
+TEST(ValidateGates, NamesTheJudgementWhoseIdIsBad) {
+  loci::v1::ActivationGates gates;
+  gates.set_min_ndcg_at_10(0.5);
+  loci::v1::GateQuery& query = *gates.add_queries();
+  query.set_text("q");
+  loci::v1::GateQuery::Judgement& first = *query.add_judgements();
+  first.set_id("a");
+  first.set_grade(1);
+  EXPECT_TRUE(ValidateGates(gates).ok());
+  query.add_judgements()->set_id(std::string(513, 'x'));
+  const auto refused = ValidateGates(gates);
+  EXPECT_THAT(Invalid(refused), HasSubstr("id has 513 bytes"));
+  const std::optional<ErrorReason> reason = GetErrorReason(refused.status());
+  ASSERT_TRUE(reason.has_value());
+  EXPECT_EQ(reason->reason, "INVALID_ARGUMENT");
+  EXPECT_EQ(reason->metadata.at("field"), "gates.queries[0].judgements[1]");
+}
+
 TEST(ValidateContent, ChecksIdsAndPassages) {
   loci::v1::UpsertPassagesRequest upsert;
   EXPECT_THAT(Invalid(ValidateUpsert(upsert)), HasSubstr("passages has 0 entries; it must have from 1 to 10000"));
