@@ -45,8 +45,10 @@ absl::StatusOr<std::string> ArchiveExporter::Next(const RequestLimits& limits) {
     if (!block.empty()) return block;
     part_ = Part::kEnded;
     if (done_count_ != view_->passage_count()) {
-      return absl::DataLossError(absl::StrCat("generation ", view_->generation().id(), " at revision ", view_->revision(), " has ", done_count_,
-                                              " passages, it should have ", view_->passage_count()));
+      return ErrorWithReason(
+          absl::DataLossError(absl::StrCat("generation ", view_->generation().id(), " at revision ", view_->revision(), " has ", done_count_,
+                                           " passages, it should have ", view_->passage_count())),
+          "PASSAGES_MISSING", {{"generation", view_->generation().id()}});
     }
     return writer_.End();
   }
