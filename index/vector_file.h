@@ -26,6 +26,7 @@ class VectorFile {
   int64_t rows() const { return rows_; }
   int dim() const { return dim_; }
   ElementType element_type() const { return element_type_; }
+  std::string_view data() const { return file_->data(); }  // The whole file, header included.
   // Row `i` as stored, [dim].
   const void* row(int64_t i) const { return base_ + i * dim_ * static_cast<int64_t>(ElementSize(element_type_)); }
   // Row `i` as float32, [dim].

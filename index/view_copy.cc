@@ -3,6 +3,7 @@
 #include <vector>
 
 #include "base/status_macros.h"
+#include "index/verified_vectors.h"
 
 namespace loci {
 
@@ -11,12 +12,15 @@ absl::Status CopyView(const View& view, GenerationBuilder& builder, const std::f
   std::vector<ViewRow> rows;
   std::vector<loci::v1::Passage> passages;
   std::vector<float> vectors(kBatch * static_cast<size_t>(view.dim()));
+  VerifiedVectors verified(view.shared_generation());
   int64_t done = 0;
   const auto copy = [&]() -> absl::Status {
     if (rows.empty()) return absl::OkStatus();
     LOCI_RETURN_IF_ERROR(check(done));
     LOCI_RETURN_IF_ERROR(view.Read(rows, &passages));
-    for (size_t i = 0; i < rows.size(); ++i) view.CopyVector(rows[i], vectors.data() + i * static_cast<size_t>(view.dim()));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      LOCI_RETURN_IF_ERROR(verified.Copy(view, rows[i], vectors.data() + i * static_cast<size_t>(view.dim())));
+    }
     LOCI_RETURN_IF_ERROR(builder.Add(passages, vectors.data()));
     done += static_cast<int64_t>(rows.size());
     rows.clear();

@@ -35,7 +35,7 @@ storage::ArchiveHeader HeaderOf(const View& view, int64_t now_unix_us) {
 }  // namespace
 
 ArchiveExporter::ArchiveExporter(std::shared_ptr<const View> view, int64_t now_unix_us)
-    : view_(std::move(view)), writer_(HeaderOf(*view_, now_unix_us)) {}
+    : view_(std::move(view)), vectors_(view_->shared_generation()), writer_(HeaderOf(*view_, now_unix_us)) {}
 
 absl::StatusOr<std::string> ArchiveExporter::Next(const RequestLimits& limits) {
   LOCI_RETURN_IF_ERROR(limits.Check(RealClock().NowMicros()));
@@ -97,7 +97,7 @@ absl::StatusOr<std::string> ArchiveExporter::NextBlock(const RequestLimits& limi
       body_.pop_front();
     }
     vectors.resize(vectors.size() + dim);
-    view_->CopyVector(row, vectors.data() + vectors.size() - dim);
+    LOCI_RETURN_IF_ERROR(vectors_.Copy(*view_, row, vectors.data() + vectors.size() - dim));
     size_bytes += static_cast<int64_t>(passages.back().ByteSizeLong() + dim * ElementSize(view_->generation().vectors().element_type()));
   }
   if (passages.empty()) return std::string();

@@ -19,6 +19,7 @@
 #include "absl/status/statusor.h"
 #include "base/cancellation.h"
 #include "index/archive.h"
+#include "index/verified_vectors.h"
 #include "index/view.h"
 
 namespace loci {
@@ -49,6 +50,7 @@ class ArchiveExporter {
   };
 
   const std::shared_ptr<const View> view_;
+  VerifiedVectors vectors_;
   ArchiveWriter writer_;
   Part part_ = Part::kBegin;
   std::deque<BodyPassage> body_;        // Read, not written.

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <fstream>
 #include <map>
 #include <string>
 #include <thread>
@@ -9,6 +10,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "gtest/gtest.h"
+#include "index/manifest.h"
 #include "retriever/ingester.h"
 #include "retriever/testing/retriever_fixture.h"
 
@@ -55,6 +57,30 @@ TEST_F(IngesterReuse, ASecondIngestEncodesNothingAndHasTheSameVectors) {
   EXPECT_EQ(result->passage_count, 600);
   EXPECT_EQ(EncodedCount(), before);
   EXPECT_EQ(Vectors("s", 0, 600, "q"), vectors);
+}
+
+// Damage that came while the generation serves is not carried into the next one, where it would have sums of its own.
+TEST_F(IngesterReuse, WhatIsDamagedIsEncodedAgain) {
+  Start();
+  const auto first = Ingest("s", Passages(0, 600));
+  ASSERT_TRUE(first.ok()) << first.status();
+  const auto vectors = Vectors("s", 0, 600);
+  const std::string path = JoinPath(manager_->StoreDirectory("s"), JoinPath(first->generation, kVectorsFile));
+  {
+    std::fstream file(path, std::ios::in | std::ios::out | std::ios::binary);
+    file.seekg(40'003);
+    const char byte = static_cast<char>(file.get() ^ 0x80);
+    file.seekp(40'003);
+    file.put(byte);
+  }
+  ASSERT_NE(Vectors("s", 0, 600), vectors);
+  const int64_t before = EncodedCount();
+  const auto again = Ingest("s", Passages(0, 600));
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(Vectors("s", 0, 600), vectors);
+  EXPECT_LT(again->reused_count, 600);
+  EXPECT_GE(again->reused_count, 600 - 33);  // A block of 4 KiB.
+  EXPECT_EQ(EncodedCount() - before, 600 - again->reused_count);
 }
 
 TEST_F(IngesterReuse, OnlyWhatIsNewIsEncoded) {

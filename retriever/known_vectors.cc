@@ -42,11 +42,10 @@ absl::StatusOr<std::unique_ptr<KnownVectors>> KnownVectors::Scan(std::shared_ptr
   return known;
 }
 
-bool KnownVectors::Find(const ContentHash& hash, float* vector) const {
+std::optional<ViewRow> KnownVectors::Find(const ContentHash& hash) const {
   const auto place = std::lower_bound(places_.begin(), places_.end(), Place{hash, 0});
-  if (place == places_.end() || place->hash != hash) return false;
-  view_->CopyVector({place->row < 0, place->row < 0 ? -1 - place->row : place->row}, vector);
-  return true;
+  if (place == places_.end() || place->hash != hash) return std::nullopt;
+  return ViewRow{place->row < 0, place->row < 0 ? -1 - place->row : place->row};
 }
 
 }  // namespace loci

@@ -1,12 +1,13 @@
 // Vectors of texts that were encoded before, by the text: of a store's view.
 //
 //   LOCI_ASSIGN_OR_RETURN(auto known, KnownVectors::Scan(view, limits));
-//   if (known->Find(HashContent(PassageText(title, text)), vector)) ...
+//   if (const auto row = known->Find(HashContent(PassageText(title, text)))) ...
 #ifndef LOCI_RETRIEVER_KNOWN_VECTORS_H_
 #define LOCI_RETRIEVER_KNOWN_VECTORS_H_
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -24,8 +25,8 @@ class KnownVectors {
   static absl::StatusOr<std::unique_ptr<KnownVectors>> Scan(std::shared_ptr<const View> view, const RequestLimits& limits);
 
   int64_t count() const { return static_cast<int64_t>(places_.size()); }
-  // Copies the vector [dim] of a text, as it is stored; false where there is none.
-  bool Find(const ContentHash& hash, float* vector) const;
+  // A row of the view whose passage has this text; nullopt where there is none.
+  std::optional<ViewRow> Find(const ContentHash& hash) const;
 
  private:
   struct Place {

@@ -174,7 +174,16 @@ void PassageSink::OpenJournal() {
   if (!cleared.ok()) LogWarning("ingest", StdView(cleared.message()));
 }
 
-std::vector<bool> PassageSink::TakeOverById(Batch& batch) const {
+bool PassageSink::CopyStored(ViewRow row, float* vector) {
+  if (source_vectors_ == nullptr || &source_vectors_->generation() != &source_->generation()) {
+    source_vectors_ = std::make_unique<VerifiedVectors>(source_->shared_generation());
+  }
+  const absl::Status copied = source_vectors_->Copy(*source_, row, vector);
+  if (!copied.ok()) LogWarning("ingest", absl::StrCat("a vector is not taken over: ", copied.message()));
+  return copied.ok();
+}
+
+std::vector<bool> PassageSink::TakeOverById(Batch& batch) {
   std::vector<bool> taken(batch.passages.size());
   if (source_ == nullptr) return taken;
   std::vector<ViewRow> rows;
@@ -191,8 +200,7 @@ std::vector<bool> PassageSink::TakeOverById(Batch& batch) const {
   for (size_t j = 0; j < rows.size(); ++j) {
     const size_t i = asking[j];
     if (stored[j].title() != batch.passages[i].title() || stored[j].text() != batch.passages[i].text()) continue;
-    source_->CopyVector(rows[j], batch.vectors.data() + i * static_cast<size_t>(options_.encoder->spec().dim));
-    taken[i] = true;
+    taken[i] = CopyStored(rows[j], batch.vectors.data() + i * static_cast<size_t>(options_.encoder->spec().dim));
   }
   return taken;
 }
@@ -219,7 +227,8 @@ absl::StatusOr<PassageSink::Batch> PassageSink::StartBatch(std::vector<loci::v1:
     if (journal_ != nullptr) {
       const ContentHash hash = HashContent(PassageText(batch.passages[i].title(), batch.passages[i].text()));
       float* const vector = batch.vectors.data() + i * dim;
-      if ((known_ != nullptr && known_->Find(hash, vector)) || journal_->Find(hash, vector)) continue;
+      const std::optional<ViewRow> known = known_ != nullptr ? known_->Find(hash) : std::nullopt;
+      if ((known.has_value() && CopyStored(*known, vector)) || journal_->Find(hash, vector)) continue;
       batch.hashes.push_back(hash);
     }
     batch.missing.push_back(i);

@@ -22,6 +22,7 @@
 #include "base/vector_type.h"
 #include "index/content_hash.h"
 #include "index/encoding_journal.h"
+#include "index/verified_vectors.h"
 #include "retriever/generation_manager.h"
 #include "retriever/known_vectors.h"
 
@@ -87,7 +88,9 @@ class PassageSink {
   std::shared_ptr<const View> FindSource() const;
   void OpenJournal();
   // Fills in the vectors of passages whose id and text source_ has, and says which they are.
-  std::vector<bool> TakeOverById(Batch& batch) const;
+  std::vector<bool> TakeOverById(Batch& batch);
+  // Copies the vector of a row of source_; false where it is damaged, so that its text is encoded.
+  bool CopyStored(ViewRow row, float* vector);
   // Fills in what is known and starts to encode the others.
   absl::StatusOr<Batch> StartBatch(std::vector<loci::v1::Passage> passages);
   absl::Status FinishBatch(Batch& batch);  // All vectors are there then.
@@ -109,6 +112,7 @@ class PassageSink {
   // Of the thread that uses the sink, but for what is said.
   bool opened_ = false;  // The three below.
   std::shared_ptr<const View> source_;
+  std::unique_ptr<VerifiedVectors> source_vectors_;  // Of the generation of source_.
   std::unique_ptr<KnownVectors> known_;       // Null until enough texts were not found by their ids.
   std::unique_ptr<EncodingJournal> journal_;  // Null without a builder. Appended to by the sink's thread.
   int64_t asked_count_ = 0;  // Texts that were not found by their ids.

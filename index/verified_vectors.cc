@@ -1,0 +1,40 @@
+#include "index/verified_vectors.h"
+
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/checksum.h"
+#include "base/status_macros.h"
+#include "index/file_sums.h"
+
+namespace loci {
+
+VerifiedVectors::VerifiedVectors(std::shared_ptr<const Generation> generation) : generation_(std::move(generation)) {
+  for (const storage::FileEntry& entry : generation_->manifest().files()) {
+    if (entry.path() == kVectorsFile && entry.block_xxh3_size() > 0) entry_ = &entry;
+  }
+  if (entry_ != nullptr) checked_.resize(static_cast<size_t>(entry_->block_xxh3_size()));
+}
+
+absl::Status VerifiedVectors::Copy(const View& view, ViewRow row, float* out) {
+  if (!row.in_overlay && entry_ != nullptr) {
+    const VectorFile& vectors = generation_->vectors();
+    const std::string_view data = vectors.data();
+    const int64_t begin = static_cast<const char*>(vectors.row(row.row)) - data.data();
+    const int64_t end = static_cast<const char*>(vectors.row(row.row + 1)) - data.data();
+    for (int64_t block = begin / entry_->block_bytes(); block * entry_->block_bytes() < end; ++block) {
+      if (checked_[static_cast<size_t>(block)]) continue;
+      const std::string_view bytes = data.substr(static_cast<size_t>(block * entry_->block_bytes()), static_cast<size_t>(entry_->block_bytes()));
+      if (Xxh3(bytes) != entry_->block_xxh3(static_cast<int>(block))) {
+        return FileDamaged(generation_->id(), kVectorsFile, block * entry_->block_bytes(), static_cast<int64_t>(bytes.size()),
+                           absl::StrCat("the XXH3 of the ", bytes.size(), " bytes there is not the manifest's"));
+      }
+      checked_[static_cast<size_t>(block)] = true;
+    }
+  }
+  view.CopyVector(row, out);
+  return absl::OkStatus();
+}
+
+}  // namespace loci
