@@ -154,7 +154,9 @@ TEST_F(ArchiveRoundTrip, KeepsItsRevisionWhileOthersWrite) {
     archive += *bytes;
     ASSERT_TRUE(manager_->Upsert("s", {MakePassage(absl::StrCat("new", i), "written meanwhile"), MakePassage("p10499", "replaced meanwhile")}, RequestLimits()).ok());
     ASSERT_TRUE(manager_->Delete("s", {absl::StrCat("p", 10'000 + i)}).ok());
-    if (i == 0) ASSERT_TRUE(Ingest("s", MakePassages(2), {.writes_since = WritesPolicy::kDiscard}).ok()) << "and the whole store goes";
+    if (i == 0) {
+      ASSERT_TRUE(Ingest("s", MakePassages(2), {.writes_since = WritesPolicy::kDiscard}).ok()) << "and the whole store goes";
+    }
   }
   ASSERT_TRUE(Import("copy", archive).ok());
   ExpectSame(*view, *ViewOf("copy"));
