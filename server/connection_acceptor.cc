@@ -104,8 +104,8 @@ bool ConnectionAcceptor::Accept() {
     return false;
   }
   if (fd > options_.max_descriptor || Full()) {
+    refused_.Add(1);  // First: who sees the end of the connection finds it counted.
     close(fd);
-    refused_.Add(1);
     return true;
   }
   const int on = 1;
