@@ -32,10 +32,43 @@ absl::Status NeedEncoding(int64_t count, const Generation& generation) {
   return ErrorWithReason(
       absl::FailedPreconditionError(absl::StrCat(count, " writes have no vector of passage half ", generation.manifest().passage_fingerprint(),
                                                  ", which generation ", generation.id(), " needs: they must be encoded first")),
-      "WRITES_NEED_ENCODING", {{"count", absl::StrCat(count)}, {"generation", generation.id()}});
+      "WRITES_NEED_ENCODING", {{"count", absl::StrCat(count)},
+       {"generation", generation.id()},
+       {"passage_fingerprint", generation.manifest().passage_fingerprint()}});
+}
+
+// The number, in their order, of the last write to each id.
+absl::StatusOr<std::unordered_map<std::string, int64_t>> LastWrites(const WriteLog& log, int64_t after, int64_t upto) {
+  std::unordered_map<std::string, int64_t> last_write;
+  int64_t number = 0;
+  LOCI_RETURN_IF_ERROR(log.Read(after, upto, [&](const storage::WriteRecord& record) {
+    last_write[record.id()] = number++;
+    return absl::OkStatus();
+  }));
+  return last_write;
 }
 
 }  // namespace
+
+absl::StatusOr<std::vector<WritePlace>> FindUnencoded(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation, bool all) {
+  std::unordered_map<std::string, int64_t> last_write;
+  if (!all) {
+    LOCI_ASSIGN_OR_RETURN(last_write, LastWrites(log, after, upto));
+  }
+  std::vector<WritePlace> places;
+  WritePlace place{.revision = after};
+  int64_t number = 0;
+  LOCI_RETURN_IF_ERROR(log.Read(after, upto, [&](const storage::WriteRecord& record) -> absl::Status {
+    place = {record.revision(), record.revision() == place.revision ? place.ordinal + 1 : 0};
+    const bool is_laid = all || last_write[record.id()] == number;
+    ++number;
+    if (record.deleted() || !is_laid) return absl::OkStatus();
+    LOCI_ASSIGN_OR_RETURN(const storage::WriteVector* const found, FindVector(record, generation));
+    if (found == nullptr) places.push_back(place);
+    return absl::OkStatus();
+  }));
+  return places;
+}
 
 absl::StatusOr<ReplayedWrites> ReplayWrites(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation) {
   const int dim = generation.dim();
@@ -43,17 +76,11 @@ absl::StatusOr<ReplayedWrites> ReplayWrites(const WriteLog& log, int64_t after, 
   result.overlay = std::make_shared<Overlay>(dim, generation.vectors().element_type());
 
   // First which write is the last one to its id, so that what was replaced takes no memory.
-  std::unordered_map<std::string, int64_t> last_write;
-  int64_t number = 0;
-  LOCI_RETURN_IF_ERROR(log.Read(after, upto, [&](const storage::WriteRecord& record) {
-    last_write[record.id()] = number++;
-    return absl::OkStatus();
-  }));
+  LOCI_ASSIGN_OR_RETURN(auto last_write, LastWrites(log, after, upto));
 
   std::vector<int64_t> hidden_body;
   std::vector<float> vector(static_cast<size_t>(dim));
-  int64_t need_encoding = 0;
-  number = 0;
+  int64_t need_encoding = 0, number = 0;
   LOCI_RETURN_IF_ERROR(log.Read(after, upto, [&](const storage::WriteRecord& record) -> absl::Status {
     if (last_write[record.id()] != number++) return absl::OkStatus();
     LOCI_ASSIGN_OR_RETURN(const std::optional<int64_t> row, generation.passages().FindRow(record.id()));

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <vector>
 
 #include "absl/status/statusor.h"
 #include "index/generation.h"
@@ -21,8 +22,13 @@ struct ReplayedWrites {
 };
 
 // Reads the writes of revisions in (after, upto] and lays the last one to each id over `generation`. FAILED_PRECONDITION, reason
-// WRITES_NEED_ENCODING with `count`, where one of them has no vector of the generation's passage half; DATA_LOSS from the log.
+// WRITES_NEED_ENCODING with `count` and `passage_fingerprint`, where one of them has no vector of the generation's passage half; DATA_LOSS
+// from the log.
 absl::StatusOr<ReplayedWrites> ReplayWrites(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation);
+
+// Where the upserts of revisions in (after, upto] lie that have no vector of the generation's passage half, in the log's order: those that
+// ReplayWrites would lay, or, with `all`, each of them. Errors as ReplayWrites, but for WRITES_NEED_ENCODING.
+absl::StatusOr<std::vector<WritePlace>> FindUnencoded(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation, bool all);
 
 // Lays the writes of revisions in (after, upto] over `generation` and the `writes` of revisions up to `after`, one after the other. `writes`
 // is not to be used after an error. Errors as ReplayWrites. Of the overlay this is the writer.

@@ -5,12 +5,13 @@
 //   stores/<store>/writes/                WriteLog
 //   stores/<store>/<generation>/          Generation
 //   stores/<store>/.deleted-<generation>/ what was deleted and has files yet
-//   stores/<store>/encoded/               EncodingJournal, of ingests; a store knows nothing of it
+//   stores/<store>/encoded/               EncodingJournal, of ingests and re-embeddings; a store knows nothing of it
 #ifndef LOCI_INDEX_STORE_H_
 #define LOCI_INDEX_STORE_H_
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -46,12 +47,19 @@ struct StoreOptions {
   std::shared_ptr<rocksdb::FileSystem> rocksdb_file_system;
 };
 
+// A vector of a passage half that is not the active generation's.
+struct OtherVector {
+  std::string passage_half;
+  std::vector<float> vector;  // [dim] of that half.
+};
+
 // One upsert (with its vector) or deletion.
 struct PassageWrite {
   std::string id;
   bool deleted = false;
   loci::v1::Passage passage;  // Unless deleted; passage.id() == id.
   std::vector<float> vector;  // [dim], of the active generation's passage half; unless deleted.
+  std::vector<OtherVector> other_vectors;  // That are logged beside it, for a replay onto a generation of another half.
 };
 
 // One whose manifest can't be used.
@@ -70,9 +78,10 @@ struct ActivationResult {
   std::shared_ptr<const View> view;
   std::string previous_generation;
   int64_t writes_since_count = 0;  // Write requests replayed or dropped.
+  int64_t encoded_count = 0;  // Whoever activates fills it in: writes that had no vector of the generation's passage half before.
 };
 
-// What a fold builds its generation from.
+// What a fold or a re-embedding builds its generation from.
 struct FoldSource {
   std::shared_ptr<const View> view;
   int64_t floor_revision = 0;  // Of CURRENT: what was discarded up to then.
@@ -119,8 +128,23 @@ class Store {
   absl::StatusOr<int64_t> CountWritesSince(const storage::Manifest& manifest) const;
   // The same, and the error that Activate would refuse them with. Writes up to `floor` (of a roll-back: RollbackFloor) don't count.
   absl::StatusOr<int64_t> CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy, int64_t floor = 0) const;
-  // The same for a generation that is open, and every error that laying the writes over it would be refused with.
-  absl::StatusOr<int64_t> CheckReplay(const Generation& generation, WritesPolicy policy, int64_t floor = 0) const;
+  // The same for a generation that is open, and every error that laying the writes over it would be refused with; but for
+  // WRITES_NEED_ENCODING where `unencoded_count` is given: how many writes those would be.
+  absl::StatusOr<int64_t> CheckReplay(const Generation& generation, WritesPolicy policy, int64_t floor = 0,
+                                      int64_t* unencoded_count = nullptr) const;
+
+  // Before a replay onto a generation of another passage half than what served, the writes must get a vector of it. As FindUnencoded in
+  // index/replay.h, of the writes after `after`.
+  //
+  //   LOCI_ASSIGN_OR_RETURN(const std::vector<WritePlace> places, store.FindUnencoded(generation, base, store.revision(), /*all=*/false));
+  //   LOCI_ASSIGN_OR_RETURN(const std::vector<loci::v1::Passage> passages, store.ReadUpserts(places));   // a piece of them, encode it
+  //   LOCI_RETURN_IF_ERROR(store.AddVectors(generation, places, vectors));                                // the writer, for a moment
+  absl::StatusOr<std::vector<WritePlace>> FindUnencoded(const Generation& generation, int64_t after, int64_t upto, bool all) const;
+  absl::StatusOr<int64_t> CountRequests(int64_t after, int64_t upto) const;
+  // The passages that were written there; `places` in the log's order. DATA_LOSS where one is not there.
+  absl::StatusOr<std::vector<loci::v1::Passage>> ReadUpserts(std::span<const WritePlace> places) const;
+  // `vectors` [places, dim] of the generation's passage half, kept with the writes from now on. Not while writes are made.
+  absl::Status AddVectors(const Generation& generation, std::span<const WritePlace> places, const float* vectors);
 
   // Makes `generation` (opened by OpenGeneration) the active one, in a revision of its own. FAILED_PRECONDITION, reason
   // WRITES_SINCE with `count`, where writes were made since its base and the policy is kRefuse; also, reason
@@ -144,10 +168,17 @@ class Store {
   struct PreparedFold;
   // Lays the writes since over the generation, until few are left that came meanwhile. Thread-safe.
   absl::StatusOr<std::shared_ptr<PreparedFold>> PrepareFold(FoldSource source, std::shared_ptr<const Generation> generation) const;
+  // The same for a re-embedding: a generation of the same passages and another passage half. Lays the writes of revisions up to `upto`, which have
+  // vectors of it (see FindUnencoded); ExtendFold those up to a later one. Thread-safe, of one `fold` not.
+  absl::StatusOr<std::shared_ptr<PreparedFold>> PrepareReembedded(FoldSource source, std::shared_ptr<const Generation> generation,
+                                                                  int64_t upto) const;
+  absl::Status ExtendFold(PreparedFold& fold, int64_t upto) const;
   // Lays the last writes, and makes it the active generation. The switch takes no revision: what the store contains stays what it is. In the
   // history it stands for the generation that it replaces, which is among folded_generations() from now on. ABORTED, reason GENERATION_CHANGED, where
   // that is not what serves any more, or writes were discarded since. `fold` is used up by it, also where it fails.
   absl::StatusOr<ActivationResult> SwitchToFold(PreparedFold& fold);
+  // The same for PrepareReembedded's, but that it is an activation with REPLAY, in a revision of its own: what it replaces stays, for a roll-back.
+  absl::StatusOr<ActivationResult> SwitchToReembedded(PreparedFold& fold);
   // Whether the generation is of a fold that has not come to its switch, nor was it activated. Thread-safe.
   bool IsUnusedFold(const std::string& generation) const;
   // What folds have replaced, oldest first, and is still there; but for what was activated again. Thread-safe.
@@ -179,6 +210,7 @@ class Store {
 
  private:
   struct State;
+  absl::StatusOr<ActivationResult> SwitchTo(PreparedFold& fold, bool is_fold);
   explicit Store(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };

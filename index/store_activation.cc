@@ -43,12 +43,17 @@ absl::StatusOr<int64_t> Store::CheckWritesSince(const storage::Manifest& manifes
       "WRITES_SINCE", {{"count", absl::StrCat(count)}, {"generation", manifest.generation()}});
 }
 
-absl::StatusOr<int64_t> Store::CheckReplay(const Generation& generation, WritesPolicy policy, int64_t floor) const {
+absl::StatusOr<int64_t> Store::CheckReplay(const Generation& generation, WritesPolicy policy, int64_t floor, int64_t* unencoded_count) const {
+  if (unencoded_count != nullptr) *unencoded_count = 0;
   LOCI_ASSIGN_OR_RETURN(const int64_t count, CheckWritesSince(generation.manifest(), policy, floor));
-  if (count > 0 && policy == WritesPolicy::kReplay) {
-    const int64_t since = std::max(generation.manifest().base_revision(), floor);
-    LOCI_RETURN_IF_ERROR(ReplayWrites(*state_->log, since, revision(), generation).status());
+  if (count == 0 || policy != WritesPolicy::kReplay) return count;
+  const int64_t since = std::max(generation.manifest().base_revision(), floor), upto = revision();
+  if (unencoded_count != nullptr) {
+    LOCI_ASSIGN_OR_RETURN(const std::vector<WritePlace> unencoded, FindUnencoded(generation, since, upto, /*all=*/false));
+    *unencoded_count = static_cast<int64_t>(unencoded.size());
+    if (!unencoded.empty()) return count;
   }
+  LOCI_RETURN_IF_ERROR(ReplayWrites(*state_->log, since, upto, generation).status());
   return count;
 }
 

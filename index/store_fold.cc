@@ -1,4 +1,4 @@
-// Store: folds.
+// Store: folds and re-embeddings.
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -20,12 +20,13 @@ namespace {
 constexpr int64_t kFewWrites = 16;
 constexpr int kMaxRounds = 8;
 
-absl::Status GenerationChanged(const std::string& store, const std::string& folded_from, const std::string& active) {
-  return ErrorWithReason(absl::AbortedError(active == folded_from
-                                                ? absl::StrCat("writes to store ", store, " were discarded while they were folded")
+absl::Status GenerationChanged(const std::string& store, const std::string& built_from, const std::string& active, bool is_fold) {
+  const char* const done = is_fold ? "folded" : "re-embedded";
+  return ErrorWithReason(absl::AbortedError(active == built_from
+                                                ? absl::StrCat("writes to store ", store, " were discarded while they were ", done)
                                                 : absl::StrCat("generation ", active, " became active in store ", store, " while ",
-                                                               folded_from, " was folded")),
-                         "GENERATION_CHANGED", {{"store", store}, {"folded_from", folded_from}, {"generation", active}});
+                                                               built_from, " was ", done)),
+                         "GENERATION_CHANGED", {{"store", store}, {is_fold ? "folded_from" : "reembedded_from", built_from}, {"generation", active}});
 }
 
 }  // namespace
@@ -62,38 +63,64 @@ absl::StatusOr<std::shared_ptr<Store::PreparedFold>> Store::PrepareFold(FoldSour
   return fold;
 }
 
-absl::StatusOr<ActivationResult> Store::SwitchToFold(PreparedFold& fold) {
+absl::StatusOr<std::shared_ptr<Store::PreparedFold>> Store::PrepareReembedded(FoldSource source, std::shared_ptr<const Generation> generation,
+                                                                              int64_t upto) const {
+  auto fold = std::make_shared<PreparedFold>();
+  fold->source = std::move(source);
+  fold->generation = std::move(generation);
+  fold->upto = std::max(upto, fold->source.view->revision());
+  LOCI_ASSIGN_OR_RETURN(fold->writes, ReplayWrites(*state_->log, fold->source.view->revision(), fold->upto, *fold->generation));
+  return fold;
+}
+
+absl::Status Store::ExtendFold(PreparedFold& fold, int64_t upto) const {
+  if (upto <= fold.upto) return absl::OkStatus();
+  LOCI_RETURN_IF_ERROR(ReplayFurther(*state_->log, fold.upto, upto, *fold.generation, &fold.writes));
+  fold.upto = upto;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ActivationResult> Store::SwitchToFold(PreparedFold& fold) { return SwitchTo(fold, /*is_fold=*/true); }
+absl::StatusOr<ActivationResult> Store::SwitchToReembedded(PreparedFold& fold) { return SwitchTo(fold, /*is_fold=*/false); }
+
+absl::StatusOr<ActivationResult> Store::SwitchTo(PreparedFold& fold, bool is_fold) {
   const std::string id = fold.generation->id();
-  const std::string folded_from = fold.source.view->generation().id();
+  const std::string built_from = fold.source.view->generation().id();
   if (!state_->IsComplete(id)) return GenerationNotFound(state_->name, id);
   // What failed before must be out of the way: a restart would find it over the new generation.
   LOCI_RETURN_IF_ERROR(state_->current.Settle());
   LOCI_RETURN_IF_ERROR(state_->log->Recover());
   const storage::Current before = state_->current.value();
   // With the same floor the contents of a revision are the same, whatever was active in between.
-  if (before.generation() != folded_from || before.floor_revision() != fold.source.floor_revision || view() == nullptr) {
-    return GenerationChanged(state_->name, folded_from, before.generation());
+  if (before.generation() != built_from || before.floor_revision() != fold.source.floor_revision || view() == nullptr) {
+    return GenerationChanged(state_->name, built_from, before.generation(), is_fold);
   }
   const int64_t at = revision();
-  LOCI_RETURN_IF_ERROR(ReplayFurther(*state_->log, fold.upto, at, *fold.generation, &fold.writes));
-  fold.upto = at;  // Whoever switches again after an error below must not lay them twice.
+  LOCI_RETURN_IF_ERROR(ExtendFold(fold, at));  // Whoever switches again after an error below does not lay them twice.
 
   storage::Current next;
   next.set_generation(id);
   next.set_floor_revision(fold.source.view->revision());
-  next.set_revision(at);
-  for (const std::string& served : before.history()) next.add_history(served == folded_from ? id : served);
-  *next.mutable_history_floor() = before.history_floor();
+  next.set_revision(is_fold ? at : state_->TakeRevision());
+  if (is_fold) {
+    for (const std::string& served : before.history()) next.add_history(served == built_from ? id : served);
+    *next.mutable_history_floor() = before.history_floor();
+  } else {
+    state_->FillHistory(before, /*roll_back=*/false, &next);
+  }
   state_->FillFolded(before, &next);
-  next.add_folded(folded_from);
+  if (is_fold) next.add_folded(built_from);
 
-  ActivationResult result{.generation = id, .previous_generation = folded_from};
+  ActivationResult result{.generation = id, .view = nullptr, .previous_generation = built_from};
+  if (!is_fold) {
+    LOCI_ASSIGN_OR_RETURN(result.writes_since_count, state_->log->CountRequests(fold.source.view->revision(), at));
+  }
   const int64_t rows = fold.writes.overlay->row_count();
   result.view = std::make_shared<const View>(fold.generation, fold.writes.overlay, rows, fold.writes.hidden_body,
-                                             fold.writes.hidden_overlay, at);
+                                             fold.writes.hidden_overlay, next.revision());
   LOCI_RETURN_IF_ERROR(state_->current.Replace(next));
   state_->overlay = std::move(fold.writes.overlay);
-  state_->Publish(result.view, at);
+  state_->Publish(result.view, next.revision());
   state_->SetFolded();
   state_->RemoveFoldMarker(id);
   return result;

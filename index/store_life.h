@@ -20,8 +20,11 @@ namespace loci {
 
 using Texts = std::map<std::string, std::string>;
 
-// A passage whose vector is an axis of its own. `id`: a letter of "abcdefgz".
-PassageWrite Put(const std::string& id, const std::string& text);
+// The passage half of generations that were re-embedded; the others' is empty.
+inline constexpr char kOtherHalf[] = "0ther0ther0ther0";
+
+// A passage whose vector is an axis of its own, another one in each half. `id`: a letter of "abcdefgz".
+PassageWrite Put(const std::string& id, const std::string& text, const std::string& half = "");
 
 struct StoreState {
   std::string generation;  // Active.
@@ -79,6 +82,13 @@ class StoreLife {
   void Delete(const std::string& id);
   // What is active and its overlay as a generation, which takes its place.
   void Fold();
+  // The same with vectors of kOtherHalf, in three steps, so that writes come between: the build, the encoding of writes, the switch.
+  std::string BuildReembedded();
+  void SwitchToReembedded(const std::string& id);
+  // Gives the writes that a replay onto the generation would lay its half's vectors. `roll_back`: as Activate's.
+  void Encode(const std::string& id, bool roll_back = false);
+  // What is active as an archive, and that as a generation.
+  std::string Import();
   // Closes the store.
   Recording Finish();
 
@@ -98,12 +108,13 @@ class StoreLife {
   const std::string root_;
   RecordingDisk disk_;
   std::unique_ptr<Store> store_;
+  FoldSource reembedded_;  // What the last one was built from.
   Recording recording_;
 };
 
 // Ingest, activation, upserts, deletion, activation that replays, settings, restart, roll-back that discards, deletion of a generation, fold,
-// activation of another, restart.
-Recording RecordLife(const std::string& root);
+// activation of another, restart; then, with `rebuilds`, re-embedding with writes meanwhile, restart, roll-back from it, import, restart.
+Recording RecordLife(const std::string& root, bool rebuilds = true);
 
 }  // namespace loci
 

@@ -146,7 +146,7 @@ Recording RecordRestart(const std::string& root) {
 
 TEST_F(LyingSync, EverySyncOfLociIsNoticedAndOfRocksDbNoneIsMissed) {
   TestDirectory world("lying_sync_life");
-  const Recording recording = RecordLife(world.path());
+  const Recording recording = RecordLife(world.path(), /*rebuilds=*/false);  // They sync in the same ways.
   const auto& operations = recording.operations;
   std::map<Lie, int> total;
   std::map<std::string, std::map<Lie, int>> by_label;
@@ -207,7 +207,7 @@ TEST_F(LyingSync, EverySyncOfLociIsNoticedAndOfRocksDbNoneIsMissed) {
 // Where one sync covers for another, all of them can't be left out.
 TEST_F(LyingSync, AllSyncsOfTheLogsFolderThatLieAreNoticed) {
   TestDirectory world("lying_sync_all");
-  const Recording recording = RecordLife(world.path());
+  const Recording recording = RecordLife(world.path(), /*rebuilds=*/false);  // They sync in the same ways.
   DiskModel model = Empty();
   int lies = 0;
   bool noticed = false;

@@ -288,6 +288,7 @@ TEST_F(StoreTest, AReplayNeedsVectorsOfTheGenerationsPassageHalf) {
   EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_EQ(ReasonOf(status), "WRITES_NEED_ENCODING");
   EXPECT_EQ(GetErrorReason(status)->metadata.at("count"), "1");  // The deleted one needs none.
+  EXPECT_EQ(GetErrorReason(status)->metadata.at("passage_fingerprint"), "aaaaaaaaaaaaaaaa");
   EXPECT_EQ(store_->view()->generation().id(), g1);
   Write({Deletion("c")});
   ASSERT_TRUE(Activate(g2, WritesPolicy::kReplay).ok());

@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <optional>
+#include <span>
 #include <unordered_map>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "base/status_macros.h"
 #include "base/vector_type.h"
 #include "index/limits.h"
+#include "index/replay.h"
 #include "index/store.h"
 #include "index/store_state.h"
 
@@ -30,6 +32,13 @@ std::vector<PassageWrite> LastWrites(std::vector<PassageWrite> writes) {
     if (keep[i]) kept.push_back(std::move(writes[i]));
   }
   return kept;
+}
+
+storage::WriteVector MakeWriteVector(const std::string& passage_half, std::span<const float> values) {
+  storage::WriteVector vector;
+  vector.set_passage_fingerprint(passage_half);
+  vector.set_float32(values.data(), values.size_bytes());
+  return vector;
 }
 
 absl::Status CheckWrite(const PassageWrite& write, int dim, ElementType type) {
@@ -112,9 +121,11 @@ absl::StatusOr<WriteResult> Store::Write(std::vector<PassageWrite> writes) {
     records[i].set_deleted(writes[i].deleted);
     if (writes[i].deleted) continue;
     *records[i].mutable_passage() = std::move(writes[i].passage);
-    storage::WriteVector* const vector = records[i].add_vectors();
-    vector->set_passage_fingerprint(before->generation().manifest().passage_fingerprint());
-    vector->set_float32(writes[i].vector.data(), sizeof(float) * writes[i].vector.size());
+    const std::string& half = before->generation().manifest().passage_fingerprint();
+    *records[i].add_vectors() = MakeWriteVector(half, writes[i].vector);
+    for (const OtherVector& other : writes[i].other_vectors) {
+      if (other.passage_half != half) *records[i].add_vectors() = MakeWriteVector(other.passage_half, other.vector);
+    }
   }
   LOCI_RETURN_IF_ERROR(state_->log->Append(revision, records));
 
@@ -130,6 +141,46 @@ absl::StatusOr<WriteResult> Store::Write(std::vector<PassageWrite> writes) {
                                              before->hidden_overlay_.WithHidden(hide_overlay), revision);
   state_->Publish(result.view, revision);
   return result;
+}
+
+absl::StatusOr<std::vector<WritePlace>> Store::FindUnencoded(const Generation& generation, int64_t after, int64_t upto, bool all) const {
+  return loci::FindUnencoded(*state_->log, after, upto, generation, all);
+}
+
+absl::StatusOr<int64_t> Store::CountRequests(int64_t after, int64_t upto) const { return state_->log->CountRequests(after, upto); }
+
+absl::StatusOr<std::vector<loci::v1::Passage>> Store::ReadUpserts(std::span<const WritePlace> places) const {
+  std::vector<loci::v1::Passage> passages;
+  // Requests that are asked for in one go, others between them being passed over.
+  constexpr int64_t kMostBetween = 64;
+  for (size_t first = 0; first < places.size();) {
+    size_t end = first + 1;
+    while (end < places.size() && places[end].revision - places[end - 1].revision <= kMostBetween) ++end;
+    WritePlace place;
+    size_t next = first;
+    LOCI_RETURN_IF_ERROR(state_->log->Read(places[first].revision - 1, places[end - 1].revision, [&](const storage::WriteRecord& record) {
+      place = {record.revision(), record.revision() == place.revision ? place.ordinal + 1 : 0};
+      if (next == end || place != places[next]) return absl::OkStatus();
+      passages.push_back(record.passage());
+      ++next;
+      return absl::OkStatus();
+    }));
+    if (next != end) {
+      return absl::DataLossError(absl::StrCat("write ", places[next].ordinal, " of revision ", places[next].revision, " is not in the log"));
+    }
+    first = end;
+  }
+  return passages;
+}
+
+absl::Status Store::AddVectors(const Generation& generation, std::span<const WritePlace> places, const float* vectors) {
+  const size_t dim = static_cast<size_t>(generation.dim());
+  std::vector<storage::WriteVector> added;
+  added.reserve(places.size());
+  for (size_t i = 0; i < places.size(); ++i) {
+    added.push_back(MakeWriteVector(generation.manifest().passage_fingerprint(), {vectors + i * dim, dim}));
+  }
+  return state_->log->AddVectors(places, added);
 }
 
 }  // namespace loci

@@ -7,22 +7,14 @@
 
 namespace loci {
 
-absl::Status CopyView(const View& view, GenerationBuilder& builder, const std::function<absl::Status(int64_t done)>& check) {
-  constexpr size_t kBatch = 256;
+absl::Status VisitPassages(const View& view, size_t batch,
+                           const std::function<absl::Status(const std::vector<ViewRow>& rows, std::vector<loci::v1::Passage>& passages)>& visit) {
   std::vector<ViewRow> rows;
   std::vector<loci::v1::Passage> passages;
-  std::vector<float> vectors(kBatch * static_cast<size_t>(view.dim()));
-  VerifiedVectors verified(view.shared_generation());
-  int64_t done = 0;
-  const auto copy = [&]() -> absl::Status {
+  const auto give = [&]() -> absl::Status {
     if (rows.empty()) return absl::OkStatus();
-    LOCI_RETURN_IF_ERROR(check(done));
     LOCI_RETURN_IF_ERROR(view.Read(rows, &passages));
-    for (size_t i = 0; i < rows.size(); ++i) {
-      LOCI_RETURN_IF_ERROR(verified.Copy(view, rows[i], vectors.data() + i * static_cast<size_t>(view.dim())));
-    }
-    LOCI_RETURN_IF_ERROR(builder.Add(passages, vectors.data()));
-    done += static_cast<int64_t>(rows.size());
+    LOCI_RETURN_IF_ERROR(visit(rows, passages));
     rows.clear();
     return absl::OkStatus();
   };
@@ -31,10 +23,26 @@ absl::Status CopyView(const View& view, GenerationBuilder& builder, const std::f
     for (int64_t row = 0; row < row_count; ++row) {
       if (!view.IsAlive({in_overlay, row})) continue;
       rows.push_back({in_overlay, row});
-      if (rows.size() == kBatch) LOCI_RETURN_IF_ERROR(copy());
+      if (rows.size() == batch) LOCI_RETURN_IF_ERROR(give());
     }
   }
-  return copy();
+  return give();
+}
+
+absl::Status CopyView(const View& view, GenerationBuilder& builder, const std::function<absl::Status(int64_t done)>& check) {
+  constexpr size_t kBatch = 256;
+  std::vector<float> vectors(kBatch * static_cast<size_t>(view.dim()));
+  VerifiedVectors verified(view.shared_generation());
+  int64_t done = 0;
+  return VisitPassages(view, kBatch, [&](const std::vector<ViewRow>& rows, std::vector<loci::v1::Passage>& passages) -> absl::Status {
+    LOCI_RETURN_IF_ERROR(check(done));
+    for (size_t i = 0; i < rows.size(); ++i) {
+      LOCI_RETURN_IF_ERROR(verified.Copy(view, rows[i], vectors.data() + i * static_cast<size_t>(view.dim())));
+    }
+    LOCI_RETURN_IF_ERROR(builder.Add(passages, vectors.data()));
+    done += static_cast<int64_t>(rows.size());
+    return absl::OkStatus();
+  });
 }
 
 }  // namespace loci

@@ -155,6 +155,38 @@ class RocksWriteLog : public WriteLog {
     return absl::OkStatus();
   }
 
+  absl::Status AddVectors(std::span<const WritePlace> places, std::span<const storage::WriteVector> vectors) override {
+    LOCI_RETURN_IF_ERROR(Recover());
+    rocksdb::WriteBatch batch;
+    {
+      std::shared_lock<std::shared_mutex> lock(db_mutex_);
+      LOCI_ASSIGN_OR_RETURN(const TrimState trimmed, ReadTrimState());
+      for (size_t i = 0; i < places.size(); ++i) {
+        if (places[i].revision <= trimmed.upto) continue;
+        const std::string key = Key(places[i].revision, places[i].ordinal);
+        std::string value;
+        const rocksdb::Status got = db_->Get(rocksdb::ReadOptions(), key, &value);
+        if (!got.ok() && !got.IsNotFound()) return FromRocksDb(got, absl::StrCat("cannot read the ", what_));
+        storage::WriteRecord record;
+        if (got.IsNotFound() || value.size() < kValueHeaderBytes || GetFixed(value, 8) != ValueChecksum(key, std::string_view(value).substr(8)) ||
+            !record.ParseFromArray(value.data() + kValueHeaderBytes, static_cast<int>(value.size() - kValueHeaderBytes))) {
+          return Damaged(places[i].revision, absl::StrCat("record ", places[i].ordinal, " can't be read"));
+        }
+        storage::WriteVector* vector = nullptr;
+        for (storage::WriteVector& there : *record.mutable_vectors()) {
+          if (there.passage_fingerprint() == vectors[i].passage_fingerprint()) vector = &there;
+        }
+        *(vector != nullptr ? vector : record.add_vectors()) = vectors[i];
+        std::string rest = value.substr(8, kRestHeaderBytes);
+        if (!record.AppendToString(&rest)) return absl::ResourceExhaustedError(absl::StrCat("a record of the ", what_, " would be too large"));
+        value.clear();
+        PutFixed64(&value, ValueChecksum(key, rest));
+        batch.Put(key, value + rest);
+      }
+    }
+    return batch.Count() == 0 ? absl::OkStatus() : WriteSynced(&batch, "cannot add vectors to the ");
+  }
+
   absl::Status Recover() override {
     if (!failed_) return absl::OkStatus();
     std::unique_lock<std::shared_mutex> lock(db_mutex_);

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -28,6 +29,13 @@ struct WriteLogOptions {
   std::shared_ptr<rocksdb::FileSystem> file_system;
 };
 
+// A record of the log: the `ordinal`-th, from 0 on, of the request of `revision`.
+struct WritePlace {
+  int64_t revision = 0;
+  uint32_t ordinal = 0;
+  friend bool operator==(const WritePlace&, const WritePlace&) = default;
+};
+
 // Format, integers little-endian but in keys:
 //   key   := revision (8 bytes, big-endian) ordinal-in-its-request (4 bytes, big-endian)
 //   value := XXH3 of key and rest (8 bytes) previous_revision (8 bytes) record_count-of-its-request (4 bytes) storage.WriteRecord
@@ -40,7 +48,7 @@ struct WriteLogOptions {
 // Opened with kPointInTimeRecovery and WAL tracking in RocksDB's manifest, after a look without writing at what that would drop: only
 // an append that the power cut, which is the last one (no record of up to 32 KiB lies behind it) and not named by ACKNOWLEDGED, may go. All other damage is DATA_LOSS, never
 // skipped, and leaves the files as they are.
-// Appended to, trimmed and recovered by one thread at a time; reads are thread-safe.
+// Appended to, given vectors, trimmed and recovered by one thread at a time; reads are thread-safe.
 class WriteLog {
  public:
   static absl::StatusOr<std::unique_ptr<WriteLog>> Open(const std::string& directory, WriteLogOptions options = {});
@@ -53,8 +61,12 @@ class WriteLog {
   // find the request whole. So a revision that failed is not given to another request.
   virtual absl::Status Append(int64_t revision, const std::vector<storage::WriteRecord>& records) = 0;
 
+  // Gives records that were acknowledged a vector of one more passage half, or another of one that they have: `vectors` beside `places`. All or
+  // none, synced. Passes over what was trimmed. After an error each record has its vector or has it not, and is whole.
+  virtual absl::Status AddVectors(std::span<const WritePlace> places, std::span<const storage::WriteVector> vectors) = 0;
+
   // After a failed Append: opens the files anew and removes what it may have left. Does nothing where none failed.
-  // Append and Trim do it by themselves.
+  // Append, AddVectors and Trim do it by themselves.
   virtual absl::Status Recover() = 0;
 
   // Calls `visit` with the records of revisions in (after, upto], in order. Stops at the first error, and returns it. `visit` may

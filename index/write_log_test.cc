@@ -96,6 +96,42 @@ TEST_F(WriteLogTest, KeepsRequestsInOrderOverARestart) {
   EXPECT_FALSE(log->Append(299, Request(299)).ok());
 }
 
+TEST_F(WriteLogTest, VectorsAreAddedToRecordsThatAreThereAndOutliveARestart) {
+  const auto vector = [](const std::string& half, const std::string& bytes) {
+    storage::WriteVector made;
+    made.set_passage_fingerprint(half);
+    made.set_float32(bytes);
+    return made;
+  };
+  {
+    auto log = OpenOrDie();
+    ASSERT_TRUE(log->Append(1, Request(1)).ok());
+    ASSERT_TRUE(log->Append(3, Request(3, 3)).ok());
+    ASSERT_TRUE(log->Append(7, Request(7)).ok());
+    ASSERT_TRUE(log->Trim(1).ok());
+    const std::vector<WritePlace> places = {{1, 0}, {3, 0}, {3, 2}, {7, 0}};  // The first is trimmed.
+    ASSERT_TRUE(log->AddVectors(places, std::vector{vector("x", "trim"), vector("x", "30xx"), vector("x", "32xx"), vector("x", "70xx")}).ok());
+    ASSERT_TRUE(log->AddVectors(std::vector<WritePlace>{{3, 2}}, std::vector{vector("y", "32yy")}).ok());
+    ASSERT_TRUE(log->AddVectors(std::vector<WritePlace>{{3, 2}}, std::vector{vector("x", "32xz")}).ok());
+    ASSERT_TRUE(log->AddVectors({}, {}).ok());
+    for (const WritePlace absent : {WritePlace{3, 3}, WritePlace{4, 0}, WritePlace{8, 0}}) {
+      EXPECT_EQ(log->AddVectors(std::vector{absent}, std::vector{vector("x", "none")}).code(), absl::StatusCode::kDataLoss);
+    }
+    ASSERT_TRUE(log->Append(9, Request(9)).ok());
+  }
+  auto log = OpenOrDie();
+  EXPECT_THAT(*Ids(*log, 1), ElementsAre("p3.0", "p3.1", "p3.2", "p7.0", "p9.0"));
+  std::vector<std::string> vectors;
+  ASSERT_TRUE(log->Read(1, 9, [&](const storage::WriteRecord& record) {
+    std::string text = record.passage().text().substr(0, 4);
+    for (const storage::WriteVector& there : record.vectors()) text += " " + there.passage_fingerprint() + "=" + there.float32();
+    vectors.push_back(text);
+    return absl::OkStatus();
+  }).ok());
+  EXPECT_THAT(vectors, ElementsAre("text x=30xx", "text", "text x=32xz y=32yy", "text x=70xx", "text"));
+  EXPECT_EQ(log->last_revision(), 9);
+}
+
 TEST_F(WriteLogTest, StopsReadingAtTheVisitorsError) {
   auto log = OpenOrDie();
   ASSERT_TRUE(log->Append(1, Request(1, 5)).ok());
