@@ -267,6 +267,7 @@ TEST_F(ArchiveRoundTrip, RefusesVectorsThatNoEncoderServesUnlessItIsTold) {
   const auto imported = Import("copy", foreign, {.activate = false, .allow_unknown_encoder = true});
   ASSERT_TRUE(imported.ok()) << imported.status();
   EXPECT_EQ(ReasonOf(manager_->Activate("copy", imported->generation, WritesPolicy::kRefuse, false).status()), "ENCODER_MISMATCH");
+  EXPECT_EQ(manager_->ListGenerations("copy")->generations[0].state, GenerationState::kReady) << "it is whole, and its encoder may come";
 }
 
 TEST_F(ArchiveRoundTrip, RefusesAnotherDimensionAndAnIndexThatCantBe) {

@@ -10,6 +10,7 @@
 #include "base/strings.h"
 #include "retriever/generation_manager.h"
 #include "retriever/generation_manager_state.h"
+#include "retriever/write_encoder.h"
 
 namespace loci {
 namespace {
@@ -124,13 +125,8 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
     entry.SetDamage(generation, "");
     entry.SetState(generation, GenerationState::kReady);
   }
-  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder =
-      state_->options.encoders->ForPassageHalf(loaded.generation->manifest().passage_fingerprint());
-  if (!encoder.ok()) {
-    entry.SetState(generation, GenerationState::kFailed, std::string(StdView(encoder.status().message())));
-    return encoder.status();
-  }
-  loaded.encoder = *std::move(encoder);
+  // Where the server has none, the generation is as good as before: it may come.
+  LOCI_ASSIGN_OR_RETURN(loaded.encoder, state_->options.encoders->ForPassageHalf(loaded.generation->manifest().passage_fingerprint()));
   return loaded;
 }
 
@@ -197,11 +193,41 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& e
     }
     LOCI_ASSIGN_OR_RETURN(result.writes_since_count,
                           again ? opened->CheckWritesSince(loaded.generation->manifest(), WritesPolicy::kReplay)
-                                : opened->CheckReplay(*loaded.generation, policy, floor));
+                                : opened->CheckReplay(*loaded.generation, policy, floor, &result.encoded_count));
     return result;
   }
-  Report(control, "publishing");
-  MutexLock writer(&entry.writer);
+  int64_t after = loaded.generation->manifest().base_revision();
+  if (roll_back) {
+    MutexLock writer(&entry.writer);
+    LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry.GetStore());
+    after = std::max(after, opened->RollbackFloor(generation));
+  }
+  // What is active already has all of them.
+  const std::shared_ptr<const ServingSet> active = entry.holder.Get();
+  const bool replays = policy == WritesPolicy::kReplay && (active == nullptr || active->view->generation().id() != generation);
+  WriteEncoder writes({.entry = &entry,
+                       .generation = loaded.generation,
+                       .encoder = loaded.encoder,
+                       .after = after,
+                       .clock = state_->options.clock,
+                       .control = &control});
+  while (true) {
+    if (replays) LOCI_RETURN_IF_ERROR(writes.CatchUp());
+    Report(control, "publishing");
+    MutexLock writer(&entry.writer);
+    if (replays) {
+      LOCI_ASSIGN_OR_RETURN(const bool caught_up, writes.IsCaughtUp());
+      if (!caught_up) continue;
+    }
+    LOCI_ASSIGN_OR_RETURN(ActivationResult result, PublishLocked(entry, std::move(loaded), policy, roll_back, control));
+    result.encoded_count = writes.encoded_count();
+    return result;
+  }
+}
+
+absl::StatusOr<ActivationResult> GenerationManager::PublishLocked(StoreEntry& entry, LoadedGeneration loaded, WritesPolicy policy,
+                                                                  bool roll_back, const OperationControl& control) {
+  const std::string generation = loaded.generation->id();
   LOCI_RETURN_IF_ERROR(control.limits.Check(state_->options.clock->NowMicros()));  // The last look: from here on it is done whole.
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());  // An error where it was deleted meanwhile.
   LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), policy, roll_back));

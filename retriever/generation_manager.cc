@@ -296,9 +296,30 @@ std::vector<PassageWrite> MakeUpserts(const std::vector<loci::v1::Passage>& pass
   writes.reserve(passages.size());
   for (size_t i = 0; i < passages.size(); ++i) {
     const float* vector = vectors + i * dim;
-    writes.push_back({.id = passages[i].id(), .passage = passages[i], .vector = std::vector<float>(vector, vector + dim)});
+    writes.push_back({.id = passages[i].id(), .passage = passages[i], .vector = std::vector<float>(vector, vector + dim), .other_vectors = {}});
   }
   return writes;
+}
+
+std::vector<std::string> TextsOf(const std::vector<loci::v1::Passage>& passages) {
+  std::vector<std::string> texts;
+  texts.reserve(passages.size());
+  for (const loci::v1::Passage& passage : passages) texts.push_back(PassageText(passage.title(), passage.text()));
+  return texts;
+}
+
+// Gives the writes, whose vectors are of `half`, those of the encoder that an activation is about to make the store's, where that is another.
+// What that encoder can't do now is left to the activation.
+void EncodeForNext(const StoreEntry& entry, std::string_view half, const std::vector<std::string>& texts, const RequestLimits& limits,
+                   std::vector<PassageWrite>* writes) {
+  const std::shared_ptr<TextEncoder> next = entry.next_encoder();
+  if (next == nullptr || next->spec().fingerprint.passage == half) return;
+  const absl::StatusOr<EncodedTexts> encoded = next->EncodeAndWait(texts, {.role = TextRole::kPassage, .limits = limits});
+  if (!encoded.ok()) return;
+  for (size_t i = 0; i < writes->size(); ++i) {
+    const float* vector = encoded->vectors.data() + i * static_cast<size_t>(next->spec().dim);
+    (*writes)[i].other_vectors.push_back({next->spec().fingerprint.passage, std::vector<float>(vector, vector + next->spec().dim)});
+  }
 }
 
 }  // namespace
@@ -308,10 +329,7 @@ absl::StatusOr<UpsertResult> GenerationManager::Upsert(std::string_view store, s
   for (const loci::v1::Passage& passage : passages) LOCI_RETURN_IF_ERROR(ValidatePassage(passage));
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   LOCI_RETURN_IF_ERROR(EnsureGeneration(store));
-  std::vector<std::string> texts;
-  texts.reserve(passages.size());
-  for (const loci::v1::Passage& passage : passages) texts.push_back(PassageText(passage.title(), passage.text()));
-
+  const std::vector<std::string> texts = TextsOf(passages);
   absl::Status last_error;
   for (int attempt = 0; attempt < kMaxEncoderChanges; ++attempt) {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> active, Capture(store, ""));
@@ -319,8 +337,9 @@ absl::StatusOr<UpsertResult> GenerationManager::Upsert(std::string_view store, s
     if (active->encoder == nullptr) return state_->options.encoders->ForPassageHalf(half).status();
     LOCI_ASSIGN_OR_RETURN(EncodedTexts encoded,
                           active->encoder->EncodeAndWait(texts, {.role = TextRole::kPassage, .limits = limits}));
-    const absl::StatusOr<WriteResult> written =
-        state_->Write(*entry, MakeUpserts(passages, encoded.vectors.data(), active->view->dim()), half);
+    std::vector<PassageWrite> writes = MakeUpserts(passages, encoded.vectors.data(), active->view->dim());
+    EncodeForNext(*entry, half, texts, limits, &writes);
+    const absl::StatusOr<WriteResult> written = state_->Write(*entry, std::move(writes), half);
     if (written.ok()) {
       return UpsertResult{.generation = written->view->generation().id(),
                           .revision = written->view->revision(),
@@ -348,7 +367,9 @@ absl::StatusOr<UpsertResult> GenerationManager::UpsertVectors(std::string_view s
                                                    half, "\"")),
         "ENCODER_MISMATCH", {{"passage_fingerprint", std::string(passage_half)}});
   }
-  LOCI_ASSIGN_OR_RETURN(WriteResult written, state_->Write(*entry, MakeUpserts(passages, vectors, dim), half));
+  std::vector<PassageWrite> writes = MakeUpserts(passages, vectors, dim);
+  EncodeForNext(*entry, half, TextsOf(passages), RequestLimits(), &writes);
+  LOCI_ASSIGN_OR_RETURN(WriteResult written, state_->Write(*entry, std::move(writes), half));
   return UpsertResult{.generation = written.view->generation().id(), .revision = written.view->revision()};
 }
 
@@ -358,7 +379,7 @@ absl::StatusOr<DeleteResult> GenerationManager::Delete(std::string_view store, c
   writes.reserve(ids.size());
   for (const std::string& id : ids) {
     LOCI_RETURN_IF_ERROR(ValidatePassageId(id));
-    writes.push_back({.id = id, .deleted = true});
+    writes.push_back({.id = id, .deleted = true, .passage = {}, .vector = {}, .other_vectors = {}});
   }
   LOCI_ASSIGN_OR_RETURN(WriteResult written, state_->Write(*entry, std::move(writes), /*passage_half=*/""));
   return DeleteResult{.generation = written.view->generation().id(),

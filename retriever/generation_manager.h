@@ -113,7 +113,7 @@ struct ActivationPlan {
 // What an activation, a roll-back or a verification looks at and tells. The functions are called on the calling thread; each may be absent.
 struct OperationControl {
   RequestLimits limits;  // Looked at while files are read and before anything is published: what serves is then as it was.
-  // Phases: "loading", "verifying" (bytes), "warming", "publishing"; of a verification "verifying" alone. `total` 0: not known.
+  // Phases: "loading", "verifying" (bytes), "warming", "encoding" (writes; where some must be), "publishing"; of a verification "verifying" alone. `total` 0: not known.
   std::function<void(std::string_view phase, int64_t done, int64_t total)> progress;
   std::function<void(const std::string& generation)> chosen;  // Once it is known which generation it is about.
   // Of an activation, once the generation is loaded and before anything is published, in a dry run too (phase "gates"): what this refuses
@@ -179,7 +179,7 @@ class GenerationManager {
   absl::StatusOr<std::unique_ptr<GenerationBuilder>> NewGeneration(std::string_view store, BuildOptions options);
 
   absl::StatusOr<GenerationList> ListGenerations(std::string_view store);
-  // Loads, verifies, warms, then publishes. With `dry_run` stops before publishing and answers what would have happened. RESOURCE_EXHAUSTED,
+  // Loads, verifies, warms, with REPLAY encodes the writes that have no vector of its passage half, then publishes. With `dry_run` stops before publishing and answers what would have happened. RESOURCE_EXHAUSTED,
   // reason MEMORY with `needed_bytes` and `available_bytes`, where it does not fit into memory beside what serves, and nothing that drains
   // makes room in time.
   absl::StatusOr<ActivationResult> Activate(std::string_view store, const std::string& generation, WritesPolicy policy, bool dry_run,
@@ -194,6 +194,11 @@ class GenerationManager {
   // told before any lock is taken, no activation may run beside it that would not wait for it. Where it fails nothing of it stays.
   // Writes wait for the switch alone.
   absl::StatusOr<FoldResult> Fold(std::string_view store, const OperationControl& control = {});
+  // For a re-embedding (see Reembed in retriever/reembedder.h): what its generation, built by NewGeneration, is built from, and the switch to it.
+  // ABORTED, GENERATION_CHANGED, from Store::SwitchToReembedded. Phases as Activate, and "replay". Writes wait for the end of the switch alone.
+  absl::StatusOr<FoldSource> BeginReembedding(std::string_view store);
+  absl::StatusOr<ActivationResult> SwitchToReembedded(std::string_view store, const FoldSource& source, const std::string& generation,
+                                                      const OperationControl& control);
   // Loads nothing, changes nothing: from manifests, the write log and the machine's memory.
   absl::StatusOr<ActivationPlan> PlanActivation(std::string_view store, const std::string& generation);
   // Also of one that is damaged. Its files are deleted when nobody who writes or activates has to wait for that any more.
@@ -228,6 +233,9 @@ class GenerationManager {
   // For whoever holds `entry.pinning`.
   absl::StatusOr<ActivationResult> ActivateLocked(StoreEntry& entry, const std::string& generation, WritesPolicy policy, bool dry_run,
                                                   bool roll_back, const OperationControl& control);
+  // The last of it, for whoever holds `entry.writer` too.
+  absl::StatusOr<ActivationResult> PublishLocked(StoreEntry& entry, LoadedGeneration loaded, WritesPolicy policy, bool roll_back,
+                                                 const OperationControl& control);
   // The steps of Fold, and its end, which takes the entry's locks.
   absl::StatusOr<FoldResult> FoldEntry(const std::shared_ptr<StoreEntry>& entry, const OperationControl& control);
   absl::Status SwitchToFold(StoreEntry& entry, const FoldSource& source, const OperationControl& control, FoldResult* result);

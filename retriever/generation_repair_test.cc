@@ -314,7 +314,7 @@ TEST_F(GenerationRepairTest, WhatARequestHadOpenedDrainsOnceItServedNoMore) {
   EXPECT_TRUE(WaitFor([&] { return InfoOf(a).state == GenerationState::kRetired; }));
 }
 
-TEST_F(GenerationRepairTest, ADryRunSaysWhichWritesCannotBeReplayed) {
+TEST_F(GenerationRepairTest, ADryRunSaysHowManyWritesMustBeEncoded) {
   Start();
   Add("a", "one");
   ASSERT_TRUE(WriteTinyCheckpoint(fs_, CheckpointDirectory(2), {.seed = 2}).ok());
@@ -325,9 +325,11 @@ TEST_F(GenerationRepairTest, ADryRunSaysWhichWritesCannotBeReplayed) {
   ASSERT_TRUE(built.ok()) << built.status();
   ASSERT_TRUE(manager_->Upsert("s", {MakePassage("c", "three")}, {}).ok());
   for (const bool dry_run : {true, false}) {
-    EXPECT_EQ(ReasonOf(manager_->Activate("s", built->generation, WritesPolicy::kReplay, dry_run).status()), "WRITES_NEED_ENCODING");
+    const auto activated = manager_->Activate("s", built->generation, WritesPolicy::kReplay, dry_run);
+    ASSERT_TRUE(activated.ok()) << activated.status();
+    EXPECT_EQ(activated->encoded_count, 1);
   }
-  EXPECT_TRUE(manager_->Activate("s", built->generation, WritesPolicy::kDiscard, /*dry_run=*/true).ok());
+  EXPECT_EQ(manager_->Activate("s", built->generation, WritesPolicy::kDiscard, /*dry_run=*/true)->encoded_count, 0);
 }
 
 }  // namespace

@@ -92,6 +92,16 @@ std::vector<std::shared_ptr<const Generation>> StoreEntry::Live() const {
   return generations;
 }
 
+std::shared_ptr<TextEncoder> StoreEntry::next_encoder() const {
+  MutexLock lock(&mutex_);
+  return next_encoder_;
+}
+
+void StoreEntry::SetNextEncoder(std::shared_ptr<TextEncoder> encoder) {
+  MutexLock lock(&mutex_);
+  next_encoder_.swap(encoder);  // Dies after the lock.
+}
+
 bool StoreEntry::HasBuilds() const {
   MutexLock lock(&mutex_);
   return builder_count_ > 0;

@@ -66,6 +66,10 @@ struct StoreEntry {
   std::shared_ptr<const ServingSet> TakeOpened(const std::string& generation);
   std::shared_ptr<const ServingSet> TakeOldestOpened();  // Null where none is open.
   bool HasBuilds() const;
+  // Of the generation that an activation is about to lay under the writes, where it is of another passage half; else null. Who writes may encode
+  // with it too: what is not, the activation must.
+  std::shared_ptr<TextEncoder> next_encoder() const;
+  void SetNextEncoder(std::shared_ptr<TextEncoder> encoder);
   // Returns what had to go so that at most `limit` are open.
   std::shared_ptr<const ServingSet> KeepOpened(std::string generation, std::shared_ptr<const ServingSet> serving_set, size_t limit);
 
@@ -73,6 +77,7 @@ struct StoreEntry {
   friend class HeldBuilder;
 
   mutable Mutex mutex_;
+  std::shared_ptr<TextEncoder> next_encoder_ ABSL_GUARDED_BY(mutex_);
   int builder_count_ ABSL_GUARDED_BY(mutex_) = 0;  // Builds that are under way.
   std::shared_ptr<Store> store_ ABSL_GUARDED_BY(mutex_);
   absl::Status open_error_ ABSL_GUARDED_BY(mutex_);

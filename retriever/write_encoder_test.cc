@@ -1,0 +1,224 @@
+// Replays onto a generation of another passage half, in both directions: nothing acknowledged is lost.
+#include "retriever/write_encoder.h"
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "retriever/testing/retriever_fixture.h"
+
+namespace loci {
+namespace {
+
+using ::testing::ElementsAre;
+
+class WriteEncoderTest : public RetrieverFixture {
+ protected:
+  ~WriteEncoderTest() override { Stop(); }
+  std::shared_ptr<TextEncoder> ImportOther(uint64_t seed = 2) {
+    EXPECT_TRUE(WriteTinyCheckpoint(fs_, CheckpointDirectory(static_cast<int>(seed)), {.seed = seed}).ok());
+    const auto imported = registry_->Import(CheckpointDirectory(static_cast<int>(seed)), /*make_default=*/false);
+    EXPECT_TRUE(imported.ok()) << imported.status();
+    return *imported;
+  }
+  std::string BuildWith(const TextEncoder& encoder, std::vector<loci::v1::Passage> passages) {
+    const auto built = Ingest("s", std::move(passages), {.activate = false, .encoder_fingerprint = encoder.spec().fingerprint.passage});
+    EXPECT_TRUE(built.ok()) << built.status();
+    return built->generation;
+  }
+  void Upsert(const std::string& id, const std::string& text) {
+    const auto upserted = manager_->Upsert("s", {MakePassage(id, text)}, {});
+    ASSERT_TRUE(upserted.ok()) << upserted.status();
+  }
+  // Text and vector of each passage, by id.
+  using Contents = std::map<std::string, std::pair<std::string, std::vector<float>>>;
+  Contents ContentsOf(const std::string& store) {
+    Contents contents;
+    const auto set = manager_->Capture(store, "");
+    EXPECT_TRUE(set.ok()) << set.status();
+    if (!set.ok()) return contents;
+    const View& view = *(*set)->view;
+    const std::vector<float> query(static_cast<size_t>(view.dim()), 0.5f);
+    const auto found = view.Search({query.data(), 1, view.dim()}, {.top_k = 1'000, .exact = true});
+    EXPECT_TRUE(found.ok()) << found.status();
+    for (const ViewHit& hit : found->hits[0]) {
+      std::vector<loci::v1::Passage> passages;
+      EXPECT_TRUE(view.Read(std::vector<ViewRow>{hit.row}, &passages).ok());
+      auto& [text, vector] = contents[hit.id];
+      text = passages[0].text();
+      vector.resize(static_cast<size_t>(view.dim()));
+      view.CopyVector(hit.row, vector.data());
+    }
+    EXPECT_EQ(view.passage_count(), static_cast<int64_t>(contents.size()));
+    return contents;
+  }
+  // What the encoder makes of these texts, by id.
+  static Contents EncodedBy(TextEncoder& encoder, const std::map<std::string, std::string>& texts) {
+    Contents contents;
+    for (const auto& [id, text] : texts) {
+      auto encoded = encoder.EncodeAndWait({text}, {.role = TextRole::kPassage});
+      EXPECT_TRUE(encoded.ok()) << encoded.status();
+      contents[id] = {text, std::move(encoded->vectors)};
+    }
+    return contents;
+  }
+};
+
+TEST_F(WriteEncoderTest, ReplayedWritesGetVectorsOfTheGenerationsHalfAndKeepThem) {
+  Start();
+  const std::shared_ptr<TextEncoder> other = ImportOther();
+  ASSERT_TRUE(Ingest("s", {MakePassage("a", "one"), MakePassage("b", "two"), MakePassage("c", "three")}).ok());
+  const std::string built = BuildWith(*other, {MakePassage("a", "one"), MakePassage("b", "two"), MakePassage("c", "three")});
+  Upsert("b", "two again");
+  Upsert("d", "four");
+  Upsert("d", "four again");  // Which the first need not be encoded for.
+  ASSERT_TRUE(manager_->Delete("s", {"c"}).ok());
+  std::vector<std::string> phases;
+  OperationControl control;
+  control.progress = [&](std::string_view phase, int64_t, int64_t) {
+    if (phases.empty() || phases.back() != phase) phases.emplace_back(phase);
+  };
+  const auto activated = manager_->Activate("s", built, WritesPolicy::kReplay, /*dry_run=*/false, control);
+  ASSERT_TRUE(activated.ok()) << activated.status();
+  EXPECT_EQ(activated->encoded_count, 2);
+  EXPECT_EQ(activated->writes_since_count, 4);
+  EXPECT_THAT(phases, ElementsAre("loading", "verifying", "warming", "encoding", "publishing"));
+  const Contents expected = EncodedBy(*other, {{"a", "one"}, {"b", "two again"}, {"d", "four again"}});
+  EXPECT_EQ(ContentsOf("s"), expected);
+  EXPECT_EQ((*manager_->Capture("s", ""))->encoder, other);
+  EXPECT_EQ(SearchIds("s", "two again", 1), std::vector<std::string>{"b"});
+
+  // A start needs no encoder for it, nor has one.
+  Stop();
+  ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(DataDirectory(), "encoders")).ok());
+  Start(/*import_encoder=*/false);
+  EXPECT_EQ((*manager_->Capture("s", ""))->encoder, nullptr);
+  EXPECT_EQ(ContentsOf("s"), expected);
+}
+
+TEST_F(WriteEncoderTest, ARollBackEncodesWhatWasWrittenUnderTheOtherEncoder) {
+  Start();
+  const std::shared_ptr<TextEncoder> other = ImportOther(), first = *registry_->Get("");
+  const std::string a = Ingest("s", {MakePassage("a", "one"), MakePassage("b", "two")})->generation;
+  const std::string b = BuildWith(*other, {MakePassage("a", "one"), MakePassage("b", "two")});
+  Upsert("b", "two again");
+  ASSERT_TRUE(manager_->Activate("s", b, WritesPolicy::kReplay, false).ok());
+  Upsert("c", "three");
+  ASSERT_TRUE(manager_->Delete("s", {"a"}).ok());
+  const auto dry_run = manager_->Rollback("s", WritesPolicy::kReplay, /*dry_run=*/true);
+  ASSERT_TRUE(dry_run.ok()) << dry_run.status();
+  EXPECT_EQ(dry_run->encoded_count, 1);
+  const auto rolled_back = manager_->Rollback("s", WritesPolicy::kReplay, /*dry_run=*/false);
+  ASSERT_TRUE(rolled_back.ok()) << rolled_back.status();
+  EXPECT_EQ(rolled_back->generation, a);
+  EXPECT_EQ(rolled_back->encoded_count, 1);
+  EXPECT_EQ(ContentsOf("s"), EncodedBy(*first, {{"b", "two again"}, {"c", "three"}}));
+  // And forth again: by now each write has both.
+  const auto again = manager_->Activate("s", b, WritesPolicy::kReplay, false);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(again->encoded_count, 0);
+  EXPECT_EQ(ContentsOf("s"), EncodedBy(*other, {{"b", "two again"}, {"c", "three"}}));
+}
+
+TEST_F(WriteEncoderTest, WhatIsWrittenMeanwhileIsLaidToo) {
+  Start();
+  const std::shared_ptr<TextEncoder> other = ImportOther(), first = *registry_->Get("");
+  const std::string a = Ingest("s", {MakePassage("a", "one")})->generation;
+  const std::string b = BuildWith(*other, {MakePassage("a", "one")});
+  constexpr int kWriters = 3;
+  std::atomic<bool> stop{false};
+  std::atomic<int> written{0};
+  std::vector<std::map<std::string, std::string>> texts(kWriters);
+  std::vector<std::thread> writers;
+  for (int w = 0; w < kWriters; ++w) {
+    writers.emplace_back([&, w] {
+      for (int i = 0; !stop; ++i, ++written) {
+        const std::string id = absl::StrCat("w", w, "-", i % 7), text = absl::StrCat("number ", i, " of writer ", w);
+        if (i % 5 == 4) {
+          EXPECT_TRUE(manager_->Delete("s", {id}).ok());
+          texts[static_cast<size_t>(w)].erase(id);
+        } else {
+          const auto upserted = manager_->Upsert("s", {MakePassage(id, text)}, {});
+          EXPECT_TRUE(upserted.ok()) << upserted.status();
+          texts[static_cast<size_t>(w)][id] = text;
+        }
+      }
+    });
+  }
+  std::string active = a;
+  for (int swap = 0; swap < 8; ++swap) {
+    for (const int before = written; written < before + 5;) std::this_thread::yield();
+    active = active == a ? b : a;
+    const auto activated = manager_->Activate("s", active, WritesPolicy::kReplay, false);
+    ASSERT_TRUE(activated.ok()) << activated.status();
+  }
+  active = b;
+  ASSERT_TRUE(manager_->Activate("s", b, WritesPolicy::kReplay, false).ok());
+  stop = true;
+  for (std::thread& writer : writers) writer.join();
+  std::map<std::string, std::string> all = {{"a", "one"}};
+  for (const auto& mine : texts) all.insert(mine.begin(), mine.end());
+  EXPECT_EQ(ContentsOf("s"), EncodedBy(*other, all));
+  Stop();
+  Start();
+  EXPECT_EQ(ContentsOf("s"), EncodedBy(**registry_->Get(other->spec().fingerprint.passage), all)) << "after a restart";
+  EXPECT_EQ(first->spec().fingerprint.passage, (*registry_->Get(""))->spec().fingerprint.passage);
+}
+
+TEST_F(WriteEncoderTest, WithoutAnEncoderOfTheHalfItIsRefusedAndTheGenerationStaysAsItWas) {
+  Start();
+  const std::shared_ptr<TextEncoder> other = ImportOther();
+  const std::string half = other->spec().fingerprint.passage;
+  ASSERT_TRUE(Ingest("s", {MakePassage("a", "one")}).ok());
+  const std::string built = BuildWith(*other, {MakePassage("a", "one")});
+  Upsert("b", "two");
+  Stop();
+  ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(DataDirectory(), "encoders")).ok());
+  Start();
+  for (const bool dry_run : {true, false}) {
+    const absl::Status refused = manager_->Activate("s", built, WritesPolicy::kReplay, dry_run).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition);
+    EXPECT_EQ(GetErrorReason(refused)->reason, "ENCODER_MISMATCH");
+    EXPECT_EQ(GetErrorReason(refused)->metadata.at("passage_fingerprint"), half);
+  }
+  const GenerationList list = *manager_->ListGenerations("s");
+  for (const GenerationInfo& info : list.generations) {
+    EXPECT_EQ(info.state, info.manifest.generation() == built ? GenerationState::kReady : GenerationState::kServing) << info.detail;
+  }
+  ImportOther();
+  ASSERT_TRUE(manager_->Activate("s", built, WritesPolicy::kReplay, false).ok());
+  EXPECT_EQ(ContentsOf("s").size(), 2u);
+}
+
+TEST_F(WriteEncoderTest, AnActivationThatIsCancelledWhileItEncodesChangesNothing) {
+  Start();
+  const std::shared_ptr<TextEncoder> other = ImportOther();
+  const std::string a = Ingest("s", {MakePassage("a", "one")})->generation;
+  const std::string built = BuildWith(*other, {MakePassage("a", "one")});
+  for (int i = 0; i < 200; ++i) Upsert(absl::StrCat("p", i), absl::StrCat("number ", i));
+  const auto before = ContentsOf("s");
+  OperationControl control;
+  control.progress = [&](std::string_view phase, int64_t done, int64_t) {
+    if (phase == "encoding" && done > 0) control.limits.Cancel();
+  };
+  EXPECT_TRUE(absl::IsCancelled(manager_->Activate("s", built, WritesPolicy::kReplay, false, control).status()));
+  EXPECT_EQ(manager_->GetStore("s")->generation, a);
+  EXPECT_EQ(ContentsOf("s"), before);
+  // What was encoded is not encoded again.
+  const auto activated = manager_->Activate("s", built, WritesPolicy::kReplay, false);
+  ASSERT_TRUE(activated.ok()) << activated.status();
+  EXPECT_GT(activated->encoded_count, 0);
+  EXPECT_LT(activated->encoded_count, 200);
+  EXPECT_EQ(ContentsOf("s").size(), 201u);
+}
+
+}  // namespace
+}  // namespace loci
