@@ -1,11 +1,14 @@
 #include "retriever/encoder_registry.h"
 
+#include <algorithm>
+#include <iterator>
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "base/checkpoint_files.h"
 #include "base/checksum.h"
 #include "base/error.h"
 #include "base/logging.h"
@@ -21,13 +24,7 @@ namespace {
 constexpr char kImportingPrefix[] = ".importing-";
 constexpr char kLineageFile[] = "LINEAGE";
 constexpr int kLineageFormat = 1;
-
-// All that LoadEncoder may read. Other files of a checkpoint (other frameworks' weights, pictures) stay where they are.
-constexpr const char* kCheckpointFiles[] = {
-    "config.json",         "model.safetensors",      "tokenizer.json",
-    "vocab.txt",           "tokenizer_config.json",  "special_tokens_map.json",
-    "modules.json",        "sentence_bert_config.json", "config_sentence_transformers.json",
-    "1_Pooling/config.json"};
+constexpr char kPoolingDirectory[] = "1_Pooling";
 
 std::string DirectoryName(const Fingerprint& fingerprint) { return absl::StrCat(fingerprint.query, "-", fingerprint.passage); }
 
@@ -52,33 +49,43 @@ absl::StatusOr<storage::FileEntry> CopyFile(FileSystem& fs, const std::string& f
   return entry;
 }
 
-// Copies a checkpoint to `directory` so that a crash leaves all of it or nothing: files, then LINEAGE, then the folder's name.
-absl::Status CopyCheckpoint(FileSystem& fs, Clock& clock, const EncoderSpec& spec, const std::string& from,
-                            const std::string& registry_directory) {
-  const std::string name = DirectoryName(spec.fingerprint);
-  const std::string importing = JoinPath(registry_directory, absl::StrCat(kImportingPrefix, name));
-  LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(importing));
-  LOCI_RETURN_IF_ERROR(fs.CreateDirectories(JoinPath(importing, "1_Pooling")));
+storage::EncoderLineage LineageOf(Clock& clock, const EncoderSpec& spec) {
   storage::EncoderLineage lineage;
   lineage.set_format_version(kLineageFormat);
   lineage.set_query_fingerprint(spec.fingerprint.query);
   lineage.set_passage_fingerprint(spec.fingerprint.passage);
   lineage.set_model(spec.model_name);
   lineage.set_created_unix_us(clock.UnixMicros());
-  for (const char* file : kCheckpointFiles) {
-    if (!fs.Exists(JoinPath(from, file))) continue;
-    LOCI_ASSIGN_OR_RETURN(*lineage.add_files(), CopyFile(fs, JoinPath(from, file), JoinPath(importing, file), file));
-  }
+  return lineage;
+}
+
+// Makes a folder that has a checkpoint's files the encoder's: LINEAGE, then the folder's name.
+absl::Status InstallCheckpoint(FileSystem& fs, const storage::EncoderLineage& lineage, const std::string& directory, const std::string& target) {
   google::protobuf::util::JsonPrintOptions json_options;
   json_options.add_whitespace = true;
   json_options.preserve_proto_field_names = true;
   std::string json;
   LOCI_CHECK(google::protobuf::util::MessageToJsonString(lineage, &json, json_options).ok());
-  LOCI_RETURN_IF_ERROR(WriteFileAtomically(fs, JoinPath(importing, kLineageFile), json));
-  LOCI_RETURN_IF_ERROR(fs.SyncDirectory(JoinPath(importing, "1_Pooling")));
-  LOCI_RETURN_IF_ERROR(fs.SyncDirectory(importing));
-  LOCI_RETURN_IF_ERROR(fs.Rename(importing, JoinPath(registry_directory, name)));
-  return fs.SyncDirectory(registry_directory);
+  LOCI_RETURN_IF_ERROR(WriteFileAtomically(fs, JoinPath(directory, kLineageFile), json));
+  LOCI_RETURN_IF_ERROR(fs.SyncDirectory(JoinPath(directory, kPoolingDirectory)));
+  LOCI_RETURN_IF_ERROR(fs.SyncDirectory(directory));
+  LOCI_RETURN_IF_ERROR(fs.Rename(directory, target));
+  return fs.SyncDirectory(target.substr(0, target.rfind('/')));
+}
+
+// Copies a checkpoint to `directory` so that a crash leaves all of it or nothing: files, then LINEAGE, then the folder's name.
+absl::Status CopyCheckpoint(FileSystem& fs, Clock& clock, const EncoderSpec& spec, const std::string& from,
+                            const std::string& registry_directory) {
+  const std::string name = DirectoryName(spec.fingerprint);
+  const std::string importing = JoinPath(registry_directory, absl::StrCat(kImportingPrefix, name));
+  LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(importing));
+  LOCI_RETURN_IF_ERROR(fs.CreateDirectories(JoinPath(importing, kPoolingDirectory)));
+  storage::EncoderLineage lineage = LineageOf(clock, spec);
+  for (const char* file : kCheckpointFiles) {
+    if (!fs.Exists(JoinPath(from, file))) continue;
+    LOCI_ASSIGN_OR_RETURN(*lineage.add_files(), CopyFile(fs, JoinPath(from, file), JoinPath(importing, file), file));
+  }
+  return InstallCheckpoint(fs, lineage, importing, JoinPath(registry_directory, name));
 }
 
 absl::StatusOr<storage::EncoderLineage> ReadLineage(FileSystem& fs, const std::string& directory) {
@@ -95,6 +102,8 @@ absl::StatusOr<storage::EncoderLineage> ReadLineage(FileSystem& fs, const std::s
 }
 
 }  // namespace
+
+bool IsCheckpointFile(std::string_view path) { return std::find(std::begin(kCheckpointFiles), std::end(kCheckpointFiles), path) != std::end(kCheckpointFiles); }
 
 absl::StatusOr<std::unique_ptr<EncoderRegistry>> EncoderRegistry::Open(Options options) {
   FileSystem& fs = *options.fs;
@@ -115,6 +124,49 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Import(const std::
     LOCI_RETURN_IF_ERROR(CopyCheckpoint(*options_.fs, *options_.clock, spec, model_directory, options_.directory));
   }
   return Insert(std::move(encoder), make_default);
+}
+
+absl::StatusOr<std::string> EncoderRegistry::MakeStagingDirectory() {
+  int64_t number;
+  {
+    MutexLock lock(&mutex_);
+    number = ++staging_count_;
+  }
+  const std::string directory = JoinPath(options_.directory, absl::StrCat(kImportingPrefix, "upload-", number));
+  LOCI_RETURN_IF_ERROR(options_.fs->CreateDirectories(JoinPath(directory, kPoolingDirectory)));
+  return directory;
+}
+
+absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& staging_directory, const std::string& model_name) {
+  FileSystem& fs = *options_.fs;
+  MutexLock loading(&loading_);
+  EncoderOptions encoder_options = options_.encoder;
+  encoder_options.model_name = model_name;
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, LoadEncoder(fs, staging_directory, encoder_options));
+  const Fingerprint fingerprint = encoder->spec().fingerprint;
+  const std::string target = JoinPath(options_.directory, DirectoryName(fingerprint));
+  if (fs.Exists(target)) {
+    encoder.reset();
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> loaded, Find(fingerprint.ToString()));
+    if (loaded == nullptr) {
+      LOCI_ASSIGN_OR_RETURN(loaded, LoadLocked(DirectoryName(fingerprint)));
+    }
+    return ImportedEncoder{.encoder = std::move(loaded), .was_there = true};
+  }
+  storage::EncoderLineage lineage = LineageOf(*options_.clock, encoder->spec());
+  for (const char* file : kCheckpointFiles) {
+    const std::string path = JoinPath(staging_directory, file);
+    if (!fs.Exists(path)) continue;
+    LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> content, fs.Map(path));
+    Sha256 sha256;
+    sha256.Update(content->data());
+    storage::FileEntry* const entry = lineage.add_files();
+    entry->set_path(file);
+    entry->set_size_bytes(static_cast<int64_t>(content->data().size()));
+    entry->set_sha256(sha256.HexDigest());
+  }
+  LOCI_RETURN_IF_ERROR(InstallCheckpoint(fs, lineage, staging_directory, target));
+  return ImportedEncoder{.encoder = Insert(std::move(encoder), /*make_default=*/false)};
 }
 
 std::shared_ptr<TextEncoder> EncoderRegistry::Insert(std::shared_ptr<const Encoder> encoder, bool make_default) {

@@ -2,6 +2,7 @@
 #ifndef LOCI_RETRIEVER_ENCODER_REGISTRY_H_
 #define LOCI_RETRIEVER_ENCODER_REGISTRY_H_
 
+#include <cstdint>
 #include <map>
 #include <memory>
 #include <string>
@@ -17,6 +18,14 @@
 #include "encoder/text_encoder.h"
 
 namespace loci {
+
+// Whether it is a path, in a checkpoint's folder, that an encoder may be read from.
+bool IsCheckpointFile(std::string_view path);
+
+struct ImportedEncoder {
+  std::shared_ptr<TextEncoder> encoder;
+  bool was_there = false;  // In the registry.
+};
 
 // Thread-safe.
 class EncoderRegistry {
@@ -36,6 +45,12 @@ class EncoderRegistry {
   // Loads the checkpoint in `model_directory`, copies it into the registry where it is not there yet (files first, LINEAGE last)
   // and, unless told otherwise, makes it the default. Errors as LoadEncoder.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Import(const std::string& model_directory, bool make_default = true);
+
+  // A new, empty folder beside the encoders, to write a checkpoint into for Adopt; whoever makes it deletes it, or the next Open does.
+  absl::StatusOr<std::string> MakeStagingDirectory();
+  // As Import of that folder, not as the default, under this model name; but that the files are not copied: the folder becomes the encoder's, where
+  // it is not there yet.
+  absl::StatusOr<ImportedEncoder> Adopt(const std::string& staging_directory, const std::string& model_name);
 
   // `name` is a fingerprint ("QUERY:PASSAGE" or either half), the name of the folder that one of those loaded was imported from, or empty
   // for the default. Loads it where its fingerprint lies in the registry and is not loaded yet. NOT_FOUND names it; INVALID_ARGUMENT,
@@ -58,6 +73,7 @@ class EncoderRegistry {
   const Options options_;
   Mutex loading_;  // Held while an encoder is loaded, so that none is twice. Taken before `mutex_`, which is never held for long.
   mutable Mutex mutex_;
+  int64_t staging_count_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, std::shared_ptr<TextEncoder>> loaded_ ABSL_GUARDED_BY(mutex_);  // By "QUERY:PASSAGE".
   std::string default_ ABSL_GUARDED_BY(mutex_);
 };
