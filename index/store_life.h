@@ -113,7 +113,7 @@ class StoreLife {
 };
 
 // Ingest, activation, upserts, deletion, activation that replays, settings, restart, roll-back that discards, deletion of a generation, fold,
-// activation of another, restart; then, with `rebuilds`, re-embedding with writes meanwhile, restart, roll-back from it, import, restart.
+// activation of another, restart; then, with `rebuilds`, re-embedding with writes meanwhile, restart, roll-back from it, import.
 Recording RecordLife(const std::string& root, bool rebuilds = true);
 
 }  // namespace loci
