@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <memory>
-#include <string_view>
 
 #include "absl/strings/str_cat.h"
 #include "base/checksum.h"
@@ -24,6 +23,12 @@ int64_t BlockBytes(int64_t size_bytes) {
 absl::Status FileDamaged(const std::string& directory, const std::string& file, int64_t offset, int64_t bytes, const std::string& what) {
   return ErrorWithReason(absl::DataLossError(absl::StrCat(JoinPath(directory, file), " is damaged at offset ", offset, ": ", what)),
                          "FILE_DAMAGED", {{"file", file}, {"offset", absl::StrCat(offset)}, {"bytes", absl::StrCat(bytes)}});
+}
+
+absl::Status CheckBlock(const std::string& directory, const storage::FileEntry& entry, int64_t block, std::string_view bytes) {
+  if (Xxh3(bytes) == entry.block_xxh3(static_cast<int>(block))) return absl::OkStatus();
+  return FileDamaged(directory, entry.path(), block * entry.block_bytes(), static_cast<int64_t>(bytes.size()),
+                     absl::StrCat("the XXH3 of the ", bytes.size(), " bytes there is not the manifest's"));
 }
 
 absl::StatusOr<storage::FileEntry> SumFile(FileSystem& fs, const std::string& directory, const std::string& path, const OnBytesRead& on_read) {
@@ -62,15 +67,11 @@ absl::Status CheckFile(FileSystem& fs, const std::string& directory, const stora
   const std::string_view data = file->data();
   if (static_cast<int64_t>(data.size()) != entry.size_bytes()) return other_size(static_cast<int64_t>(data.size()));
   Sha256 hash;
-  int block = 0;
+  int64_t block = 0;
   for (int64_t offset = 0; offset < entry.size_bytes(); offset += kPieceBytes) {
     const std::string_view piece = data.substr(offset, kPieceBytes);
     for (size_t begin = 0; block < entry.block_xxh3_size() && begin < piece.size(); begin += entry.block_bytes(), ++block) {
-      const std::string_view bytes = piece.substr(begin, entry.block_bytes());
-      if (Xxh3(bytes) != entry.block_xxh3(block)) {
-        return FileDamaged(directory, entry.path(), offset + static_cast<int64_t>(begin), static_cast<int64_t>(bytes.size()),
-                           absl::StrCat("the XXH3 of the ", bytes.size(), " bytes there is not the manifest's"));
-      }
+      LOCI_RETURN_IF_ERROR(CheckBlock(directory, entry, block, piece.substr(begin, entry.block_bytes())));
     }
     hash.Update(piece);
     LOCI_RETURN_IF_ERROR(on_read(static_cast<int64_t>(piece.size())));

@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <string_view>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -31,6 +32,9 @@ absl::StatusOr<storage::FileEntry> SumFile(FileSystem& fs, const std::string& di
 // `offset` (of the block that differs; where a file ends too early or goes on) and `bytes` (from there on, that hold the damage). Entries
 // without sums of blocks, as older builds wrote them, are compared as a whole.
 absl::Status CheckFile(FileSystem& fs, const std::string& directory, const storage::FileEntry& entry, bool sums, const OnBytesRead& on_read);
+
+// Compares block number `block` of the entry's file, in `directory`, with its sum; `bytes` are what the file has there. Errors as CheckFile.
+absl::Status CheckBlock(const std::string& directory, const storage::FileEntry& entry, int64_t block, std::string_view bytes);
 
 // The error itself: `what` is wrong in `bytes` from `offset` on of `file` (in `directory`).
 absl::Status FileDamaged(const std::string& directory, const std::string& file, int64_t offset, int64_t bytes, const std::string& what);

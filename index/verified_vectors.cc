@@ -3,8 +3,6 @@
 #include <string_view>
 #include <utility>
 
-#include "absl/strings/str_cat.h"
-#include "base/checksum.h"
 #include "base/status_macros.h"
 #include "index/file_sums.h"
 
@@ -25,11 +23,8 @@ absl::Status VerifiedVectors::Copy(const View& view, ViewRow row, float* out) {
     const int64_t end = static_cast<const char*>(vectors.row(row.row + 1)) - data.data();
     for (int64_t block = begin / entry_->block_bytes(); block * entry_->block_bytes() < end; ++block) {
       if (checked_[static_cast<size_t>(block)]) continue;
-      const std::string_view bytes = data.substr(static_cast<size_t>(block * entry_->block_bytes()), static_cast<size_t>(entry_->block_bytes()));
-      if (Xxh3(bytes) != entry_->block_xxh3(static_cast<int>(block))) {
-        return FileDamaged(generation_->id(), kVectorsFile, block * entry_->block_bytes(), static_cast<int64_t>(bytes.size()),
-                           absl::StrCat("the XXH3 of the ", bytes.size(), " bytes there is not the manifest's"));
-      }
+      LOCI_RETURN_IF_ERROR(CheckBlock(generation_->id(), *entry_, block, data.substr(static_cast<size_t>(block * entry_->block_bytes()),
+                                                                                     static_cast<size_t>(entry_->block_bytes()))));
       checked_[static_cast<size_t>(block)] = true;
     }
   }
