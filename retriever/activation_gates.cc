@@ -12,13 +12,14 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "retriever/query_vectors.h"
 
 namespace loci {
 namespace {
 
 constexpr int kTopK = 10;
-constexpr size_t kAtOnce = 64;     // Queries that are encoded, or searched, at once.
-constexpr size_t kWarmUp = 8;      // Searched before times are taken.
+constexpr size_t kAtOnce = 64;  // Queries that are searched at once.
+constexpr size_t kWarmUp = 8;   // Searched before times are taken.
 
 constexpr char kNdcg[] = "min_ndcg_at_10";
 constexpr char kRecall[] = "min_recall_at_10";
@@ -26,17 +27,6 @@ constexpr char kOverlap[] = "min_overlap_at_10";
 constexpr char kP99[] = "max_p99_us";
 
 using Rankings = std::vector<std::vector<std::string>>;
-
-absl::StatusOr<std::vector<float>> Encode(TextEncoder& encoder, const std::vector<GateQuery>& queries, const RequestLimits& limits) {
-  std::vector<float> vectors;
-  for (size_t begin = 0; begin < queries.size(); begin += kAtOnce) {
-    std::vector<std::string> texts;
-    for (size_t i = begin; i < std::min(queries.size(), begin + kAtOnce); ++i) texts.push_back(queries[i].text);
-    LOCI_ASSIGN_OR_RETURN(const EncodedTexts encoded, encoder.EncodeAndWait(texts, {.role = TextRole::kQuery, .limits = limits}));
-    vectors.insert(vectors.end(), encoded.vectors.begin(), encoded.vectors.end());
-  }
-  return vectors;
-}
 
 // The rankings of queries [begin, end).
 absl::Status Search(const View& view, const std::vector<float>& vectors, size_t begin, size_t end, const RequestLimits& limits, Rankings* rankings) {
@@ -77,7 +67,9 @@ absl::StatusOr<std::vector<GateFigure>> MeasureGates(const ActivationGates& gate
   };
   report(0);
   const std::shared_ptr<const View> view = View::Bare(std::move(candidate));
-  LOCI_ASSIGN_OR_RETURN(const std::vector<float> vectors, Encode(encoder, gates.queries, limits));
+  std::vector<std::string> texts;
+  for (const GateQuery& query : gates.queries) texts.push_back(query.text);
+  LOCI_ASSIGN_OR_RETURN(const std::vector<float> vectors, EncodeQueries(encoder, texts, limits));
   Rankings found(gates.queries.size());
   std::vector<int64_t> times_us;
   if (gates.max_p99_us.has_value()) {
@@ -118,7 +110,7 @@ absl::StatusOr<std::vector<GateFigure>> MeasureGates(const ActivationGates& gate
     const bool same_half = active.generation().manifest().passage_fingerprint() == view->generation().manifest().passage_fingerprint();
     std::vector<float> others;
     if (!same_half) {
-      LOCI_ASSIGN_OR_RETURN(others, Encode(*serving->encoder, gates.queries, limits));
+      LOCI_ASSIGN_OR_RETURN(others, EncodeQueries(*serving->encoder, texts, limits));
     }
     Rankings now(gates.queries.size());
     for (size_t i = 0; i < gates.queries.size(); i += kAtOnce) {

@@ -8,12 +8,10 @@
 #include "base/clock.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "retriever/query_vectors.h"
 
 namespace loci {
 namespace {
-
-// Texts that are encoded at once.
-constexpr size_t kEncodedTexts = 64;
 
 struct Side {
   std::shared_ptr<const View> body;
@@ -28,16 +26,6 @@ absl::StatusOr<Side> Open(GenerationManager& manager, std::string_view store, st
     LOCI_ASSIGN_OR_RETURN(side.encoder, manager.encoders().ForPassageHalf(side.half));
   }
   return side;
-}
-
-absl::StatusOr<std::vector<float>> Encode(TextEncoder& encoder, const std::vector<std::string>& queries, const RequestLimits& limits) {
-  std::vector<float> vectors;
-  for (size_t begin = 0; begin < queries.size(); begin += kEncodedTexts) {
-    const std::vector<std::string> part(queries.begin() + begin, queries.begin() + std::min(queries.size(), begin + kEncodedTexts));
-    LOCI_ASSIGN_OR_RETURN(const EncodedTexts encoded, encoder.EncodeAndWait(part, {.role = TextRole::kQuery, .limits = limits}));
-    vectors.insert(vectors.end(), encoded.vectors.begin(), encoded.vectors.end());
-  }
-  return vectors;
 }
 
 absl::StatusOr<std::vector<std::vector<std::string>>> Search(const View& body, const std::vector<float>& vectors, int top_k,
@@ -167,11 +155,11 @@ absl::StatusOr<GenerationComparison> CompareGenerations(GenerationManager& manag
                                                         const RequestLimits& limits) {
   LOCI_ASSIGN_OR_RETURN(const Side a, Open(manager, store, generation_a));
   LOCI_ASSIGN_OR_RETURN(const Side b, Open(manager, store, generation_b));
-  LOCI_ASSIGN_OR_RETURN(const std::vector<float> vectors_a, Encode(*a.encoder, queries, limits));
+  LOCI_ASSIGN_OR_RETURN(const std::vector<float> vectors_a, EncodeQueries(*a.encoder, queries, limits));
   LOCI_ASSIGN_OR_RETURN(auto found_a, Search(*a.body, vectors_a, top_k, limits));
   std::vector<float> other_vectors;
   if (a.half != b.half) {
-    LOCI_ASSIGN_OR_RETURN(other_vectors, Encode(*b.encoder, queries, limits));
+    LOCI_ASSIGN_OR_RETURN(other_vectors, EncodeQueries(*b.encoder, queries, limits));
   }
   const std::vector<float>& vectors_b = a.half != b.half ? other_vectors : vectors_a;
   LOCI_ASSIGN_OR_RETURN(auto found_b, Search(*b.body, vectors_b, top_k, limits));
