@@ -12,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/logging.h"
+#include "retriever/job_progress.h"
 
 namespace loci {
 namespace {
@@ -27,20 +28,6 @@ bool IsPastLimits(const OverlayInfo& overlay, const FoldLimits& limits) {
   return (limits.max_overlay_passages > 0 && overlay.change_count > limits.max_overlay_passages) ||
          (limits.max_overlay_share > 0 && changes > limits.max_overlay_share * std::max(kLeastBody, static_cast<double>(overlay.body_count))) ||
          (limits.max_overlay_bytes > 0 && overlay.change_count > 0 && overlay.memory_bytes > limits.max_overlay_bytes);
-}
-
-OperationControl FoldControlOf(const std::shared_ptr<JobHandle>& job) {
-  OperationControl control{.limits = job->limits()};
-  control.progress = [job, phase = std::string()](std::string_view name, int64_t done, int64_t total) mutable {
-    if (name != phase) {
-      phase = name;
-      job->SetPhase(phase, total, phase == "recall" ? "queries" : phase == "checksum" ? "files" : phase == "verifying" ? "bytes" : "passages");
-      if (phase == "loading") (void)job->BeginActivation();  // The fold looks at the limits itself.
-    }
-    job->SetDone(done);
-  };
-  control.chosen = [job](const std::string& generation) { job->SetGeneration(generation); };
-  return control;
 }
 
 AutoFolder::AutoFolder(Options options) : options_(std::move(options)) {
@@ -93,7 +80,7 @@ void AutoFolder::Fold(const std::string& store) {
   absl::Status status = job.status();
   if (job.ok()) {
     if (stopping()) (void)options_.jobs->Cancel((*job)->id());  // It began when the others had been ended.
-    const absl::StatusOr<FoldResult> folded = options_.manager->Fold(store, FoldControlOf(*job));
+    const absl::StatusOr<FoldResult> folded = options_.manager->Fold(store, ControlOf(*job, kFoldSwitch));
     status = (*job)->Finish(folded.status());
   }
   if (status.ok()) {

@@ -21,9 +21,6 @@ namespace loci {
 
 bool IsPastLimits(const OverlayInfo& overlay, const FoldLimits& limits);
 
-// What a fold that is `job` looks at and tells. At its phase "loading" it waits for an activation that runs.
-OperationControl FoldControlOf(const std::shared_ptr<JobHandle>& job);
-
 // One fold at a time, as a job that yields. Not while an ingest, an import, an activation or a roll-back of the store runs; after a failure
 // (a fold that gave way is none) it leaves the store alone for a minute, after each further one twice as long, up to an hour.
 // Works on a thread of its own; its end cancels what runs, and waits for that. Thread-safe.

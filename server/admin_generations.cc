@@ -15,8 +15,8 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "retriever/activation_gates.h"
-#include "retriever/auto_folder.h"
 #include "retriever/generation_comparison.h"
+#include "retriever/job_progress.h"
 #include "retriever/job_registry.h"
 #include "server/admin_service.h"
 #include "server/reply.h"
@@ -35,20 +35,6 @@ void FillActivation(const ActivationResult& result, bool done, Response* respons
   response->set_done(done);
 }
 
-// What the job is asked, and what it shows of `operation`.
-OperationControl ControlOf(const std::shared_ptr<JobHandle>& job) {
-  OperationControl control{.limits = job->limits()};
-  control.progress = [job, phase = std::string()](std::string_view name, int64_t done, int64_t total) mutable {
-    if (name != phase) {
-      phase = name;
-      job->SetPhase(phase, total, phase == "gates" ? "queries" : "bytes");
-    }
-    job->SetDone(done);
-  };
-  control.chosen = [job](const std::string& generation) { job->SetGeneration(generation); };
-  return control;
-}
-
 // Runs `operation`, which fills in a reply, as a job, and answers what it answers; or, with `no_wait`, answers at once and leaves it to
 // a pool. What such an operation looks at is its own: its request's deadline and its client's leaving are nothing to it.
 // Where `operation` succeeded, `follow` (may be null) may take the job over, to go on with it elsewhere, and then returns true.
@@ -59,7 +45,7 @@ absl::Status RunJob(const ServiceContext& services, JobSpec spec, bool no_wait,
   if (no_wait) spec.limits = RequestLimits();
   const bool is_fold = spec.kind == JobKind::kFold;
   ThreadPool& pool = spec.kind == JobKind::kVerify ? *services.verify_pool : is_fold ? *services.fold_pool : *services.switch_pool;
-  const auto control_of = is_fold ? FoldControlOf : ControlOf;
+  const auto control_of = [is_fold](const std::shared_ptr<JobHandle>& job) { return ControlOf(job, is_fold ? kFoldSwitch : ""); };
   spec.request_id = CurrentRequestId();
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<JobHandle> job, services.jobs->Start(std::move(spec)));
   response->set_job(job->id());
@@ -130,7 +116,7 @@ absl::StatusOr<std::string> WatchOrRollBack(const ServiceContext& services, cons
   const auto report = [&job](int64_t done, int64_t) { job->SetDone(done); };
   absl::StatusOr<std::string> seen = services.activation_watches->Watch(store, generation, conditions, job->own_limits(), report, is_serving);
   if (seen.ok()) return seen;
-  const OperationControl control{.limits = job->own_limits(), .progress = ControlOf(job).progress};
+  const OperationControl control{.limits = job->own_limits(), .progress = ProgressOf(job)};
   const absl::Status begun = job->BeginActivation();  // Others may activate meanwhile.
   const absl::StatusOr<ActivationResult> back =
       begun.ok() ? services.manager->Rollback(store, WritesPolicy::kReplay, /*dry_run=*/false, control, /*expected_active=*/generation)

@@ -12,11 +12,10 @@
 #include "retriever/job_registry.h"
 #include "server/admin_service.h"
 #include "server/admission.h"
-#include "server/error_table.h"
+#include "server/conclude_call.h"
 #include "server/reply.h"
 #include "server/request_errors.h"
 #include "server/request_id.h"
-#include "server/request_log.h"
 #include "server/validation.h"
 
 namespace loci {
@@ -91,12 +90,9 @@ class WatchJobCall final : public grpc::ServerWriteReactor<loci::v1::Job> {
   }
 
   void End(const absl::Status& status) {
-    if (CarriesPushback(status)) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(services_.pushback_ms));
-    const int64_t duration_us = services_.clock->NowMicros() - start_us_;
-    services_.metrics->Finished(Method::kWatchJob, status.code(), duration_us);
-    if (IsLogged(status, services_.log_requests)) LogRequest({trace_, Method::kWatchJob, status, duration_us, PhaseTimes(), context_->peer()});
+    CallConclusion conclusion = ConcludeCall(services_, context_, Method::kWatchJob, trace_, start_us_, PhaseTimes(), status);
     permit_.Release();
-    Finish(ToGrpcStatus(status, trace_.request_id));
+    Finish(std::move(conclusion.status));
   }
 
   const ServiceContext& services_;

@@ -68,8 +68,6 @@ std::string Clean(std::string_view text, size_t limit) {
 
 }  // namespace
 
-bool CarriesPushback(const absl::Status& status) { return PushbackMs(status, 0, 0).has_value(); }
-
 std::optional<int64_t> PushbackMs(const absl::Status& status, int64_t base_ms, int64_t backlog_ms) {
   constexpr int64_t kMostMs = 60'000;
   if (status.code() != absl::StatusCode::kResourceExhausted) return std::nullopt;

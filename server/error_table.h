@@ -22,7 +22,6 @@ grpc::Status ToGrpcStatus(const absl::Status& status, std::string_view request_i
 
 // What an error of an overload, which passes, asks the client to wait: `base_ms`, and on top of that what the error says (`retry_after_ms` in
 // its details) or, where it says nothing, `backlog_ms`; a minute at most. nullopt for every other error: a full disk does not pass.
-bool CarriesPushback(const absl::Status& status);
 std::optional<int64_t> PushbackMs(const absl::Status& status, int64_t base_ms, int64_t backlog_ms);
 
 // "INVALID_ARGUMENT"; "UNKNOWN" for a code that gRPC does not have.

@@ -8,9 +8,8 @@
 #include "base/error.h"
 #include "base/log_context.h"
 #include "base/status_macros.h"
-#include "server/error_table.h"
+#include "server/conclude_call.h"
 #include "server/request_errors.h"
-#include "server/request_log.h"
 #include "server/unary_call.h"
 #include "server/validation.h"
 
@@ -124,12 +123,9 @@ void ExportCall::OnWriteDone(bool ok) {
 
 void ExportCall::End(const absl::Status& status) {
   exporter_.reset();
-  if (CarriesPushback(status)) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(services_.pushback_ms));
-  const int64_t duration_us = services_.clock->NowMicros() - start_us_;
-  services_.metrics->Finished(Method::kExportStore, status.code(), duration_us);
-  if (IsLogged(status, services_.log_requests)) LogRequest({trace_, Method::kExportStore, status, duration_us, PhaseTimes(), context_->peer()});
+  CallConclusion conclusion = ConcludeCall(services_, context_, Method::kExportStore, trace_, start_us_, PhaseTimes(), status);
   permit_.Release();
-  Finish(ToGrpcStatus(status, trace_.request_id));
+  Finish(std::move(conclusion.status));
 }
 
 }  // namespace loci

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
+#include "retriever/job_progress.h"
 #include "server/reply.h"
 #include "server/request_errors.h"
 #include "server/validation.h"
@@ -32,7 +33,7 @@ absl::Status ImportUpload::Take(UploadCall& call, grpc::ByteBuffer* message, int
 absl::Status ImportUpload::TakeHeader(UploadCall& call, const loci::v1::ImportHeader& header) {
   LOCI_ASSIGN_OR_RETURN(ImportOptions options, ValidateImportHeader(header, call.LimitsOf(header.no_wait())));
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<JobHandle> job, call.StartJob(JobKind::kImport, options.store, header.no_wait()));
-  options.progress = ProgressOf(job);
+  options.progress = ProgressOf(job, kUploadSwitch);
   importer_ = std::make_unique<ArchiveImporter>(*services_.manager, std::move(options));
   return absl::OkStatus();
 }

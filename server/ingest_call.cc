@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
+#include "retriever/job_progress.h"
 #include "server/reply.h"
 #include "server/request_errors.h"
 #include "server/validation.h"
@@ -32,7 +33,7 @@ absl::Status IngestUpload::TakeHeader(UploadCall& call) {
   const bool no_wait = request_.header().no_wait();
   LOCI_ASSIGN_OR_RETURN(IngestOptions options, ValidateIngestHeader(request_.header(), call.LimitsOf(no_wait)));
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<JobHandle> job, call.StartJob(JobKind::kIngest, options.store, no_wait));
-  options.progress = ProgressOf(job);
+  options.progress = ProgressOf(job, kUploadSwitch);
   LOCI_ASSIGN_OR_RETURN(ingester_, Ingester::Start(*services_.manager, std::move(options)));
   return absl::OkStatus();
 }

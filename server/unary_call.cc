@@ -8,8 +8,7 @@
 
 #include "base/logging.h"
 #include "base/status_macros.h"
-#include "server/error_table.h"
-#include "server/request_log.h"
+#include "server/conclude_call.h"
 
 namespace loci {
 
@@ -69,21 +68,16 @@ void UnaryCall::SetPhases(const PhaseTimes& phases) {
 
 void UnaryCall::Answer(const absl::Status& status) {
   LOCI_CHECK(!answered_.exchange(true));
-  const std::optional<int64_t> pushback_ms = PushbackMs(status, services_.pushback_ms, services_.pipeline->BacklogMicros() / 1000);
-  if (pushback_ms.has_value()) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(*pushback_ms));
   const int64_t now_us = services_.clock->NowMicros();
-  const int64_t duration_us = now_us - start_us_;
-  services_.metrics->Finished(method_, status.code(), duration_us);
   if (status.ok() && HasPhases(method_) && !limits_.Check(now_us).ok()) services_.pipeline->work_metrics().Wasted(WorkPhase::kReply);
-  if (IsLogged(status, services_.log_requests)) LogRequest({trace_, method_, status, duration_us, phases_, context_->peer()});
+  CallConclusion conclusion = ConcludeCall(services_, context_, method_, trace_, start_us_, phases_, status);
   // Before Finish: a client that has its answer may ask again at once and is not to find its own permit in the way.
   method_permit_.Release();
   permit_.Release();
-  grpc::Status answer = ToGrpcStatus(status, trace_.request_id);
   // A client that is in a hurry does not wait for others' refusals.
   const bool can_wait = limits_.deadline_us() - now_us > kLeastPatience * services_.refusals->hold().count();
-  if (pushback_ms.has_value() && can_wait) return services_.refusals->Add([this, answer = std::move(answer)] { Finish(answer); });
-  Finish(std::move(answer));
+  if (conclusion.overloaded && can_wait) return services_.refusals->Add([this, answer = std::move(conclusion.status)] { Finish(answer); });
+  Finish(std::move(conclusion.status));
 }
 
 }  // namespace loci

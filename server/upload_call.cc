@@ -11,9 +11,8 @@
 #include "base/log_context.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
-#include "server/error_table.h"
+#include "server/conclude_call.h"
 #include "server/request_errors.h"
-#include "server/request_log.h"
 #include "server/unary_call.h"
 
 namespace loci {
@@ -208,23 +207,9 @@ void UploadCall::End(const absl::Status& ended) {
   idle_timer_.reset();
   upload_.reset();  // Unfinished: throws away what it built.
   if (job_ != nullptr) status = job_->Finish(status);
-  if (CarriesPushback(status)) context_->AddTrailingMetadata(kPushbackTrailer, std::to_string(services_.pushback_ms));
-  const int64_t duration_us = services_.clock->NowMicros() - start_us_;
-  services_.metrics->Finished(method_, status.code(), duration_us);
-  if (IsLogged(status, services_.log_requests)) LogRequest({trace_, method_, status, duration_us, PhaseTimes(), context_->peer()});
+  CallConclusion conclusion = ConcludeCall(services_, context_, method_, trace_, start_us_, PhaseTimes(), status);
   permit_.Release();
-  Finish(ToGrpcStatus(status, trace_.request_id));
-}
-
-std::function<void(std::string_view phase, int64_t done, int64_t total)> ProgressOf(std::shared_ptr<JobHandle> job) {
-  return [job = std::move(job), phase = std::string()](std::string_view name, int64_t done, int64_t total) mutable {
-    if (name != phase) {
-      phase = name;
-      job->SetPhase(phase, total, phase == "recall" ? "queries" : phase == "checksum" ? "files" : "passages");
-      if (phase == "activating") (void)job->BeginActivation();  // The operation looks at the limits itself.
-    }
-    job->SetDone(done);
-  };
+  Finish(std::move(conclusion.status));
 }
 
 }  // namespace loci

@@ -111,9 +111,6 @@ class UploadCall final : public grpc::ServerReadReactor<grpc::ByteBuffer> {
   std::unique_ptr<Upload> upload_;
 };
 
-// Shows in `job` how far an ingest or an import is, as their options' `progress`.
-std::function<void(std::string_view phase, int64_t done, int64_t total)> ProgressOf(std::shared_ptr<JobHandle> job);
-
 }  // namespace loci
 
 #endif  // LOCI_SERVER_UPLOAD_CALL_H_
