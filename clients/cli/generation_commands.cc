@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/strings.h"
+#include "clients/cli/build_flags.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
 #include "clients/cli/eval_input.h"
@@ -18,12 +19,6 @@
 
 namespace loci {
 namespace {
-
-v1::WritesSince WritesSinceOf(const std::string& name) {
-  if (name == "replay") return v1::WRITES_SINCE_REPLAY;
-  if (name == "discard") return v1::WRITES_SINCE_DISCARD;
-  return v1::WRITES_SINCE_UNSPECIFIED;
-}
 
 // What goes on by itself after --no-wait.
 int TellJob(CliContext& cli, const std::string& job) {

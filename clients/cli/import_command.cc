@@ -5,6 +5,7 @@
 #include <string>
 
 #include "absl/strings/str_cat.h"
+#include "clients/cli/build_flags.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
 #include "clients/cli/input_file.h"
@@ -33,17 +34,14 @@ class ImportCommand final : public Command {
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Positional("FILE", &path_, "Archive, or - (standard input).");
-    flags->String("index", &index_, "SPEC", "exact, or a FAISS factory string; as the archive says without it.");
-    flags->Choice("vector-type", &vector_type_, {"float32", "float16", "bfloat16"}, "How vectors are stored; as the archive says without it.");
-    flags->Bool("no-activate", &no_activate_, "Build the generation, do not let it answer.");
-    flags->Choice("writes-since", &writes_since_, {"replay", "discard"}, "What becomes of writes made meanwhile.");
-    flags->Bool("no-wait", &no_wait_, "Return once all was received and checked, with the job that builds and activates.");
+    build_.Declare(flags, "exact, or a FAISS factory string; as the archive says without it.", "How vectors are stored; as the archive says without it.",
+                   "Return once all was received and checked, with the job that builds and activates.");
     flags->Bool("allow-unknown-encoder", &allow_unknown_encoder_, "Take vectors that no encoder of the server serves; with --no-activate.");
     flags->Bool("dry-run", &dry_run_, "Say what would be sent, send nothing.");
   }
 
   int Run(CliContext& cli, const FlagSet&) override {
-    if (allow_unknown_encoder_ && !no_activate_) return cli.UsageError("--allow-unknown-encoder goes with --no-activate");
+    if (allow_unknown_encoder_ && !build_.no_activate()) return cli.UsageError("--allow-unknown-encoder goes with --no-activate");
     absl::StatusOr<std::unique_ptr<InputFile>> opened = InputFile::Open(path_);
     if (!opened.ok()) return cli.Fail(opened.status());
     InputFile& file = **opened;
@@ -61,14 +59,7 @@ class ImportCommand final : public Command {
   v1::ImportHeader Header() const {
     v1::ImportHeader header;
     header.set_store(store_);
-    if (!index_.empty()) header.mutable_index()->set_factory(index_);
-    if (vector_type_ == "float32") header.mutable_index()->set_vector_type(v1::VECTOR_TYPE_FLOAT32);
-    if (vector_type_ == "float16") header.mutable_index()->set_vector_type(v1::VECTOR_TYPE_FLOAT16);
-    if (vector_type_ == "bfloat16") header.mutable_index()->set_vector_type(v1::VECTOR_TYPE_BFLOAT16);
-    header.set_no_activate(no_activate_);
-    if (writes_since_ == "replay") header.set_writes_since(v1::WRITES_SINCE_REPLAY);
-    if (writes_since_ == "discard") header.set_writes_since(v1::WRITES_SINCE_DISCARD);
-    header.set_no_wait(no_wait_);
+    build_.Fill(&header);
     header.set_allow_unknown_encoder(allow_unknown_encoder_);
     return header;
   }
@@ -114,7 +105,7 @@ class ImportCommand final : public Command {
               << SanitizeLine(response.source_store()) << ", generation " << SanitizeLine(response.source_generation()) << ", revision "
               << response.source_revision() << '\n';
     if (response.done()) {
-      cli.out() << "store " << SanitizeLine(StoreName(store_)) << (no_activate_ ? " has" : " serves") << " generation "
+      cli.out() << "store " << SanitizeLine(StoreName(store_)) << (build_.no_activate() ? " has" : " serves") << " generation "
                 << SanitizeLine(response.generation()) << ", revision " << response.revision() << '\n';
     } else {
       cli.out() << "it goes on as a job; follow it with loci watch " << SanitizeLine(response.job()) << '\n';
@@ -122,8 +113,9 @@ class ImportCommand final : public Command {
     return kExitOk;
   }
 
-  std::string store_, path_, index_, vector_type_, writes_since_;
-  bool no_activate_ = false, no_wait_ = false, allow_unknown_encoder_ = false, dry_run_ = false;
+  std::string store_, path_;
+  BuildFlags build_;
+  bool allow_unknown_encoder_ = false, dry_run_ = false;
 };
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "clients/cli/build_flags.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
 #include "clients/cli/ingest_reader.h"
@@ -63,11 +64,8 @@ class IngestCommand final : public Command {
     flags->Choice("format", &format_, {"auto", "jsonl", "tsv", "beir", "text", "markdown", "html", "pdf", "documents"},
                   "Of the input.");
     flags->Choice("mode", &mode_, {"new-generation", "upsert"}, "Replace the store's content, or add to it.");
-    flags->String("index", &index_, "SPEC", "exact, or a FAISS factory string: IVF1024,Flat, HNSW32, ...");
-    flags->Choice("vector-type", &vector_type_, {"float32", "float16", "bfloat16"}, "How vectors are stored.");
-    flags->Bool("no-activate", &no_activate_, "Build the generation, do not let it answer.");
-    flags->Choice("writes-since", &writes_since_, {"replay", "discard"}, "What becomes of writes made meanwhile.");
-    flags->Bool("no-wait", &no_wait_, "Return once all was received, with the job that builds and activates.");
+    build_.Declare(flags, "exact, or a FAISS factory string: IVF1024,Flat, HNSW32, ...", "How vectors are stored.",
+                   "Return once all was received, with the job that builds and activates.");
     flags->String("encoder-fingerprint", &encoder_fingerprint_, "HEX", "Of the encoder that made the input's vectors.");
     flags->Int("chunk-tokens", &chunk_tokens_, 16, 1 << 20,
                "Cut into passages of so many tokens, title included; documents always are, by default of the encoder's length.");
@@ -87,7 +85,7 @@ class IngestCommand final : public Command {
           absl::StrCat("flag --overlap-tokens: ", overlap_tokens_, " is more than half of --chunk-tokens ", chunk_tokens_));
     }
     if (pdf_timeout_ms_ < 1) return cli.UsageError("flag --pdf-timeout: it must be more than 0");
-    if (mode_ == "upsert" && (!index_.empty() || no_activate_ || !vector_type_.empty())) {
+    if (mode_ == "upsert" && build_.shapes_generation()) {
       return cli.UsageError("--index, --vector-type and --no-activate are for --mode new-generation");
     }
     absl::StatusOr<std::unique_ptr<IngestReader>> reader = IngestReader::Open(
@@ -108,14 +106,7 @@ class IngestCommand final : public Command {
     v1::IngestHeader header;
     header.set_store(store_);
     header.set_mode(mode_ == "upsert" ? v1::INGEST_MODE_UPSERT : v1::INGEST_MODE_NEW_GENERATION);
-    if (!index_.empty()) header.mutable_index()->set_factory(index_);
-    if (vector_type_ == "float32") header.mutable_index()->set_vector_type(v1::VECTOR_TYPE_FLOAT32);
-    if (vector_type_ == "float16") header.mutable_index()->set_vector_type(v1::VECTOR_TYPE_FLOAT16);
-    if (vector_type_ == "bfloat16") header.mutable_index()->set_vector_type(v1::VECTOR_TYPE_BFLOAT16);
-    header.set_no_activate(no_activate_);
-    if (writes_since_ == "replay") header.set_writes_since(v1::WRITES_SINCE_REPLAY);
-    if (writes_since_ == "discard") header.set_writes_since(v1::WRITES_SINCE_DISCARD);
-    header.set_no_wait(no_wait_);
+    build_.Fill(&header);
     header.set_encoder_fingerprint(encoder_fingerprint_);
     if (chunks_) {
       header.mutable_chunking()->set_max_tokens(static_cast<int32_t>(chunk_tokens_));
@@ -213,16 +204,17 @@ class IngestCommand final : public Command {
     const int exit_code = input.Finish(skip_errors_);
     const int print_code = cli.json() ? cli.PrintJson(response) : PrintIngestSummary(cli, store_, response);
     if (!response.done() && !cli.json()) {
-      cli.out() << (no_wait_ ? "it goes on as a job; follow it with loci watch " : "see loci get jobs for ")
+      cli.out() << (build_.no_wait() ? "it goes on as a job; follow it with loci watch " : "see loci get jobs for ")
                 << SanitizeLine(response.job()) << '\n';
     }
     return exit_code != kExitOk ? exit_code : print_code;
   }
 
-  std::string store_, path_, format_ = "auto", mode_ = "new-generation", index_, vector_type_, writes_since_,
-                             encoder_fingerprint_, bad_lines_ = "skip", duplicates_ = "keep-last";
+  std::string store_, path_, format_ = "auto", mode_ = "new-generation", encoder_fingerprint_, bad_lines_ = "skip",
+                             duplicates_ = "keep-last";
+  BuildFlags build_;
   int64_t chunk_tokens_ = 0, overlap_tokens_ = 0, pdf_timeout_ms_ = DocumentLimits::kMaxPdfTime.count();
-  bool no_activate_ = false, no_wait_ = false, reencode_ = false, skip_errors_ = false, dry_run_ = false;
+  bool reencode_ = false, skip_errors_ = false, dry_run_ = false;
   bool chunks_ = false;  // What is sent is to be cut into passages.
 };
 
