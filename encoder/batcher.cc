@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "base/logging.h"
 #include "base/mutex.h"
+#include "encoder/batcher_metrics.h"
 #include "encoder/work_metrics.h"
 
 namespace loci {
@@ -96,70 +97,10 @@ absl::Status CheckSequences(const PackedBatch& batch, int max_length, int vocabu
   return absl::OkStatus();
 }
 
-// Two folders may have one name.
-MetricLabels Labels(const EncoderSpec& spec) { return {{"encoder", spec.model_name}, {"fingerprint", spec.fingerprint.ToString()}}; }
-
-// Series of one batcher. Thread-safe.
-struct Metrics {
-  Metrics(MetricsSink& sink, const MetricLabels& encoder)
-      : queued_tokens(sink.gauge("loci_batcher_queued_tokens", "Tokens of requests not yet answered.", encoder)),
-        queued_requests(sink.gauge("loci_batcher_queued_requests", "Requests not yet answered.", encoder)),
-        batch_tokens(sink.histogram("loci_batcher_batch_tokens", "Tokens in a batch.", encoder,
-                                    {16, 32, 64, 128, 256, 512, 1024, 2048, 4096, 8192})),
-        batch_sequences(sink.histogram("loci_batcher_batch_sequences", "Sequences in a batch.", encoder,
-                                       {1, 2, 4, 8, 16, 32, 64, 128, 256})),
-        queue_seconds(sink.histogram("loci_batcher_queue_seconds", "Submission to the start of a request's first batch.",
-                                     encoder, SecondsBounds())),
-        encode_seconds(sink.histogram("loci_batcher_encode_seconds", "Time that the encoder took for a batch.",
-                                      encoder, SecondsBounds())),
-        dropped_cancelled(Dropped(sink, encoder, "cancelled")),
-        dropped_deadline(Dropped(sink, encoder, "deadline")),
-        dropped_out_of_reach(Dropped(sink, encoder, "out_of_reach")),
-        dropped_tokens(sink.counter("loci_batcher_dropped_tokens_total",
-                                    "Tokens that were not encoded because their request was dropped.", encoder)),
-        wasted_tokens(sink.counter("loci_batcher_wasted_tokens_total",
-                                   "Tokens that were encoded for requests that did not get their vectors.",
-                                   encoder)),
-        refused(Refused(sink, encoder, "queue_full")),
-        refused_late(Refused(sink, encoder, "deadline")),
-        failed_batches(sink.counter("loci_batcher_failed_batches_total", "Batches that the encoder could not encode.",
-                                    encoder)) {}
-
-  static std::vector<double> SecondsBounds() {
-    return {0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10};
-  }
-  static Counter& Dropped(MetricsSink& sink, MetricLabels labels, const std::string& reason) {
-    labels["reason"] = reason;
-    return sink.counter("loci_batcher_dropped_requests_total", "Requests dropped before all of them was encoded.",
-                        labels);
-  }
-
-  static Counter& Refused(MetricsSink& sink, MetricLabels labels, const std::string& reason) {
-    labels["reason"] = reason;
-    return sink.counter("loci_batcher_refused_requests_total", "Requests refused because the queue was full or their deadline out of reach.",
-                        labels);
-  }
-
-  Gauge& queued_tokens;
-  Gauge& queued_requests;
-  Histogram& batch_tokens;
-  Histogram& batch_sequences;
-  Histogram& queue_seconds;
-  Histogram& encode_seconds;
-  Counter& dropped_cancelled;
-  Counter& dropped_deadline;
-  Counter& dropped_out_of_reach;
-  Counter& dropped_tokens;
-  Counter& wasted_tokens;
-  Counter& refused;
-  Counter& refused_late;
-  Counter& failed_batches;
-};
-
 class BatcherImpl : public Batcher {
  public:
   BatcherImpl(const Encoder& encoder, const BatcherOptions& options, Clock& clock, MetricsSink& metrics)
-      : encoder_(encoder), options_(options), clock_(clock), metrics_(metrics, Labels(encoder.spec())), work_metrics_(metrics) {
+      : encoder_(encoder), options_(options), clock_(clock), metrics_(metrics, encoder.spec()), work_metrics_(metrics) {
     LOCI_CHECK(options.max_batch_tokens > 0 && options.worker_count > 0 && options.max_wait_us >= 0);
     for (int i = 0; i < options_.worker_count; ++i) workers_.emplace_back([this] { RunWorker(); });
   }
@@ -217,7 +158,7 @@ class BatcherImpl : public Batcher {
   std::vector<std::thread> workers_;
 
   // Own synchronisation. The two numbers change under `mutex_` and are read anywhere.
-  Metrics metrics_;
+  BatcherMetrics metrics_;
   WorkMetrics work_metrics_;
   const std::shared_ptr<EncodeBacklog> backlog_ = std::make_shared<EncodeBacklog>();
   std::atomic<int64_t> held_tokens_{0};
