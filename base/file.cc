@@ -12,10 +12,13 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <optional>
 #include <system_error>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/mapping_guard.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 
@@ -172,9 +175,18 @@ class PosixWritableFile : public WritableFile {
 
 class PosixMappedFile : public MappedFile {
  public:
-  PosixMappedFile(void* address, size_t size) : address_(address), size_(size) {}
+  PosixMappedFile(std::string path, void* address, size_t size) : path_(std::move(path)), address_(address), size_(size) {
+    if (size_ > 0) guard_.emplace(address_, size_);
+  }
   ~PosixMappedFile() override {
+    guard_.reset();
     if (size_ > 0) ::munmap(address_, size_);
+  }
+
+  absl::Status Check() const override {
+    if (!guard_.has_value() || !guard_->lost()) return absl::OkStatus();
+    return ErrorWithReason(absl::DataLossError(absl::StrCat(path_, " could not be read while it was open: it was cut short, or its disk failed")),
+                           "FILE_DAMAGED", {{"file", path_.substr(path_.rfind('/') + 1)}});
   }
 
   std::string_view data() const override { return {static_cast<const char*>(address_), size_}; }
@@ -187,8 +199,10 @@ class PosixMappedFile : public MappedFile {
   }
 
  private:
+  const std::string path_;
   void* const address_;
   const size_t size_;
+  std::optional<MappingGuard> guard_;
 };
 
 class PosixLock : public FileSystem::Lock {
@@ -217,10 +231,10 @@ class PosixFiles : public FileSystem {
       return absl::FailedPreconditionError(absl::StrCat("cannot map ", path, ": it is not a regular file"));
     }
     const size_t size = static_cast<size_t>(info.st_size);
-    if (size == 0) return std::make_unique<PosixMappedFile>(nullptr, 0);
+    if (size == 0) return std::make_unique<PosixMappedFile>(path, nullptr, 0);
     void* const address = ::mmap(nullptr, size, PROT_READ, MAP_SHARED, file.get(), 0);
     if (address == MAP_FAILED) return ErrnoStatus(errno, "cannot map", path);
-    return std::make_unique<PosixMappedFile>(address, size);
+    return std::make_unique<PosixMappedFile>(path, address, size);
   }
 
   absl::StatusOr<std::string> ReadFile(const std::string& path) override {

@@ -30,6 +30,9 @@ class MappedFile {
  public:
   virtual ~MappedFile() = default;
   virtual std::string_view data() const = 0;  // Page-aligned; empty for an empty file.
+  // DATA_LOSS, reason FILE_DAMAGED with `file`, where bytes of data() could not be read since the file was mapped, because it was cut short or
+  // its disk failed: they read as zeros. Looked at when data() has been read.
+  virtual absl::Status Check() const = 0;
   // Reads every page once, so that the first query does not. Advisory.
   virtual void Warm() const = 0;
 };

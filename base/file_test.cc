@@ -12,6 +12,8 @@
 #include <string_view>
 #include <vector>
 
+#include "base/error.h"
+
 namespace loci {
 namespace {
 
@@ -86,6 +88,19 @@ TEST_F(FileTest, AMappingOutlivesTheNameOfItsFile) {
   ASSERT_TRUE(mapped.ok());
   ASSERT_TRUE(fs_.DeleteFile(Path("a")).ok());
   EXPECT_EQ((*mapped)->data(), "content");
+}
+
+TEST_F(FileTest, AMappedFileThatIsCutShortReadsAsZerosAndIsNamed) {
+  Write(Path("a"), std::string(10'001, 'q'));
+  const auto mapped = fs_.Map(Path("a"));
+  ASSERT_TRUE(mapped.ok());
+  EXPECT_TRUE((*mapped)->Check().ok());
+  ASSERT_EQ(truncate(Path("a").c_str(), 4096), 0);
+  EXPECT_EQ((*mapped)->data(), std::string(4096, 'q') + std::string(10'001 - 4096, '\0'));
+  const absl::Status status = (*mapped)->Check();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(Path("a")));
+  EXPECT_EQ(GetErrorReason(status)->metadata.at("file"), "a");
 }
 
 TEST_F(FileTest, AMissingPathIsNotFoundAndNamed) {

@@ -70,8 +70,10 @@ absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const
   spec.query_prefix = config.query_prefix;
   spec.passage_prefix = config.passage_prefix;
   spec.fingerprint = ComputeFingerprint(space);
-  return CpuEncoder::Create(BertReader(*weights, config), config, std::move(spec), std::move(tokenizer), options.pool,
-                            options.isa);
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, CpuEncoder::Create(BertReader(*weights, config), config, std::move(spec),
+                                                                              std::move(tokenizer), options.pool, options.isa));
+  LOCI_RETURN_IF_ERROR(weights->Check());
+  return encoder;
 }
 
 std::string PassageText(std::string_view title, std::string_view text) {

@@ -47,6 +47,7 @@ class Safetensors {
   static absl::StatusOr<std::unique_ptr<Safetensors>> Parse(std::string_view file, const std::string& name);
 
   const std::string& name() const { return name_; }
+  absl::Status Check() const { return mapped_ == nullptr ? absl::OkStatus() : mapped_->Check(); }  // Of the mapping, once all was read.
   std::string_view content() const { return content_; }  // The whole file.
   const std::map<std::string, TensorInfo, std::less<>>& tensors() const { return tensors_; }
   bool Has(std::string_view tensor) const { return tensors_.find(tensor) != tensors_.end(); }

@@ -287,7 +287,7 @@ absl::Status ExactIndex::Search(MatrixView<const float> queries, const IndexSear
     LOCI_RETURN_IF_ERROR(failure);
   }
   best.Finish(hits);
-  return absl::OkStatus();
+  return vectors_->Check();
 }
 
 }  // namespace loci

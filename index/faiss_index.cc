@@ -177,7 +177,8 @@ class FaissIndex : public PassageIndex {
     } else {
       pool_->ParallelFor(tasks, task);
     }
-    return failure;
+    LOCI_RETURN_IF_ERROR(failure);
+    return vectors_->Check();
   }
 
  private:
@@ -349,6 +350,7 @@ absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, con
     MappedReader reader(file->data());
     index.reset(faiss::read_index(&reader));
   });
+  LOCI_RETURN_IF_ERROR(file->Check());
   if (absl::IsInternal(read)) return absl::DataLossError(read.message());
   LOCI_RETURN_IF_ERROR(read);
   auto* ivf = dynamic_cast<faiss::IndexIVF*>(index.get());

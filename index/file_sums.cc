@@ -47,6 +47,7 @@ absl::StatusOr<storage::FileEntry> SumFile(FileSystem& fs, const std::string& di
     }
     LOCI_RETURN_IF_ERROR(on_read(static_cast<int64_t>(piece.size())));
   }
+  LOCI_RETURN_IF_ERROR(file->Check());
   entry.set_sha256(hash.HexDigest());
   return entry;
 }
@@ -80,7 +81,7 @@ absl::Status CheckFile(FileSystem& fs, const std::string& directory, const stora
     return FileDamaged(directory, entry.path(), 0, entry.size_bytes(),
                        absl::StrCat("the SHA-256 of its ", entry.size_bytes(), " bytes is not the manifest's"));
   }
-  return absl::OkStatus();
+  return file->Check();
 }
 
 }  // namespace loci

@@ -146,7 +146,9 @@ class Evaluator {
 
 absl::StatusOr<RowSet> EvaluateFilter(const FilterExpression& filter, const MetadataColumns& columns, const IdLookup& ids,
                                       const RequestLimits& limits) {
-  return Evaluator(filter, columns, ids, limits).Evaluate(filter.root());
+  LOCI_ASSIGN_OR_RETURN(RowSet rows, Evaluator(filter, columns, ids, limits).Evaluate(filter.root()));
+  LOCI_RETURN_IF_ERROR(columns.Check());
+  return rows;
 }
 
 }  // namespace loci

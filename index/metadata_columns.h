@@ -54,6 +54,7 @@ class MetadataColumns {
 
   int64_t row_count() const { return row_count_; }
   int64_t column_count() const { return column_count_; }
+  absl::Status Check() const { return file_->Check(); }  // MappedFile's, once columns were read.
   int64_t memory_bytes() const { return memory_bytes_; }  // Of bitmaps, beside the mapped file.
 
   Values Find(const FilterField& field, ColumnType type) const;  // Empty: there is no such column.

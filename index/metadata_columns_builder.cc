@@ -79,6 +79,7 @@ class Spool {
       for (; !rest.empty(); rest.remove_prefix(std::min(rest.size(), kFlushBytes))) {
         LOCI_RETURN_IF_ERROR(out.Append(rest.substr(0, kFlushBytes)));
       }
+      LOCI_RETURN_IF_ERROR(mapped->Check());
     }
     return out.Append(buffer_);
   }

@@ -95,6 +95,22 @@ TEST_F(MetadataColumnsTest, AnswersTheGrammarsExample) {
   EXPECT_THAT(Matching(**columns, "id in ('5', '0', 'x') or id < '1'"), ElementsAre("0", "5"));
 }
 
+TEST_F(MetadataColumnsTest, AFileThatIsCutShortWhileItIsOpenIsDataLoss) {
+  for (int i = 0; i < 300; ++i) {
+    auto& metadata = *Add(absl::StrCat(i)).mutable_metadata();
+    metadata["lang"].set_string_value(i % 2 == 0 ? "en" : "de");
+    metadata["year"].set_int64_value(i);
+  }
+  const auto columns = Build();
+  ASSERT_TRUE(columns.ok()) << columns.status();
+  ASSERT_EQ(truncate(path().c_str(), 0), 0);
+  for (const std::string& text : {"year >= 5", "has(lang)", "lang = \"en\" and not year < 3", "lang in (\"en\", \"de\")"}) {
+    const auto parsed = FilterExpression::Parse(text);
+    ASSERT_TRUE(parsed.ok());
+    EXPECT_EQ(EvaluateFilter(**parsed, **columns, Ids(), RequestLimits()).status().code(), absl::StatusCode::kDataLoss) << text;
+  }
+}
+
 TEST_F(MetadataColumnsTest, AgreesWithANaiveReadingOfRandomFilters) {
   const uint64_t seed = 20201;
   std::mt19937_64 random(seed);

@@ -53,7 +53,7 @@ class PassageIndex {
   // `queries` is [query_count, dim()], row-major, float32, finite. Fills `hits` [query_count, top_k], best first, ties by row.
   // Fewer than top_k hits only where fewer rows are left, also for an approximate index. Scores are the fp32 dot products with the
   // stored rows in ExactIndex's order of summation, whatever the index.
-  // INVALID_ARGUMENT if shapes or options do not fit. Blocks; call from a search thread, never from a gRPC thread.
+  // INVALID_ARGUMENT if shapes or options do not fit; DATA_LOSS as MappedFile::Check where vectors could not be read. Blocks; call from a search thread, never from a gRPC thread.
   virtual absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                               RowHit* hits) const = 0;
 };

@@ -32,6 +32,7 @@ class VectorFile {
   // Row `i` as float32, [dim].
   void CopyRow(int64_t i, float* out) const;
   void Warm() const { file_->Warm(); }
+  absl::Status Check() const { return file_->Check(); }  // MappedFile's, once rows were read.
 
  private:
   VectorFile() = default;

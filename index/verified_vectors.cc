@@ -28,8 +28,7 @@ absl::Status VerifiedVectors::Copy(const View& view, ViewRow row, float* out) {
       checked_[static_cast<size_t>(block)] = true;
     }
   }
-  view.CopyVector(row, out);
-  return absl::OkStatus();
+  return view.CopyVector(row, out);
 }
 
 }  // namespace loci

@@ -67,7 +67,7 @@ TEST_F(VerifiedVectorsTest, CopiesWhatIsWhole) {
   std::vector<float> copied(kDim), stored(kDim);
   for (int64_t row = 0; row < kPassages; ++row) {
     ASSERT_TRUE(vectors.Copy(*view_, {false, row}, copied.data()).ok());
-    view_->CopyVector({false, row}, stored.data());
+    ASSERT_TRUE(view_->CopyVector({false, row}, stored.data()).ok());
     ASSERT_EQ(copied, stored);
   }
   ASSERT_TRUE(vectors.Copy(*view_, {true, 0}, copied.data()).ok());

@@ -185,12 +185,13 @@ absl::Status View::Read(std::span<const ViewRow> rows, std::vector<loci::v1::Pas
   return absl::OkStatus();
 }
 
-void View::CopyVector(ViewRow row, float* out) const {
+absl::Status View::CopyVector(ViewRow row, float* out) const {
   if (row.in_overlay) {
     std::memcpy(out, overlay_->vector(row.row), sizeof(float) * static_cast<size_t>(dim()));
-  } else {
-    generation_->vectors().CopyRow(row.row, out);
+    return absl::OkStatus();
   }
+  generation_->vectors().CopyRow(row.row, out);
+  return generation_->vectors().Check();
 }
 
 }  // namespace loci

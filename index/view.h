@@ -84,7 +84,7 @@ class View {
 
   absl::StatusOr<std::optional<ViewRow>> Find(std::string_view id) const;  // nullopt: not there, or deleted.
   absl::Status Read(std::span<const ViewRow> rows, std::vector<loci::v1::Passage>* passages) const;
-  void CopyVector(ViewRow row, float* out) const;  // [dim], as it is scored.
+  absl::Status CopyVector(ViewRow row, float* out) const;  // [dim], as it is scored. DATA_LOSS as MappedFile::Check.
 
   // Whether a row of [0, generation().row_count()) or of [0, overlay_row_count()) is there: neither replaced nor deleted.
   bool IsAlive(ViewRow row) const { return !(row.in_overlay ? hidden_overlay_ : hidden_body_).hidden(row.row); }

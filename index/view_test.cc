@@ -171,7 +171,7 @@ TEST_P(ViewPropertyTest, EveryViewEqualsTheModelAndARebuild) {
         ASSERT_EQ(passages[0].id(), id);
         ASSERT_EQ(passages[0].text(), it->second.text);
         std::vector<float> vector(dim);
-        view->CopyVector(**row, vector.data());
+        ASSERT_TRUE(view->CopyVector(**row, vector.data()).ok());
         ASSERT_EQ(Stored(vector, type), Stored(it->second.vector, type));
       }
     }

@@ -76,8 +76,8 @@ class ArchiveRoundTrip : public RetrieverFixture {
       ASSERT_TRUE(found.ok() && found->has_value()) << other[0].id();
       ASSERT_TRUE(a.Read(std::vector<ViewRow>{**found}, &mine).ok());
       ASSERT_EQ(mine[0].ShortDebugString(), other[0].ShortDebugString());
-      a.CopyVector(**found, left.data());
-      b.CopyVector({false, row}, right.data());
+      ASSERT_TRUE(a.CopyVector(**found, left.data()).ok());
+      ASSERT_TRUE(b.CopyVector({false, row}, right.data()).ok());
       ASSERT_EQ(std::memcmp(left.data(), right.data(), left.size() * sizeof(float)), 0) << other[0].id();
     }
     for (int q = 0; q < 5; ++q) {

@@ -40,6 +40,7 @@ absl::StatusOr<storage::FileEntry> CopyFile(FileSystem& fs, const std::string& f
     sha256.Update(piece);
     LOCI_RETURN_IF_ERROR(target->Append(piece));
   }
+  LOCI_RETURN_IF_ERROR(source->Check());
   LOCI_RETURN_IF_ERROR(target->Sync());
   LOCI_RETURN_IF_ERROR(target->Close());
   storage::FileEntry entry;

@@ -117,8 +117,8 @@ class ChangeFinder {
     LOCI_ASSIGN_OR_RETURN(const std::optional<ViewRow> row_b, b_.body->Find(id));
     if (!row_a.has_value() || !row_b.has_value() || a_.half != b_.half || a_.body->dim() != b_.body->dim()) return false;
     std::vector<float> vector_a(static_cast<size_t>(a_.body->dim())), vector_b(vector_a.size());
-    a_.body->CopyVector(*row_a, vector_a.data());
-    b_.body->CopyVector(*row_b, vector_b.data());
+    LOCI_RETURN_IF_ERROR(a_.body->CopyVector(*row_a, vector_a.data()));
+    LOCI_RETURN_IF_ERROR(b_.body->CopyVector(*row_b, vector_b.data()));
     return vector_a == vector_b;
   }
 

@@ -78,7 +78,7 @@ class GenerationFoldTest : public RetrieverFixture {
       if (vectors == nullptr) continue;
       std::string& bytes = (*vectors)[hit.id];
       bytes.resize(sizeof(float) * static_cast<size_t>(view.dim()));
-      view.CopyVector(hit.row, reinterpret_cast<float*>(bytes.data()));
+      EXPECT_TRUE(view.CopyVector(hit.row, reinterpret_cast<float*>(bytes.data())).ok());
     }
     EXPECT_EQ(view.passage_count(), static_cast<int64_t>(texts.size()));
     return texts;

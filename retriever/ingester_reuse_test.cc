@@ -36,7 +36,7 @@ class IngesterReuse : public RetrieverFixture {
     for (int i = from; i < to; ++i) {
       const auto row = *set->view->Find(absl::StrCat(id_prefix, i));
       if (!row.has_value()) continue;
-      set->view->CopyVector(*row, (vectors[absl::StrCat("p", i)] = std::vector<float>(kDim)).data());
+      EXPECT_TRUE(set->view->CopyVector(*row, (vectors[absl::StrCat("p", i)] = std::vector<float>(kDim)).data()).ok());
     }
     return vectors;
   }

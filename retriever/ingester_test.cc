@@ -165,7 +165,7 @@ TEST_F(IngesterTest, TakesVectorsOfAKnownEncoderAsTheyAre) {
   EXPECT_EQ(result->rejected_count, 2);
   const auto set = *manager_->Capture("s", "");
   std::vector<float> stored(kDim);
-  set->view->CopyVector(**set->view->Find("a"), stored.data());
+  ASSERT_TRUE(set->view->CopyVector(**set->view->Find("a"), stored.data()).ok());
   EXPECT_EQ(stored, std::vector<float>(vectors.begin(), vectors.begin() + kDim));
 }
 

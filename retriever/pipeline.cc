@@ -327,7 +327,7 @@ absl::Status Pipeline::Fetch(ViewSearchResult& found, const SearchCall& call, Se
         }
         if (call.include_vectors) {
           hit.vector.resize(view.dim());
-          view.CopyVector(hits[first + i].row, hit.vector.data());
+          LOCI_RETURN_IF_ERROR(view.CopyVector(hits[first + i].row, hit.vector.data()));
           reply_bytes += static_cast<int64_t>(hit.vector.size() * sizeof(float));
         }
         reply->results[q].push_back(std::move(hit));

@@ -69,7 +69,7 @@ class ReembedderTest : public RetrieverFixture {
         std::vector<loci::v1::Passage> passages;
         EXPECT_TRUE(view.Read(std::vector<ViewRow>{hit.row}, &passages).ok());
         std::vector<float> vector(static_cast<size_t>(view.dim()));
-        view.CopyVector(hit.row, vector.data());
+        EXPECT_TRUE(view.CopyVector(hit.row, vector.data()).ok());
         lines.push_back(absl::StrCat(text, " ", hit.id, " ", std::bit_cast<uint32_t>(hit.score), " ", passages[0].title(), "|", passages[0].text()));
         for (const float value : vector) absl::StrAppend(&lines.back(), " ", std::bit_cast<uint32_t>(value));
       }

@@ -55,7 +55,7 @@ class WriteEncoderTest : public RetrieverFixture {
       auto& [text, vector] = contents[hit.id];
       text = passages[0].text();
       vector.resize(static_cast<size_t>(view.dim()));
-      view.CopyVector(hit.row, vector.data());
+      EXPECT_TRUE(view.CopyVector(hit.row, vector.data()).ok());
     }
     EXPECT_EQ(view.passage_count(), static_cast<int64_t>(contents.size()));
     return contents;

@@ -191,7 +191,7 @@ absl::Status AdminServiceImpl::ReadPassages(const loci::v1::GetPassagesRequest& 
   }
   if (request.include_vectors() && size_bytes <= kMaxMessageBytes) {
     std::vector<float> vectors(rows.size() * static_cast<size_t>(view.dim()));
-    for (size_t i = 0; i < rows.size(); ++i) view.CopyVector(rows[i], vectors.data() + i * view.dim());
+    for (size_t i = 0; i < rows.size(); ++i) LOCI_RETURN_IF_ERROR(view.CopyVector(rows[i], vectors.data() + i * view.dim()));
     EncodeMatrix(vectors.data(), static_cast<int64_t>(rows.size()), view.dim(), ElementType::kFloat32, response->mutable_vectors());
   }
   response->set_generation(view.generation().id());

@@ -1,4 +1,6 @@
 // Data directories that are not as they should be: of a newer server, in use, full; and names that would lead out of them.
+#include <unistd.h>
+
 #include <atomic>
 #include <string>
 #include <vector>
@@ -174,6 +176,24 @@ TEST_F(ServerDataDirectory, AFullDiskIsSaidAndServesOn) {
   StartServer();
   EXPECT_TRUE(Search("s").ok());
   server.reset();  // Before the disk.
+}
+
+// Whoever cuts a file short under a server, or a disk that fails, does not end it: a mapped page that is gone is an error of what reads it.
+TEST_F(ServerDataDirectory, AFileThatIsCutShortUnderItFailsItsStoreAlone) {
+  StartServer();
+  ExpectServing();
+  const std::string whole = Ingest("s", {{"a", "one"}, {"b", "two"}}).generation();
+  const std::string cut = Ingest("s", {{"a", "one"}, {"b", "two"}, {"c", "three"}}).generation();
+  EXPECT_TRUE(Search("s").ok());
+  ASSERT_EQ(truncate(PathOf("stores/s/" + cut + "/vectors.bin").c_str(), 0), 0);
+  const grpc::Status status = Search("s");
+  EXPECT_EQ(status.error_code(), StatusCode::DATA_LOSS) << status.error_message();
+  const rpc::ErrorInfo info = InfoOf(status);
+  EXPECT_EQ(info.reason(), "FILE_DAMAGED");
+  EXPECT_EQ(info.metadata().count("file") > 0 ? info.metadata().at("file") : "", "vectors.bin");
+  ExpectServing();
+  EXPECT_TRUE(Activate("s", whole).ok());
+  EXPECT_TRUE(Search("s").ok());
 }
 
 TEST_F(ServerDataDirectory, NamesOfStoresDoNotLeadOutOfIt) {
