@@ -50,7 +50,7 @@ ExportCall::ExportCall(const ServiceContext& services, grpc::CallbackServerConte
       start_us_(services.clock->NowMicros()),
       trace_(TakeRequestTrace(*context)),
       limits_(DeadlineMicros(*context, *services.clock)) {
-  absl::StatusOr<Admission::Permit> permit = services_.ingests->Acquire(0);
+  absl::StatusOr<Admission::Permit> permit = services_.exports->Acquire(0);
   if (!permit.ok()) {
     End(permit.status());
     return;

@@ -56,6 +56,7 @@ constexpr int kWatchThreads = 8;  // They sleep nearly always. One a watch: more
 constexpr int kVerifyThreads = 2;
 constexpr int kFoldThreads = 1;
 constexpr int64_t kMaxQueuedJobs = 64;
+constexpr int64_t kMaxExports = 4;
 
 // After the last answer the server goes on refusing until nothing has come for so long, for so long at most.
 constexpr int64_t kQuietMs = 50;
@@ -158,6 +159,7 @@ struct Server::State {
   std::unique_ptr<Admission> requests;
   std::unique_ptr<Admission> control;
   std::unique_ptr<Admission> ingests;
+  std::unique_ptr<Admission> exports;
   std::unique_ptr<Admission> watches;
   std::vector<std::unique_ptr<Admission>> method_requests;  // Of methods with a limit of their own.
   std::unique_ptr<RequestMetrics> request_metrics;
@@ -207,9 +209,10 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   const int threads = ThreadCount(options);
   // Beside a task of each request the queue holds the parts of parallel loops.
   compute_pool = std::make_unique<ThreadPool>("loci-compute", threads, 2 * options.max_in_flight + 1024);
-  // An ingest holds a thread for as long as its index is built: with one for each, writes and switches find theirs.
-  admin_pool = std::make_unique<ThreadPool>("loci-admin", options.admin_thread_count + static_cast<int>(options.max_ingests),
-                                            options.max_in_flight + options.max_ingests);
+  // An ingest holds a thread for as long as its index is built, an export while its generation is opened: with one for each, writes and
+  // switches find theirs.
+  admin_pool = std::make_unique<ThreadPool>("loci-admin", options.admin_thread_count + static_cast<int>(options.max_ingests + kMaxExports),
+                                            options.max_in_flight + options.max_ingests + kMaxExports);
   load_pool = std::make_unique<ThreadPool>("loci-load", kLoadThreads, options.max_in_flight);
   control_pool = std::make_unique<ThreadPool>("loci-control", kControlThreads, kMaxControlRequests);
 
@@ -385,6 +388,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   ingests.max_requests = state->options.max_ingests;
   ingests.metrics = &state->metrics;
   state->ingests = std::make_unique<Admission>(ingests);
+  Admission::Options exports;
+  exports.kind = "export";
+  exports.max_requests = kMaxExports;
+  exports.metrics = &state->metrics;
+  state->exports = std::make_unique<Admission>(exports);
   state->request_metrics = std::make_unique<RequestMetrics>(state->metrics);
 
   state->refusals = std::make_unique<RefusalQueue>(state->options.refusals);
@@ -407,6 +415,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   services.refusals = state->refusals.get();
   services.watches = state->watches.get();
   services.ingests = state->ingests.get();
+  services.exports = state->exports.get();
   services.metrics = state->request_metrics.get();
   services.clock = state->options.clock;
   services.log_requests = state->options.log_requests;
@@ -457,19 +466,21 @@ void Server::Stop() {
   State& state = *state_;
   MutexLock lock(&state.stop_mutex);
   if (std::exchange(state.stopped, true)) return;
-  LogInfo("server", absl::StrCat("draining: ", state.requests->in_flight(), " requests and ", state.ingests->in_flight(), " ingests in flight"));
+  LogInfo("server", absl::StrCat("draining: ", state.requests->in_flight(), " requests and ", state.ingests->in_flight(), " ingests and ",
+                                 state.exports->in_flight(), " exports in flight"));
   state.SetHealth(false);
   state.requests->Drain();
   state.control->Drain();
   state.watches->Drain();
   state.ingests->Drain();
+  state.exports->Drain();
   state.jobs->Drain();  // Who watches one lets go.
   state.folder.reset();  // With what it has begun, which nobody waits for.
   const int64_t until_us = RealClock().NowMicros() + state.options.drain_timeout_ms * 1000;
   const auto left_ms = [until_us] { return std::max<int64_t>(0, (until_us - RealClock().NowMicros()) / 1000); };
   const bool idle =
       state.ingests->WaitUntilIdle(left_ms()) & state.requests->WaitUntilIdle(left_ms()) & state.control->WaitUntilIdle(left_ms()) &
-      state.watches->WaitUntilIdle(left_ms());
+      state.watches->WaitUntilIdle(left_ms()) & state.exports->WaitUntilIdle(left_ms());
   if (!idle) LogWarning("server", "the drain time is over: what is still in flight is cancelled");
   if (idle && !state.jobs->WaitUntilIdle(left_ms())) LogWarning("server", "the drain time is over: the jobs that run are cancelled");
   state.jobs->CancelAll();

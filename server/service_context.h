@@ -41,6 +41,7 @@ struct ServiceContext {
   Admission* requests = nullptr;
   Admission* control = nullptr;  // Of requests that look after the server (IsControl): no flood of others takes their place.
   Admission* ingests = nullptr;
+  Admission* exports = nullptr;  // A client that reads slowly keeps nobody from ingesting.
   RefusalQueue* refusals = nullptr;  // Of the unary methods.
   Admission* watches = nullptr;  // WatchJob: a watch may last for hours.
   std::array<OfMethod, kMethodCount> methods{};

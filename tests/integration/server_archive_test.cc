@@ -344,6 +344,30 @@ TEST_F(ServerArchive, EndsWhatStalls) {
   EXPECT_LT(size_bytes, 24'000'000);
 }
 
+TEST_F(ServerArchive, ExportsTakeTheirOwnPlacesAndNoIngests) {
+  IngestSome("big", 60, 400'000);
+  loci::v1::ExportRequest request;
+  request.set_store("big");
+  std::vector<std::unique_ptr<grpc::ClientContext>> contexts;
+  std::vector<std::unique_ptr<grpc::ClientReader<loci::v1::ExportChunk>>> readers;
+  loci::v1::ExportChunk chunk;
+  for (int i = 0; i < 4; ++i) {
+    contexts.push_back(std::make_unique<grpc::ClientContext>());
+    readers.push_back(admin->ExportStore(contexts.back().get(), request));
+    ASSERT_TRUE(readers.back()->Read(&chunk));  // And no more: it goes on being held.
+  }
+  std::string archive;
+  const grpc::Status refused = Export(request, &archive);
+  EXPECT_EQ(refused.error_code(), StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(InfoOf(refused).reason(), "OVERLOADED");
+  IngestSome("small", 1);
+  for (size_t i = 0; i < readers.size(); ++i) {
+    contexts[i]->TryCancel();
+    while (readers[i]->Read(&chunk)) continue;
+    EXPECT_EQ(readers[i]->Finish().error_code(), StatusCode::CANCELLED);
+  }
+}
+
 TEST_F(ServerArchive, AnExportEndsWithItsDeadline) {
   IngestSome("big", 60, 400'000);
   grpc::ClientContext context;
