@@ -33,7 +33,7 @@ class ServerArchive : public ServerFixture {
     }
     ASSERT_TRUE(Ingest(store, id_texts).done());
   }
-  void Upsert(const std::string& store, const std::string& id, const std::string& text) {
+  void UpsertDated(const std::string& store, const std::string& id, const std::string& text) {
     loci::v1::UpsertPassagesRequest request;
     request.set_store(store);
     loci::v1::Passage& passage = *request.add_passages();
@@ -142,8 +142,8 @@ class ServerArchive : public ServerFixture {
 
 TEST_F(ServerArchive, AnotherServerAnswersWithTheSameBits) {
   IngestSome("s", 100);
-  Upsert("s", "a new one", "written after the build");
-  Upsert("s", "p1003", "replaced after the build");
+  UpsertDated("s", "a new one", "written after the build");
+  UpsertDated("s", "p1003", "replaced after the build");
   Delete("s", "p1004");
   std::vector<std::string> queries = {"number 3", "written after", "replaced", "4 28"};
   std::vector<std::string> before;
@@ -184,7 +184,7 @@ TEST_F(ServerArchive, ExportsAGenerationOrItsBareBody) {
   IngestSome("s", 3);
   const std::string first = Search("s", "x").generation();
   IngestSome("s", 5);
-  Upsert("s", "new", "written");
+  UpsertDated("s", "new", "written");
   loci::v1::ExportRequest request;
   request.set_store("s");
   std::string archive;

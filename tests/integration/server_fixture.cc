@@ -63,6 +63,47 @@ loci::v1::IngestResponse ServerFixture::Ingest(const std::string& store, const s
   return response;
 }
 
+void ServerFixture::Upsert(const std::string& store, const std::string& id, const std::string& text) {
+  loci::v1::UpsertPassagesRequest request;
+  request.set_store(store);
+  loci::v1::Passage& passage = *request.add_passages();
+  passage.set_id(id);
+  passage.set_text(text);
+  loci::v1::UpsertPassagesResponse response;
+  const grpc::Status status = Call(*admin, &loci::v1::AdminService::Stub::UpsertPassages, request, &response);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+}
+
+loci::v1::Job ServerFixture::GetJob(const std::string& id) {
+  loci::v1::GetJobRequest request;
+  request.set_job(id);
+  loci::v1::Job job;
+  const grpc::Status status = Call(*admin, &loci::v1::AdminService::Stub::GetJob, request, &job);
+  EXPECT_TRUE(status.ok()) << status.error_message();
+  return job;
+}
+
+loci::v1::Job ServerFixture::WaitForJob(const std::string& id, const std::function<bool(const loci::v1::Job&)>& wanted) {
+  for (int i = 0; i < 30'000; ++i) {
+    const loci::v1::Job job = GetJob(id);
+    if (wanted(job)) return job;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  ADD_FAILURE() << "job " << id << " does not come there";
+  return {};
+}
+
+loci::v1::Job ServerFixture::WaitForEnd(const std::string& id) {
+  return WaitForJob(id, [](const loci::v1::Job& job) { return job.state() != loci::v1::JOB_STATE_RUNNING; });
+}
+
+grpc::Status ServerFixture::CancelJob(const std::string& id) {
+  loci::v1::CancelJobRequest request;
+  request.set_job(id);
+  loci::v1::Job job;
+  return Call(*admin, &loci::v1::AdminService::Stub::CancelJob, request, &job);
+}
+
 loci::v1::SearchRequest ServerFixture::TextSearch(const std::string& store, const std::string& text, int top_k) {
   loci::v1::SearchRequest request;
   request.set_store(store);

@@ -2,6 +2,7 @@
 #ifndef LOCI_TESTS_INTEGRATION_SERVER_FIXTURE_H_
 #define LOCI_TESTS_INTEGRATION_SERVER_FIXTURE_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <utility>
@@ -38,6 +39,12 @@ class ServerFixture : public testing::Test {
 
   // Passages as a new generation of the store, active.
   loci::v1::IngestResponse Ingest(const std::string& store, const std::vector<std::pair<std::string, std::string>>& id_texts);
+  void Upsert(const std::string& store, const std::string& id, const std::string& text);
+  loci::v1::Job GetJob(const std::string& id);
+  // The job once it is as `wanted`.
+  loci::v1::Job WaitForJob(const std::string& id, const std::function<bool(const loci::v1::Job&)>& wanted);
+  loci::v1::Job WaitForEnd(const std::string& id);
+  grpc::Status CancelJob(const std::string& id);
   static loci::v1::SearchRequest TextSearch(const std::string& store, const std::string& text, int top_k);
   static loci::v1::Matrix Vector(const std::vector<float>& values);
   static rpc::ErrorInfo InfoOf(const grpc::Status& status);

@@ -18,37 +18,11 @@ using Retrieval = loci::v1::RetrievalService::Stub;
 
 class ServerFold : public ServerFixture {
  protected:
-  void Upsert(const std::string& id, const std::string& text) {
-    loci::v1::UpsertPassagesRequest request;
-    request.set_store("s");
-    loci::v1::Passage& passage = *request.add_passages();
-    passage.set_id(id);
-    passage.set_text(text);
-    loci::v1::UpsertPassagesResponse response;
-    const grpc::Status status = Call(*admin, &Admin::UpsertPassages, request, &response);
-    ASSERT_TRUE(status.ok()) << status.error_message();
-  }
   grpc::Status Fold(loci::v1::FoldStoreResponse* response, bool no_wait = false) {
     loci::v1::FoldStoreRequest request;
     request.set_store("s");
     request.set_no_wait(no_wait);
     return Call(*admin, &Admin::FoldStore, request, response);
-  }
-  loci::v1::Job Get(const std::string& job) {
-    loci::v1::GetJobRequest request;
-    request.set_job(job);
-    loci::v1::Job response;
-    const grpc::Status status = Call(*admin, &Admin::GetJob, request, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    return response;
-  }
-  loci::v1::Job WaitForEnd(const std::string& job) {
-    for (int i = 0; i < 15'000; ++i) {
-      if (loci::v1::Job now = Get(job); now.state() != loci::v1::JOB_STATE_RUNNING) return now;
-      std::this_thread::sleep_for(std::chrono::milliseconds(2));
-    }
-    ADD_FAILURE() << "the job goes on";
-    return {};
   }
   loci::v1::SearchResponse Search(int top_k) {
     loci::v1::SearchRequest request = TextSearch("s", "some words", top_k);
@@ -68,8 +42,8 @@ class ServerFold : public ServerFixture {
 TEST_F(ServerFold, IsAJobAndRepliesAreWhatTheyWere) {
   StartServer();
   const std::string before = Ingest("s", {{"a", "one"}, {"b", "two"}, {"c", "three"}}).generation();
-  Upsert("d", "four");
-  Upsert("a", "one again");
+  Upsert("s", "d", "four");
+  Upsert("s", "a", "one again");
   const loci::v1::SearchResponse found = Search(10);
   loci::v1::FoldStoreResponse folded;
   const grpc::Status status = Fold(&folded);
@@ -85,7 +59,7 @@ TEST_F(ServerFold, IsAJobAndRepliesAreWhatTheyWere) {
   EXPECT_EQ(after.revision(), found.revision());
   EXPECT_EQ(Hits(after), Hits(found));
 
-  const loci::v1::Job job = Get(folded.job());
+  const loci::v1::Job job = GetJob(folded.job());
   EXPECT_EQ(job.kind(), "fold");
   EXPECT_EQ(job.state(), loci::v1::JOB_STATE_SUCCEEDED);
   EXPECT_EQ(job.generation(), folded.generation());
@@ -103,7 +77,7 @@ TEST_F(ServerFold, IsAJobAndRepliesAreWhatTheyWere) {
 
   StartServer();
   EXPECT_EQ(Hits(Search(10)), Hits(found));
-  EXPECT_EQ(Get(folded.job()).fold().generation(), folded.generation());
+  EXPECT_EQ(GetJob(folded.job()).fold().generation(), folded.generation());
 }
 
 TEST_F(ServerFold, BadRequestsAreTold) {
@@ -125,7 +99,7 @@ TEST_F(ServerFold, BadRequestsAreTold) {
 TEST_F(ServerFold, AnIngestIsInItsWay) {
   StartServer();
   Ingest("s", {{"a", "one"}});
-  Upsert("b", "two");
+  Upsert("s", "b", "two");
   grpc::ClientContext context;
   loci::v1::IngestResponse ingested;
   const auto stream = admin->Ingest(&context, &ingested);
@@ -159,7 +133,7 @@ TEST_F(ServerFold, HappensByItselfUnderWritesAndReads) {
   std::map<std::string, std::string> expected = {{"a", "one"}};
   for (int i = 0; i < 2'000 && Metric("loci_folds_total{result=\"succeeded\"}") < 4; ++i) {
     const std::string id = absl::StrCat("p", i % 40), text = absl::StrCat("text ", i);
-    Upsert(id, text);
+    Upsert("s", id, text);
     expected[id] = text;
     if (i % 10 != 0) continue;
     const loci::v1::SearchResponse found = Search(100);

@@ -64,25 +64,6 @@ class ServerGates : public ServerFixture {
     loci::v1::ActivateGenerationResponse dropped;
     return Call(*admin, &Admin::ActivateGeneration, request, response != nullptr ? response : &dropped);
   }
-  loci::v1::Job GetJob(const std::string& id) {
-    loci::v1::GetJobRequest request;
-    request.set_job(id);
-    loci::v1::Job job;
-    EXPECT_TRUE(Call(*admin, &Admin::GetJob, request, &job).ok());
-    return job;
-  }
-  loci::v1::Job WaitFor(const std::string& id, const std::function<bool(const loci::v1::Job&)>& wanted) {
-    for (int i = 0; i < 30'000; ++i) {
-      const loci::v1::Job job = GetJob(id);
-      if (wanted(job)) return job;
-      std::this_thread::sleep_for(std::chrono::milliseconds(1));
-    }
-    ADD_FAILURE() << "job " << id << " does not come there";
-    return {};
-  }
-  loci::v1::Job WaitForEnd(const std::string& id) {
-    return WaitFor(id, [](const loci::v1::Job& job) { return job.state() != loci::v1::JOB_STATE_RUNNING; });
-  }
   // One that is watched until something ends that.
   static loci::v1::ActivateGenerationRequest WatchedActivation(const std::string& generation) {
     loci::v1::ActivateGenerationRequest request;
@@ -90,12 +71,6 @@ class ServerGates : public ServerFixture {
     request.set_generation(generation);
     request.mutable_watch()->set_watch_ms(3'600'000);
     return request;
-  }
-  void Cancel(const std::string& id) {
-    loci::v1::CancelJobRequest request;
-    request.set_job(id);
-    loci::v1::Job job;
-    EXPECT_TRUE(Call(*admin, &Admin::CancelJob, request, &job).ok());
   }
   void SearchTimes(int count) {
     for (int i = 0; i < count; ++i) {
@@ -213,8 +188,8 @@ TEST_F(ServerGates, AWatchThatPassesOrIsCancelledLeavesTheGenerationServing) {
   request = WatchedActivation(first_);
   request.set_no_wait(true);
   ASSERT_TRUE(Activate(request, &response).ok());
-  WaitFor(response.job(), [](const loci::v1::Job& j) { return j.phase() == "watching"; });
-  Cancel(response.job());
+  WaitForJob(response.job(), [](const loci::v1::Job& j) { return j.phase() == "watching"; });
+  EXPECT_TRUE(CancelJob(response.job()).ok());
   job = WaitForEnd(response.job());
   EXPECT_EQ(job.state(), loci::v1::JOB_STATE_SUCCEEDED) << job.error_message();
   EXPECT_THAT(job.activate().watch_summary(), HasSubstr("the watch was ended"));
@@ -261,7 +236,7 @@ TEST_F(ServerGates, MoreWatchesThanThereArePlacesForAreRefusedAndActivationsGoOn
   loci::v1::ActivateGenerationResponse response;
   ASSERT_TRUE(Activate(unwatched, &response).ok());
   EXPECT_EQ(WaitForEnd(response.job()).state(), loci::v1::JOB_STATE_SUCCEEDED);
-  Cancel(jobs[0]);
+  EXPECT_TRUE(CancelJob(jobs[0]).ok());
   WaitForEnd(jobs[0]);
   EXPECT_TRUE(Activate(WatchedActivation(first_)).ok());
 }
@@ -277,7 +252,7 @@ TEST_F(ServerGates, RequestsThatNameAGenerationAreNotWatched) {
   named.set_generation(first_);
   loci::v1::SearchResponse found;
   ASSERT_TRUE(Call(*retrieval, &Retrieval::Search, named, &found).ok());
-  Cancel(response.job());
+  EXPECT_TRUE(CancelJob(response.job()).ok());
   EXPECT_THAT(WaitForEnd(response.job()).activate().watch_summary(), HasSubstr(" 3 requests, 0 failed"));
 }
 

@@ -39,15 +39,6 @@ class ServerGenerations : public ServerFixture {
     }
     return ids;
   }
-  void Upsert(const std::string& id, const std::string& text) {
-    loci::v1::UpsertPassagesRequest request;
-    request.set_store("s");
-    loci::v1::Passage& passage = *request.add_passages();
-    passage.set_id(id);
-    passage.set_text(text);
-    loci::v1::UpsertPassagesResponse response;
-    ASSERT_TRUE(Call(*admin, &Admin::UpsertPassages, request, &response).ok());
-  }
   std::vector<std::string> Listed() {
     loci::v1::ListGenerationsRequest request;
     request.set_store("s");
@@ -66,7 +57,7 @@ class ServerGenerations : public ServerFixture {
 TEST_F(ServerGenerations, ARollbackServesTheSameViewAsBeforeAlsoAfterARestart) {
   const std::string a = Ingest("s", {{"a", "the red fox"}}).generation();
   const std::string b = Ingest("s", {{"b", "a blue whale"}}).generation();
-  Upsert("w", "green tea");
+  Upsert("s", "w", "green tea");
   loci::v1::RollbackStoreResponse response;
   const grpc::Status refused = Rollback(&response);
   EXPECT_EQ(refused.error_code(), StatusCode::FAILED_PRECONDITION);
@@ -131,7 +122,7 @@ TEST_F(ServerGenerations, PlansAndComparesWithoutChangingAnything) {
   EXPECT_TRUE(plan.can_activate());
   EXPECT_EQ(plan.previous_generation(), b);
   EXPECT_GT(plan.available_bytes(), 0);
-  Upsert("w", "written");
+  Upsert("s", "w", "written");
   ASSERT_TRUE(Call(*admin, &Admin::PlanActivation, request, &plan).ok());
   EXPECT_FALSE(plan.can_activate());
   ASSERT_EQ(plan.blockers_size(), 1);

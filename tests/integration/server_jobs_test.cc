@@ -62,27 +62,13 @@ class ServerJobs : public ServerFixture {
     ADD_FAILURE() << "no job runs";
     return {};
   }
-  loci::v1::Job Get(const std::string& job) {
-    loci::v1::GetJobRequest request;
-    request.set_job(job);
-    loci::v1::Job response;
-    const grpc::Status status = Call(*admin, &Admin::GetJob, request, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    return response;
-  }
-  grpc::Status Cancel(const std::string& job) {
-    loci::v1::CancelJobRequest request;
-    request.set_job(job);
-    loci::v1::Job response;
-    return Call(*admin, &Admin::CancelJob, request, &response);
-  }
 };
 
 TEST_F(ServerJobs, AnIngestIsAJobThatEndsWithItsAnswerAndOutlivesARestart) {
   const loci::v1::IngestResponse answer = Ingest("movies", {{"a", "one"}, {"b", "two"}});
   ASSERT_FALSE(answer.job().empty());
   StartServer();
-  const loci::v1::Job job = Get(answer.job());
+  const loci::v1::Job job = GetJob(answer.job());
   EXPECT_EQ(job.kind(), "ingest");
   EXPECT_EQ(job.store(), "movies");
   EXPECT_EQ(job.generation(), answer.generation());
@@ -120,17 +106,17 @@ TEST_F(ServerJobs, ACancelledIngestEndsAndNothingOfItStays) {
   auto ingest = Begin("movies");
   ingest->Send("a", "one");
   const std::string job = WaitForRunning(1).job();
-  ASSERT_TRUE(Cancel(job).ok());
+  ASSERT_TRUE(CancelJob(job).ok());
   const grpc::Status ended = ingest->stream->Finish();  // Though its client neither goes on nor ends.
   EXPECT_EQ(ended.error_code(), StatusCode::CANCELLED) << ended.error_message();
   EXPECT_NE(ended.error_message().find(job), std::string::npos) << ended.error_message();
-  EXPECT_EQ(Get(job).state(), loci::v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(GetJob(job).state(), loci::v1::JOB_STATE_CANCELLED);
   loci::v1::ListGenerationsRequest list;
   list.set_store("movies");
   loci::v1::ListGenerationsResponse generations;
   ASSERT_TRUE(Call(*admin, &Admin::ListGenerations, list, &generations).ok());
   EXPECT_EQ(generations.generations_size(), 0);
-  const grpc::Status again = Cancel(job);
+  const grpc::Status again = CancelJob(job);
   EXPECT_EQ(again.error_code(), StatusCode::FAILED_PRECONDITION);
   EXPECT_EQ(InfoOf(again).reason(), "JOB_FINISHED");
   EXPECT_EQ(Ingest("movies", {{"b", "two"}}).accepted_count(), 1);
@@ -182,7 +168,7 @@ TEST_F(ServerJobs, AnUnknownJobIsNotFound) {
   const grpc::Status status = Call(*admin, &Admin::GetJob, get, &job);
   EXPECT_EQ(status.error_code(), StatusCode::NOT_FOUND);
   EXPECT_EQ(InfoOf(status).reason(), "JOB_NOT_FOUND");
-  EXPECT_EQ(Cancel("../CURRENT").error_code(), StatusCode::NOT_FOUND);
+  EXPECT_EQ(CancelJob("../CURRENT").error_code(), StatusCode::NOT_FOUND);
   loci::v1::WatchJobRequest request;
   grpc::ClientContext context;
   std::unique_ptr<grpc::ClientReader<loci::v1::Job>> watch = admin->WatchJob(&context, request);

@@ -51,20 +51,6 @@ class ServerOperations : public ServerFixture {
     request.set_no_wait(no_wait);
     return Call(*admin, &Admin::VerifyGeneration, request, response);
   }
-  loci::v1::Job Get(const std::string& job) {
-    loci::v1::GetJobRequest request;
-    request.set_job(job);
-    loci::v1::Job response;
-    const grpc::Status status = Call(*admin, &Admin::GetJob, request, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
-    return response;
-  }
-  void Cancel(const std::string& job) {
-    loci::v1::CancelJobRequest request;
-    request.set_job(job);
-    loci::v1::Job response;
-    EXPECT_TRUE(Call(*admin, &Admin::CancelJob, request, &response).ok());
-  }
   // The job once it has ended.
   loci::v1::Job Wait(const std::string& job) {
     loci::v1::WatchJobRequest request;
@@ -120,18 +106,18 @@ TEST_F(ServerOperations, EachIsAJobThatKeepsItsAnswer) {
   ASSERT_TRUE(admin->VerifyGeneration(&context, verify, &verified).ok());
   EXPECT_EQ(verified.generation(), second_);
   StartServer();
-  loci::v1::Job job = Get(activated.job());
+  loci::v1::Job job = GetJob(activated.job());
   EXPECT_EQ(job.kind(), "activate");
   EXPECT_EQ(job.generation(), first_);
   EXPECT_EQ(job.phase(), "publishing");
   EXPECT_EQ(job.state(), loci::v1::JOB_STATE_SUCCEEDED);
   EXPECT_EQ(job.activate().SerializeAsString(), activated.SerializeAsString());
   EXPECT_FALSE(job.has_ingest());
-  job = Get(rolled_back.job());
+  job = GetJob(rolled_back.job());
   EXPECT_EQ(job.kind(), "rollback");
   EXPECT_EQ(job.generation(), second_);
   EXPECT_EQ(job.rollback().SerializeAsString(), rolled_back.SerializeAsString());
-  job = Get(verified.job());
+  job = GetJob(verified.job());
   EXPECT_EQ(job.kind(), "verify");
   EXPECT_EQ(job.request_id(), "nightly-check");
   EXPECT_EQ(job.unit(), "bytes");
@@ -147,7 +133,7 @@ TEST_F(ServerOperations, WithNoWaitTheJobGoesOnByItself) {
   EXPECT_FALSE(activated.done());
   EXPECT_EQ(activated.generation(), first_);
   gate_.AwaitHeld();
-  const loci::v1::Job running = Get(activated.job());
+  const loci::v1::Job running = GetJob(activated.job());
   EXPECT_EQ(running.state(), loci::v1::JOB_STATE_RUNNING);
   EXPECT_EQ(running.phase(), "verifying");
   EXPECT_GT(running.total(), 0);
@@ -218,7 +204,7 @@ TEST_F(ServerOperations, ACancelledActivationLeavesWhatServes) {
   loci::v1::ActivateGenerationResponse activated;
   ASSERT_TRUE(Activate(first_, &activated, /*no_wait=*/true).ok());
   gate_.AwaitHeld();
-  Cancel(activated.job());
+  EXPECT_TRUE(CancelJob(activated.job()).ok());
   gate_.Release();
   const loci::v1::Job ended = Wait(activated.job());
   EXPECT_EQ(ended.state(), loci::v1::JOB_STATE_CANCELLED);
@@ -235,7 +221,7 @@ TEST_F(ServerOperations, AVerificationEndsAtItsDeadlineOrWhenItsJobIsCancelled) 
   loci::v1::VerifyGenerationResponse other;
   ASSERT_TRUE(Verify(first_, &other, /*no_wait=*/true).ok());
   gate_.AwaitHeld();
-  Cancel(other.job());
+  EXPECT_TRUE(CancelJob(other.job()).ok());
   grpc::ClientContext context;
   context.set_deadline(std::chrono::system_clock::now() + std::chrono::milliseconds(200));
   loci::v1::VerifyGenerationRequest request;
@@ -263,7 +249,7 @@ TEST_F(ServerOperations, AStopFinishesTheJobsThatRun) {
   gate_.Release();
   stopping.join();
   StartServer();
-  EXPECT_EQ(Get(activated.job()).state(), loci::v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(GetJob(activated.job()).state(), loci::v1::JOB_STATE_SUCCEEDED);
   EXPECT_EQ(Active(), first_);
 }
 
@@ -283,7 +269,7 @@ TEST_F(ServerOperations, AStopWhoseTimeIsOverCancelsThem) {
   gate_.Release();
   stopping.join();
   StartServer();
-  for (const std::string& job : jobs) EXPECT_EQ(Get(job).state(), loci::v1::JOB_STATE_INTERRUPTED);
+  for (const std::string& job : jobs) EXPECT_EQ(GetJob(job).state(), loci::v1::JOB_STATE_INTERRUPTED);
 }
 
 TEST_F(ServerOperations, WhatIsNotThereIsNoJob) {
