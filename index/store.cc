@@ -23,8 +23,8 @@ namespace {
 constexpr char kWritesDirectory[] = "writes";
 constexpr char kLockFile[] = "LOCK";
 constexpr size_t kMaxStoreNameBytes = 64;
-// What a store counts on by where its CURRENT is lost: more activations than these will not have been made since the last write, so that
-// no revision gets a second meaning.
+// What a store counts on by where its CURRENT or its writes are lost: more will not have been made that nothing else tells of, so that no
+// revision gets a second meaning.
 constexpr int64_t kLostRevisions = 1 << 20;
 
 int64_t SizeOf(FileSystem& fs, const std::string& path) {
@@ -135,9 +135,20 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
   WriteLogOptions log_options;
   log_options.create_if_missing = !state->current.exists();
   log_options.file_system = state->options.rocksdb_file_system;
-  LOCI_ASSIGN_OR_RETURN(state->log, WriteLog::Open(JoinPath(directory, kWritesDirectory), std::move(log_options)));
+  const std::string log_directory = JoinPath(directory, kWritesDirectory);
+  absl::StatusOr<std::unique_ptr<WriteLog>> log = WriteLog::Open(log_directory, log_options);
+  if (absl::IsDataLoss(log.status())) {
+    auto damaged = std::make_unique<DamagedWriteLog>(
+        fs, log_directory, log_options, Annotate(log.status(), absl::StrCat("the writes of store ", name, " can't be read; what is activated "
+                                                                            "with writes_since DISCARD serves without them")));
+    state->damaged_log = damaged.get();
+    log = std::move(damaged);
+  }
+  LOCI_RETURN_IF_ERROR(log.status());
+  state->log = *std::move(log);
   const int64_t last_write = state->log->last_revision();
   absl::Status damage = state->current.damage();
+  damage.Update(state->LogDamage());
   if (!state->current.exists()) {
     if (last_write > 0) {
       damage = absl::DataLossError(absl::StrCat("store ", name, " has writes up to revision ", last_write, " but no ", kCurrentFile));
@@ -156,7 +167,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
   if (!damage.ok()) {
     LogError("store", absl::StrCat("store ", name, " serves nothing until a generation is activated: ", damage.message()));
     LOCI_ASSIGN_OR_RETURN(const int64_t base, state->HighestBase());
-    revision = std::max(last_write, base) + kLostRevisions;
+    revision = std::max({current.revision(), last_write, base}) + kLostRevisions;
   } else if (!current.generation().empty()) {
     Generation::OpenOptions open;
     open.search_pool = state->options.search_pool;

@@ -3,6 +3,7 @@
 //   stores/<store>/CURRENT                active generation, floor_revision, revision, what served before
 //   stores/<store>/SETTINGS               what operators have set: retention, pins
 //   stores/<store>/writes/                WriteLog
+//   stores/<store>/damaged-writes-<id>/   what an activation has given up of it; left to the operator
 //   stores/<store>/<generation>/          Generation
 //   stores/<store>/.deleted-<generation>/ what was deleted and has files yet
 //   stores/<store>/encoded/               EncodingJournal, of ingests and re-embeddings; a store knows nothing of it
@@ -93,8 +94,9 @@ struct FoldSource {
 class Store {
  public:
   // Opens or makes the store's folder; removes what unfinished builds left; replays the writes over the active generation.
-  // DATA_LOSS where the log is damaged. Where CURRENT is, or is missing beside writes, or where the active generation is damaged, the store opens
-  // without a view, so that a generation can be activated, and active_error says why.
+  // Where CURRENT or the write log is damaged, or CURRENT is missing beside writes, or where the active generation is damaged, the store opens
+  // without a view, so that a generation can be activated, and active_error says why; where it is the log, only by kDiscard, which sets the log
+  // aside and counts no writes.
   static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& directory, const std::string& name, StoreOptions options);
   ~Store();
 

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
+#include "base/timestamp_id.h"
 #include "index/replay.h"
 #include "index/store.h"
 #include "index/store_state.h"
@@ -14,6 +15,7 @@ namespace loci {
 namespace {
 
 constexpr int kMaxHistory = 32;
+constexpr char kDamagedWritesPrefix[] = "damaged-writes-";
 
 }  // namespace
 
@@ -32,6 +34,7 @@ absl::StatusOr<int64_t> Store::CountWritesSince(const storage::Manifest& manifes
 }
 
 absl::StatusOr<int64_t> Store::CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy, int64_t floor) const {
+  if (policy == WritesPolicy::kDiscard && !state_->LogDamage().ok()) return 0;  // That anyone can count.
   const int64_t since = std::max(manifest.base_revision(), floor);
   LOCI_ASSIGN_OR_RETURN(const int64_t count, state_->log->CountRequests(since, revision()));
   if (count == 0 || policy != WritesPolicy::kRefuse) return count;
@@ -62,6 +65,7 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   if (!state_->IsComplete(id)) return GenerationNotFound(state_->name, id);
   // What failed before must be out of the way: this activation's revision would cover it.
   LOCI_RETURN_IF_ERROR(state_->current.Settle());
+  if (policy == WritesPolicy::kDiscard && !state_->LogDamage().ok()) return state_->ActivateWithoutWrites(std::move(generation));
   LOCI_RETURN_IF_ERROR(state_->log->Recover());
 
   ActivationResult result;
@@ -109,6 +113,32 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   state_->Publish(result.view, next.revision());
   state_->SetFolded();
   state_->RemoveFoldMarker(id);  // A fold that finds another generation active must leave it.
+  return result;
+}
+
+// CURRENT first: while it says that all writes so far are discarded, a crash leaves the log as damaged as it was, and this is done again. The
+// other way round a new log would pass for the whole one.
+absl::StatusOr<ActivationResult> Store::State::ActivateWithoutWrites(std::shared_ptr<const Generation> generation) {
+  const storage::Current before = current.value();
+  ActivationResult result;
+  result.generation = generation->id();
+  result.previous_generation = before.generation();
+  next_revision = std::max(next_revision, generation->manifest().base_revision() + 1);
+  storage::Current next;
+  next.set_generation(generation->id());
+  next.set_revision(TakeRevision());
+  next.set_floor_revision(next.revision());
+  FillHistory(before, /*roll_back=*/false, &next);
+  FillFolded(before, &next);
+  LOCI_RETURN_IF_ERROR(current.Replace(next));
+  const std::string aside = absl::StrCat(kDamagedWritesPrefix, MakeTimestampId(options.clock->UnixMicros()));
+  LOCI_RETURN_IF_ERROR(damaged_log->StartAnew(aside));
+  LogWarning("store", absl::StrCat("store ", name, ": its damaged writes were given up, and lie in ", JoinPath(directory, aside)));
+  LOCI_ASSIGN_OR_RETURN(result.view,
+                        ReplayView(std::move(generation), next.revision(), next.revision(), next.revision(), &overlay));
+  Publish(result.view, next.revision());
+  SetFolded();
+  RemoveFoldMarker(result.generation);
   return result;
 }
 

@@ -1,4 +1,5 @@
 // What is damaged of a store keeps no more of it away than it must, and an operator can mend it.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
 #include <map>
@@ -148,6 +149,93 @@ TEST_F(StoreDamageTest, AFailedActivationOverADamagedCurrentLeavesIt) {
     EXPECT_EQ(store_->active_error().code(), absl::StatusCode::kDataLoss) << fail_from;
     EXPECT_EQ(Content("CURRENT"), "nonsense");
   }
+}
+
+// Cuts the middle out of the log's newest file.
+void DamageWrites(const std::string& store) {
+  std::string newest;
+  for (const auto& file : stdfs::directory_iterator(JoinPath(store, "writes"))) {
+    if (file.path().extension() == ".log" && stdfs::file_size(file.path()) > 0) newest = std::max(newest, file.path().string());
+  }
+  std::string content = *PosixFileSystem().ReadFile(newest);
+  content.erase(content.size() / 3, content.size() / 3);
+  std::ofstream(newest, std::ios::binary | std::ios::trunc) << content;
+}
+
+TEST_F(StoreDamageTest, ADamagedWriteLogIsGivenUpByWhoActivatesWithoutIt) {
+  Open();
+  const std::string g1 = Build({{"a", P("a1")}}), g2 = Build({{"a", P("a2")}});
+  ASSERT_TRUE(Activate(g1).ok());
+  for (int i = 0; i < 20; ++i) Write({Upsert("b", P("b"))});
+  const int64_t revision = store_->revision();
+  store_.reset();
+  DamageWrites(path_);
+  for (const std::string& id : {g1, g2, g1}) {
+    SCOPED_TRACE(id);
+    Open();
+    EXPECT_EQ(store_->view(), nullptr);
+    EXPECT_EQ(store_->active_error().code(), absl::StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(store_->active_error().message()), ::testing::HasSubstr("DISCARD"));
+    EXPECT_EQ(store_->active_generation(), g1);
+    EXPECT_GT(store_->revision(), revision);
+    EXPECT_EQ(store_->Write({Upsert("c", P("c"))}).status().code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(Activate(id).status().code(), absl::StatusCode::kDataLoss);
+    EXPECT_EQ(Activate(id, WritesPolicy::kReplay).status().code(), absl::StatusCode::kDataLoss);
+  }
+  const auto activated = Activate(g1, WritesPolicy::kDiscard);
+  ASSERT_TRUE(activated.ok()) << activated.status();
+  EXPECT_TRUE(store_->active_error().ok());
+  EXPECT_GT(activated->view->revision(), revision);
+  EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "a1")));
+  int aside = 0;
+  for (const auto& file : stdfs::directory_iterator(path_)) aside += file.path().filename().string().starts_with("damaged-writes-") ? 1 : 0;
+  EXPECT_EQ(aside, 1);
+  const int64_t written = Write({Upsert("c", P("c"))});
+  EXPECT_GT(written, activated->view->revision());
+  Open();
+  EXPECT_TRUE(store_->active_error().ok());
+  EXPECT_EQ(store_->revision(), written);
+  EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "a1"), Pair("c", "c")));
+  ASSERT_TRUE(Activate(g2, WritesPolicy::kReplay).ok());
+  EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "a2"), Pair("c", "c")));
+}
+
+TEST_F(StoreDamageTest, AnActivationOverADamagedLogThatBreaksOffLeavesItDamagedOrDone) {
+  Open();
+  const std::string g1 = Build({{"a", P("a1")}});
+  ASSERT_TRUE(Activate(g1).ok());
+  for (int i = 0; i < 20; ++i) Write({Upsert("b", P("b"))});
+  store_.reset();
+  DamageWrites(path_);
+  const std::string kept = path_ + ".kept";
+  stdfs::copy(path_, kept, stdfs::copy_options::recursive);
+  int failures = 0;
+  for (int64_t fail_from = 0;; ++fail_from) {
+    SCOPED_TRACE(fail_from);
+    FaultyFileSystem fs;
+    Open(&fs);
+    auto generation = *store_->OpenGeneration(g1, true);
+    fs.operations = 0;
+    fs.fail_from = fail_from;  // For good: as if the process had ended.
+    const auto result = store_->Activate(generation, WritesPolicy::kDiscard);
+    const bool made_anew = fs.operations <= fail_from;
+    fs.Heal();
+    Open();
+    if (result.ok()) {
+      EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "a1")));
+      if (made_anew) break;
+    } else {
+      ++failures;
+      EXPECT_EQ(store_->active_error().code(), absl::StatusCode::kDataLoss);
+    }
+    ASSERT_TRUE(Activate(g1, WritesPolicy::kDiscard).ok());
+    EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "a1")));
+    store_.reset();
+    stdfs::remove_all(path_);
+    stdfs::copy(kept, path_, stdfs::copy_options::recursive);
+  }
+  EXPECT_GE(failures, 3);
+  stdfs::remove_all(kept);
 }
 
 TEST_F(StoreDamageTest, GenerationsWithADamagedManifestAreListedApartAndCanBeDeleted) {

@@ -18,6 +18,7 @@
 #include "index/current_file.h"
 #include "index/manifest.h"
 #include "index/overlay.h"
+#include "index/damaged_write_log.h"
 #include "index/store.h"
 #include "index/store_builds.h"
 
@@ -47,6 +48,8 @@ struct Store::State {
   void RemoveFoldMarker(const std::string& generation) const;
   absl::Status ReplaceSettings(storage::StoreSettings next);
   absl::Status SyncFound() const;
+  // Activates a generation over a damaged log, whose writes are given up.
+  absl::StatusOr<ActivationResult> ActivateWithoutWrites(std::shared_ptr<const Generation> generation);
   absl::StatusOr<std::shared_ptr<const View>> ReplayView(std::shared_ptr<const Generation> generation, int64_t floor, int64_t upto,
                                                          int64_t revision, std::shared_ptr<Overlay>* view_overlay) const;
   void Publish(std::shared_ptr<const View> next, int64_t next_revision, absl::Status error = absl::OkStatus()) {
@@ -70,6 +73,8 @@ struct Store::State {
     return next_revision++;
   }
   absl::Status TrimLog();
+  // Why there is no telling what was written; OK once that was given up.
+  absl::Status LogDamage() const { return damaged_log == nullptr ? absl::OkStatus() : damaged_log->damage(); }
   absl::StatusOr<std::shared_ptr<const View>> CompactOverlay(const View& view);
   // True for one caller and once.
   bool TakeGenerationId(const std::string& generation) {
@@ -86,6 +91,7 @@ struct Store::State {
   // Own synchronisation.
   const std::shared_ptr<BuildsUnderWay> builds = std::make_shared<BuildsUnderWay>();
   std::unique_ptr<WriteLog> log;
+  DamagedWriteLog* damaged_log = nullptr;  // `log`, where it could not be opened.
   // The writer's.
   CurrentFile current;
   std::shared_ptr<Overlay> overlay;  // Of the newest view.
