@@ -26,22 +26,27 @@ std::atomic<MappingGuard::Slot*> slots{nullptr};
 struct sigaction before;
 uintptr_t page_bytes = 0;
 
-// Puts a page of zeros where the fault was. Nothing here but atomics and system calls.
+// Puts zeros from the page of the fault to the mapping's end: page by page a file that is read here and there would come to more mappings than a
+// process may have. Nothing here but atomics and system calls.
 bool Replace(uintptr_t fault) {
   for (MappingGuard::Slot* slot = slots.load(std::memory_order_acquire); slot != nullptr; slot = slot->next) {
     const size_t size = slot->size.load(std::memory_order_acquire);
-    const uintptr_t address = slot->address.load(std::memory_order_relaxed);
-    if (fault < address || fault - address >= (size + page_bytes - 1) / page_bytes * page_bytes) continue;
+    const uintptr_t address = slot->address.load(std::memory_order_acquire);
+    const uintptr_t end = address + (size + page_bytes - 1) / page_bytes * page_bytes;
+    if (size == 0 || fault < address || fault >= end) continue;
+    if (slot->size.load(std::memory_order_acquire) != size) continue;  // Of another mapping by now.
     slot->lost.store(true, std::memory_order_release);
-    void* const page = reinterpret_cast<void*>(fault & ~(page_bytes - 1));
-    return ::mmap(page, page_bytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == page;
+    const uintptr_t page = fault & ~(page_bytes - 1);
+    void* const begin = reinterpret_cast<void*>(page);
+    return ::mmap(begin, end - page, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == begin;
   }
   return false;
 }
 
 void HandleBusError(int signal, siginfo_t* info, void* context) {
   const int saved = errno;
-  const bool replaced = Replace(reinterpret_cast<uintptr_t>(info->si_addr));
+  const bool by_touch = info->si_code > 0;  // Not by kill().
+  const bool replaced = by_touch && Replace(reinterpret_cast<uintptr_t>(info->si_addr));
   errno = saved;
   if (replaced) return;
   if (before.sa_flags & SA_SIGINFO) {
@@ -49,8 +54,9 @@ void HandleBusError(int signal, siginfo_t* info, void* context) {
   } else if (before.sa_handler != SIG_DFL && before.sa_handler != SIG_IGN) {
     before.sa_handler(signal);
   } else {
-    // The touch is tried again on return, and ends the process as it would have without us.
+    // Ends the process as it would have without us: at once, or when the touch is tried again on return.
     ::sigaction(signal, &before, nullptr);
+    if (!by_touch) ::raise(signal);
   }
 }
 

@@ -1,7 +1,7 @@
 // Keeps a mapped file that is cut short, or whose disk fails, from ending the process.
 //
-// Touching such a page raises SIGBUS. Where the mapping is guarded the page becomes one of zeros instead, the reader goes on, and the guard
-// knows from then on that what was read may not be what was written: a reader looks at lost() when it has read.
+// Touching such a page raises SIGBUS. Where the mapping is guarded all of it from that page on becomes zeros instead, the reader goes on, and the
+// guard knows from then on that what was read may not be what was written: a reader looks at lost() when it has read.
 #ifndef LOCI_BASE_MAPPING_GUARD_H_
 #define LOCI_BASE_MAPPING_GUARD_H_
 

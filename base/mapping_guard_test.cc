@@ -80,6 +80,21 @@ TEST_F(MappingGuardTest, AMappingBesideTheLostOneIsNotLost) {
   EXPECT_FALSE(whole.lost());
 }
 
+// A process may have 65,530 mappings.
+TEST_F(MappingGuardTest, PagesThatAreReadHereAndThereDoNotBecomeAMappingEach) {
+  constexpr size_t kManyBytes = 80'000 * kPage;
+  ASSERT_EQ(ftruncate(fd_, kManyBytes), 0);
+  auto* const bytes = static_cast<volatile char*>(mmap(nullptr, kManyBytes, PROT_READ, MAP_SHARED, fd_, 0));
+  ASSERT_NE(bytes, MAP_FAILED);
+  {
+    const MappingGuard guard(const_cast<char*>(bytes), kManyBytes);
+    ASSERT_EQ(ftruncate(fd_, 0), 0);
+    for (size_t page = 80'000; page > 1; page -= 2) ASSERT_EQ(bytes[(page - 1) * kPage], 0);
+    EXPECT_TRUE(guard.lost());
+  }
+  munmap(const_cast<char*>(bytes), kManyBytes);
+}
+
 TEST_F(MappingGuardTest, ManyThreadsMayMeetTheLossAtOnce) {
   const MappingGuard guard(address_, kBytes);
   ASSERT_EQ(ftruncate(fd_, 0), 0);
@@ -102,6 +117,17 @@ TEST_F(MappingGuardTest, ALaterGuardOfTheSamePlaceStartsWhole) {
 }
 
 using MappingGuardDeathTest = MappingGuardTest;
+
+TEST_F(MappingGuardDeathTest, ASignalThatNobodysTouchRaisedEndsTheProcessAsBefore) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  EXPECT_EXIT(
+      {
+        signal(SIGBUS, SIG_DFL);
+        const MappingGuard guard(address_, kBytes);
+        raise(SIGBUS);
+      },
+      testing::KilledBySignal(SIGBUS), "");
+}
 
 TEST_F(MappingGuardDeathTest, WhatNobodyGuardsEndsTheProcessAsBefore) {
   testing::FLAGS_gtest_death_test_style = "threadsafe";

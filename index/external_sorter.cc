@@ -18,6 +18,7 @@ class RunReader {
  public:
   explicit RunReader(std::unique_ptr<MappedFile> file) : file_(std::move(file)), rest_(file_->data()) {}
   std::string_view record() const { return record_; }
+  absl::Status Check() const { return file_->Check(); }  // Once all was read.
   // False at the end.
   bool Next() {
     uint32_t size = 0;
@@ -100,6 +101,7 @@ absl::Status ExternalSorter::ForEachSorted(const std::function<absl::Status(std:
     LOCI_RETURN_IF_ERROR(visit(readers[first].record()));
     if (readers[first].Next()) next.push(first);
   }
+  for (const RunReader& reader : readers) LOCI_RETURN_IF_ERROR(reader.Check());
   return absl::OkStatus();
 }
 

@@ -165,6 +165,7 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
     entry->set_path(file);
     entry->set_size_bytes(static_cast<int64_t>(content->data().size()));
     entry->set_sha256(sha256.HexDigest());
+    LOCI_RETURN_IF_ERROR(content->Check());
   }
   LOCI_RETURN_IF_ERROR(InstallCheckpoint(fs, lineage, staging_directory, target));
   return ImportedEncoder{.encoder = Insert(std::move(encoder), /*make_default=*/false)};
