@@ -19,14 +19,14 @@ absl::Status DamagedWriteLog::damage() const { return renewed() != nullptr ? abs
 
 absl::Status DamagedWriteLog::StartAnew(const std::string& aside) {
   if (renewed() != nullptr) return absl::OkStatus();
+  const std::string parent = ParentPath(directory_);
   // Not there where an earlier try came that far.
-  if (fs_.Exists(directory_)) {
-    LOCI_RETURN_IF_ERROR(fs_.Rename(directory_, JoinPath(ParentPath(directory_), aside)));
-    LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(ParentPath(directory_)));
-  }
+  if (fs_.Exists(directory_)) LOCI_RETURN_IF_ERROR(fs_.Rename(directory_, JoinPath(parent, aside)));
+  LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(parent));
   WriteLogOptions options = options_;
   options.create_if_missing = true;
   LOCI_ASSIGN_OR_RETURN(std::unique_ptr<WriteLog> log, WriteLog::Open(directory_, std::move(options)));
+  LOCI_RETURN_IF_ERROR(fs_.SyncDirectory(parent));  // The new folder's name, before anything is acknowledged in it.
   const std::unique_lock<std::shared_mutex> lock(mutex_);
   renewed_ = std::move(log);
   return absl::OkStatus();

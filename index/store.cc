@@ -1,6 +1,7 @@
 #include "index/store.h"
 
 #include <algorithm>
+#include <optional>
 #include <set>
 #include <utility>
 
@@ -25,7 +26,7 @@ constexpr char kLockFile[] = "LOCK";
 constexpr size_t kMaxStoreNameBytes = 64;
 // What a store counts on by where its CURRENT or its writes are lost: more will not have been made that nothing else tells of, so that no
 // revision gets a second meaning.
-constexpr int64_t kLostRevisions = 1 << 20;
+constexpr int64_t kLostRevisions = int64_t{1} << 40;
 
 int64_t SizeOf(FileSystem& fs, const std::string& path) {
   if (!fs.IsDirectory(path)) return fs.FileSize(path).value_or(0);
@@ -34,6 +35,11 @@ int64_t SizeOf(FileSystem& fs, const std::string& path) {
   if (!names.ok()) return 0;  // Removed meanwhile.
   for (const std::string& name : *names) bytes += SizeOf(fs, JoinPath(path, name));
   return bytes;
+}
+
+bool NeedsEncoding(const absl::Status& status) {
+  const std::optional<ErrorReason> reason = GetErrorReason(status);
+  return reason.has_value() && reason->reason == "WRITES_NEED_ENCODING";
 }
 
 }  // namespace
@@ -137,15 +143,20 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
   log_options.file_system = state->options.rocksdb_file_system;
   const std::string log_directory = JoinPath(directory, kWritesDirectory);
   absl::StatusOr<std::unique_ptr<WriteLog>> log = WriteLog::Open(log_directory, log_options);
-  if (absl::IsDataLoss(log.status())) {
+  const auto lose_log = [&](const absl::Status& why) {
+    state->log.reset();  // Closes what of it is open.
     auto damaged = std::make_unique<DamagedWriteLog>(
-        fs, log_directory, log_options, Annotate(log.status(), absl::StrCat("the writes of store ", name, " can't be read; what is activated "
-                                                                            "with writes_since DISCARD serves without them")));
+        fs, log_directory, log_options,
+        Annotate(why, absl::StrCat("the writes of store ", name, " can't be read; what is activated with writes_since DISCARD serves without them")));
     state->damaged_log = damaged.get();
-    log = std::move(damaged);
+    state->log = std::move(damaged);
+  };
+  if (absl::IsDataLoss(log.status())) {
+    lose_log(log.status());
+  } else {
+    LOCI_RETURN_IF_ERROR(log.status());
+    state->log = *std::move(log);
   }
-  LOCI_RETURN_IF_ERROR(log.status());
-  state->log = *std::move(log);
   const int64_t last_write = state->log->last_revision();
   absl::Status damage = state->current.damage();
   damage.Update(state->LogDamage());
@@ -164,11 +175,8 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
 
   int64_t revision = std::max(current.revision(), last_write);
   std::shared_ptr<const View> view;
-  if (!damage.ok()) {
-    LogError("store", absl::StrCat("store ", name, " serves nothing until a generation is activated: ", damage.message()));
-    LOCI_ASSIGN_OR_RETURN(const int64_t base, state->HighestBase());
-    revision = std::max({current.revision(), last_write, base}) + kLostRevisions;
-  } else if (!current.generation().empty()) {
+  bool revisions_lost = !damage.ok();
+  if (damage.ok() && !current.generation().empty()) {
     Generation::OpenOptions open;
     open.search_pool = state->options.search_pool;
     open.store = name;
@@ -181,11 +189,25 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
         damage = Annotate(generation.status(), what);
       }
       if (!absl::IsDataLoss(damage)) return damage;
-      LogError("store", absl::StrCat("store ", name, " serves nothing until another generation is activated: ", damage.message()));
+    } else if (auto replayed = state->ReplayView(*std::move(generation), current.floor_revision(), revision, revision, &state->overlay);
+               replayed.ok()) {
+      view = *std::move(replayed);
+    } else if (absl::IsDataLoss(replayed.status())) {
+      lose_log(replayed.status());
+      damage = state->LogDamage();
+      revisions_lost = true;
+    } else if (NeedsEncoding(replayed.status())) {
+      damage = replayed.status();  // An activation that replays encodes them.
     } else {
-      LOCI_ASSIGN_OR_RETURN(
-          view, state->ReplayView(*std::move(generation), current.floor_revision(), revision, revision, &state->overlay));
+      return replayed.status();
     }
+  }
+  if (!damage.ok()) {
+    LogError("store", absl::StrCat("store ", name, " serves nothing until a generation is activated: ", damage.message()));
+  }
+  if (revisions_lost) {
+    LOCI_ASSIGN_OR_RETURN(const int64_t base, state->HighestBase());
+    revision = std::max({current.revision(), last_write, base}) + kLostRevisions;
   }
   state->Publish(std::move(view), revision, std::move(damage));
   state->SetFolded();

@@ -96,7 +96,7 @@ class Store {
   // Opens or makes the store's folder; removes what unfinished builds left; replays the writes over the active generation.
   // Where CURRENT or the write log is damaged, or CURRENT is missing beside writes, or where the active generation is damaged, the store opens
   // without a view, so that a generation can be activated, and active_error says why; where it is the log, only by kDiscard, which sets the log
-  // aside and counts no writes.
+  // aside and counts no writes. The same, WRITES_NEED_ENCODING, where writes lack the vectors of the active generation's half.
   static absl::StatusOr<std::unique_ptr<Store>> Open(const std::string& directory, const std::string& name, StoreOptions options);
   ~Store();
 
