@@ -52,6 +52,9 @@ absl::Status InTheWay(const JobRecord& record) {
 // Whether it makes a generation, or writes, of what a client sends.
 bool IsUpload(std::string_view kind) { return kind == JobKindName(JobKind::kIngest) || kind == JobKindName(JobKind::kImport); }
 
+// Whether it makes a generation of what the store serves.
+bool IsRebuild(std::string_view kind) { return kind == JobKindName(JobKind::kFold) || kind == JobKindName(JobKind::kReembed); }
+
 absl::Status JobNotFound(std::string_view job) {
   const std::string shown = absl::CHexEscape(AbslView(job.substr(0, kMaxShownBytes)));  // It comes from a client.
   return ErrorWithReason(absl::NotFoundError(absl::StrCat("no job \"", shown, "\"")), "JOB_NOT_FOUND", {{"job", shown}});
@@ -60,7 +63,7 @@ absl::Status JobNotFound(std::string_view job) {
 }  // namespace
 
 std::string_view JobKindName(JobKind kind) {
-  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify", "import", "fold"};
+  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify", "import", "fold", "reembed", "import-encoder"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -320,12 +323,12 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
   {
     MutexLock lock(&state.mutex);
     if (state.closed) return ErrorWithReason(absl::UnavailableError("the server is draining; ask again when it is back"), "DRAINING");
-    const bool is_fold = spec.kind == JobKind::kFold;
     const auto conflicts = [&](const JobHandle::Entry& running) {
       if (entry->activating && running.activating) return true;
-      const bool runs_fold = running.record.kind() == JobKindName(JobKind::kFold);
-      if (is_fold) return runs_fold || running.activating || IsUpload(running.record.kind());
-      return IsUpload(record.kind()) && (runs_fold || IsUpload(running.record.kind()));
+      if (spec.kind == JobKind::kImportEncoder) return running.record.kind() == record.kind();
+      const bool rebuilds = IsRebuild(running.record.kind());
+      if (IsRebuild(record.kind())) return rebuilds || running.activating || IsUpload(running.record.kind());
+      return IsUpload(record.kind()) && (rebuilds || IsUpload(running.record.kind()));
     };
     const auto gives_way = [&](const JobHandle::Entry& running) { return running.yields && !entry->yields; };
     const JobHandle::Entry* const other = state.FindRunning(

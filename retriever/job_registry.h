@@ -25,8 +25,8 @@
 
 namespace loci {
 
-enum class JobKind { kIngest, kActivate, kRollback, kVerify, kImport, kFold };
-inline constexpr int kJobKindCount = 6;
+enum class JobKind { kIngest, kActivate, kRollback, kVerify, kImport, kFold, kReembed, kImportEncoder };
+inline constexpr int kJobKindCount = 8;
 std::string_view JobKindName(JobKind kind);  // "ingest"
 
 struct JobSpec {
@@ -68,7 +68,7 @@ class JobHandle {
   void SetDone(int64_t done);
   void SetGeneration(std::string_view generation);
 
-  // For an ingest or a fold that comes to its own activation: waits for an activation or roll-back that runs in the store, and keeps others from
+  // For an ingest, a fold or a re-embedding that comes to its own activation: waits for an activation or roll-back that runs in the store, and keeps others from
   // starting until this job's Finish. The error of limits() where they say so first; after BeginWatch, of own_limits(). Blocks.
   absl::Status BeginActivation();
   // For an activation that is done and is looked after: from now on it is in nobody's way, until BeginActivation, and ends (own_limits() say so)
@@ -97,8 +97,10 @@ class JobHandle {
 //   verification                       goes on   goes on                  goes on         refused
 //   fold, building                     refused   goes on                  goes on         refused
 //   fold, switching                    refused   refused                  goes on         refused
+//   (a re-embedding is as a fold, but that it never yields)
 //
-// An activation that only watches what it activated is in nobody's way. A fold starts beside verifications alone. One that yields is cancelled where the table says refused, and by an activation or a roll-back,
+// An activation that only watches what it activated is in nobody's way. A fold starts beside verifications alone. Imports of
+// encoders are of no store: one at a time. One that yields is cancelled where the table says refused, and by an activation or a roll-back,
 // under which it would end in vain; the deletion of the store first calls EndYielding.
 //
 // An ingest builds beside what serves, so that a roll-back need not wait for hours; it counts as an activation from the moment it wants

@@ -18,6 +18,7 @@
 #include "retriever/generation_comparison.h"
 #include "retriever/job_progress.h"
 #include "retriever/job_registry.h"
+#include "retriever/reembedder.h"
 #include "server/admin_service.h"
 #include "server/reply.h"
 #include "server/request_errors.h"
@@ -26,12 +27,15 @@
 namespace loci {
 namespace {
 
+constexpr int64_t kYieldingEndMs = 10'000;  // So long a re-embedding waits for the end of a fold that gave way.
+
 template <typename Response>
 void FillActivation(const ActivationResult& result, bool done, Response* response) {
   response->set_generation(result.generation);
   if (result.view != nullptr) response->set_revision(result.view->revision());
   response->set_previous_generation(result.previous_generation);
   response->set_writes_since_count(result.writes_since_count);
+  response->set_encoded_count(result.encoded_count);
   response->set_done(done);
 }
 
@@ -43,9 +47,12 @@ absl::Status RunJob(const ServiceContext& services, JobSpec spec, bool no_wait,
                     std::function<absl::Status(const OperationControl&, Response*)> operation, Response* response,
                     std::function<bool(const std::shared_ptr<JobHandle>&, Response*)> follow = nullptr) {
   if (no_wait) spec.limits = RequestLimits();
-  const bool is_fold = spec.kind == JobKind::kFold;
-  ThreadPool& pool = spec.kind == JobKind::kVerify ? *services.verify_pool : is_fold ? *services.fold_pool : *services.switch_pool;
-  const auto control_of = [is_fold](const std::shared_ptr<JobHandle>& job) { return ControlOf(job, is_fold ? kFoldSwitch : ""); };
+  const bool is_reembedding = spec.kind == JobKind::kReembed, builds = is_reembedding || spec.kind == JobKind::kFold;
+  ThreadPool& pool = spec.kind == JobKind::kVerify ? *services.verify_pool
+                     : is_reembedding              ? *services.reembed_pool
+                     : builds                      ? *services.fold_pool
+                                                   : *services.switch_pool;
+  const auto control_of = [builds](const std::shared_ptr<JobHandle>& job) { return ControlOf(job, builds ? kFoldSwitch : ""); };
   spec.request_id = CurrentRequestId();
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<JobHandle> job, services.jobs->Start(std::move(spec)));
   response->set_job(job->id());
@@ -279,6 +286,30 @@ grpc::ServerUnaryReactor* AdminServiceImpl::FoldStore(grpc::CallbackServerContex
     };
     return RunJob<loci::v1::FoldStoreResponse>(services_, {.kind = JobKind::kFold, .store = store, .limits = limits}, request->no_wait(), fold,
                                                response);
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::ReembedStore(grpc::CallbackServerContext* context, const loci::v1::ReembedStoreRequest* request,
+                                                         loci::v1::ReembedStoreResponse* response) {
+  return Run(Method::kReembedStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(ReembedOptions options, ValidateReembed(*request));
+    LOCI_RETURN_IF_ERROR(services_.manager->GetStore(options.store).status());
+    LOCI_RETURN_IF_ERROR(services_.manager->TryCapture(options.store, "").status());  // No job for what serves nothing.
+    LOCI_ASSIGN_OR_RETURN(options.encoder, services_.manager->encoders().Get(request->encoder()));
+    LOCI_RETURN_IF_ERROR(CheckReembedding(*services_.manager, options));
+    if (request->dry_run()) {
+      LOCI_ASSIGN_OR_RETURN(const ReembedEstimate estimate, EstimateReembedding(*services_.manager, options, limits));
+      FillReembedEstimate(estimate, response);
+      return absl::OkStatus();
+    }
+    const JobSpec spec{.kind = JobKind::kReembed, .store = options.store, .limits = limits};
+    const auto reembed = [&services = services_, options](const OperationControl& control, loci::v1::ReembedStoreResponse* reply) -> absl::Status {
+      services.jobs->EndYielding(options.store, kYieldingEndMs);  // A fold that gave way may be at its switch, and no other begins.
+      LOCI_ASSIGN_OR_RETURN(const ReembedResult result, Reembed(*services.manager, options, control));
+      FillReembed(result, reply);
+      return absl::OkStatus();
+    };
+    return RunJob<loci::v1::ReembedStoreResponse>(services_, spec, request->no_wait(), reembed, response);
   });
 }
 

@@ -13,6 +13,7 @@
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "server/encoder_call.h"
 #include "server/export_call.h"
 #include "server/import_call.h"
 #include "server/ingest_call.h"
@@ -109,6 +110,10 @@ grpc::ServerReadReactor<grpc::ByteBuffer>* AdminServiceImpl::Ingest(grpc::Callba
 
 grpc::ServerReadReactor<grpc::ByteBuffer>* AdminServiceImpl::ImportStore(grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
   return new UploadCall(services_, std::make_unique<ImportUpload>(services_), context, response);
+}
+
+grpc::ServerReadReactor<grpc::ByteBuffer>* AdminServiceImpl::ImportEncoder(grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
+  return new UploadCall(services_, std::make_unique<EncoderUpload>(services_), context, response);
 }
 
 grpc::ServerWriteReactor<loci::v1::ExportChunk>* AdminServiceImpl::ExportStore(grpc::CallbackServerContext* context,

@@ -15,7 +15,8 @@ namespace loci {
 
 // The generation manager's calls block, so each request runs on the admin pool, its validation included. Thread-safe.
 class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMethod_Ingest<
-                                   loci::v1::AdminService::WithRawCallbackMethod_ImportStore<loci::v1::AdminService::CallbackService>> {
+                                   loci::v1::AdminService::WithRawCallbackMethod_ImportStore<
+                                       loci::v1::AdminService::WithRawCallbackMethod_ImportEncoder<loci::v1::AdminService::CallbackService>>> {
  public:
   explicit AdminServiceImpl(const ServiceContext& services) : services_(services) {}
 
@@ -33,6 +34,7 @@ class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMet
   grpc::ServerReadReactor<grpc::ByteBuffer>* Ingest(grpc::CallbackServerContext*, grpc::ByteBuffer*) override;
   grpc::ServerWriteReactor<loci::v1::ExportChunk>* ExportStore(grpc::CallbackServerContext*, const loci::v1::ExportRequest*) override;
   grpc::ServerReadReactor<grpc::ByteBuffer>* ImportStore(grpc::CallbackServerContext*, grpc::ByteBuffer*) override;
+  grpc::ServerReadReactor<grpc::ByteBuffer>* ImportEncoder(grpc::CallbackServerContext*, grpc::ByteBuffer*) override;
   grpc::ServerUnaryReactor* UpsertPassages(grpc::CallbackServerContext*, const loci::v1::UpsertPassagesRequest*,
                                            loci::v1::UpsertPassagesResponse*) override;
   grpc::ServerUnaryReactor* DeletePassages(grpc::CallbackServerContext*, const loci::v1::DeletePassagesRequest*,
@@ -48,6 +50,8 @@ class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMet
                                           loci::v1::RollbackStoreResponse*) override;
   grpc::ServerUnaryReactor* FoldStore(grpc::CallbackServerContext*, const loci::v1::FoldStoreRequest*,
                                       loci::v1::FoldStoreResponse*) override;
+  grpc::ServerUnaryReactor* ReembedStore(grpc::CallbackServerContext*, const loci::v1::ReembedStoreRequest*,
+                                         loci::v1::ReembedStoreResponse*) override;
   grpc::ServerUnaryReactor* DeleteGeneration(grpc::CallbackServerContext*, const loci::v1::DeleteGenerationRequest*,
                                              loci::v1::DeleteGenerationResponse*) override;
   grpc::ServerUnaryReactor* PinGeneration(grpc::CallbackServerContext*, const loci::v1::PinGenerationRequest*,

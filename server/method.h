@@ -25,6 +25,8 @@ enum class Method {
   kActivateGeneration,
   kRollbackStore,
   kFoldStore,
+  kReembedStore,
+  kImportEncoder,
   kDeleteGeneration,
   kPinGeneration,
   kVerifyGeneration,

@@ -149,6 +149,36 @@ void FillImportResponse(const ImportResult& result, loci::v1::ImportResponse* ou
   out->set_exported_unix_us(result.header.exported_unix_us());
 }
 
+void FillReembed(const ReembedResult& result, loci::v1::ReembedStoreResponse* out) {
+  out->set_generation(result.generation);
+  out->set_revision(result.revision);
+  out->set_previous_generation(result.previous_generation);
+  out->set_encoder_fingerprint(result.encoder_fingerprint);
+  out->set_previous_encoder_fingerprint(result.previous_encoder_fingerprint);
+  out->set_base_revision(result.base_revision);
+  out->set_passage_count(result.passage_count);
+  out->set_encoded_count(result.encoded_count);
+  out->set_reused_count(result.reused_count);
+  out->set_written_count(result.written_count);
+  out->set_size_bytes(result.size_bytes);
+  out->set_done(true);
+}
+
+void FillReembedEstimate(const ReembedEstimate& estimate, loci::v1::ReembedStoreResponse* out) {
+  out->set_generation(estimate.generation);
+  out->set_revision(estimate.revision);
+  out->set_encoder_fingerprint(estimate.encoder_fingerprint);
+  out->set_previous_encoder_fingerprint(estimate.previous_encoder_fingerprint);
+  loci::v1::ReembedEstimate* const filled = out->mutable_estimate();
+  filled->set_passage_count(estimate.passage_count);
+  filled->set_token_count(estimate.token_count);
+  filled->set_tokens_per_second(estimate.tokens_per_second);
+  filled->set_duration_ms(estimate.duration_ms);
+  filled->set_size_bytes(estimate.size_bytes);
+  filled->set_peak_disk_bytes(estimate.peak_disk_bytes);
+  filled->set_memory_bytes(estimate.memory_bytes);
+}
+
 void FillFold(const FoldResult& result, loci::v1::FoldStoreResponse* out) {
   out->set_generation(result.generation);
   out->set_revision(result.revision);
@@ -268,6 +298,8 @@ void FillJob(const JobInfo& info, loci::v1::Job* out) {
   if (record.kind() == JobKindName(JobKind::kIngest)) (void)out->mutable_ingest()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kActivate)) (void)out->mutable_activate()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kFold)) (void)out->mutable_fold()->ParseFromString(record.result());
+  if (record.kind() == JobKindName(JobKind::kReembed)) (void)out->mutable_reembed()->ParseFromString(record.result());
+  if (record.kind() == JobKindName(JobKind::kImportEncoder)) (void)out->mutable_import_encoder()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kRollback)) (void)out->mutable_rollback()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kImport)) (void)out->mutable_import_result()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kVerify)) (void)out->mutable_verify()->ParseFromString(record.result());

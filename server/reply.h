@@ -19,6 +19,7 @@
 #include "retriever/ingester.h"
 #include "retriever/job_registry.h"
 #include "retriever/pipeline.h"
+#include "retriever/reembedder.h"
 
 namespace loci {
 
@@ -30,6 +31,8 @@ void FillSearchResponse(SearchReply&& reply, bool include_text, bool include_vec
 void FillAnswerResponse(AnswerReply&& reply, const std::string& reader, loci::v1::AnswerResponse* out);
 void FillIngestResponse(const IngestResult& result, loci::v1::IngestResponse* out);
 void FillImportResponse(const ImportResult& result, loci::v1::ImportResponse* out);  // All but job and done.
+void FillReembed(const ReembedResult& result, loci::v1::ReembedStoreResponse* out);
+void FillReembedEstimate(const ReembedEstimate& estimate, loci::v1::ReembedStoreResponse* out);
 void FillFold(const FoldResult& result, loci::v1::FoldStoreResponse* out);
 void FillStore(const StoreInfo& info, loci::v1::Store* out);
 void FillComparison(GenerationComparison&& comparison, loci::v1::CompareGenerationsResponse* out);

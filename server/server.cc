@@ -55,6 +55,7 @@ constexpr int kSwitchThreads = 4;
 constexpr int kWatchThreads = 8;  // They sleep nearly always. One a watch: more are refused.
 constexpr int kVerifyThreads = 2;
 constexpr int kFoldThreads = 1;
+constexpr int kReembedThreads = 2;
 constexpr int64_t kMaxQueuedJobs = 64;
 constexpr int64_t kMaxExports = 4;
 
@@ -154,6 +155,7 @@ struct Server::State {
   std::unique_ptr<ActivationWatches> activation_watches;
   std::unique_ptr<ThreadPool> verify_pool;
   std::unique_ptr<ThreadPool> fold_pool;
+  std::unique_ptr<ThreadPool> reembed_pool;
   std::unique_ptr<AutoFolder> folder;
   std::unique_ptr<ThreadPool> control_pool;
   std::unique_ptr<Admission> requests;
@@ -221,6 +223,7 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   watch_pool = std::make_unique<ThreadPool>("loci-watch", kWatchThreads, kMaxQueuedJobs);
   verify_pool = std::make_unique<ThreadPool>("loci-verify", kVerifyThreads, kMaxQueuedJobs);
   fold_pool = std::make_unique<ThreadPool>("loci-fold", kFoldThreads, kMaxQueuedJobs);
+  reembed_pool = std::make_unique<ThreadPool>("loci-reembed", kReembedThreads, kMaxQueuedJobs);
 
   EncoderRegistry::Options registry_options;
   registry_options.directory = JoinPath(options.data_directory, "encoders");
@@ -338,6 +341,7 @@ void Server::State::CloseData() {
   watch_pool.reset();
   verify_pool.reset();
   fold_pool.reset();
+  reembed_pool.reset();
   jobs.reset();
   std::vector<std::shared_ptr<TextEncoder>> held = encoders->Loaded();
   manager.reset();
@@ -409,6 +413,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   services.activation_watches = state->activation_watches.get();
   services.verify_pool = state->verify_pool.get();
   services.fold_pool = state->fold_pool.get();
+  services.reembed_pool = state->reembed_pool.get();
   services.control_pool = state->control_pool.get();
   services.requests = state->requests.get();
   services.control = state->control.get();

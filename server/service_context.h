@@ -36,6 +36,7 @@ struct ServiceContext {
   ThreadPool* switch_pool = nullptr;  // Activations and roll-backs.
   ThreadPool* verify_pool = nullptr;
   ThreadPool* fold_pool = nullptr;
+  ThreadPool* reembed_pool = nullptr;
   ThreadPool* watch_pool = nullptr;   // Watches what was activated, for as long as that takes.
   ActivationWatches* activation_watches = nullptr;
   Admission* requests = nullptr;

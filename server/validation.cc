@@ -401,6 +401,21 @@ absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader&
   return result;
 }
 
+absl::StatusOr<ReembedOptions> ValidateReembed(const loci::v1::ReembedStoreRequest& request) {
+  ReembedOptions options;
+  LOCI_ASSIGN_OR_RETURN(options.store, ValidateStore(request.store()));
+  if (request.encoder().empty()) return InvalidField("encoder", "is empty; it must name the encoder to encode with");
+  loci::v1::IndexSpec index;
+  index.set_factory(request.index());
+  LOCI_RETURN_IF_ERROR(ValidateIndexSpec(index));
+  options.index = request.index();
+  options.activate = !request.no_activate();
+  const double share = request.max_encoder_share();
+  if (!(share >= 0 && share <= 1)) return InvalidField("max_encoder_share", absl::StrCat("is ", share, "; it must be from 0 to 1"));
+  options.max_encoder_share = share == 0 ? 1 : share;
+  return options;
+}
+
 absl::StatusOr<ImportOptions> ValidateImportHeader(const loci::v1::ImportHeader& header, const RequestLimits& limits) {
   ImportOptions result;
   LOCI_ASSIGN_OR_RETURN(result.store, ValidateStore(header.store()));

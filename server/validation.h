@@ -25,6 +25,7 @@
 #include "retriever/archive_importer.h"
 #include "retriever/ingester.h"
 #include "retriever/pipeline.h"
+#include "retriever/reembedder.h"
 #include "server/matrix_codec.h"
 
 namespace loci {
@@ -63,6 +64,8 @@ absl::StatusOr<SearchCall> ValidateSearch(const loci::v1::SearchRequest& request
 absl::StatusOr<AnswerCall> ValidateAnswer(const loci::v1::AnswerRequest& request, const RequestLimits& limits);
 
 absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader& header, const RequestLimits& limits);
+// All but the encoder, which must be named.
+absl::StatusOr<ReembedOptions> ValidateReembed(const loci::v1::ReembedStoreRequest& request);
 absl::StatusOr<ImportOptions> ValidateImportHeader(const loci::v1::ImportHeader& header, const RequestLimits& limits);
 // The vectors that come with a batch of an ingest; no values where the texts are to be encoded. Values may be non-finite: Ingester
 // counts such passages as rejected.

@@ -67,6 +67,8 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   std::function<grpc::Status(grpc::ServerContext*, grpc::ServerReader<v1::ImportRequest>*, v1::ImportResponse*)> on_import;
   std::function<grpc::Status(const v1::PlanActivationRequest&, v1::PlanActivationResponse*)> on_plan;
   std::function<grpc::Status(const v1::CompareGenerationsRequest&, v1::CompareGenerationsResponse*)> on_compare;
+  std::function<grpc::Status(const v1::ReembedStoreRequest&, v1::ReembedStoreResponse*)> on_reembed;
+  std::function<grpc::Status(grpc::ServerReader<v1::ImportEncoderRequest>*, v1::ImportEncoderResponse*)> on_import_encoder;
   std::function<void()> before_ingest_reply;
   grpc::Status ingest_status;
   v1::IngestResponse ingest_response;
@@ -138,6 +140,13 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   grpc::Status ImportStore(grpc::ServerContext* context, grpc::ServerReader<v1::ImportRequest>* reader,
                            v1::ImportResponse* response) override {
     return on_import ? on_import(context, reader, response) : Unimplemented();
+  }
+  grpc::Status ReembedStore(grpc::ServerContext*, const v1::ReembedStoreRequest* request, v1::ReembedStoreResponse* response) override {
+    return on_reembed ? on_reembed(*request, response) : Unimplemented();
+  }
+  grpc::Status ImportEncoder(grpc::ServerContext*, grpc::ServerReader<v1::ImportEncoderRequest>* reader,
+                             v1::ImportEncoderResponse* response) override {
+    return on_import_encoder ? on_import_encoder(reader, response) : Unimplemented();
   }
   grpc::Status Ingest(grpc::ServerContext* context, grpc::ServerReader<v1::IngestRequest>* reader,
                       v1::IngestResponse* response) override {

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -19,6 +22,27 @@ from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoRe
 
 MAX_MESSAGE_BYTES = 64 << 20
 START_TIMEOUT_S = 120
+
+
+CHECKPOINT_FILES = ("config.json", "model.safetensors", "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "modules.json",
+                    "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json")
+
+
+def perturbed_checkpoint(folder: str, target: str) -> None:
+    """Copies a checkpoint, but for one tensor: another encoder of the same dimension. The tensor is the first one-dimensional of its length."""
+    os.makedirs(os.path.join(target, "1_Pooling"))
+    for path in CHECKPOINT_FILES:
+        if os.path.exists(os.path.join(folder, path)):
+            shutil.copyfile(os.path.join(folder, path), os.path.join(target, path))
+    with open(os.path.join(target, "model.safetensors"), "r+b") as weights:
+        header_bytes = struct.unpack("<Q", weights.read(8))[0]
+        header = json.loads(weights.read(header_bytes))
+        name = next(name for name in sorted(header) if name.endswith("embeddings.LayerNorm.weight"))
+        begin, end = header[name]["data_offsets"]
+        weights.seek(8 + header_bytes + begin)
+        values = struct.unpack(f"<{(end - begin) // 4}f", weights.read(end - begin))
+        weights.seek(8 + header_bytes + begin)
+        weights.write(struct.pack(f"<{len(values)}f", *(value * (1.3 if i % 3 else 0.6) for i, value in enumerate(values))))
 
 
 class ServerProcess:
@@ -197,6 +221,23 @@ class ReflectionClient:
                 yield self.message("ImportRequest", data=archive[first:first + piece])
 
         stub = self.channel.stream_unary("/loci.v1.AdminService/ImportStore", lambda message: message.SerializeToString(), response.FromString)
+        return stub(requests(), timeout=timeout)
+
+    def import_encoder(self, name: str, folder: str, timeout: float = 120) -> Any:
+        response = message_factory.GetMessageClass(self.pool.FindMessageTypeByName("loci.v1.ImportEncoderResponse"))
+
+        def requests() -> Iterator[Any]:
+            request = self.message("ImportEncoderRequest")
+            request.header.name = name
+            yield request
+            for path in CHECKPOINT_FILES:
+                if not os.path.exists(os.path.join(folder, path)):
+                    continue
+                with open(os.path.join(folder, path), "rb") as file:
+                    while data := file.read(1 << 20):
+                        yield self.message("ImportEncoderRequest", piece=self.message("EncoderFilePiece", path=path, data=data))
+
+        stub = self.channel.stream_unary("/loci.v1.AdminService/ImportEncoder", lambda message: message.SerializeToString(), response.FromString)
         return stub(requests(), timeout=timeout)
 
     def health(self, service: str = "") -> int:
