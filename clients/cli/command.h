@@ -36,6 +36,7 @@ void AddGetCommands(Commands* commands);         // get stores|generations|serve
 void AddJobCommands(Commands* commands);         // get jobs, watch, cancel.
 void AddWriteCommands(Commands* commands);       // create store, delete store|generation|passages.
 void AddGenerationCommands(Commands* commands);  // activate, rollback, verify, pin, set store, plan, compare.
+void AddReembedCommand(Commands* commands);
 void AddExportCommand(Commands* commands);
 void AddImportCommand(Commands* commands);
 void AddEvalCommand(Commands* commands);

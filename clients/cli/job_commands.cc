@@ -8,7 +8,6 @@
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
 #include "clients/cli/job_progress.h"
-#include "clients/cli/progress.h"
 
 namespace loci {
 namespace {
@@ -62,26 +61,9 @@ class WatchCommand final : public Command {
   }
   void DeclareFlags(FlagSet* flags) override { flags->Positional("JOB", &job_, "The job's id, as loci get jobs shows it."); }
   int Run(CliContext& cli, const FlagSet&) override {
-    v1::WatchJobRequest request;
-    request.set_job(job_);
-    grpc::ClientContext context;
-    cli.SetDeadline(&context, CliContext::kNoTimeout);
-    const std::unique_ptr<grpc::ClientReader<v1::Job>> reader = cli.admin().WatchJob(&context, request);
     v1::Job job;
-    {
-      Progress progress(cli.err(), cli.environment().err_width, "", [] { return Progress::Numbers(); });
-      progress.SetPhase("waiting for the server");
-      v1::Job update;
-      while (reader->Read(&update)) {
-        job = update;
-        progress.SetPhase(absl::StrCat(SanitizeLine(job.kind()), ": ", DescribeJobPhase(job)));
-      }
-    }
-    const grpc::Status status = reader->Finish();
-    if (!status.ok()) return cli.Fail(status);
-    if (job.state() == v1::JOB_STATE_RUNNING || job.job().empty()) {
-      return cli.Fail(grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server ended the watch before the job's end"));
-    }
+    int exit_code = kExitOk;
+    if (!FollowJob(cli, job_, &job, &exit_code)) return exit_code;
     return Print(cli, job);
   }
 
@@ -96,11 +78,7 @@ class WatchCommand final : public Command {
       if (job.has_ingest()) PrintIngestSummary(cli, job.store(), job.ingest());
     }
     if (job.state() == v1::JOB_STATE_SUCCEEDED) return kExitOk;
-    cli.err() << "error: job " << SanitizeLine(job.job()) << " ended as " << JobStateName(job.state());
-    if (job.state() == v1::JOB_STATE_FAILED) cli.err() << ": " << GrpcCodeName(job.error_code());
-    if (!job.error_message().empty()) cli.err() << ": " << SanitizeLine(job.error_message());
-    cli.err() << '\n';
-    return kExitFailed;
+    return FailedJob(cli, job);
   }
 
   std::string job_;

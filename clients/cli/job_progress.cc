@@ -63,6 +63,37 @@ void AddJobRow(const v1::Job& job, TextTable* table) {
                  job.error_code() == 0 ? "" : absl::StrCat(GrpcCodeName(job.error_code()), ": ", job.error_message())});
 }
 
+bool FollowJob(CliContext& cli, const std::string& id, v1::Job* job, int* exit_code) {
+  v1::WatchJobRequest request;
+  request.set_job(id);
+  grpc::ClientContext context;
+  cli.SetDeadline(&context, CliContext::kNoTimeout);
+  const std::unique_ptr<grpc::ClientReader<v1::Job>> reader = cli.admin().WatchJob(&context, request);
+  {
+    Progress progress(cli.err(), cli.environment().err_width, "", [] { return Progress::Numbers(); });
+    progress.SetPhase("waiting for the server");
+    v1::Job update;
+    while (reader->Read(&update)) {
+      *job = update;
+      progress.SetPhase(absl::StrCat(SanitizeLine(job->kind()), ": ", DescribeJobPhase(*job)));
+    }
+  }
+  grpc::Status status = reader->Finish();
+  if (status.ok() && (job->state() == v1::JOB_STATE_RUNNING || job->job().empty())) {
+    status = grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server ended the watch before the job's end");
+  }
+  if (!status.ok()) *exit_code = cli.Fail(status);
+  return status.ok();
+}
+
+int FailedJob(CliContext& cli, const v1::Job& job) {
+  cli.err() << "error: job " << SanitizeLine(job.job()) << " ended as " << JobStateName(job.state());
+  if (job.state() == v1::JOB_STATE_FAILED) cli.err() << ": " << GrpcCodeName(job.error_code());
+  if (!job.error_message().empty()) cli.err() << ": " << SanitizeLine(job.error_message());
+  cli.err() << '\n';
+  return kExitFailed;
+}
+
 int PrintIngestSummary(CliContext& cli, const std::string& store, const v1::IngestResponse& response) {
   TextTable table({{"STORE"},
                    {"GENERATION"},

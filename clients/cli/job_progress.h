@@ -29,6 +29,11 @@ std::string JobStateName(v1::JobState state);
 TextTable JobTable();
 void AddJobRow(const v1::Job& job, TextTable* table);
 
+// Shows a job on standard error until it ends; then `job` is what became of it. False where the server no longer tells, which is printed.
+bool FollowJob(CliContext& cli, const std::string& id, v1::Job* job, int* exit_code);
+// Prints why a job did not succeed; returns the exit code.
+int FailedJob(CliContext& cli, const v1::Job& job);
+
 // Prints what an ingest did as a table; returns the exit code.
 int PrintIngestSummary(CliContext& cli, const std::string& store, const v1::IngestResponse& response);
 
