@@ -1,5 +1,7 @@
 #include "base/memory_info.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <cctype>
 #include <charconv>
@@ -102,5 +104,7 @@ ProcessUsage ReadProcessUsage(FileSystem& fs, const std::string& root) {
   if (const auto files = fs.List(JoinPath(root, "proc/self/fd")); files.ok()) usage.open_files = static_cast<int64_t>(files->size());
   return usage;
 }
+
+void ReleaseFreeMemory() { (void)malloc_trim(0); }
 
 }  // namespace loci

@@ -22,6 +22,9 @@ struct ProcessUsage {
 };
 ProcessUsage ReadProcessUsage(FileSystem& fs, const std::string& root = "/");
 
+// Gives the system back what the allocator keeps of memory that was freed. Takes milliseconds, in which other threads' allocations may wait.
+void ReleaseFreeMemory();
+
 }  // namespace loci
 
 #endif  // LOCI_BASE_MEMORY_INFO_H_
