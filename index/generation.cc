@@ -12,6 +12,7 @@
 #include "index/exact_index.h"
 #include "index/faiss_index.h"
 #include "index/file_sums.h"
+#include "index/generation_memory.h"
 
 namespace loci {
 namespace {
@@ -89,7 +90,14 @@ absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& f
     return absl::FailedPreconditionError(absl::StrCat(directory, ": ", manifest.vector_count(), " vectors for ",
                                                       manifest.passage_count(), " passages; this build serves one each"));
   }
+  OpenTimes times;
+  int64_t step_us = options.control.clock->NowMicros();
+  const auto take_time = [&](int64_t* time_us) {
+    const int64_t now_us = options.control.clock->NowMicros();
+    *time_us = now_us - std::exchange(step_us, now_us);
+  };
   LOCI_RETURN_IF_ERROR(VerifyFiles(fs, directory, manifest, options.verify_checksums, options.control));
+  take_time(&times.verify_us);
 
   const std::string vectors_path = JoinPath(directory, kVectorsFile);
   LOCI_ASSIGN_OR_RETURN(generation->vectors_, VectorFile::Open(fs, vectors_path));
@@ -111,10 +119,14 @@ absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& f
                                                                    generation->vectors_, options.search_pool));
     generation->index_ = generation->approximate_.get();
   }
+  take_time(&times.parse_us);
   if (options.run_probes) {
-    const absl::Status status = RunProbes(manifest, vectors, *generation->passages_, *generation->exact_);
+    // On this thread alone, which may have a lower priority than those of the pool.
+    const absl::Status status = RunProbes(manifest, vectors, *generation->passages_, ExactIndex(generation->vectors_, nullptr));
     if (!status.ok()) return Annotate(status, directory);
   }
+  take_time(&times.probe_us);
+  if (options.times != nullptr) *options.times = times;
   return generation;
 }
 
@@ -123,6 +135,8 @@ int64_t Generation::memory_bytes() const {
          (columns_ == nullptr ? 0 : columns_->memory_bytes()) +
          static_cast<int64_t>(manifest_.SpaceUsedLong());
 }
+
+int64_t Generation::most_memory_bytes() const { return std::max(memory_bytes(), PlannedMemory(manifest_).most_bytes()); }
 
 void Generation::Warm() const { vectors_->Warm(); }
 

@@ -42,7 +42,15 @@ inline constexpr char kFoldMarkerFile[] = "FOLD";  // Empty; in no manifest.
 struct VerifyControl {
   RequestLimits limits;  // Looked at after each MiB.
   Clock* clock = &RealClock();
+  bool verified = false;  // Of an opening: Verify was OK just now. Only what FAISS parses is summed again.
   std::function<void(int64_t done_bytes, int64_t total_bytes)> progress;  // Called before the first byte and after each MiB.
+};
+
+// Where the time of an opening went.
+struct OpenTimes {
+  int64_t verify_us = 0;  // Every byte read and summed.
+  int64_t parse_us = 0;   // Files mapped, checked and, index.faiss, read into memory.
+  int64_t probe_us = 0;   // The probes searched.
 };
 
 // Immutable after construction.
@@ -54,6 +62,7 @@ class Generation {
     bool run_probes = true;        // Searches the manifest's probes.
     ThreadPool* search_pool = nullptr;  // Borrowed.
     std::string store;                  // That the manifest must name; empty: any.
+    OpenTimes* times = nullptr;         // Filled in where it is not null and the opening succeeds.
   };
   // FAILED_PRECONDITION where the manifest is missing (an unfinished build); DATA_LOSS for what is damaged, or is of another
   // generation than the folder's name says.
@@ -72,7 +81,8 @@ class Generation {
   const PassageFile& passages() const { return *passages_; }
   const VectorFile& vectors() const { return *vectors_; }
   const MetadataColumns* columns() const { return columns_.get(); }  // Null: it has none.
-  int64_t memory_bytes() const;
+  int64_t memory_bytes() const;       // Besides mapped files; grows as passages are read.
+  int64_t most_memory_bytes() const;  // That it can come to: what a budget counts.
   void Warm() const;  // Touches the pages.
 
  private:
@@ -101,6 +111,11 @@ struct BuildOptions {
   // The generation that is folded; empty: it is no fold. The folder then carries kFoldMarkerFile until the store has switched to it: what has
   // one at a start was never served, and goes.
   std::string folded_from;
+  // What will be added, as far as it is known; 0: it is not.
+  int64_t expected_passages = 0;
+  int64_t expected_passage_bytes = 0;  // Serialised.
+  // Of the file system of a path; -1: not known. Null: nobody looks.
+  std::function<int64_t(const std::string& path)> available_disk_bytes;
   // RocksDB's files, of the staging and of the passages; null: the operating system's. For tests.
   std::shared_ptr<rocksdb::FileSystem> rocksdb_file_system;
 };
@@ -113,6 +128,8 @@ class GenerationBuilder {
   // Phases are "write", "index", "recall" and "checksum".
   using Progress = std::function<void(std::string_view phase, int64_t done, int64_t total)>;
 
+  // RESOURCE_EXHAUSTED, reason DISK with `needed_bytes` and `available_bytes`, where what is expected does not fit (see build_forecast.h); Finish
+  // looks again, before it writes, when all is known, and Add where much was added since it was looked at.
   // Makes `directory` (which may not exist). `store` and `generation` go into the manifest.
   static absl::StatusOr<std::unique_ptr<GenerationBuilder>> Create(FileSystem& fs, const std::string& directory,
                                                                    const std::string& store, const std::string& generation,

@@ -10,6 +10,7 @@
 #include "base/strings.h"
 #include "base/utf8.h"
 #include "base/vector_type.h"
+#include "index/build_forecast.h"
 #include "index/exact_index.h"
 #include "index/faiss_index.h"
 #include "index/file_sums.h"
@@ -31,6 +32,7 @@ namespace {
 constexpr char kStagingDirectory[] = "staging";  // Never in a manifest; gone before one is written.
 constexpr char kColumnsStagingDirectory[] = "columns.staging";  // As well.
 constexpr int64_t kCheckRows = 1024;  // Between looks at the limits.
+constexpr int64_t kRoomBytes = 64 << 20;  // Between looks at the room on disk.
 constexpr int kRecallTopK = 10;
 constexpr int64_t kRecallQueries = 200;
 constexpr int64_t kProbes = 16;
@@ -134,12 +136,14 @@ class Builder : public GenerationBuilder {
   // One iterator step after another over the keys that begin with `prefix`.
   absl::Status ForEachStaged(char prefix, const std::function<absl::Status(std::string_view id, std::string_view value)>& visit) const;
 
+  absl::Status CheckRoom();
   absl::StatusOr<int64_t> CountIds(const RequestLimits& limits) const;
   static bool HasColumns(int64_t rows) { return rows <= kMaxRowSetRows; }
   absl::Status WriteRows(int64_t rows, const RequestLimits& limits, const Progress& progress) const;
   absl::Status DropStaging();
   absl::Status ChooseProbes(const VectorFile& vectors, const PassageFile& passages, const PassageIndex& exact,
                             const RequestLimits& limits);
+  absl::Status MeasureMemory(const PassageFile& passages);
   absl::StatusOr<std::vector<float>> RecallQueries(const VectorFile& vectors, const PassageFile& passages);
   absl::Status BuildIndex(const RequestLimits& limits, const Progress& progress);
   absl::Status ListFiles(const RequestLimits& limits, const Progress& progress);
@@ -152,16 +156,20 @@ class Builder : public GenerationBuilder {
   std::unique_ptr<rocksdb::DB> staging_;  // Null once Finish has read it.
   storage::Manifest manifest_;
   int64_t added_count_ = 0;
+  int64_t staged_bytes_ = 0;     // Vectors and passages of those.
+  int64_t looked_at_bytes_ = 0;  // staged_bytes_ when it was last looked whether they have room.
   int64_t duplicate_count_ = 0;
   bool complete_ = false;
 };
 
 absl::Status Builder::Add(std::span<const v1::Passage> passages, const float* vectors) {
   if (staging_ == nullptr) return absl::FailedPreconditionError("the build was finished: nothing can be added");
+  if (staged_bytes_ - looked_at_bytes_ > kRoomBytes) LOCI_RETURN_IF_ERROR(CheckRoom());
   const size_t vector_bytes = options_.dim * sizeof(float);
   rocksdb::WriteBatch batch;
   const float limit = LargestStorable(options_.element_type);
   std::string value;
+  int64_t batch_bytes = 0;
   for (size_t i = 0; i < passages.size(); ++i) {
     LOCI_RETURN_IF_ERROR(CheckPassage(passages[i]));
     const float* vector = vectors + i * options_.dim;
@@ -176,13 +184,28 @@ absl::Status Builder::Add(std::span<const v1::Passage> passages, const float* ve
       return absl::InvalidArgumentError(absl::StrCat("passage ", passages[i].id(), " can't be serialised"));
     }
     batch.Put("d" + passages[i].id(), value);
+    batch_bytes += static_cast<int64_t>(value.size());
     batch.Put("i" + passages[i].id(), "");
   }
   rocksdb::WriteOptions write;
   write.disableWAL = true;  // A build that crashed is begun anew.
   LOCI_RETURN_IF_ERROR(FromRocksDb(staging_->Write(write, &batch), absl::StrCat("cannot write ", StagingPath())));
+  staged_bytes_ += batch_bytes;
   added_count_ += static_cast<int64_t>(passages.size());
   return absl::OkStatus();
+}
+
+// Whether what was added has room to be written out beside its staging, most of which is on disk already.
+absl::Status Builder::CheckRoom() {
+  looked_at_bytes_ = staged_bytes_;
+  if (options_.available_disk_bytes == nullptr) return absl::OkStatus();
+  const BuildForecast forecast = ForecastBuild({.passage_count = added_count_,
+                                                .passage_bytes = staged_bytes_ - added_count_ * options_.dim * static_cast<int64_t>(sizeof(float)),
+                                                .dim = options_.dim,
+                                                .element_type = options_.element_type,
+                                                .index = options_.index});
+  return CheckDisk(absl::StrCat("a generation of ", added_count_, " passages"), forecast.peak_bytes() - forecast.staging_bytes,
+                   options_.available_disk_bytes(directory_));
 }
 
 absl::Status Builder::Remove(std::span<const std::string> ids) {
@@ -286,6 +309,21 @@ absl::Status Builder::ChooseProbes(const VectorFile& vectors, const PassageFile&
   return absl::OkStatus();
 }
 
+// `passages` have been read as far as an opening reads them but for the lookups of the probes' ids.
+absl::Status Builder::MeasureMemory(const PassageFile& passages) {
+  storage::MemoryFigures& figures = *manifest_.mutable_memory();
+  for (const storage::Probe& probe : manifest_.probes()) LOCI_RETURN_IF_ERROR(passages.FindRow(probe.id()).status());
+  figures.set_passages_bytes(passages.memory_bytes());
+  LOCI_ASSIGN_OR_RETURN(const PassageFile::Filled filled, passages.FillCache());
+  figures.set_passage_ids_bytes(filled.ids_bytes);
+  figures.set_passages_most_bytes(filled.all_bytes);
+  if (HasColumns(manifest_.passage_count())) {
+    LOCI_ASSIGN_OR_RETURN(const auto columns, MetadataColumns::Open(fs_, JoinPath(directory_, kColumnsFile), manifest_.passage_count()));
+    figures.set_columns_bytes(columns->memory_bytes());
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<float>> Builder::RecallQueries(const VectorFile& vectors, const PassageFile& passages) {
   if (options_.recall_queries == nullptr) {
     manifest_.set_recall_query_source("perturbed midpoints of pairs of stored vectors");
@@ -309,6 +347,7 @@ absl::Status Builder::BuildIndex(const RequestLimits& limits, const Progress& pr
   LOCI_ASSIGN_OR_RETURN(const auto passages, PassageFile::Open(JoinPath(directory_, kPassagesDirectory), vectors->rows()));
   const ExactIndex exact(vectors, nullptr);
   LOCI_RETURN_IF_ERROR(ChooseProbes(*vectors, *passages, exact, limits));
+  LOCI_RETURN_IF_ERROR(MeasureMemory(*passages));
   manifest_.set_recall_at_10(1);
   if (options_.index == exact.name()) return absl::OkStatus();
 
@@ -318,6 +357,7 @@ absl::Status Builder::BuildIndex(const RequestLimits& limits, const Progress& pr
   progress("index", vectors->rows(), vectors->rows());
 
   LOCI_ASSIGN_OR_RETURN(const auto index, OpenFaissIndex(fs_, path, options_.index, vectors, nullptr));
+  manifest_.mutable_memory()->set_index_bytes(index->memory_bytes());
   LOCI_ASSIGN_OR_RETURN(const std::vector<float> queries, RecallQueries(*vectors, *passages));
   const int64_t query_count = static_cast<int64_t>(queries.size()) / options_.dim;
   progress("recall", 0, query_count);
@@ -355,6 +395,7 @@ absl::StatusOr<storage::Manifest> Builder::Finish(const RequestLimits& limits, c
   LOCI_ASSIGN_OR_RETURN(const int64_t rows, CountIds(limits));
   duplicate_count_ = added_count_ - rows;
   if (options_.index != "exact") LOCI_RETURN_IF_ERROR(ValidateFaissFactory(options_.index, options_.dim, rows));
+  LOCI_RETURN_IF_ERROR(CheckRoom());
   LOCI_RETURN_IF_ERROR(WriteRows(rows, limits, report));
   LOCI_RETURN_IF_ERROR(DropStaging());
   manifest_.set_passage_count(rows);
@@ -393,6 +434,15 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationBuilder::Create(Fil
   std::string path = directory;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   if (fs.Exists(path)) return absl::AlreadyExistsError(absl::StrCat(path, " exists"));
+  if (options.available_disk_bytes != nullptr && options.expected_passages > 0) {
+    const BuildForecast forecast = ForecastBuild({.passage_count = options.expected_passages,
+                                                  .passage_bytes = options.expected_passage_bytes,
+                                                  .dim = options.dim,
+                                                  .element_type = options.element_type,
+                                                  .index = options.index});
+    LOCI_RETURN_IF_ERROR(CheckDisk(absl::StrCat("a generation of ", options.expected_passages, " passages"), forecast.peak_bytes(),
+                                   options.available_disk_bytes(ParentPath(path))));
+  }
   LOCI_RETURN_IF_ERROR(fs.CreateDirectories(path));
   auto builder = std::make_unique<Builder>(fs, path, store, generation, std::move(options));
   LOCI_RETURN_IF_ERROR(builder->MarkFold());

@@ -15,6 +15,7 @@ namespace loci {
 namespace {
 
 constexpr int64_t kMaxRows = int64_t{1} << 40;
+constexpr int64_t kMaxMemoryBytes = int64_t{1} << 50;
 constexpr int64_t kVectorHeaderBytes = 64;
 
 absl::Status Damaged(std::string_view what) { return absl::DataLossError(absl::StrCat("MANIFEST: ", AbslView(what))); }
@@ -115,6 +116,10 @@ absl::Status CheckFields(const storage::Manifest& manifest) {
     return Damaged(absl::StrCat("recall ", manifest.recall_at_10(), " is not in [0, 1]"));
   }
   if (manifest.recall_query_count() < 0) return Damaged(absl::StrCat("recall query count ", manifest.recall_query_count()));
+  const storage::MemoryFigures& memory = manifest.memory();
+  for (const int64_t bytes : {memory.passages_bytes(), memory.passage_ids_bytes(), memory.passages_most_bytes(), memory.columns_bytes(), memory.index_bytes()}) {
+    if (bytes < 0 || bytes > kMaxMemoryBytes) return Damaged(absl::StrCat("a memory figure of ", bytes, " bytes"));
+  }
   for (const storage::Probe& probe : manifest.probes()) {
     if (probe.row() < 0 || probe.row() >= manifest.vector_count()) return Damaged(absl::StrCat("probe of row ", probe.row()));
     if (probe.id().empty()) return Damaged("a probe without an id");

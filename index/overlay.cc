@@ -19,6 +19,7 @@ constexpr int64_t kFirstChunkRows = 64;
 constexpr int64_t kGrowingChunks = 6;  // 64 ... 2048.
 constexpr int64_t kChunkRows = 4096;
 constexpr int64_t kGrowingRows = kFirstChunkRows * ((1 << kGrowingChunks) - 1);
+constexpr int64_t kNodeBytes = 96;  // Of the map of versions, about.
 
 // A tile of scores stays in the second-level cache.
 constexpr int64_t kRowsPerTile = 512;
@@ -109,6 +110,25 @@ Overlay::Place Overlay::PlaceOf(int64_t row) {
   return {number, row - kFirstChunkRows * ((int64_t{1} << number) - 1), kFirstChunkRows << number};
 }
 
+int64_t Overlay::ChunkMemoryBytes(int64_t row_count) {
+  if (row_count == 0) return 0;
+  const Place last = PlaceOf(row_count - 1);
+  const int64_t capacity = row_count - 1 - last.offset + last.capacity;
+  return static_cast<int64_t>(sizeof(Block)) * (last.chunk / kChunksPerBlock + 1) + static_cast<int64_t>(sizeof(Record)) * capacity;
+}
+
+int64_t Overlay::RowMemoryBytes(int dim, std::string_view id, int64_t serialized_bytes, const MetadataRecord& metadata) {
+  return RecordMemoryBytes(dim, id, serialized_bytes, metadata) + DeletionMemoryBytes(id);
+}
+
+int64_t Overlay::RecordMemoryBytes(int dim, std::string_view id, int64_t serialized_bytes, const MetadataRecord& metadata) {
+  return static_cast<int64_t>(sizeof(float)) * dim + static_cast<int64_t>(id.size()) + serialized_bytes + metadata.memory_bytes();
+}
+
+int64_t Overlay::DeletionMemoryBytes(std::string_view id) {
+  return kNodeBytes + static_cast<int64_t>(id.size()) + static_cast<int64_t>(sizeof(Version));
+}
+
 Overlay::Chunk& Overlay::ChunkForAppend(const Place& place) {
   LOCI_CHECK(place.chunk < kMaxBlocks * kChunksPerBlock);
   std::atomic<Block*>& slot = blocks_[place.chunk / kChunksPerBlock];
@@ -142,8 +162,7 @@ int64_t Overlay::AppendRow(std::string_view id, std::string serialized_passage, 
   record.id = id;
   record.passage = std::move(serialized_passage);
   record.metadata = std::move(metadata);
-  memory_bytes_.fetch_add(static_cast<int64_t>(sizeof(float)) * dim_ + static_cast<int64_t>(record.id.size() + record.passage.size()) +
-                              record.metadata.memory_bytes(),
+  memory_bytes_.fetch_add(RecordMemoryBytes(dim_, record.id, static_cast<int64_t>(record.passage.size()), record.metadata),
                           std::memory_order_relaxed);
   row_count_.store(row + 1, std::memory_order_release);
   return row;
@@ -184,7 +203,6 @@ absl::StatusOr<std::shared_ptr<Overlay>> Overlay::Compacted(
 void Overlay::Delete(int64_t revision, std::string_view id) { AddVersion(id, {revision, -1}); }
 
 void Overlay::AddVersion(std::string_view id, Version version) {
-  constexpr int64_t kNodeBytes = 96;  // Of the map, about.
   MutexLock lock(&mutex_);
   auto it = versions_.find(id);
   if (it == versions_.end()) {

@@ -53,6 +53,11 @@ class Overlay {
   absl::StatusOr<std::shared_ptr<Overlay>> Compacted(
       const RowMask& hidden, const std::function<absl::StatusOr<bool>(std::string_view id)>& is_in_body) const;
 
+  // What `row_count` rows take beside RowMemoryBytes of each, and what memory_bytes() grows by with a row of an id of its own, or a deletion.
+  static int64_t ChunkMemoryBytes(int64_t row_count);
+  static int64_t RowMemoryBytes(int dim, std::string_view id, int64_t serialized_bytes, const MetadataRecord& metadata);
+  static int64_t DeletionMemoryBytes(std::string_view id);
+
   int dim() const { return dim_; }
   int64_t row_count() const { return row_count_.load(std::memory_order_acquire); }
   int64_t memory_bytes() const { return memory_bytes_.load(std::memory_order_relaxed); }
@@ -119,6 +124,7 @@ class Overlay {
     return chunk(place.chunk).records[place.offset];
   }
   Chunk& ChunkForAppend(const Place& place);
+  static int64_t RecordMemoryBytes(int dim, std::string_view id, int64_t serialized_bytes, const MetadataRecord& metadata);
   // Adds a row but for its version; `vector` [dim], rounded already or not.
   int64_t AppendRow(std::string_view id, std::string serialized_passage, MetadataRecord metadata, const float* vector);
   void AddVersion(std::string_view id, Version version);

@@ -25,6 +25,7 @@ namespace loci {
 namespace {
 
 constexpr size_t kChecksumBytes = 8;
+constexpr char kIdPrefix = 'i';
 
 std::string BigEndian(int64_t row) {
   std::string bytes(8, '\0');
@@ -41,7 +42,7 @@ int64_t FromBigEndian(std::string_view bytes) {
 std::string RowKey(int64_t row) { return "r" + BigEndian(row); }
 
 std::string IdKey(std::string_view id) {
-  std::string key = "i";
+  std::string key(1, kIdPrefix);
   key.append(id);
   return key;
 }
@@ -134,7 +135,20 @@ class RocksPassageFile : public PassageFile {
   int64_t memory_bytes() const override {
     uint64_t readers = 0;
     db_->GetIntProperty(rocksdb::DB::Properties::kEstimateTableReadersMem, &readers);
-    return static_cast<int64_t>(cache_->GetUsage() + readers);
+    return static_cast<int64_t>(cache_->GetUsage() + readers) + kPassageFileBytes;
+  }
+
+  absl::StatusOr<Filled> FillCache() const override {
+    Filled filled{.ids_bytes = memory_bytes()};
+    const std::unique_ptr<rocksdb::Iterator> it(db_->NewIterator(rocksdb::ReadOptions()));
+    size_t read_bytes = 0;  // A cache that has seen twice its size is as full as it gets.
+    for (it->SeekToFirst(); it->Valid() && read_bytes < 2 * kPassageCacheBytes; it->Next()) {
+      if (it->key()[0] == kIdPrefix) filled.ids_bytes = memory_bytes();
+      read_bytes += it->key().size() + it->value().size();
+    }
+    LOCI_RETURN_IF_ERROR(FromRocksDb(it->status(), absl::StrCat("cannot read ", directory_)));
+    filled.all_bytes = memory_bytes();
+    return filled;
   }
 
   // DATA_LOSS unless the last row is row_count - 1.

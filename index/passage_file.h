@@ -23,6 +23,8 @@ namespace loci {
 
 // The most memory that the tables of one open PassageFile take for blocks, their own indexes and filters included.
 inline constexpr int64_t kPassageCacheBytes = 32 << 20;
+// What an open PassageFile takes beside its blocks: RocksDB's objects and the empty cache, as malloc counts them (RocksDB 7.8).
+inline constexpr int64_t kPassageFileBytes = 100 << 10;
 
 // Keys: "r" + row (8 bytes, big-endian) -> record := XXH3 of the rest (8 bytes, little-endian) + serialised loci.v1.Passage, whose
 //       first field is its id (0x0a, length as varint, bytes), so that an id is read without parsing or checking what follows;
@@ -44,6 +46,12 @@ class PassageFile {
   absl::StatusOr<std::string> ReadId(int64_t row) const;
   virtual absl::StatusOr<std::optional<int64_t>> FindRow(std::string_view id) const = 0;
   virtual int64_t memory_bytes() const = 0;
+  // Reads all of it, or as much as the cache has room for, into the cache, ids first. What memory_bytes() then is, with the ids and with all.
+  struct Filled {
+    int64_t ids_bytes = 0;
+    int64_t all_bytes = 0;
+  };
+  virtual absl::StatusOr<Filled> FillCache() const = 0;
 };
 
 // Fills a new passage file. Passages must come in the order of their ids, bytewise, each id once.

@@ -1,9 +1,11 @@
 #include "index/replay.h"
 
+#include <algorithm>
 #include <cstring>
 #include <optional>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -101,6 +103,44 @@ absl::StatusOr<ReplayedWrites> ReplayWrites(const WriteLog& log, int64_t after, 
   if (need_encoding > 0) return NeedEncoding(need_encoding, generation);
   result.hidden_body = RowMask().WithHidden(hidden_body);
   return result;
+}
+
+absl::StatusOr<PlannedReplay> PlanReplay(const WriteLog& log, int64_t after, int64_t upto, int dim, std::string_view passage_half) {
+  constexpr size_t kIds = 256;
+  PlannedReplay plan;
+  struct Last {
+    int64_t memory_bytes = 0;
+    bool is_row = false;
+    bool needs_encoding = false;
+  };
+  std::unordered_map<std::string, Last> last_write;
+  int64_t revision = -1;
+  LOCI_RETURN_IF_ERROR(log.Read(after, upto, [&](const storage::WriteRecord& record) {
+    if (record.revision() != std::exchange(revision, record.revision())) ++plan.write_count;
+    Last& last = last_write[record.id()];
+    if (record.deleted()) {
+      last = {.memory_bytes = Overlay::DeletionMemoryBytes(record.id())};
+      return absl::OkStatus();
+    }
+    last.is_row = true;
+    last.memory_bytes = Overlay::RowMemoryBytes(dim, record.id(), static_cast<int64_t>(record.passage().ByteSizeLong()), MetadataRecord(record.passage()));
+    last.needs_encoding = std::none_of(record.vectors().begin(), record.vectors().end(), [&](const storage::WriteVector& vector) {
+      return vector.passage_fingerprint() == passage_half;
+    });
+    return absl::OkStatus();
+  }));
+  plan.change_count = static_cast<int64_t>(last_write.size());
+  const size_t step = std::max<size_t>(1, (last_write.size() + kIds - 1) / kIds);
+  int64_t rows = 0;
+  size_t number = 0;
+  for (const auto& [id, last] : last_write) {
+    plan.memory_bytes += last.memory_bytes;
+    rows += last.is_row;
+    plan.need_encoding_count += last.needs_encoding;
+    if (number++ % step == 0) plan.ids.push_back(id);
+  }
+  plan.memory_bytes += Overlay::ChunkMemoryBytes(rows);
+  return plan;
 }
 
 absl::Status ReplayFurther(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation, ReplayedWrites* writes) {

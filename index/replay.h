@@ -4,6 +4,8 @@
 
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <string_view>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -33,6 +35,16 @@ absl::StatusOr<std::vector<WritePlace>> FindUnencoded(const WriteLog& log, int64
 // Lays the writes of revisions in (after, upto] over `generation` and the `writes` of revisions up to `after`, one after the other. `writes`
 // is not to be used after an error. Errors as ReplayWrites. Of the overlay this is the writer.
 absl::Status ReplayFurther(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation, ReplayedWrites* writes);
+
+// What ReplayWrites would lay over a generation of `dim` and `passage_half`, without one at hand.
+struct PlannedReplay {
+  int64_t write_count = 0;          // Requests.
+  int64_t change_count = 0;         // Distinct ids.
+  int64_t need_encoding_count = 0;  // Of these, that must get a vector of the passage half first.
+  int64_t memory_bytes = 0;         // Of the overlay.
+  std::vector<std::string> ids;     // Some of them, spread over all.
+};
+absl::StatusOr<PlannedReplay> PlanReplay(const WriteLog& log, int64_t after, int64_t upto, int dim, std::string_view passage_half);
 
 }  // namespace loci
 

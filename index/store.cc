@@ -111,6 +111,14 @@ absl::StatusOr<int64_t> Store::State::HighestBase() const {
   return highest;
 }
 
+absl::StatusOr<std::shared_ptr<const Generation>> Store::State::OpenTimed(const std::string& generation, Generation::OpenOptions open) const {
+  OpenTimes times;
+  open.times = &times;
+  absl::StatusOr<std::shared_ptr<const Generation>> opened = Generation::Open(fs, GenerationDirectory(generation), open);
+  if (opened.ok() && open.verify_checksums && options.opened) options.opened((*opened)->manifest(), times);
+  return opened;
+}
+
 Store::Store(std::unique_ptr<State> state) : state_(std::move(state)) {}
 Store::~Store() = default;
 
@@ -180,7 +188,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
     Generation::OpenOptions open;
     open.search_pool = state->options.search_pool;
     open.store = name;
-    auto generation = Generation::Open(fs, state->GenerationDirectory(current.generation()), open);
+    auto generation = state->OpenTimed(current.generation(), open);
     if (!generation.ok()) {
       const std::string what = absl::StrCat("the active generation ", current.generation(), " of store ", name);
       if (absl::IsFailedPrecondition(generation.status()) && !state->IsComplete(current.generation())) {
@@ -250,6 +258,7 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> Store::NewGeneration(BuildOpt
       state_->builds, [&] { return options.base_revision < 0 ? revision() : options.base_revision; });
   options.base_revision = registration->base_revision();
   options.rocksdb_file_system = state_->options.rocksdb_file_system;
+  options.available_disk_bytes = state_->options.available_disk_bytes;
   std::string generation;
   do {
     generation = MakeTimestampId(state_->options.clock->UnixMicros());
@@ -263,12 +272,12 @@ absl::StatusOr<std::shared_ptr<const Generation>> Store::OpenGeneration(const st
                                                                         const VerifyControl& control) const {
   if (!state_->IsComplete(generation)) return GenerationNotFound(state_->name, generation);
   Generation::OpenOptions options;
-  options.verify_checksums = verify;
+  options.verify_checksums = verify && !control.verified;
   options.control = control;
   options.run_probes = verify;
   options.search_pool = state_->options.search_pool;
   options.store = state_->name;
-  return Generation::Open(state_->fs, state_->GenerationDirectory(generation), options);
+  return state_->OpenTimed(generation, options);
 }
 
 absl::StatusOr<storage::Manifest> Store::GetManifest(const std::string& generation) const {

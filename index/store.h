@@ -11,6 +11,7 @@
 #define LOCI_INDEX_STORE_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -23,6 +24,7 @@
 #include "base/file.h"
 #include "base/thread_pool.h"
 #include "index/generation.h"
+#include "index/replay.h"
 #include "index/view.h"
 #include "index/write_log.h"
 #include "proto/loci/storage/storage.pb.h"
@@ -44,6 +46,9 @@ struct StoreOptions {
   // Where more passages of the overlay than these, and than its live ones, were replaced or deleted, a write first copies the live
   // ones into a new overlay.
   int64_t max_hidden_overlay_rows = 4096;
+  std::function<int64_t(const std::string& path)> available_disk_bytes;  // See BuildOptions.
+  // Called with each generation that was opened and verified, on the thread that did; may be null.
+  std::function<void(const storage::Manifest&, const OpenTimes&)> opened;
   // RocksDB's, of the write log and of what builds write; null: the operating system's. For tests that fail it or cut its power.
   std::shared_ptr<rocksdb::FileSystem> rocksdb_file_system;
 };
@@ -130,6 +135,8 @@ class Store {
   absl::StatusOr<int64_t> CountWritesSince(const storage::Manifest& manifest) const;
   // The same, and the error that Activate would refuse them with. Writes up to `floor` (of a roll-back: RollbackFloor) don't count.
   absl::StatusOr<int64_t> CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy, int64_t floor = 0) const;
+  // What an activation that replays would lay over the generation, of writes above its base and `floor`. Reads the log.
+  absl::StatusOr<PlannedReplay> PlanReplayOver(const storage::Manifest& manifest, int64_t floor = 0) const;
   // The same for a generation that is open, and every error that laying the writes over it would be refused with; but for
   // WRITES_NEED_ENCODING where `unencoded_count` is given: how many writes those would be.
   absl::StatusOr<int64_t> CheckReplay(const Generation& generation, WritesPolicy policy, int64_t floor = 0,
@@ -156,6 +163,18 @@ class Store {
   // With `roll_back`, for the PreviousGeneration, what served since it did leaves the history: the next roll-back goes further back. The
   // history has a generation once, where it served last.
   absl::StatusOr<ActivationResult> Activate(std::shared_ptr<const Generation> generation, WritesPolicy policy, bool roll_back = false);
+
+  // For an activation in place: takes the view away, so that view() is null and what it holds can be freed, and gives it to the caller. Then comes
+  // PutBack, or another Activate, to which the generation of the view is what served before; of that generation itself it makes the same view
+  // again. Without a view nothing happens, and null is returned.
+  struct Released {
+    std::shared_ptr<const View> view;
+    std::shared_ptr<Overlay> overlay;
+  };
+  Released ReleaseView();
+  void PutBack(Released released);
+  // Says from now on why there is no view: see active_error.
+  void SetActiveError(absl::Status error);
 
   // A fold: the view that BeginFold gives is built as a generation of its own (BuildOptions: base_revision is the view's revision, folded_from
   // its generation), which takes the place of the view's generation, under the writes made since.

@@ -46,6 +46,26 @@ absl::StatusOr<int64_t> Store::CheckWritesSince(const storage::Manifest& manifes
       "WRITES_SINCE", {{"count", absl::StrCat(count)}, {"generation", manifest.generation()}});
 }
 
+Store::Released Store::ReleaseView() {
+  Released released{view(), std::move(state_->overlay)};
+  state_->overlay.reset();
+  state_->released = released.view != nullptr;
+  state_->Publish(nullptr, revision());
+  return released;
+}
+
+void Store::PutBack(Released released) {
+  state_->overlay = std::move(released.overlay);
+  state_->released = false;
+  state_->Publish(std::move(released.view), revision());
+}
+
+void Store::SetActiveError(absl::Status error) { state_->Publish(view(), revision(), std::move(error)); }
+
+absl::StatusOr<PlannedReplay> Store::PlanReplayOver(const storage::Manifest& manifest, int64_t floor) const {
+  return PlanReplay(*state_->log, std::max(manifest.base_revision(), floor), revision(), manifest.dim(), manifest.passage_fingerprint());
+}
+
 absl::StatusOr<int64_t> Store::CheckReplay(const Generation& generation, WritesPolicy policy, int64_t floor, int64_t* unencoded_count) const {
   if (unencoded_count != nullptr) *unencoded_count = 0;
   LOCI_ASSIGN_OR_RETURN(const int64_t count, CheckWritesSince(generation.manifest(), policy, floor));
@@ -78,8 +98,9 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   const int64_t floor = roll_back ? std::max(base, RollbackFloor(id)) : base;
   const int64_t at = revision();
   if (again && view() == nullptr) {
-    // It could not be opened before.
+    // It could not be opened before, or was released.
     LOCI_ASSIGN_OR_RETURN(result.view, state_->ReplayView(generation, before.floor_revision(), at, at, &state_->overlay));
+    state_->released = false;
     state_->Publish(result.view, at);
   }
   if (again && policy != WritesPolicy::kDiscard) {
@@ -110,6 +131,7 @@ absl::StatusOr<ActivationResult> Store::Activate(std::shared_ptr<const Generatio
   LOCI_ASSIGN_OR_RETURN(result.view, state_->ReplayView(std::move(generation), next.floor_revision(), at, next.revision(), &overlay));
   LOCI_RETURN_IF_ERROR(state_->current.Replace(next));
   state_->overlay = std::move(overlay);
+  state_->released = false;
   state_->Publish(result.view, next.revision());
   state_->SetFolded();
   state_->RemoveFoldMarker(id);  // A fold that finds another generation active must leave it.
@@ -155,7 +177,7 @@ void Store::State::FillHistory(const storage::Current& before, bool roll_back, s
   if (roll_back) {
     const auto is_next = [&](const Served& served) { return served.id == next->generation(); };
     history.erase(std::find_if(history.begin(), history.end(), is_next), history.end());
-  } else if (before.generation() != next->generation() && GetView() != nullptr) {
+  } else if (before.generation() != next->generation() && (GetView() != nullptr || released)) {
     std::erase_if(history, [&](const Served& served) { return served.id == before.generation(); });
     history.push_back({before.generation(), before.floor_revision()});
   }

@@ -40,6 +40,8 @@ struct Store::State {
   bool IsComplete(const std::string& generation) const {
     return IsTimestampId(generation) && fs.Exists(JoinPath(GenerationDirectory(generation), kManifestFile));
   }
+  // Generation::Open, and what `options.opened` is told.
+  absl::StatusOr<std::shared_ptr<const Generation>> OpenTimed(const std::string& generation, Generation::OpenOptions open) const;
   absl::Status RemoveLeftovers(bool active_known);
   absl::StatusOr<int64_t> HighestBase() const;  // Of the generations.
   void FillHistory(const storage::Current& before, bool roll_back, storage::Current* next) const;
@@ -95,6 +97,7 @@ struct Store::State {
   // The writer's.
   CurrentFile current;
   std::shared_ptr<Overlay> overlay;  // Of the newest view.
+  bool released = false;             // The active generation served until ReleaseView.
   int64_t next_revision = 1;
 
   mutable Mutex mutex;

@@ -18,6 +18,7 @@ absl::Status ArchiveImporter::Start(const storage::ArchiveHeader& header) {
                        .activate = options_.activate,
                        .writes_since = options_.writes_since,
                        .bad_lines = LinePolicy::kFail,
+                       .expected_passages = header.passage_count(),
                        .limits = options_.limits};
   ingest.imported = IngestOptions::VectorSpace{.dim = header.dim(),
                                                .query_fingerprint = header.query_fingerprint(),

@@ -4,6 +4,8 @@
 #include <cstdint>
 #include <utility>
 
+#include "base/memory_info.h"
+
 namespace loci {
 namespace {
 
@@ -61,6 +63,7 @@ void Drainer::Run() {
         if (entry.retired) entry.retired();
       }
       free.clear();
+      ReleaseFreeMemory();  // After hundreds of swaps, else, what each left would be the process's still.
       mutex_.Lock();
       continue;
     }

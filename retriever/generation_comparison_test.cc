@@ -66,8 +66,8 @@ TEST_F(GenerationComparisonTest, APlanCountsBytesAndWritesAndLoadsNothing) {
   EXPECT_EQ(plan->previous_generation, b);
   EXPECT_TRUE(plan->blockers.empty());
   EXPECT_GE(plan->mapped_bytes, kDim * 4);
-  EXPECT_GT(plan->resident_bytes, 0);
-  EXPECT_GT(plan->available_bytes, plan->resident_bytes);
+  EXPECT_GT(plan->need.resident_bytes(), 0);
+  EXPECT_GT(plan->available_bytes, plan->need.most_bytes());
   EXPECT_GT(plan->estimated_load_ms, 0);
   EXPECT_EQ(manager_->TryCapture("s", a).value(), nullptr) << "it was not opened";
   ASSERT_TRUE(manager_->Upsert("s", {MakePassage("w", "a blue whale")}, {}).ok());

@@ -9,6 +9,7 @@
 #include "base/logging.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "index/manifest.h"
 #include "index/view_copy.h"
 #include "retriever/generation_manager.h"
 #include "retriever/generation_manager_state.h"
@@ -17,8 +18,13 @@
 namespace loci {
 namespace {
 
-void Report(const OperationControl& control, std::string_view phase, int64_t done = 0, int64_t total = 0) {
-  if (control.progress) control.progress(phase, done, total);
+// Of the body's passages, about as many bytes as they have: what their tables have packed.
+int64_t PassageBytes(const storage::Manifest& manifest) {
+  int64_t bytes = 0;
+  for (const storage::FileEntry& file : manifest.files()) {
+    if (file.path() != kVectorsFile && file.path() != kIndexFile && file.path() != kColumnsFile) bytes += file.size_bytes();
+  }
+  return bytes;
 }
 
 BuildOptions BuildOptionsOf(const View& view, std::shared_ptr<TextEncoder> encoder, const RequestLimits& limits) {
@@ -29,7 +35,9 @@ BuildOptions BuildOptionsOf(const View& view, std::shared_ptr<TextEncoder> encod
                      .query_fingerprint = manifest.query_fingerprint(),
                      .passage_fingerprint = manifest.passage_fingerprint(),
                      .base_revision = view.revision(),
-                     .folded_from = manifest.generation()};
+                     .folded_from = manifest.generation(),
+                     .expected_passages = view.passage_count(),
+                     .expected_passage_bytes = PassageBytes(manifest)};
   if (encoder == nullptr) return build;
   build.recall_queries = [encoder = std::move(encoder), limits](const std::vector<loci::v1::Passage>& sample) {
     return EncodeRecallQueries(*encoder, sample, limits);
@@ -135,7 +143,7 @@ std::vector<OverlayInfo> GenerationManager::Overlays() const {
 
 absl::Status GenerationManager::SwitchToFold(StoreEntry& entry, const FoldSource& source, const OperationControl& control, FoldResult* result) {
   MutexLock loading(&entry.pinning);
-  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(entry, result->generation, control));
+  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(entry, result->generation, WritesPolicy::kReplay, /*floor=*/0, control));
   Report(control, "replay");
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry.GetStore());
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store::PreparedFold> fold, opened->PrepareFold(source, std::move(loaded.generation)));

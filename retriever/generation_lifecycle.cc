@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/background_thread.h"
 #include "base/error.h"
 #include "base/logging.h"
 #include "base/mutex.h"
@@ -19,18 +20,6 @@ int64_t SizeOf(const storage::Manifest& manifest) {
   int64_t size_bytes = 0;
   for (const storage::FileEntry& file : manifest.files()) size_bytes += file.size_bytes();
   return size_bytes;
-}
-
-bool IsGivenUp(const absl::Status& status) { return absl::IsCancelled(status) || absl::IsDeadlineExceeded(status); }
-
-void Report(const OperationControl& control, std::string_view phase, int64_t done = 0, int64_t total = 0) {
-  if (control.progress) control.progress(phase, done, total);
-}
-
-VerifyControl VerifyControlOf(const OperationControl& control, Clock* clock) {
-  return {.limits = control.limits,
-          .clock = clock,
-          .progress = [&control](int64_t done, int64_t total) { Report(control, "verifying", done, total); }};
 }
 
 }  // namespace
@@ -83,6 +72,7 @@ absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_vi
 
 // (A failure marks the generation, also in a dry run: what was found is so.)
 absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(StoreEntry& entry, const std::string& generation,
+                                                                            WritesPolicy policy, int64_t floor,
                                                                             const OperationControl& control) {
   LoadedGeneration loaded;
   Report(control, "loading");
@@ -95,14 +85,32 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
     entry.SetState(generation, GenerationState::kReady);
   } else {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());
-    if (const absl::StatusOr<storage::Manifest> manifest = opened->GetManifest(generation); manifest.ok()) {
-      LOCI_RETURN_IF_ERROR(state_->WaitForMemory(*manifest, control.limits));
+    // In place it was looked at before what served was freed.
+    if (const absl::StatusOr<storage::Manifest> manifest = opened->GetManifest(generation); manifest.ok() && !control.verified) {
+      PlannedReplay replay;
+      if (policy != WritesPolicy::kDiscard) {
+        LOCI_ASSIGN_OR_RETURN(replay, opened->PlanReplayOver(*manifest, floor));
+      }
+      LOCI_RETURN_IF_ERROR(state_->WaitForMemory(generation, state_->NeedOf(entry, *manifest, replay), control.limits));
     }
     const GenerationStatus before = entry.GetState(generation);
     entry.SetState(generation, GenerationState::kVerifying);
-    const int64_t start_us = state_->options.clock->NowMicros();
-    absl::StatusOr<std::shared_ptr<const Generation>> candidate =
-        opened->OpenGeneration(generation, /*verify=*/true, VerifyControlOf(control, state_->options.clock));
+    absl::StatusOr<std::shared_ptr<const Generation>> candidate = absl::InternalError("");
+    const auto open = [&] {
+      candidate = opened->OpenGeneration(generation, /*verify=*/true, state_->VerifyControlOf(control));
+      if (!candidate.ok()) return;
+      entry.SetState(generation, GenerationState::kWarming);
+      Report(control, "warming");
+      const int64_t start_us = state_->options.clock->NowMicros();
+      (*candidate)->Warm();
+      state_->load_rates.ObserveWarm(static_cast<int64_t>((*candidate)->vectors().data().size()), state_->options.clock->NowMicros() - start_us);
+    };
+    // Searches of what serves go first, where something does.
+    if (active != nullptr) {
+      RunInBackground("loci-load", open);
+    } else {
+      open();
+    }
     if (IsGivenUp(candidate.status())) {
       // One that drained may have ended meanwhile.
       const bool drained = before.state == GenerationState::kDraining;
@@ -118,10 +126,6 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
       return candidate.status();
     }
     loaded.generation = *std::move(candidate);
-    entry.SetState(generation, GenerationState::kWarming);
-    Report(control, "warming");
-    loaded.generation->Warm();
-    state_->MeasureVerification(SizeOf(loaded.generation->manifest()), state_->options.clock->NowMicros() - start_us);
     entry.SetDamage(generation, "");
     entry.SetState(generation, GenerationState::kReady);
   }
@@ -139,16 +143,18 @@ absl::Status GenerationManager::CheckGeneration(std::string_view store, const st
 }
 
 absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view store, const std::string& generation, WritesPolicy policy,
-                                                             bool dry_run, const OperationControl& control) {
+                                                             bool dry_run, const OperationControl& control, ActivationStrategy strategy) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   if (control.chosen) control.chosen(generation);
   // Loading takes long and touches nothing that serves; writes go on meanwhile, a deletion of the generation waits.
   MutexLock loading(&entry->pinning);
+  if (strategy == ActivationStrategy::kInPlace) return ActivateInPlace(*entry, generation, policy, dry_run, /*roll_back=*/false, control);
   return ActivateLocked(*entry, generation, policy, dry_run, /*roll_back=*/false, control);
 }
 
 absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view store, WritesPolicy policy, bool dry_run,
-                                                             const OperationControl& control, std::string_view expected_active) {
+                                                             const OperationControl& control, std::string_view expected_active,
+                                                             ActivationStrategy strategy) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   // Every activation holds this, so that the previous generation stays what it is.
   MutexLock loading(&entry->pinning);
@@ -168,12 +174,19 @@ absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view st
                            "NO_PREVIOUS_GENERATION", {{"store", entry->name}});
   }
   if (control.chosen) control.chosen(previous);
+  if (strategy == ActivationStrategy::kInPlace) return ActivateInPlace(*entry, previous, policy, dry_run, /*roll_back=*/true, control);
   return ActivateLocked(*entry, previous, policy, dry_run, /*roll_back=*/true, control);
 }
 
 absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& entry, const std::string& generation, WritesPolicy policy,
                                                                    bool dry_run, bool roll_back, const OperationControl& control) {
-  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(entry, generation, control));
+  int64_t floor = 0;
+  if (roll_back) {
+    MutexLock writer(&entry.writer);
+    LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry.GetStore());
+    floor = opened->RollbackFloor(generation);
+  }
+  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(entry, generation, policy, floor, control));
   if (control.approve) {
     Report(control, "gates");
     LOCI_RETURN_IF_ERROR(control.approve(loaded.generation, *loaded.encoder, entry.holder.Get().get()));
@@ -186,22 +199,12 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& e
     result.view = active != nullptr ? active->view : nullptr;
     result.previous_generation = active != nullptr ? active->view->generation().id() : "";
     const bool again = generation == result.previous_generation;
-    int64_t floor = 0;
-    if (roll_back) {
-      MutexLock writer(&entry.writer);
-      floor = opened->RollbackFloor(generation);
-    }
     LOCI_ASSIGN_OR_RETURN(result.writes_since_count,
                           again ? opened->CheckWritesSince(loaded.generation->manifest(), WritesPolicy::kReplay)
                                 : opened->CheckReplay(*loaded.generation, policy, floor, &result.encoded_count));
     return result;
   }
-  int64_t after = loaded.generation->manifest().base_revision();
-  if (roll_back) {
-    MutexLock writer(&entry.writer);
-    LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry.GetStore());
-    after = std::max(after, opened->RollbackFloor(generation));
-  }
+  const int64_t after = std::max(loaded.generation->manifest().base_revision(), floor);
   // What is active already has all of them.
   const std::shared_ptr<const ServingSet> active = entry.holder.Get();
   const bool replays = policy == WritesPolicy::kReplay && (active == nullptr || active->view->generation().id() != generation);
@@ -230,8 +233,10 @@ absl::StatusOr<ActivationResult> GenerationManager::PublishLocked(StoreEntry& en
   const std::string generation = loaded.generation->id();
   LOCI_RETURN_IF_ERROR(control.limits.Check(state_->options.clock->NowMicros()));  // The last look: from here on it is done whole.
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());  // An error where it was deleted meanwhile.
+  const int64_t start_us = state_->options.clock->NowMicros();
   LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), policy, roll_back));
   state_->Publish(entry, result.view, std::move(loaded.encoder));
+  state_->load_rates.ObservePublish(result.view->overlay_row_count(), state_->options.clock->NowMicros() - start_us);
   entry.TakeOpened(generation);  // What serves drains when it is replaced, which a bare one kept open would keep it from.
   LogInfo("generation_manager", absl::StrCat(roll_back ? "rolled back" : "activated", " store=", entry.name, " generation=", generation,
                                              " revision=", result.view->revision(), " passages=", result.view->passage_count(),
@@ -289,11 +294,13 @@ absl::StatusOr<VerifyResult> GenerationManager::Verify(std::string_view store, c
   if (manifest.ok()) {
     // Reading takes long; a deletion of the store or the generation does not wait for it.
     const int64_t start_us = state_->options.clock->NowMicros();
-    verified = Generation::Verify(*state_->options.fs, JoinPath(JoinPath(state_->StoresDirectory(), entry->name), result.generation),
-                                  VerifyControlOf(control, state_->options.clock));
+    RunInBackground("loci-verify", [&] {
+      verified = Generation::Verify(*state_->options.fs, JoinPath(JoinPath(state_->StoresDirectory(), entry->name), result.generation),
+                                    state_->VerifyControlOf(control));
+    });
     result.file_count = manifest->files_size();
     result.size_bytes = SizeOf(*manifest);
-    if (verified.ok()) state_->MeasureVerification(result.size_bytes, state_->options.clock->NowMicros() - start_us);
+    if (verified.ok()) state_->load_rates.ObserveVerify(result.size_bytes, state_->options.clock->NowMicros() - start_us);
     if (!verified.ok()) {
       manifest = get_manifest();
       if (absl::IsNotFound(manifest.status())) return manifest.status();  // It was deleted meanwhile.

@@ -136,8 +136,10 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::TryCapture(
   if (generation.empty()) {
     if (active != nullptr) return active;
     LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
-    LOCI_RETURN_IF_ERROR(opened->active_error());
-    return NoActiveGeneration(store);
+    absl::Status why = state_->WhyNothingServes(*entry, *opened);
+    active = entry->holder.Get();  // What was switched in place may have come to its end between both looks.
+    if (active != nullptr) return active;
+    return why;
   }
   if (active != nullptr && active->view->generation().id() == generation) return active;
   return entry->FindOpened(generation);
@@ -394,7 +396,10 @@ absl::Status GenerationManager::EnsureGeneration(std::string_view store) {
   if (entry->holder.Get() != nullptr) return absl::OkStatus();  // Another upsert made it.
   {
     LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
-    LOCI_RETURN_IF_ERROR(opened->active_error());  // What is damaged is not replaced by nothing.
+    // What is damaged is not replaced by nothing, nor is what will serve soon.
+    absl::Status why = state_->WhyNothingServes(*entry, *opened);
+    if (entry->holder.Get() != nullptr) return absl::OkStatus();
+    if (!absl::IsFailedPrecondition(why)) return why;
   }
   LOCI_ASSIGN_OR_RETURN(GenerationList list, ListGenerations(store));
   std::string empty_generation;
@@ -415,7 +420,7 @@ absl::Status GenerationManager::EnsureGeneration(std::string_view store) {
     empty_generation = manifest.generation();
   }
   MutexLock loading(&entry->pinning);
-  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, empty_generation, {}));
+  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, empty_generation, WritesPolicy::kReplay, /*floor=*/0, {}));
   MutexLock writer(&entry->writer);
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
   if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) {

@@ -19,11 +19,13 @@
 #include "absl/status/statusor.h"
 #include "base/cancellation.h"
 #include "base/clock.h"
+#include "base/disk_info.h"
 #include "base/file.h"
 #include "base/gauge_sample.h"
 #include "base/metrics.h"
 #include "base/thread_pool.h"
 #include "index/store.h"
+#include "retriever/activation_plan.h"
 #include "retriever/encoder_registry.h"
 #include "retriever/generation_state.h"
 #include "retriever/serving_set.h"
@@ -96,29 +98,21 @@ struct OverlayInfo {
   int64_t memory_bytes = 0;
 };
 
-// What an activation would take.
-struct ActivationPlan {
-  std::string generation;
-  std::string previous_generation;
-  int64_t revision = 0;
-  std::vector<std::string> blockers;  // "WRITES_SINCE: ...": what would refuse it, with its figures.
-  int64_t mapped_bytes = 0;           // vectors.bin.
-  int64_t resident_bytes = 0;         // The index, and the most that the passages' block cache can hold.
-  int64_t available_bytes = -1;       // -1: not known.
-  int64_t released_bytes = 0;
-  int64_t estimated_load_ms = 0;
-  int64_t writes_since_count = 0;
-};
+// What becomes of what serves while a generation is loaded: see loci.v1.ActivationStrategy.
+enum class ActivationStrategy { kBlueGreen, kInPlace };
 
-// What an activation, a roll-back or a verification looks at and tells. The functions are called on the calling thread; each may be absent.
+// What an activation, a roll-back or a verification looks at and tells. The functions are called one at a time, on the
+// calling thread or one that it waits for; each may be absent.
 struct OperationControl {
   RequestLimits limits;  // Looked at while files are read and before anything is published: what serves is then as it was.
-  // Phases: "loading", "verifying" (bytes), "warming", "encoding" (writes; where some must be), "publishing"; of a verification "verifying" alone. `total` 0: not known.
+  // Phases: "loading", "verifying" (bytes), "warming", "encoding" (writes; where some must be), "publishing", in place "draining" and "restoring"
+  // too; of a verification "verifying" alone. `total` 0: not known.
   std::function<void(std::string_view phase, int64_t done, int64_t total)> progress;
   std::function<void(const std::string& generation)> chosen;  // Once it is known which generation it is about.
   // Of an activation, once the generation is loaded and before anything is published, in a dry run too (phase "gates"): what this refuses
   // stays READY and is not published. `serving` is null where nothing serves.
   std::function<absl::Status(const std::shared_ptr<const Generation>& candidate, TextEncoder& encoder, const ServingSet* serving)> approve;
+  bool verified = false;  // Of an activation: every byte was found whole just now.
 };
 
 // Takes the data directory (which is there) for one server. FAILED_PRECONDITION where another has it, or where its FORMAT, which is
@@ -139,8 +133,10 @@ class GenerationManager {
     EncoderRegistry* encoders = nullptr;  // Borrowed.
     ThreadPool* search_pool = nullptr;    // Borrowed.
     int32_t keep_generations = 0;  // Of stores where nothing is set: see UpdateStore.
-    // What all generations and overlays may have in memory besides mapped files; 0: what the machine, or the control group, has.
+    // What all generations, each with its caches full, and overlays may have in memory besides mapped files; 0: what the machine, or the
+    // control group, has.
     int64_t memory_budget_bytes = 0;
+    std::function<int64_t(const std::string& path)> available_disk_bytes = AvailableDiskBytes;  // See base/disk_info.h.
     int64_t memory_wait_us = 10'000'000;  // That an activation waits for what drains, where it does not fit.
     // That of LockDataDirectory, where the caller has taken it already; else Open takes it.
     std::shared_ptr<FileSystem::Lock> directory_lock;
@@ -151,7 +147,7 @@ class GenerationManager {
   static absl::StatusOr<std::unique_ptr<GenerationManager>> Open(Options options);
   ~GenerationManager();
 
-  // What a request holds. `generation` empty: the active one (FAILED_PRECONDITION, reason NO_ACTIVE_GENERATION, where none is);
+  // What a request holds. `generation` empty: the active one (FAILED_PRECONDITION, reason NO_ACTIVE_GENERATION, where none is; SwitchingError);
   // naming another opens its bare body, which blocks while every byte of it is verified, and keeps it open for the next such request.
   // RESOURCE_EXHAUSTED, reason MEMORY as Activate, where it does not fit even with what other requests have named closed.
   // NOT_FOUND names store or generation.
@@ -182,13 +178,15 @@ class GenerationManager {
   // Loads, verifies, warms, with REPLAY encodes the writes that have no vector of its passage half, then publishes. With `dry_run` stops before publishing and answers what would have happened. RESOURCE_EXHAUSTED,
   // reason MEMORY with `needed_bytes` and `available_bytes`, where it does not fit into memory beside what serves, and nothing that drains
   // makes room in time.
+  // kInPlace: see activation_in_place.cc. RESOURCE_EXHAUSTED, reason HELD, where what serves is held for longer than Options::memory_wait_us.
   absl::StatusOr<ActivationResult> Activate(std::string_view store, const std::string& generation, WritesPolicy policy, bool dry_run,
-                                            const OperationControl& control = {});
+                                            const OperationControl& control = {}, ActivationStrategy strategy = ActivationStrategy::kBlueGreen);
   // Activates the newest generation that served before the active one and is still there; again: one further back.
   // FAILED_PRECONDITION, reason NO_PREVIOUS_GENERATION, where there is none; NOT_ACTIVE where another than `expected_active` (if not empty)
   // is active, with nothing between that look and the roll-back.
   absl::StatusOr<ActivationResult> Rollback(std::string_view store, WritesPolicy policy, bool dry_run, const OperationControl& control = {},
-                                            std::string_view expected_active = {});
+                                            std::string_view expected_active = {},
+                                            ActivationStrategy strategy = ActivationStrategy::kBlueGreen);
   // Builds a generation of what the store serves, its overlay folded in, and switches to it: see Store::BeginFold and loci.v1.FoldStore.
   // Phases "copy", those of GenerationBuilder::Finish, "loading", "verifying", "warming", "replay", "publishing"; from "loading" on, which is
   // told before any lock is taken, no activation may run beside it that would not wait for it. Where it fails nothing of it stays.
@@ -199,8 +197,9 @@ class GenerationManager {
   absl::StatusOr<FoldSource> BeginReembedding(std::string_view store);
   absl::StatusOr<ActivationResult> SwitchToReembedded(std::string_view store, const FoldSource& source, const std::string& generation,
                                                       const OperationControl& control);
-  // Loads nothing, changes nothing: from manifests, the write log and the machine's memory.
-  absl::StatusOr<ActivationPlan> PlanActivation(std::string_view store, const std::string& generation);
+  // Loads nothing, changes nothing: from manifests, the write log, the machine's memory and disk, and what loads took here before.
+  absl::StatusOr<ActivationPlan> PlanActivation(std::string_view store, const std::string& generation, WritesPolicy policy = WritesPolicy::kRefuse,
+                                                ActivationStrategy strategy = ActivationStrategy::kBlueGreen);
   // Also of one that is damaged. Its files are deleted when nobody who writes or activates has to wait for that any more.
   absl::Status DeleteGeneration(std::string_view store, const std::string& generation);
   // Keeps retention from deleting it, or lets it.
@@ -229,13 +228,18 @@ class GenerationManager {
     std::shared_ptr<TextEncoder> encoder;
   };
   // Opens, verifies and warms a generation (or takes the active one) and finds its encoder. Changes nothing that serves.
-  absl::StatusOr<LoadedGeneration> Load(StoreEntry& entry, const std::string& generation, const OperationControl& control);
+  // `policy` and `floor`: as Store::CheckWritesSince, for the memory that is waited for.
+  absl::StatusOr<LoadedGeneration> Load(StoreEntry& entry, const std::string& generation, WritesPolicy policy, int64_t floor,
+                                        const OperationControl& control);
   // For whoever holds `entry.pinning`.
   absl::StatusOr<ActivationResult> ActivateLocked(StoreEntry& entry, const std::string& generation, WritesPolicy policy, bool dry_run,
                                                   bool roll_back, const OperationControl& control);
   // The last of it, for whoever holds `entry.writer` too.
   absl::StatusOr<ActivationResult> PublishLocked(StoreEntry& entry, LoadedGeneration loaded, WritesPolicy policy, bool roll_back,
                                                  const OperationControl& control);
+  // The same in place.
+  absl::StatusOr<ActivationResult> ActivateInPlace(StoreEntry& entry, const std::string& generation, WritesPolicy policy, bool dry_run,
+                                                   bool roll_back, const OperationControl& control);
   // The steps of Fold, and its end, which takes the entry's locks.
   absl::StatusOr<FoldResult> FoldEntry(const std::shared_ptr<StoreEntry>& entry, const OperationControl& control);
   absl::Status SwitchToFold(StoreEntry& entry, const FoldSource& source, const OperationControl& control, FoldResult* result);

@@ -11,15 +11,26 @@
 #include "retriever/retention.h"
 
 namespace loci {
-namespace {
-
-constexpr int64_t kMeasuredBytes = 1 << 20;
-
-}  // namespace
-
 absl::Status NoActiveGeneration(std::string_view store) {
   return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("store \"", AbslView(store), "\" has no active generation")),
                          "NO_ACTIVE_GENERATION", {{"store", std::string(store)}});
+}
+
+VerifyControl GenerationManager::State::VerifyControlOf(const OperationControl& control) const {
+  return {.limits = control.limits,
+          .clock = options.clock,
+          .verified = control.verified,
+          .progress = [&control](int64_t done, int64_t total) {
+            if (!control.verified) Report(control, "verifying", done, total);
+          }};
+}
+
+absl::Status GenerationManager::State::WhyNothingServes(const StoreEntry& entry, const Store& store) const {
+  if (const std::optional<Switching> switching = entry.switching(); switching.has_value()) {
+    return SwitchingError(entry.name, *switching, options.clock->NowMicros());
+  }
+  LOCI_RETURN_IF_ERROR(store.active_error());
+  return NoActiveGeneration(entry.name);
 }
 
 absl::StatusOr<std::shared_ptr<StoreEntry>> GenerationManager::State::Find(std::string_view store) const {
@@ -32,7 +43,13 @@ absl::StatusOr<std::shared_ptr<StoreEntry>> GenerationManager::State::Find(std::
 absl::StatusOr<std::shared_ptr<Store>> GenerationManager::State::OpenStore(const std::string& name) const {
   LOCI_ASSIGN_OR_RETURN(std::unique_ptr<Store> store,
                         Store::Open(JoinPath(StoresDirectory(), name), name,
-                                    {.fs = options.fs, .clock = options.clock, .search_pool = options.search_pool}));
+                                    {.fs = options.fs,
+                                     .clock = options.clock,
+                                     .search_pool = options.search_pool,
+                                     .available_disk_bytes = options.available_disk_bytes,
+                                     .opened = [this](const storage::Manifest& manifest, const OpenTimes& times) {
+                                       load_rates.ObserveOpen(manifest, times);
+                                     }}));
   return std::shared_ptr<Store>(std::move(store));
 }
 
@@ -77,10 +94,7 @@ absl::StatusOr<WriteResult> GenerationManager::State::Write(StoreEntry& entry, s
   MutexLock writer(&entry.writer);
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> store, entry.GetStore());
   const std::shared_ptr<const ServingSet> active = entry.holder.Get();
-  if (active == nullptr) {
-    LOCI_RETURN_IF_ERROR(store->active_error());
-    return NoActiveGeneration(entry.name);
-  }
+  if (active == nullptr) return WhyNothingServes(entry, *store);
   if (!passage_half.empty() && active->view->generation().manifest().passage_fingerprint() != passage_half) {
     return absl::AbortedError("an activation changed the store's encoder meanwhile; try again");
   }
@@ -155,12 +169,6 @@ void GenerationManager::State::RetryRetention(const std::string& store) {
   MutexLock writer(&(*entry)->writer);
   const absl::StatusOr<std::shared_ptr<Store>> opened = (*entry)->GetStore();
   if (opened.ok()) ApplyRetention(**entry, **opened);
-}
-
-void GenerationManager::State::MeasureVerification(int64_t size_bytes, int64_t duration_us) {
-  // Small ones say more about the fixed costs than about the rate.
-  if (size_bytes < kMeasuredBytes || duration_us <= 0) return;
-  verify_bytes_per_second = std::max<int64_t>(1, static_cast<int64_t>(1e6 * static_cast<double>(size_bytes) / static_cast<double>(duration_us)));
 }
 
 }  // namespace loci

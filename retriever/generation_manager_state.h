@@ -12,9 +12,17 @@
 #include "base/mutex.h"
 #include "retriever/drainer.h"
 #include "retriever/generation_manager.h"
+#include "retriever/load_rates.h"
 #include "retriever/store_entry.h"
 
 namespace loci {
+
+inline void Report(const OperationControl& control, std::string_view phase, int64_t done = 0, int64_t total = 0) {
+  if (control.progress) control.progress(phase, done, total);
+}
+
+// The operation was told to end; what it looked at is as good as it was.
+inline bool IsGivenUp(const absl::Status& status) { return absl::IsCancelled(status) || absl::IsDeadlineExceeded(status); }
 
 // FAILED_PRECONDITION, reason NO_ACTIVE_GENERATION.
 absl::Status NoActiveGeneration(std::string_view store);
@@ -60,16 +68,28 @@ struct GenerationManager::State {
   // Deletes what was set aside, on the janitor's thread.
   void DeleteLater(std::string path);
 
-  // What an activation could take now: -1: not known.
-  int64_t AvailableBytes() const;
+  // What an activation could take now, where the overlay and the generation that `released` serves (may be null) were gone; -1: not known.
+  int64_t AvailableBytes(const ServingSet* released = nullptr) const;
+  absl::Status NoMemory(const std::string& generation, int64_t needed_bytes, int64_t available_bytes) const;
+  // Why a store without a serving set has none: SwitchingError, its active_error, or NoActiveGeneration.
+  absl::Status WhyNothingServes(const StoreEntry& entry, const Store& store) const;
+  // What an activation of the generation, not open yet, would take where it lays `replay` over it.
+  ActivationNeed NeedOf(const StoreEntry& entry, const storage::Manifest& manifest, const PlannedReplay& replay) const;
   // See Activate. `max_wait_us` bounds Options::memory_wait_us further.
-  absl::Status WaitForMemory(const storage::Manifest& manifest, const RequestLimits& limits, int64_t max_wait_us = INT64_MAX) const;
+  absl::Status WaitForMemory(const std::string& generation, const ActivationNeed& need, const RequestLimits& limits,
+                             int64_t max_wait_us = INT64_MAX) const;
+  // Of an activation in place, the parts: everything that can refuse it while `serving` serves on, every byte of the generation included; that
+  // nobody but the caller has what served; and that it is loaded and serves again (else its active_error says why not).
+  absl::Status CheckInPlace(StoreEntry& entry, const std::string& generation, const ServingSet& serving, WritesPolicy policy, int64_t floor,
+                            const OperationControl& control, int64_t* writes_since_count);
+  absl::Status WaitUntilFree(const std::shared_ptr<const ServingSet>& serving, const Store::Released& released, const RequestLimits& limits) const;
+  absl::Status RestoreServed(StoreEntry& entry, const std::string& generation, std::shared_ptr<TextEncoder> encoder);
+
+  VerifyControl VerifyControlOf(const OperationControl& control) const;  // `control` is borrowed.
   // See Capture. Closes what earlier requests have opened, oldest first and of this store first, until the generation fits.
   absl::Status MakeRoom(StoreEntry& entry, const storage::Manifest& manifest);
 
-  // Bytes a second of the last load or verification here; a cautious guess (a SATA disk's) before the first.
-  std::atomic<int64_t> verify_bytes_per_second{400'000'000};
-  void MeasureVerification(int64_t size_bytes, int64_t duration_us);
+  mutable LoadRates load_rates;  // Told while stores are opened, too.
 };
 
 }  // namespace loci

@@ -34,8 +34,8 @@ class Samples {
 
 void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
   const MetricLabels labels = {{"store", entry.name}};
-  samples.Add("loci_store_available", "1, or 0 for a store that could not be opened, or whose active generation could not.", labels,
-              store != nullptr && store->active_error().ok());
+  samples.Add("loci_store_available", "1, or 0 for a store that could not be opened, or whose active generation could not, or is being switched in place.", labels,
+              store != nullptr && store->active_error().ok() && !entry.switching().has_value());
   const std::shared_ptr<const ServingSet> active = entry.holder.Get();
   const View* const view = active == nullptr ? nullptr : active->view.get();
   const int64_t revision = view != nullptr ? view->revision() : store != nullptr ? store->revision() : 0;
@@ -60,12 +60,13 @@ void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
   }
 
   // Whatever is in memory: the active one, those that requests named, and those that requests still hold.
-  int64_t vectors = 0, index = 0, passages = 0, columns = 0, columns_mapped = 0;
+  int64_t vectors = 0, index = 0, passages = 0, columns = 0, columns_mapped = 0, manifests = 0;
   for (const std::shared_ptr<const Generation>& generation : entry.Live()) {
     for (const storage::FileEntry& file : generation->manifest().files()) {
       if (file.path() == kVectorsFile) vectors += file.size_bytes();
       if (file.path() == kColumnsFile) columns_mapped += file.size_bytes();
     }
+    manifests += static_cast<int64_t>(generation->manifest().SpaceUsedLong());
     index += generation->index().memory_bytes();
     passages += generation->passages().memory_bytes();
     columns += generation->columns() == nullptr ? 0 : generation->columns()->memory_bytes();
@@ -75,6 +76,7 @@ void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
   samples.Memory("columns", "resident", "store", entry.name, columns);
   samples.Memory("index", "resident", "store", entry.name, index);
   samples.Memory("passages", "resident", "store", entry.name, passages);
+  samples.Memory("manifest", "resident", "store", entry.name, manifests);
   samples.Memory("overlay", "resident", "store", entry.name, view == nullptr ? 0 : view->overlay_memory_bytes());
 }
 

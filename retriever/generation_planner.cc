@@ -1,7 +1,9 @@
 // GenerationManager: what an activation would take.
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
@@ -15,6 +17,7 @@
 #include "base/strings.h"
 #include "index/manifest.h"
 #include "index/passage_file.h"
+#include "index/row_mask.h"
 #include "retriever/generation_manager.h"
 #include "retriever/generation_manager_state.h"
 
@@ -35,37 +38,49 @@ bool HasEncoder(const EncoderRegistry& encoders, FileSystem& fs, const std::stri
                      [&](const std::string& name) { return name[0] != '.' && absl::EndsWith(name, absl::StrCat("-", passage_half)); });
 }
 
-// What the files of a generation take.
-struct LoadCost {
-  int64_t size_bytes = 0;
-  int64_t mapped_bytes = 0;
-  int64_t resident_bytes = 0;
-};
+// What CURRENT and its next version take, with room for the folder.
+constexpr int64_t kActivationDiskBytes = 16 << 10;
 
-LoadCost LoadCostOf(const storage::Manifest& manifest) {
-  LoadCost cost;
-  int64_t passage_bytes = 0;
-  for (const storage::FileEntry& file : manifest.files()) {
-    cost.size_bytes += file.size_bytes();
-    if (file.path() == kVectorsFile) {
-      cost.mapped_bytes += file.size_bytes();
-    } else if (file.path() == kIndexFile) {
-      cost.resident_bytes += file.size_bytes();
-    } else if (file.path() == kColumnsFile) {
-      cost.mapped_bytes += file.size_bytes();
-      cost.resident_bytes += file.size_bytes() / 2;  // Bitmaps: at most two bytes for a posting of four.
-    } else {
-      passage_bytes += file.size_bytes();
-    }
+// How many of `ids` the body has, as a share; what can't be read counts as there.
+double ShareInBody(const PassageFile& passages, const std::vector<std::string>& ids) {
+  if (ids.empty()) return 0;
+  int64_t there = 0;
+  for (const std::string& id : ids) {
+    const absl::StatusOr<std::optional<int64_t>> row = passages.FindRow(id);
+    there += !row.ok() || row->has_value();
   }
-  cost.resident_bytes += std::min<int64_t>(passage_bytes, kPassageCacheBytes);
-  return cost;
+  return static_cast<double>(there) / static_cast<double>(ids.size());
+}
+
+// The share of `count` things that is drawn at least once in `draws`.
+double ShareDrawn(double count, double draws) { return count <= 1 ? (draws > 0 ? 1 : 0) : 1 - std::pow(1 - 1 / count, draws); }
+
+// `replay` laid over the generation: the overlay, the rows of the body that it hides, and what looking those up leaves in the cache.
+void AddReplay(const PlannedReplay& replay, double share_in_body, int64_t row_count, ActivationNeed* need) {
+  constexpr double kBlockBytes = 8 << 10;  // Of the passage file.
+  const double in_body = share_in_body * static_cast<double>(replay.change_count);
+  const double pages = std::ceil(static_cast<double>(row_count) / RowMask::kRowsPerPage);
+  need->overlay_bytes = replay.memory_bytes + static_cast<int64_t>(pages * ShareDrawn(pages, in_body) * sizeof(RowMask::Page));
+  GenerationMemory& memory = need->generation;
+  const double unread_bytes = static_cast<double>(memory.passage_ids - memory.passages);
+  memory.passages += static_cast<int64_t>(unread_bytes * ShareDrawn(unread_bytes / kBlockBytes, in_body));
 }
 
 }  // namespace
 
-int64_t GenerationManager::State::AvailableBytes() const {
-  const int64_t available = AvailableMemoryBytes(*options.fs);
+ActivationNeed GenerationManager::State::NeedOf(const StoreEntry& entry, const storage::Manifest& manifest, const PlannedReplay& replay) const {
+  ActivationNeed need{.generation = PlannedMemory(manifest)};
+  if (replay.change_count == 0) return need;
+  // What serves is asked: the other one has about the same passages, as a rule.
+  const std::shared_ptr<const ServingSet> active = entry.holder.Get();
+  const double share = active == nullptr ? 1 : ShareInBody(active->view->generation().passages(), replay.ids);
+  AddReplay(replay, share, manifest.passage_count(), &need);
+  return need;
+}
+
+int64_t GenerationManager::State::AvailableBytes(const ServingSet* released) const {
+  int64_t available = AvailableMemoryBytes(*options.fs);
+  if (available >= 0 && released != nullptr) available += released->view->generation().memory_bytes() + released->view->overlay_memory_bytes();
   if (options.memory_budget_bytes <= 0) return available;
   std::vector<std::shared_ptr<StoreEntry>> entries;
   {
@@ -74,16 +89,29 @@ int64_t GenerationManager::State::AvailableBytes() const {
   }
   int64_t left = options.memory_budget_bytes;
   for (const std::shared_ptr<StoreEntry>& entry : entries) {
-    for (const std::shared_ptr<const Generation>& generation : entry->Live()) left -= generation->memory_bytes();
+    for (const std::shared_ptr<const Generation>& generation : entry->Live()) {
+      if (released == nullptr || generation != released->view->shared_generation()) left -= generation->most_memory_bytes();
+    }
     const std::shared_ptr<const ServingSet> active = entry->holder.Get();
-    if (active != nullptr) left -= active->view->overlay_memory_bytes();
+    if (active != nullptr && active.get() != released) left -= active->view->overlay_memory_bytes();
   }
   left = std::max<int64_t>(left, 0);
   return available < 0 ? left : std::min(available, left);
 }
 
-absl::Status GenerationManager::State::WaitForMemory(const storage::Manifest& manifest, const RequestLimits& limits, int64_t max_wait_us) const {
-  const int64_t needed = LoadCostOf(manifest).resident_bytes;
+absl::Status GenerationManager::State::NoMemory(const std::string& generation, int64_t needed_bytes, int64_t available_bytes) const {
+  return ErrorWithReason(
+      absl::ResourceExhaustedError(absl::StrCat(
+          "generation ", generation, " needs ", needed_bytes, " bytes of memory besides mapped files, ", available_bytes, " are available",
+          options.memory_budget_bytes > 0 ? absl::StrCat(" (the budget is ", options.memory_budget_bytes, ")") : "",
+          "; what serves is as it was")),
+      "MEMORY",
+      {{"needed_bytes", absl::StrCat(needed_bytes)}, {"available_bytes", absl::StrCat(available_bytes)}, {"generation", generation}});
+}
+
+absl::Status GenerationManager::State::WaitForMemory(const std::string& generation, const ActivationNeed& need, const RequestLimits& limits,
+                                                     int64_t max_wait_us) const {
+  const int64_t needed = need.most_bytes();
   const int64_t until_us = options.clock->NowMicros() + std::min(options.memory_wait_us, max_wait_us);
   while (true) {
     const int64_t available = AvailableBytes();
@@ -91,20 +119,15 @@ absl::Status GenerationManager::State::WaitForMemory(const storage::Manifest& ma
     const int64_t now_us = options.clock->NowMicros();
     LOCI_RETURN_IF_ERROR(limits.Check(now_us));
     if (drainer.draining_count() == 0 || now_us >= until_us) {
-      return ErrorWithReason(
-          absl::ResourceExhaustedError(absl::StrCat(
-              "generation ", manifest.generation(), " needs ", needed, " bytes of memory besides mapped files, ", available, " are available",
-              options.memory_budget_bytes > 0 ? absl::StrCat(" (the budget is ", options.memory_budget_bytes, ")") : "",
-              "; what serves is as it was")),
-          "MEMORY",
-          {{"needed_bytes", absl::StrCat(needed)}, {"available_bytes", absl::StrCat(available)}, {"generation", manifest.generation()}});
+      return NoMemory(generation, needed, available);
     }
     std::this_thread::sleep_for(kMemoryPollPeriod);  // Nobody tells when memory comes back.
   }
 }
 
 absl::Status GenerationManager::State::MakeRoom(StoreEntry& entry, const storage::Manifest& manifest) {
-  absl::Status room = WaitForMemory(manifest, {}, 0);
+  const ActivationNeed need{.generation = PlannedMemory(manifest)};
+  absl::Status room = WaitForMemory(manifest.generation(), need, {}, 0);
   if (room.ok()) return room;
   std::vector<std::shared_ptr<StoreEntry>> entries;
   {
@@ -118,13 +141,14 @@ absl::Status GenerationManager::State::MakeRoom(StoreEntry& entry, const storage
       if (closed == nullptr) break;
       drainer.Add(closed->view->shared_generation(), nullptr);
       closed.reset();  // The drainer frees it, where no request holds it.
-      room = WaitForMemory(manifest, {}, kRoomWaitUs);
+      room = WaitForMemory(manifest.generation(), need, {}, kRoomWaitUs);
     }
   }
   return room;
 }
 
-absl::StatusOr<ActivationPlan> GenerationManager::PlanActivation(std::string_view store, const std::string& generation) {
+absl::StatusOr<ActivationPlan> GenerationManager::PlanActivation(std::string_view store, const std::string& generation, WritesPolicy policy,
+                                                                 ActivationStrategy strategy) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry->GetStore());
   LOCI_ASSIGN_OR_RETURN(const storage::Manifest manifest, opened->GetManifest(generation));
@@ -135,18 +159,37 @@ absl::StatusOr<ActivationPlan> GenerationManager::PlanActivation(std::string_vie
   if (active != nullptr) plan.previous_generation = active->view->generation().id();
   const bool again = generation == plan.previous_generation;
 
-  const LoadCost cost = LoadCostOf(manifest);
-  const int64_t size_bytes = cost.size_bytes;
-  plan.mapped_bytes = cost.mapped_bytes;
-  plan.resident_bytes = cost.resident_bytes;
-  plan.available_bytes = state_->AvailableBytes();
-  if (active != nullptr && !again) plan.released_bytes = active->view->generation().memory_bytes() + active->view->overlay_memory_bytes();
-  if (!again) {
-    const int64_t rate = state_->verify_bytes_per_second.load();
-    plan.estimated_load_ms = static_cast<int64_t>(1e3 * static_cast<double>(size_bytes) / static_cast<double>(rate)) + 1;
-    LOCI_ASSIGN_OR_RETURN(plan.writes_since_count, opened->CountWritesSince(manifest));
+  plan.disk_bytes = SizeOnDisk(manifest);
+  plan.available_disk_bytes = state_->options.available_disk_bytes(state_->options.data_directory);
+  plan.available_bytes = state_->AvailableBytes(strategy == ActivationStrategy::kInPlace ? active.get() : nullptr);
+  PlannedReplay replay;
+  if (again) {
+    plan.need.generation = PlannedMemory(manifest);
+    plan.need.overlay_bytes = active->view->overlay_memory_bytes();
+  } else {
+    if (policy == WritesPolicy::kDiscard) {  // Also where the log can't be read.
+      LOCI_ASSIGN_OR_RETURN(plan.writes_since_count, opened->CheckWritesSince(manifest, policy));
+    } else {
+      LOCI_ASSIGN_OR_RETURN(replay, opened->PlanReplayOver(manifest));
+      plan.writes_since_count = replay.write_count;
+    }
+    plan.need = state_->NeedOf(*entry, manifest, replay);
+    plan.estimated_load_ms = (state_->load_rates.PredictUs(manifest, replay.change_count) + 999) / 1000;
+    if (active != nullptr) plan.released_bytes = active->view->generation().memory_bytes() + active->view->overlay_memory_bytes();
   }
-  if (plan.writes_since_count > 0) {
+  for (const storage::FileEntry& file : manifest.files()) {
+    if (file.path() != kVectorsFile && file.path() != kColumnsFile) continue;
+    plan.mapped_bytes += file.size_bytes();
+    plan.memory.push_back({file.path() == kVectorsFile ? "vectors" : "columns", /*mapped=*/true, file.size_bytes(), file.size_bytes()});
+  }
+  const GenerationMemory& memory = plan.need.generation;
+  plan.memory.push_back({"index", false, memory.index, memory.index});
+  plan.memory.push_back({"columns", false, memory.columns, memory.columns});
+  plan.memory.push_back({"passages", false, memory.passages, memory.passages_most});
+  plan.memory.push_back({"manifest", false, memory.manifest, memory.manifest});
+  plan.memory.push_back({"overlay", false, plan.need.overlay_bytes, plan.need.overlay_bytes});
+
+  if (plan.writes_since_count > 0 && policy == WritesPolicy::kRefuse) {
     plan.blockers.push_back(absl::StrCat("WRITES_SINCE: ", plan.writes_since_count,
                                          " write requests were made since its base (revision ", manifest.base_revision(),
                                          "); an activation must say whether to replay or to discard them"));
@@ -155,9 +198,15 @@ absl::StatusOr<ActivationPlan> GenerationManager::PlanActivation(std::string_vie
                   manifest.passage_fingerprint())) {
     plan.blockers.push_back(absl::StrCat("ENCODER_MISMATCH: no encoder of this server serves the passage half ", manifest.passage_fingerprint()));
   }
-  if (!again && entry->FindOpened(generation) == nullptr && plan.available_bytes >= 0 && plan.resident_bytes > plan.available_bytes) {
+  // One that a request has opened is counted already.
+  const int64_t needed_bytes = entry->FindOpened(generation) == nullptr ? plan.need.most_bytes() : plan.need.overlay_bytes;
+  if (!again && plan.available_bytes >= 0 && needed_bytes > plan.available_bytes) {
     plan.blockers.push_back(
-        absl::StrCat("MEMORY: ", plan.resident_bytes, " bytes are needed besides mapped files, ", plan.available_bytes, " are available"));
+        absl::StrCat("MEMORY: ", needed_bytes, " bytes are needed besides mapped files, ", plan.available_bytes, " are available"));
+  }
+  if (!again && plan.available_disk_bytes >= 0 && plan.available_disk_bytes < kActivationDiskBytes) {
+    plan.blockers.push_back(absl::StrCat("DISK: an activation writes up to ", kActivationDiskBytes, " bytes, ", plan.available_disk_bytes,
+                                         " are available"));
   }
   if (const std::string damage = entry->GetState(generation).damage; !damage.empty()) {
     plan.blockers.push_back(absl::StrCat("DATA_LOSS: ", damage));

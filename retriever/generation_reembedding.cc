@@ -28,7 +28,7 @@ absl::StatusOr<ActivationResult> GenerationManager::SwitchToReembedded(std::stri
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<StoreEntry> entry, state_->Find(store));
   report("loading");  // Which may wait for an activation.
   MutexLock loading(&entry->pinning);
-  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, generation, control));
+  LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, generation, WritesPolicy::kReplay, source.floor_revision, control));
   WriteEncoder writes({.entry = entry.get(),
                        .generation = loaded.generation,
                        .encoder = loaded.encoder,

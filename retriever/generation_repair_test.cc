@@ -241,7 +241,7 @@ TEST_F(GenerationRepairTest, ABudgetCountsWhatIsOpen) {
 TEST_F(GenerationRepairTest, ARequestOpensAnotherGenerationWithinTheBudgetOnly) {
   Start();
   const std::string a = Add("a", "one"), b = Add("b", "two", /*activate=*/false), c = Add("c", "six", /*activate=*/false);
-  const int64_t needed_bytes = std::max(manager_->PlanActivation("s", b)->resident_bytes, manager_->PlanActivation("s", c)->resident_bytes);
+  const int64_t needed_bytes = std::max(manager_->PlanActivation("s", b)->need.most_bytes(), manager_->PlanActivation("s", c)->need.most_bytes());
   const auto open = [&](int64_t budget_bytes) {
     manager_.reset();
     auto manager = GenerationManager::Open({.data_directory = DataDirectory(),
@@ -256,8 +256,8 @@ TEST_F(GenerationRepairTest, ARequestOpensAnotherGenerationWithinTheBudgetOnly) 
   EXPECT_EQ(ReasonOf(manager_->Capture("s", b).status()), "MEMORY");
   EXPECT_EQ((*manager_->Capture("s", ""))->view->generation().id(), a);
   open(int64_t{1} << 40);
-  const int64_t serving_bytes = (*manager_->Capture("s", ""))->view->generation().memory_bytes();
-  const int64_t opened_bytes = (*manager_->Capture("s", b))->view->generation().memory_bytes();
+  const int64_t serving_bytes = (*manager_->Capture("s", ""))->view->generation().most_memory_bytes();
+  const int64_t opened_bytes = (*manager_->Capture("s", b))->view->generation().most_memory_bytes();
   ASSERT_GT(opened_bytes, 100);
   open(serving_bytes + needed_bytes + opened_bytes / 2);
   {

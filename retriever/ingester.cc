@@ -245,7 +245,10 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
     return store.status();
   }
   if (options.mode == IngestMode::kNewGeneration) {
-    BuildOptions build{.index = options.index, .element_type = options.element_type, .base_revision = -1};
+    BuildOptions build{.index = options.index,
+                       .element_type = options.element_type,
+                       .base_revision = -1,
+                       .expected_passages = options.expected_passages};
     if (options.imported.has_value()) {
       build.dim = options.imported->dim;
       build.query_fingerprint = options.imported->query_fingerprint;

@@ -15,6 +15,15 @@ absl::Status StoreNotFound(std::string_view store) {
                          {{"store", std::string(shown)}});
 }
 
+absl::Status SwitchingError(std::string_view store, const Switching& switching, int64_t now_us) {
+  constexpr int64_t kLeastMs = 50;
+  const int64_t retry_ms = std::max(kLeastMs, (switching.until_us - now_us) / 1000);
+  return ErrorWithReason(absl::UnavailableError(absl::StrCat("store \"", AbslView(store), "\" is being switched in place from generation ", switching.from,
+                                                             " to ", switching.to, "; try again in about ", retry_ms, " ms")),
+                         "SWITCHING",
+                         {{"store", std::string(store)}, {"generation", switching.to}, {"retry_after_ms", absl::StrCat(retry_ms)}});
+}
+
 absl::StatusOr<std::shared_ptr<Store>> StoreEntry::GetStore() const {
   MutexLock lock(&mutex_);
   if (store_ != nullptr) return store_;
@@ -105,6 +114,16 @@ void StoreEntry::SetNextEncoder(std::shared_ptr<TextEncoder> encoder) {
 bool StoreEntry::HasBuilds() const {
   MutexLock lock(&mutex_);
   return builder_count_ > 0;
+}
+
+std::optional<Switching> StoreEntry::switching() const {
+  MutexLock lock(&mutex_);
+  return switching_;
+}
+
+void StoreEntry::SetSwitching(std::optional<Switching> switching) {
+  MutexLock lock(&mutex_);
+  switching_ = std::move(switching);
 }
 
 std::shared_ptr<const ServingSet> StoreEntry::ForgetGeneration(const std::string& generation) {

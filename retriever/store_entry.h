@@ -2,8 +2,10 @@
 #ifndef LOCI_RETRIEVER_STORE_ENTRY_H_
 #define LOCI_RETRIEVER_STORE_ENTRY_H_
 
+#include <cstdint>
 #include <map>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
@@ -27,6 +29,15 @@ struct GenerationStatus {
 
 // NOT_FOUND, reason STORE_NOT_FOUND.
 absl::Status StoreNotFound(std::string_view store);
+
+// An activation in place that has taken away what served, or is about to.
+struct Switching {
+  std::string from, to;
+  int64_t until_us = 0;  // About, by the manager's clock.
+};
+
+// UNAVAILABLE, reason SWITCHING, with `retry_after_ms`.
+absl::Status SwitchingError(std::string_view store, const Switching& switching, int64_t now_us);
 
 // Order of locking: first_generation, pinning, writer, then the entry's own. Whoever waits for one of the first three holds no reference
 // to the store, since a deletion waits, with them, for all of those. Thread-safe.
@@ -70,6 +81,8 @@ struct StoreEntry {
   // with it too: what is not, the activation must.
   std::shared_ptr<TextEncoder> next_encoder() const;
   void SetNextEncoder(std::shared_ptr<TextEncoder> encoder);
+  std::optional<Switching> switching() const;
+  void SetSwitching(std::optional<Switching> switching);
   // Returns what had to go so that at most `limit` are open.
   std::shared_ptr<const ServingSet> KeepOpened(std::string generation, std::shared_ptr<const ServingSet> serving_set, size_t limit);
 
@@ -79,6 +92,7 @@ struct StoreEntry {
   mutable Mutex mutex_;
   std::shared_ptr<TextEncoder> next_encoder_ ABSL_GUARDED_BY(mutex_);
   int builder_count_ ABSL_GUARDED_BY(mutex_) = 0;  // Builds that are under way.
+  std::optional<Switching> switching_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Store> store_ ABSL_GUARDED_BY(mutex_);
   absl::Status open_error_ ABSL_GUARDED_BY(mutex_);
   std::map<std::string, GenerationStatus> states_ ABSL_GUARDED_BY(mutex_);

@@ -115,7 +115,8 @@ absl::Status PlanGates(GenerationManager& manager, const std::string& store, con
 // Looks after a generation that was activated just now: what was seen, or, where a condition failed and the store was rolled back for it (or
 // could not be), why.
 absl::StatusOr<std::string> WatchOrRollBack(const ServiceContext& services, const std::string& store, const std::string& generation,
-                                            const WatchConditions& conditions, const std::shared_ptr<JobHandle>& job) {
+                                            const WatchConditions& conditions, ActivationStrategy strategy,
+                                            const std::shared_ptr<JobHandle>& job) {
   const auto is_serving = [&] {
     const absl::StatusOr<std::shared_ptr<const ServingSet>> active = services.manager->TryCapture(store, "");
     return active.ok() && *active != nullptr && (*active)->view->generation().id() == generation;
@@ -126,7 +127,7 @@ absl::StatusOr<std::string> WatchOrRollBack(const ServiceContext& services, cons
   const OperationControl control{.limits = job->own_limits(), .progress = ProgressOf(job)};
   const absl::Status begun = job->BeginActivation();  // Others may activate meanwhile.
   const absl::StatusOr<ActivationResult> back =
-      begun.ok() ? services.manager->Rollback(store, WritesPolicy::kReplay, /*dry_run=*/false, control, /*expected_active=*/generation)
+      begun.ok() ? services.manager->Rollback(store, WritesPolicy::kReplay, /*dry_run=*/false, control, /*expected_active=*/generation, strategy)
                  : absl::StatusOr<ActivationResult>(begun);
   std::string outcome;
   if (back.ok()) {
@@ -145,15 +146,15 @@ absl::StatusOr<std::string> WatchOrRollBack(const ServiceContext& services, cons
 
 // Leaves the job of an activation that is done to a thread that looks after it and ends the job, whatever becomes of the request. False
 // where there is nothing to look after. `place` is ActivationWatches::Reserve's.
-bool WatchOn(const ServiceContext& services, const std::string& store, const WatchConditions& conditions, std::shared_ptr<void> place,
-             const std::shared_ptr<JobHandle>& job, loci::v1::ActivateGenerationResponse* reply) {
+bool WatchOn(const ServiceContext& services, const std::string& store, const WatchConditions& conditions, ActivationStrategy strategy,
+             std::shared_ptr<void> place, const std::shared_ptr<JobHandle>& job, loci::v1::ActivateGenerationResponse* reply) {
   if (reply->previous_generation().empty() || reply->previous_generation() == reply->generation()) return false;
   job->SetPhase("watching", conditions.watch_us / 1000, "milliseconds");
   job->BeginWatch();
-  const bool queued = services.watch_pool->TrySubmit([&services, store, conditions, place = std::move(place), job, result = *reply,
+  const bool queued = services.watch_pool->TrySubmit([&services, store, conditions, strategy, place = std::move(place), job, result = *reply,
                                                       request_id = CurrentRequestId(), trace_id = CurrentTraceId()]() mutable {
     const ScopedLogContext context(request_id, trace_id);
-    absl::StatusOr<std::string> seen = WatchOrRollBack(services, store, result.generation(), conditions, job);
+    absl::StatusOr<std::string> seen = WatchOrRollBack(services, store, result.generation(), conditions, strategy, job);
     if (seen.ok()) result.set_watch_summary(*std::move(seen));
     place.reset();
     (void)job->Finish(seen.status(), seen.ok() ? result.SerializeAsString() : "");  // Which logs and keeps it.
@@ -189,11 +190,16 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackSer
     LOCI_ASSIGN_OR_RETURN(ActivationGates valid_gates, ValidateGates(request->gates()));
     const auto gates = std::make_shared<const ActivationGates>(std::move(valid_gates));
     LOCI_ASSIGN_OR_RETURN(const WatchConditions watch, ValidateWatch(request->watch()));
-    const auto activate = [&manager = *services_.manager, store, generation = request->generation(), policy, gates, dry_run = request->dry_run()](
+    LOCI_ASSIGN_OR_RETURN(const ActivationStrategy strategy, ValidateStrategy(request->strategy()));
+    if (strategy == ActivationStrategy::kInPlace && gates->min_overlap_at_10.has_value()) {
+      return InvalidField("gates.min_overlap_at_10", "can't be measured in place: what serves is freed before");
+    }
+    const auto activate = [&manager = *services_.manager, store, generation = request->generation(), policy, gates, strategy,
+                           dry_run = request->dry_run()](
                               const OperationControl& job, loci::v1::ActivateGenerationResponse* reply) -> absl::Status {
       std::vector<GateFigure> figures;
       const OperationControl control = WithGates(job, generation, *gates, /*refuse=*/true, &figures);
-      LOCI_ASSIGN_OR_RETURN(const ActivationResult result, manager.Activate(store, generation, policy, dry_run, control));
+      LOCI_ASSIGN_OR_RETURN(const ActivationResult result, manager.Activate(store, generation, policy, dry_run, control, strategy));
       FillGateFigures(figures, reply->mutable_gate_figures());
       FillActivation(result, !dry_run, reply);
       return absl::OkStatus();
@@ -204,8 +210,9 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackSer
     std::function<bool(const std::shared_ptr<JobHandle>&, loci::v1::ActivateGenerationResponse*)> follow;
     if (watch.watch_us > 0) {
       LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<void> place, services_.activation_watches->Reserve());
-      follow = [&services = services_, store, watch, place](const std::shared_ptr<JobHandle>& job, loci::v1::ActivateGenerationResponse* reply) {
-        return WatchOn(services, store, watch, place, job, reply);
+      follow = [&services = services_, store, watch, strategy, place](const std::shared_ptr<JobHandle>& job,
+                                                                      loci::v1::ActivateGenerationResponse* reply) {
+        return WatchOn(services, store, watch, strategy, place, job, reply);
       };
     }
     return RunJob<loci::v1::ActivateGenerationResponse>(
@@ -259,9 +266,10 @@ grpc::ServerUnaryReactor* AdminServiceImpl::RollbackStore(grpc::CallbackServerCo
   return Run(Method::kRollbackStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
     LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
     LOCI_ASSIGN_OR_RETURN(const WritesPolicy policy, ValidateWritesSince(request->writes_since()));
-    const auto roll_back = [&manager = *services_.manager, store, policy, dry_run = request->dry_run()](
+    LOCI_ASSIGN_OR_RETURN(const ActivationStrategy strategy, ValidateStrategy(request->strategy()));
+    const auto roll_back = [&manager = *services_.manager, store, policy, strategy, dry_run = request->dry_run()](
                                const OperationControl& control, loci::v1::RollbackStoreResponse* reply) -> absl::Status {
-      LOCI_ASSIGN_OR_RETURN(const ActivationResult result, manager.Rollback(store, policy, dry_run, control));
+      LOCI_ASSIGN_OR_RETURN(const ActivationResult result, manager.Rollback(store, policy, dry_run, control, /*expected_active=*/{}, strategy));
       FillActivation(result, !dry_run, reply);
       return absl::OkStatus();
     };
@@ -333,7 +341,9 @@ grpc::ServerUnaryReactor* AdminServiceImpl::PlanActivation(grpc::CallbackServerC
     if (request->generation().empty()) return InvalidField("generation", "is empty; it must name the generation to activate");
     LOCI_RETURN_IF_ERROR(ValidateGeneration(store, request->generation()));
     LOCI_ASSIGN_OR_RETURN(const ActivationGates gates, ValidateGates(request->gates()));
-    LOCI_ASSIGN_OR_RETURN(const ActivationPlan plan, services_.manager->PlanActivation(store, request->generation()));
+    LOCI_ASSIGN_OR_RETURN(const WritesPolicy policy, ValidateWritesSince(request->writes_since()));
+    LOCI_ASSIGN_OR_RETURN(const ActivationStrategy strategy, ValidateStrategy(request->strategy()));
+    LOCI_ASSIGN_OR_RETURN(const ActivationPlan plan, services_.manager->PlanActivation(store, request->generation(), policy, strategy));
     FillPlan(plan, response);
     return PlanGates(*services_.manager, store, request->generation(), gates, limits, response);
   });

@@ -248,7 +248,17 @@ void FillPlan(const ActivationPlan& plan, loci::v1::PlanActivationResponse* out)
   out->set_can_activate(plan.blockers.empty());
   for (const std::string& blocker : plan.blockers) out->add_blockers(blocker);
   out->set_mapped_bytes(plan.mapped_bytes);
-  out->set_resident_bytes(plan.resident_bytes);
+  out->set_resident_bytes(plan.need.resident_bytes());
+  out->set_resident_most_bytes(plan.need.most_bytes());
+  for (const MemoryFigure& figure : plan.memory) {
+    loci::v1::MemoryFigure& filled = *out->add_memory();
+    filled.set_owner(figure.owner);
+    filled.set_mapped(figure.mapped);
+    filled.set_bytes(figure.bytes);
+    filled.set_most_bytes(figure.most_bytes);
+  }
+  out->set_disk_bytes(plan.disk_bytes);
+  out->set_available_disk_bytes(plan.available_disk_bytes);
   out->set_available_bytes(plan.available_bytes);
   out->set_released_bytes(plan.released_bytes);
   out->set_estimated_load_ms(plan.estimated_load_ms);

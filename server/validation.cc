@@ -305,6 +305,18 @@ absl::StatusOr<WatchConditions> ValidateWatch(const loci::v1::ActivationWatch& w
   return result;
 }
 
+absl::StatusOr<ActivationStrategy> ValidateStrategy(loci::v1::ActivationStrategy strategy) {
+  switch (strategy) {
+    case loci::v1::ACTIVATION_STRATEGY_UNSPECIFIED:
+    case loci::v1::ACTIVATION_STRATEGY_BLUE_GREEN:
+      return ActivationStrategy::kBlueGreen;
+    case loci::v1::ACTIVATION_STRATEGY_IN_PLACE:
+      return ActivationStrategy::kInPlace;
+    default:
+      return InvalidField("strategy", Range(strategy, 0, 2));
+  }
+}
+
 absl::StatusOr<WritesPolicy> ValidateWritesSince(loci::v1::WritesSince writes_since) {
   switch (writes_since) {
     case loci::v1::WRITES_SINCE_UNSPECIFIED:

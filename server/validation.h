@@ -105,6 +105,7 @@ absl::StatusOr<ActivationGates> ValidateGates(const loci::v1::ActivationGates& g
 absl::StatusOr<WatchConditions> ValidateWatch(const loci::v1::ActivationWatch& watch);
 
 absl::StatusOr<WritesPolicy> ValidateWritesSince(loci::v1::WritesSince writes_since);
+absl::StatusOr<ActivationStrategy> ValidateStrategy(loci::v1::ActivationStrategy strategy);
 
 }  // namespace loci
 

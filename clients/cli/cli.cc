@@ -30,6 +30,7 @@ Commands AllCommands() {
   AddJobCommands(&commands);
   AddWriteCommands(&commands);
   AddGenerationCommands(&commands);
+  AddPlanCommand(&commands);
   AddReembedCommand(&commands);
   AddExportCommand(&commands);
   AddImportCommand(&commands);

@@ -35,7 +35,8 @@ void AddQueryCommands(Commands* commands);       // search, ask, encode.
 void AddGetCommands(Commands* commands);         // get stores|generations|server|passages.
 void AddJobCommands(Commands* commands);         // get jobs, watch, cancel.
 void AddWriteCommands(Commands* commands);       // create store, delete store|generation|passages.
-void AddGenerationCommands(Commands* commands);  // activate, rollback, verify, pin, set store, plan, compare.
+void AddGenerationCommands(Commands* commands);  // activate, rollback, verify, pin, set store, compare.
+void AddPlanCommand(Commands* commands);
 void AddReembedCommand(Commands* commands);
 void AddExportCommand(Commands* commands);
 void AddImportCommand(Commands* commands);

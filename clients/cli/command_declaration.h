@@ -26,7 +26,8 @@ struct ExitCodeDeclaration {
 
 inline constexpr ExitCodeDeclaration kExitCodes[] = {
     {0, "done"},
-    {1, "the server refused the request, a file cannot be read, some of the input was not taken, or a job that was watched failed"},
+    {1, "the server refused the request, a file cannot be read, some of the input was not taken, a job that was watched failed, or what was planned "
+        "would be refused"},
     {2, "the command line is wrong; nothing was sent"},
     {3, "no server answers at that address, or it is draining"},
     {4, "--timeout passed before the reply"},

@@ -70,6 +70,21 @@ TEST_F(GateCommandsTest, TheWatchReachesTheRequest) {
   EXPECT_EQ(Run({"activate", "s", "g4", "--max-error-rate", "0.01"}), 2);
 }
 
+TEST_F(GateCommandsTest, TheStrategyReachesTheRequests) {
+  EXPECT_EQ(Run({"activate", "s", "g4"}), 0) << err();
+  EXPECT_EQ(activation_.strategy(), v1::ACTIVATION_STRATEGY_BLUE_GREEN);
+  EXPECT_EQ(Run({"activate", "s", "g4", "--strategy", "in-place"}), 0) << err();
+  EXPECT_EQ(activation_.strategy(), v1::ACTIVATION_STRATEGY_IN_PLACE);
+  EXPECT_EQ(Run({"activate", "s", "g4", "--strategy", "slowly"}), 2);
+  v1::ActivationStrategy planned = v1::ACTIVATION_STRATEGY_UNSPECIFIED;
+  server_.on_plan = [&](const v1::PlanActivationRequest& request, v1::PlanActivationResponse*) {
+    planned = request.strategy();
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Run({"plan", "s", "g4", "--strategy", "in-place"}), 0) << err();
+  EXPECT_EQ(planned, v1::ACTIVATION_STRATEGY_IN_PLACE);
+}
+
 TEST_F(GateCommandsTest, ConditionsMustGoTogether) {
   EXPECT_EQ(Run({"activate", "s", "g4", "--min-overlap", "0.5"}), 2);
   EXPECT_THAT(err(), HasSubstr("--queries"));
@@ -92,6 +107,42 @@ TEST_F(GateCommandsTest, APlanMeasuresThemToo) {
   EXPECT_EQ(plan.gates().queries_size(), 2);
   EXPECT_EQ(Run({"plan", "s", "g4"}), 0) << err();
   EXPECT_FALSE(plan.has_gates());
+}
+
+TEST_F(GateCommandsTest, APlanIsATableThatSaysInWordsWhatIsInTheWay) {
+  v1::PlanActivationRequest asked;
+  v1::PlanActivationResponse plan;
+  server_.on_plan = [&](const v1::PlanActivationRequest& request, v1::PlanActivationResponse* response) {
+    asked = request;
+    *response = plan;
+    return grpc::Status::OK;
+  };
+  plan.set_generation("g4");
+  plan.set_previous_generation("g3");
+  plan.set_can_activate(true);
+  plan.set_resident_bytes(3 << 20);
+  plan.set_resident_most_bytes(34 << 20);
+  plan.set_available_bytes(-1);
+  plan.set_released_bytes(5 << 20);
+  plan.set_disk_bytes(7 << 20);
+  plan.set_available_disk_bytes(int64_t{9} << 30);
+  plan.set_estimated_load_ms(1234);
+  v1::MemoryFigure& figure = *plan.add_memory();
+  figure.set_owner("vectors");
+  figure.set_mapped(true);
+  figure.set_bytes(2 << 20);
+  figure.set_most_bytes(2 << 20);
+  EXPECT_EQ(Run({"plan", "s", "g4", "--writes-since", "replay"}), 0) << err();
+  EXPECT_EQ(asked.writes_since(), v1::WRITES_SINCE_REPLAY);
+  for (const char* part : {"vectors (mapped)", "2.0 MiB", "34.0 MiB", "not known", "g3, which gives back 5.0 MiB", "7.0 MiB of files, 9.0 GiB", "1.23 s",
+                           "g4 of store s can be activated"}) {
+    EXPECT_THAT(out(), HasSubstr(part));
+  }
+  plan.add_blockers("MEMORY: 7 bytes are needed, 5 are available");
+  EXPECT_EQ(Run({"plan", "s", "g4"}), 1);
+  EXPECT_THAT(out(), HasSubstr("can't be activated:\n  - 7 bytes are needed, 5 are available (MEMORY)\n"));
+  EXPECT_EQ(Run({"-o", "json", "plan", "s", "g4"}), 1);
+  EXPECT_THAT(out(), HasSubstr("\"resident_most_bytes\""));
 }
 
 TEST_F(GateCommandsTest, CompareSaysWhatChangesAndWhy) {

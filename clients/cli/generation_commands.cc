@@ -1,4 +1,4 @@
-// loci activate, rollback, fold, verify, pin, set store, plan, compare.
+// loci activate, rollback, fold, verify, pin, set store, compare.
 #include <algorithm>
 #include <memory>
 #include <string>
@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "base/strings.h"
+#include "clients/cli/activation_flags.h"
 #include "clients/cli/build_flags.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
@@ -38,11 +39,14 @@ class ActivateCommand final : public Command {
            "changes nothing. Where a condition is not met nothing is swapped in, and the figures are told. With --watch the generation is\n"
            "looked after for that time once it answers, and the store goes back to the one before where too many requests fail or searches\n"
            "take too long. That is left to a job, which goes on by itself: loci watch JOB follows it, and fails where it went back; loci cancel JOB\n"
-           "ends the watch.\n";
+           "ends the watch.\n"
+           "Where both do not fit into memory (loci plan tells), --strategy in-place verifies the generation, lets what serves finish its requests,\n"
+           "frees it, and loads the other one. The store's requests get UNAVAILABLE meanwhile, reason SWITCHING, with retry_after_ms. Where the\n"
+           "load fails, what served is loaded again.\n";
   }
   std::string examples() const override {
     return "  loci activate movies g4\n  loci activate movies g4 --writes-since replay\n  loci activate movies g4 --dry-run\n"
-           "  loci activate movies g4 --no-wait\n"
+           "  loci activate movies g4 --no-wait\n  loci activate movies g4 --strategy in-place\n"
            "  loci activate movies g4 --queries queries.jsonl --qrels qrels.tsv --min-ndcg 0.4 --min-overlap 0.6 --max-p99 10ms\n"
            "  loci activate movies g4 --watch 10m --max-error-rate 0.01 --watch-max-p99 50ms\n";
   }
@@ -52,6 +56,7 @@ class ActivateCommand final : public Command {
     flags->Choice("writes-since", &writes_since_, {"replay", "discard"}, "What becomes of writes made since.");
     flags->Bool("dry-run", &dry_run_, "Let the server check everything, change nothing.");
     flags->Bool("no-wait", &no_wait_, "Return at once, with the job that does it.");
+    flags->Choice("strategy", &strategy_, {kBlueGreen, kInPlace}, kStrategyHelp);
     gates_.Declare(flags);
     flags->Section("Watch");
     flags->Duration("watch", &watch_ms_, "How long it is looked after once it answers: 30s, 10m, at most 24h.");
@@ -82,6 +87,7 @@ class ActivateCommand final : public Command {
     request.set_writes_since(WritesSinceOf(writes_since_));
     request.set_dry_run(dry_run_);
     request.set_no_wait(no_wait_);
+    request.set_strategy(StrategyOf(strategy_));
     v1::ActivateGenerationResponse response;
     int exit_code = kExitOk;
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::ActivateGeneration, request, &response, &exit_code,
@@ -105,7 +111,7 @@ class ActivateCommand final : public Command {
   }
 
  private:
-  std::string store_, generation_, writes_since_, watch_max_p99_;
+  std::string store_, generation_, writes_since_, strategy_ = kBlueGreen, watch_max_p99_;
   bool dry_run_ = false, no_wait_ = false;
   GateFlags gates_;
   int64_t watch_ms_ = 0, watch_min_requests_ = 20;
@@ -126,6 +132,7 @@ class RollbackCommand final : public Command {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Choice("writes-since", &writes_since_, {"replay", "discard"}, "What becomes of writes made since.");
     flags->Bool("dry-run", &dry_run_, "Let the server check everything, change nothing.");
+    flags->Choice("strategy", &strategy_, {kBlueGreen, kInPlace}, kStrategyHelp);
     flags->Bool("no-wait", &no_wait_, "Return at once, with the job that does it.");
   }
   int Run(CliContext& cli, const FlagSet&) override {
@@ -134,6 +141,7 @@ class RollbackCommand final : public Command {
     request.set_writes_since(WritesSinceOf(writes_since_));
     request.set_dry_run(dry_run_);
     request.set_no_wait(no_wait_);
+    request.set_strategy(StrategyOf(strategy_));
     v1::RollbackStoreResponse response;
     int exit_code = kExitOk;
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::RollbackStore, request, &response, &exit_code, CliContext::kNoTimeout))
@@ -150,7 +158,7 @@ class RollbackCommand final : public Command {
   }
 
  private:
-  std::string store_, writes_since_;
+  std::string store_, writes_since_, strategy_ = kBlueGreen;
   bool dry_run_ = false, no_wait_ = false;
 };
 
@@ -285,43 +293,6 @@ class SetStoreCommand final : public Command {
   int64_t keep_generations_ = 0;
 };
 
-class PlanCommand final : public Command {
- public:
-  std::string name() const override { return "plan"; }
-  std::string summary() const override { return "What activating a generation would need in memory and time"; }
-  std::string details() const override {
-    return "With --queries the conditions are measured, for which the generation is opened and verified; those that are not met are blockers.\n";
-  }
-  std::string examples() const override {
-    return "  loci plan movies g4\n  loci plan movies g4 --queries queries.jsonl --qrels qrels.tsv --min-ndcg 0.4\n";
-  }
-  void DeclareFlags(FlagSet* flags) override {
-    flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
-    flags->Positional("GENERATION", &generation_, "Name of the generation.");
-    gates_.Declare(flags);
-  }
-  int Run(CliContext& cli, const FlagSet& flags) override {
-    v1::PlanActivationRequest request;
-    request.set_store(store_);
-    request.set_generation(generation_);
-    if (absl::Status checked = gates_.Check(flags); !checked.ok()) return cli.UsageError(StdView(checked.message()));
-    v1::ActivationGates gates;
-    if (absl::Status filled = gates_.Fill(flags, &gates); !filled.ok()) return cli.Fail(filled);
-    const bool measures = gates.queries_size() > 0;
-    if (measures) *request.mutable_gates() = std::move(gates);
-    v1::PlanActivationResponse response;
-    int exit_code = kExitOk;
-    if (!cli.Call(cli.admin(), &v1::AdminService::Stub::PlanActivation, request, &response, &exit_code,
-                  measures ? CliContext::kNoTimeout : CliContext::kDefaultTimeoutMs))
-      return exit_code;
-    return cli.PrintJson(response);
-  }
-
- private:
-  std::string store_, generation_;
-  GateFlags gates_;
-};
-
 class CompareCommand final : public Command {
  public:
   std::string name() const override { return "compare"; }
@@ -407,7 +378,6 @@ void AddGenerationCommands(Commands* commands) {
   commands->push_back(std::make_unique<VerifyCommand>());
   commands->push_back(std::make_unique<PinCommand>());
   commands->push_back(std::make_unique<SetStoreCommand>());
-  commands->push_back(std::make_unique<PlanCommand>());
   commands->push_back(std::make_unique<CompareCommand>());
 }
 

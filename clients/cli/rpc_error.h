@@ -14,7 +14,8 @@ namespace loci {
 // What the program ends with. Printed by `loci help`.
 enum ExitCode : int {
   kExitOk = 0,
-  // The server refused the request, or some of the input was not taken, or a file cannot be read, or a job that was watched failed.
+  // The server refused the request, or some of the input was not taken, or a file cannot be read, or a job that was watched failed, or a plan
+  // has blockers.
   kExitFailed = 1,
   kExitUsage = 2,        // The command line is wrong; nothing was sent.
   kExitUnreachable = 3,  // No server answers there, or it is draining.

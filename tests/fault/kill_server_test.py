@@ -6,7 +6,7 @@ Seven clients work at once until the server dies under them; then it is started 
   * `builds`: whole corpora ingested as new generations. The active one is complete, of one corpus only, and not older than the last
     acknowledged; each generation verifies.
   * `imports`: archives of a whole corpus each, imported. As `builds`.
-  * `swaps`: activations of two generations in turn, with REPLAY, and upserts between them. No acknowledged upsert is lost.
+  * `swaps`: activations of two generations in turn, with REPLAY, every other two in place, and upserts between them. No acknowledged upsert is lost.
   * `reembeds`: re-embeddings by two encoders in turn, and roll-backs of them, with upserts all the while. No acknowledged upsert is lost, and each
     is found by the encoder that serves.
 
@@ -120,8 +120,10 @@ class KillServerTest(unittest.TestCase):
         self.client.call("AdminService.UpsertPassages", store="swaps", passages=[self.passage(new_id, "text")])
         self.swap_ids.add(new_id)
         generation = self.swap_generations[self.version % 2]
+        strategy = "ACTIVATION_STRATEGY_IN_PLACE" if self.version % 4 >= 2 else "ACTIVATION_STRATEGY_BLUE_GREEN"
         self.client.call("AdminService.ActivateGeneration", store="swaps", generation=generation,
-                         writes_since=self.client.value("WritesSince", "WRITES_SINCE_REPLAY"))
+                         writes_since=self.client.value("WritesSince", "WRITES_SINCE_REPLAY"),
+                         strategy=self.client.value("ActivationStrategy", strategy))
         self.acknowledgements += 1
 
     def reembed(self):

@@ -83,6 +83,31 @@ class ServerGates : public ServerFixture {
   std::string first_, second_;
 };
 
+TEST_F(ServerGates, InPlaceTheOtherOneServesAndTheRollBackGoesBack) {
+  loci::v1::ActivateGenerationRequest request = Activation();
+  request.set_strategy(loci::v1::ACTIVATION_STRATEGY_IN_PLACE);
+  request.mutable_gates()->set_min_overlap_at_10(0.5);
+  const grpc::Status no_overlap = Activate(request);
+  EXPECT_EQ(no_overlap.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(no_overlap.error_message(), HasSubstr("min_overlap_at_10"));
+  request.mutable_gates()->clear_min_overlap_at_10();
+  request.mutable_gates()->set_min_recall_at_10(0.5);
+  loci::v1::ActivateGenerationResponse response;
+  const grpc::Status activated = Activate(request, &response);
+  ASSERT_TRUE(activated.ok()) << activated.error_message();
+  EXPECT_EQ(response.previous_generation(), first_);
+  EXPECT_EQ(Active(), second_);
+  SearchTimes(1);
+  loci::v1::RollbackStoreRequest back;
+  back.set_store("s");
+  back.set_strategy(loci::v1::ACTIVATION_STRATEGY_IN_PLACE);
+  loci::v1::RollbackStoreResponse went_back;
+  ASSERT_TRUE(Call(*admin, &Admin::RollbackStore, back, &went_back).ok());
+  EXPECT_EQ(Active(), first_);
+  request.set_strategy(static_cast<loci::v1::ActivationStrategy>(3));
+  EXPECT_EQ(Activate(request).error_code(), StatusCode::INVALID_ARGUMENT);
+}
+
 TEST_F(ServerGates, ConditionsThatAreNotMetChangeNothing) {
   loci::v1::ActivateGenerationRequest request = Activation();
   request.mutable_gates()->set_min_overlap_at_10(0.5);

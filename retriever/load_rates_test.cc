@@ -1,0 +1,56 @@
+#include "retriever/load_rates.h"
+
+#include "gtest/gtest.h"
+#include "index/manifest.h"
+
+namespace loci {
+namespace {
+
+storage::Manifest Sized(int64_t vector_bytes, int64_t index_bytes) {
+  storage::Manifest manifest;
+  storage::FileEntry* file = manifest.add_files();
+  file->set_path(kVectorsFile);
+  file->set_size_bytes(vector_bytes);
+  file = manifest.add_files();
+  file->set_path(kIndexFile);
+  file->set_size_bytes(index_bytes);
+  return manifest;
+}
+
+TEST(LoadRates, TellsTheTimeOfAnotherSizeFromWhatItHasSeen) {
+  LoadRates rates;
+  const storage::Manifest seen = Sized(100 << 20, 100 << 20);
+  for (int i = 0; i < 10; ++i) {
+    rates.ObserveOpen(seen, {.verify_us = 400'000, .parse_us = 100'000, .probe_us = 50'000});
+    rates.ObserveWarm(100 << 20, 10'000);
+    rates.ObservePublish(1000, 40'000);
+  }
+  EXPECT_NEAR(static_cast<double>(rates.PredictUs(seen, 1000)), 600'000, 1'000);
+  const double twice = static_cast<double>(rates.PredictUs(Sized(200 << 20, 200 << 20), 2000));
+  EXPECT_GT(twice, 1'150'000);
+  EXPECT_LT(twice, 1'200'001);
+}
+
+TEST(LoadRates, KeepsAFixedPartFromSmallOnes) {
+  LoadRates rates;
+  const storage::Manifest small = Sized(1000, 1000);
+  for (int i = 0; i < 10; ++i) {
+    rates.ObserveOpen(small, {.verify_us = 1'000, .parse_us = 7'000, .probe_us = 500});
+    rates.ObserveWarm(1000, 10);
+    rates.ObservePublish(0, 3'000);
+  }
+  EXPECT_NEAR(static_cast<double>(rates.PredictUs(small, 0)), 11'510, 20);
+}
+
+TEST(LoadRates, ForgetsASlowFirstReading) {
+  LoadRates rates;
+  const storage::Manifest seen = Sized(100 << 20, 0);
+  rates.ObserveOpen(seen, {.verify_us = 10'000'000});
+  const int64_t cold_us = rates.PredictUs(seen, 0);
+  for (int i = 0; i < 8; ++i) rates.ObserveOpen(seen, {.verify_us = 100'000});
+  EXPECT_GT(cold_us, 9'000'000);
+  EXPECT_LT(rates.PredictUs(seen, 0), 300'000);
+}
+
+}  // namespace
+}  // namespace loci
