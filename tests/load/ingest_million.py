@@ -10,8 +10,6 @@ left out. Fails where the peak is above --limit-mib.
 from __future__ import annotations
 
 import argparse
-import math
-import random
 import re
 import struct
 import sys
@@ -21,13 +19,7 @@ import urllib.request
 from typing import Any, Iterator
 
 from loci_server import ReflectionClient, ServerProcess
-
-DIM = 384
-BATCH = 1_000
-CLUSTERS = 500
-VECTORS = 10_000  # That are made; the others differ from them in a few numbers.
-WORDS = ("river city north music engine garden theory market winter signal copper island harbour letter window forest planet bridge "
-         "silver number the of a in and to with from under over").split()
+from synthetic_corpus import DIM, texts, vector_batches
 
 
 class MemorySampler(threading.Thread):
@@ -47,39 +39,6 @@ class MemorySampler(threading.Thread):
         with open(self.path, encoding="ascii") as file:
             match = re.search(rf"^{name}:\s+(\d+) kB$", file.read(), re.MULTILINE)
         return int(match[1]) / 1024 if match else 0.0
-
-
-def texts(count: int, seed: int, words: int = 60) -> Iterator[str]:
-    choose = random.Random(seed).choices
-    for i in range(count):
-        yield f"passage {seed} {i} " + " ".join(choose(WORDS, k=words))
-
-
-def make_vectors() -> list[bytes]:
-    """Of unit length, around the centres of clusters."""
-    gauss = random.Random(1).gauss
-    centres = [[gauss(0, 1) for _ in range(DIM)] for _ in range(CLUSTERS)]
-    vectors = []
-    for i in range(VECTORS):
-        vector = [value + gauss(0, 0.5) for value in centres[i % CLUSTERS]]
-        length = math.sqrt(math.fsum(value * value for value in vector))
-        vectors.append(struct.pack(f"<{DIM}f", *(value / length for value in vector)))
-    return vectors
-
-
-def vector_batches(client: ReflectionClient, count: int) -> Iterator[Any]:
-    vectors = make_vectors()
-    float32 = client.value("VectorType", "VECTOR_TYPE_FLOAT32")
-    gauss = random.Random(2).gauss
-    text = texts(count, 1)
-    for first in range(0, count, BATCH):
-        rows = range(first, min(first + BATCH, count))
-        data = bytearray()
-        for i in rows:
-            data += vectors[i % VECTORS]
-            data[-16:] = struct.pack("<4f", *(gauss(0, 0.05) for _ in range(4)))  # No two are the same.
-        passages = [{"id": f"p{i:08d}", "text": next(text)} for i in rows]
-        yield {"passages": passages, "vectors": {"rows": len(rows), "cols": DIM, "type": float32, "data": bytes(data)}}
 
 
 def text_batches(count: int) -> Iterator[Any]:

@@ -35,11 +35,12 @@ using Micros = std::chrono::microseconds;
 
 constexpr char kHelp[] = R"(load_generator: searches at a rate, or as fast as they are answered.
 
-usage: load_generator --server HOST:PORT --queries FILE --phases LOAD:SECONDS[,...] [flags]
+usage: load_generator --server HOST:PORT --queries FILE|--requests FILE --phases LOAD:SECONDS[,...] [flags]
 
   --phases LIST       one after the other: "500:10" is 500 requests a second for 10 s (open loop, Poisson arrivals), "c32:10" is 32 requests
                       always in flight for 10 s (closed loop)
   --queries FILE      one query text a line
+  --requests FILE     in its place: serialised SearchRequests, each behind its length (4 bytes, little-endian), sent as they are
   --store NAME        (default default)
   --top-k N           (default 10)
   --connections N     (default 8)
@@ -47,6 +48,7 @@ usage: load_generator --server HOST:PORT --queries FILE --phases LOAD:SECONDS[,.
   --bucket-ms N       of the time lines (default 100)
   --max-outstanding N requests beyond are not sent, and counted as such (default 100000)
   --seed N            (default 1)
+  --latencies FILE    gets "PHASE MILLISECONDS" of each request with code OK, a line each
 
 prints {"phases": [{"sent", "codes": {"OK": n, ...}, "goodput", "latency_ms": {"p50", "p90", "p99", "p999", "max"} of those with code OK,
 "refused_latency_ms", "pushback_ms": {"min", "max", "missing"} of RESOURCE_EXHAUSTED, "late_send_ms": how far the generator fell behind,
@@ -62,6 +64,8 @@ struct Phase {
 struct Options {
   std::string server;
   std::string queries;
+  std::string requests;
+  std::string latencies;
   std::vector<Phase> phases;
   std::string store;
   int top_k = 10;
@@ -103,18 +107,8 @@ class Generator {
       channels_.push_back(grpc::CreateCustomChannel(options.server, grpc::InsecureChannelCredentials(), arguments));
       stubs_.push_back(std::make_unique<grpc::GenericStub>(channels_.back()));
     }
-    std::ifstream file(options.queries);
-    std::string line;
-    while (std::getline(file, line)) {
-      if (line.empty()) continue;
-      v1::SearchRequest request;
-      request.set_store(options.store);
-      request.add_queries()->set_text(line);
-      request.set_top_k(options.top_k);
-      const grpc::Slice slice(request.SerializeAsString());
-      requests_.emplace_back(&slice, 1);
-    }
-    if (requests_.empty()) Die("no queries in " + options.queries);
+    options.requests.empty() ? ReadQueries() : ReadRequests();
+    if (requests_.empty()) Die("no queries in " + options.queries + options.requests);
     const auto until = std::chrono::system_clock::now() + std::chrono::seconds(30);
     for (const auto& channel : channels_) channel->GetState(true);
     for (const auto& channel : channels_) {
@@ -177,6 +171,34 @@ class Generator {
     grpc::ByteBuffer response;
     Clock::time_point due;
   };
+
+  void ReadQueries() {
+    std::ifstream file(options_.queries);
+    std::string line;
+    while (std::getline(file, line)) {
+      if (line.empty()) continue;
+      v1::SearchRequest request;
+      request.set_store(options_.store);
+      request.add_queries()->set_text(line);
+      request.set_top_k(options_.top_k);
+      AddRequest(request.SerializeAsString());
+    }
+  }
+
+  void ReadRequests() {
+    std::ifstream file(options_.requests, std::ios::binary);
+    uint32_t size = 0;
+    while (file.read(reinterpret_cast<char*>(&size), sizeof(size))) {
+      std::string request(size, '\0');
+      if (!file.read(request.data(), size)) Die(options_.requests + " ends in the middle of a request");
+      AddRequest(request);
+    }
+  }
+
+  void AddRequest(const std::string& serialized) {
+    const grpc::Slice slice(serialized);
+    requests_.emplace_back(&slice, 1);
+  }
 
   void Start(const Phase& phase, Clock::time_point, PhaseResult* result) {
     std::lock_guard<std::mutex> lock(mutex_);
@@ -309,6 +331,10 @@ Options ParseOptions(int argc, char** argv) {
       options.queries = value;
     } else if (flag == "--phases") {
       options.phases = ParsePhases(value);
+    } else if (flag == "--requests") {
+      options.requests = value;
+    } else if (flag == "--latencies") {
+      options.latencies = value;
     } else if (flag == "--store") {
       options.store = value;
     } else if (flag == "--top-k") {
@@ -327,7 +353,9 @@ Options ParseOptions(int argc, char** argv) {
       Generator::Die("unknown flag " + flag + "; --help lists them");
     }
   }
-  if (options.server.empty() || options.queries.empty() || options.phases.empty()) Generator::Die("--server, --queries and --phases are needed");
+  if (options.server.empty() || options.queries.empty() == options.requests.empty() || options.phases.empty()) {
+    Generator::Die("--server, --phases and one of --queries and --requests are needed");
+  }
   return options;
 }
 
@@ -346,6 +374,12 @@ int Main(int argc, char** argv) {
     std::fprintf(stderr, "phase %zu of %zu ended\n", results.size(), options.phases.size());
   }
   generator.WaitUntilIdle();
+  if (!options.latencies.empty()) {
+    std::ofstream file(options.latencies);
+    for (size_t i = 0; i < results.size(); ++i) {
+      for (const float latency_ms : results[i]->ok_ms) file << i << ' ' << latency_ms << '\n';
+    }
+  }
   std::printf("{\"phases\": [");
   for (size_t i = 0; i < results.size(); ++i) std::printf("%s%s", i > 0 ? ",\n" : "", ToJson(options.phases[i], *results[i]).c_str());
   std::printf("]}\n");
