@@ -41,6 +41,21 @@ storage::WriteVector MakeWriteVector(const std::string& passage_half, std::span<
   return vector;
 }
 
+absl::Status CheckVector(const std::string& id, std::span<const float> vector, int dim, ElementType type) {
+  if (vector.size() != static_cast<size_t>(dim)) {
+    return absl::InvalidArgumentError(absl::StrCat("the vector of passage ", id, " has dimension ", vector.size(),
+                                                   ", those of the active generation have ", dim));
+  }
+  const float limit = LargestStorable(type);
+  for (size_t i = 0; i < vector.size(); ++i) {
+    if (!(std::abs(vector[i]) <= limit)) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("the vector of passage ", id, " has ", vector[i], " at position ", i, ", the limit is ", limit));
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckWrite(const PassageWrite& write, int dim, ElementType type) {
   if (write.id.empty() || write.id.size() > kMaxStoredIdBytes || write.id.find('\0') != std::string::npos) {
     return absl::InvalidArgumentError(
@@ -50,18 +65,7 @@ absl::Status CheckWrite(const PassageWrite& write, int dim, ElementType type) {
   if (write.passage.id() != write.id) {
     return absl::InvalidArgumentError(absl::StrCat("the write of passage ", write.id, " brings passage ", write.passage.id()));
   }
-  if (write.vector.size() != static_cast<size_t>(dim)) {
-    return absl::InvalidArgumentError(absl::StrCat("the vector of passage ", write.id, " has dimension ", write.vector.size(),
-                                                   ", those of the active generation have ", dim));
-  }
-  const float limit = LargestStorable(type);
-  for (size_t i = 0; i < write.vector.size(); ++i) {
-    if (!(std::abs(write.vector[i]) <= limit)) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("the vector of passage ", write.id, " has ", write.vector[i], " at position ", i, ", the limit is ", limit));
-    }
-  }
-  return absl::OkStatus();
+  return CheckVector(write.id, write.vector, dim, type);
 }
 
 }  // namespace
@@ -178,6 +182,8 @@ absl::Status Store::AddVectors(const Generation& generation, std::span<const Wri
   std::vector<storage::WriteVector> added;
   added.reserve(places.size());
   for (size_t i = 0; i < places.size(); ++i) {
+    LOCI_RETURN_IF_ERROR(CheckVector(absl::StrCat("of write ", places[i].ordinal, " of revision ", places[i].revision), {vectors + i * dim, dim},
+                                     generation.dim(), generation.vectors().element_type()));
     added.push_back(MakeWriteVector(generation.manifest().passage_fingerprint(), {vectors + i * dim, dim}));
   }
   return state_->log->AddVectors(places, added);

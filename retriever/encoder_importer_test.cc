@@ -59,6 +59,13 @@ TEST_F(EncoderImporterTest, WhatComesIsTheEncoderThatWasSent) {
   EXPECT_EQ(*registry_->Get("other"), imported->encoder);
   const std::vector<std::string> folders = Folders();
   EXPECT_EQ(folders.size(), 2u);
+  // One of the default's name does not make that ambiguous.
+  const auto namesake = Send(Files(9), "checkpoint-1");
+  ASSERT_TRUE(namesake.ok()) << namesake.status();
+  EXPECT_EQ(namesake->encoder->spec().model_name, "checkpoint-1-" + namesake->encoder->spec().fingerprint.passage.substr(0, 8));
+  EXPECT_EQ(*registry_->Get("checkpoint-1"), *registry_->Get(""));
+  ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(DataDirectory(), "encoders/" + namesake->encoder->spec().fingerprint.query + "-" +
+                                                                  namesake->encoder->spec().fingerprint.passage)).ok());
   // Again, and over a restart.
   const auto again = Send(Files(), "by another name", 7);
   EXPECT_EQ(again.status().code(), absl::StatusCode::kInvalidArgument) << "blanks";
@@ -99,10 +106,9 @@ TEST_F(EncoderImporterTest, WhatIsNoEncoderIsRefusedAndLeavesNothing) {
   auto files = whole;
   files["model.safetensors"] = std::string(8, '\xff') + "{}";
   wrong["a header of 2^64 bytes"] = files;
-  files = whole;
-  std::string& config = files["config.json"];
   for (const std::string key : {"\"hidden_size\"", "\"vocab_size\""}) {
     files = whole;
+    std::string& config = files["config.json"];
     const size_t at = config.find(key), colon = config.find(':', at);
     ASSERT_NE(at, std::string::npos);
     config.replace(colon + 1, config.find_first_of(",}", colon) - colon - 1, " 2000000000");

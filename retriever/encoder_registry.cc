@@ -154,6 +154,14 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
     }
     return ImportedEncoder{.encoder = std::move(loaded), .was_there = true};
   }
+  bool is_taken = false;
+  for (const std::shared_ptr<TextEncoder>& loaded : Loaded()) is_taken = is_taken || loaded->spec().model_name == model_name;
+  if (is_taken) {
+    // Who names that one must not be told that two have the name.
+    encoder.reset();
+    encoder_options.model_name = absl::StrCat(model_name, "-", fingerprint.passage.substr(0, 8));
+    LOCI_ASSIGN_OR_RETURN(encoder, LoadEncoder(fs, staging_directory, encoder_options));
+  }
   storage::EncoderLineage lineage = LineageOf(*options_.clock, encoder->spec());
   for (const char* file : kCheckpointFiles) {
     const std::string path = JoinPath(staging_directory, file);

@@ -48,7 +48,7 @@ class EncoderRegistry {
 
   // A new, empty folder beside the encoders, to write a checkpoint into for Adopt; whoever makes it deletes it, or the next Open does.
   absl::StatusOr<std::string> MakeStagingDirectory();
-  // As Import of that folder, not as the default, under this model name; but that the files are not copied: the folder becomes the encoder's, where
+  // As Import of that folder, not as the default, under this model name (where another has it, with a part of the fingerprint behind it); but that the files are not copied: the folder becomes the encoder's, where
   // it is not there yet.
   absl::StatusOr<ImportedEncoder> Adopt(const std::string& staging_directory, const std::string& model_name);
 

@@ -146,16 +146,38 @@ absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view st
                                                              bool dry_run, const OperationControl& control, ActivationStrategy strategy) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   if (control.chosen) control.chosen(generation);
+  int64_t encoded_ahead = 0;
+  if (policy == WritesPolicy::kReplay && !dry_run && strategy != ActivationStrategy::kInPlace) {  // In place the generation is opened once.
+    LOCI_ASSIGN_OR_RETURN(encoded_ahead,
+                          EncodeAhead(*entry, generation, /*roll_back=*/false, *state_->options.encoders, state_->options.clock, control));
+  }
   // Loading takes long and touches nothing that serves; writes go on meanwhile, a deletion of the generation waits.
   MutexLock loading(&entry->pinning);
-  if (strategy == ActivationStrategy::kInPlace) return ActivateInPlace(*entry, generation, policy, dry_run, /*roll_back=*/false, control);
-  return ActivateLocked(*entry, generation, policy, dry_run, /*roll_back=*/false, control);
+  LOCI_ASSIGN_OR_RETURN(ActivationResult result,
+                        strategy == ActivationStrategy::kInPlace
+                            ? ActivateInPlace(*entry, generation, policy, dry_run, /*roll_back=*/false, control)
+                            : ActivateLocked(*entry, generation, policy, dry_run, /*roll_back=*/false, control));
+  result.encoded_count += encoded_ahead;
+  return result;
 }
 
 absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view store, WritesPolicy policy, bool dry_run,
                                                              const OperationControl& control, std::string_view expected_active,
                                                              ActivationStrategy strategy) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  int64_t encoded_ahead = 0;
+  if (policy == WritesPolicy::kReplay && !dry_run && strategy != ActivationStrategy::kInPlace) {  // In place the generation is opened once.
+    std::string likely;
+    {
+      MutexLock writer(&entry->writer);
+      LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
+      if (expected_active.empty() || opened->active_generation() == expected_active) likely = opened->PreviousGeneration();
+    }
+    if (!likely.empty()) {
+      LOCI_ASSIGN_OR_RETURN(encoded_ahead,
+                            EncodeAhead(*entry, likely, /*roll_back=*/true, *state_->options.encoders, state_->options.clock, control));
+    }
+  }
   // Every activation holds this, so that the previous generation stays what it is.
   MutexLock loading(&entry->pinning);
   std::string previous;
@@ -174,8 +196,12 @@ absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view st
                            "NO_PREVIOUS_GENERATION", {{"store", entry->name}});
   }
   if (control.chosen) control.chosen(previous);
-  if (strategy == ActivationStrategy::kInPlace) return ActivateInPlace(*entry, previous, policy, dry_run, /*roll_back=*/true, control);
-  return ActivateLocked(*entry, previous, policy, dry_run, /*roll_back=*/true, control);
+  LOCI_ASSIGN_OR_RETURN(ActivationResult result,
+                        strategy == ActivationStrategy::kInPlace
+                            ? ActivateInPlace(*entry, previous, policy, dry_run, /*roll_back=*/true, control)
+                            : ActivateLocked(*entry, previous, policy, dry_run, /*roll_back=*/true, control));
+  result.encoded_count += encoded_ahead;
+  return result;
 }
 
 absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& entry, const std::string& generation, WritesPolicy policy,

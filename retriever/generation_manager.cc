@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <map>
 #include <thread>
 #include <utility>
@@ -317,7 +318,12 @@ void EncodeForNext(const StoreEntry& entry, std::string_view half, const std::ve
   const std::shared_ptr<TextEncoder> next = entry.next_encoder();
   if (next == nullptr || next->spec().fingerprint.passage == half) return;
   const absl::StatusOr<EncodedTexts> encoded = next->EncodeAndWait(texts, {.role = TextRole::kPassage, .limits = limits});
-  if (!encoded.ok()) return;
+  const auto is_finite = [](float value) { return std::isfinite(value); };
+  if (!encoded.ok() || !std::all_of(encoded->vectors.begin(), encoded->vectors.end(), is_finite)) {
+    LogInfo("generation_manager", absl::StrCat("store=", entry.name, " a write is left to the activation under way to encode: ",
+                                               encoded.ok() ? "its vector is not finite" : encoded.status().message()));
+    return;
+  }
   for (size_t i = 0; i < writes->size(); ++i) {
     const float* vector = encoded->vectors.data() + i * static_cast<size_t>(next->spec().dim);
     (*writes)[i].other_vectors.push_back({next->spec().fingerprint.passage, std::vector<float>(vector, vector + next->spec().dim)});

@@ -26,6 +26,8 @@ absl::StatusOr<ActivationResult> GenerationManager::SwitchToReembedded(std::stri
     if (control.progress) control.progress(phase, 0, 0);
   };
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  LOCI_ASSIGN_OR_RETURN(const int64_t encoded_ahead,
+                        EncodeAhead(*entry, generation, /*roll_back=*/false, *state_->options.encoders, state_->options.clock, control));
   report("loading");  // Which may wait for an activation.
   MutexLock loading(&entry->pinning);
   LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, generation, WritesPolicy::kReplay, source.floor_revision, control));
@@ -49,7 +51,7 @@ absl::StatusOr<ActivationResult> GenerationManager::SwitchToReembedded(std::stri
     LOCI_ASSIGN_OR_RETURN(const bool caught_up, writes.IsCaughtUp());
     if (!caught_up) continue;
     LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->SwitchToReembedded(*prepared));
-    result.encoded_count = writes.encoded_count();
+    result.encoded_count = encoded_ahead + writes.encoded_count();
     state_->Publish(*entry, result.view, std::move(loaded.encoder));
     entry->TakeOpened(generation);
     LogInfo("generation_manager", absl::StrCat("re-embedded store=", entry->name, " generation=", generation, " revision=", result.view->revision(),

@@ -40,7 +40,8 @@ struct ReembedResult {
 };
 
 // Encodes `title + " " + text` of each passage as an ingest does, in bounded memory, and keeps what was encoded in the store's EncodingJournal: of
-// one that was interrupted, or cancelled, nothing else stays, and nothing of it is encoded again. Then switches to it: see
+// one that was interrupted, or cancelled, nothing else stays, and nothing of it is encoded again; but a generation that was whole when the server
+// was killed, before the switch, is READY at the next start. Then switches to it: see
 // Store::SwitchToReembedded. What is written meanwhile is there throughout, and after.
 //
 // Phases "encoding", those of GenerationBuilder::Finish, and those of an activation, "loading" first: from then on, which is told before any lock is

@@ -27,7 +27,7 @@ namespace loci {
 
 // The vectors are kept in the write log, beside those that are there. Once most are, those who write encode for both halves
 // (StoreEntry::next_encoder), so that an end comes however fast they write; from this object's death on they don't. Used by one thread, which
-// holds `entry->pinning`.
+// holds `entry->pinning`, but for EncodeAhead.
 class WriteEncoder {
  public:
   struct Options {
@@ -40,10 +40,14 @@ class WriteEncoder {
   };
 
   explicit WriteEncoder(Options options) : options_(std::move(options)) {}
-  ~WriteEncoder() { options_.entry->SetNextEncoder(nullptr); }
+  ~WriteEncoder() {
+    if (begun_) options_.entry->SetNextEncoder(nullptr);
+  }
   WriteEncoder(const WriteEncoder&) = delete;
   WriteEncoder& operator=(const WriteEncoder&) = delete;
 
+  // Encodes what is there now, most of the work, and no more: for whoever does not hold `entry->pinning` yet, before anything else.
+  absl::Status EncodeAhead();
   // Until few writes are left that came meanwhile. Takes `entry->writer` for moments. DATA_LOSS from the log, errors of the encoder (but not that it
   // has too much to do), those of the limits.
   absl::Status CatchUp();
@@ -62,6 +66,11 @@ class WriteEncoder {
   int64_t upto_ = 0;
   int64_t encoded_count_ = 0;
 };
+
+// Before an activation of `generation` with REPLAY takes `entry.pinning`, which others wait for: WriteEncoder::EncodeAhead, where the server has an
+// encoder of the generation's half and another half serves; how many writes were encoded. What is wrong with the generation the activation finds.
+absl::StatusOr<int64_t> EncodeAhead(StoreEntry& entry, const std::string& generation, bool roll_back, EncoderRegistry& encoders, Clock* clock,
+                                    const OperationControl& control);
 
 }  // namespace loci
 

@@ -90,7 +90,7 @@ TEST_F(WriteEncoderTest, ReplayedWritesGetVectorsOfTheGenerationsHalfAndKeepThem
   ASSERT_TRUE(activated.ok()) << activated.status();
   EXPECT_EQ(activated->encoded_count, 2);
   EXPECT_EQ(activated->writes_since_count, 4);
-  EXPECT_THAT(phases, ElementsAre("loading", "verifying", "warming", "encoding", "publishing"));
+  EXPECT_THAT(phases, ElementsAre("encoding", "loading", "verifying", "warming", "publishing"));
   const Contents expected = EncodedBy(*other, {{"a", "one"}, {"b", "two again"}, {"d", "four again"}});
   EXPECT_EQ(ContentsOf("s"), expected);
   EXPECT_EQ((*manager_->Capture("s", ""))->encoder, other);
@@ -171,6 +171,28 @@ TEST_F(WriteEncoderTest, WhatIsWrittenMeanwhileIsLaidToo) {
   Start();
   EXPECT_EQ(ContentsOf("s"), EncodedBy(**registry_->Get(other->spec().fingerprint.passage), all)) << "after a restart";
   EXPECT_EQ(first->spec().fingerprint.passage, (*registry_->Get(""))->spec().fingerprint.passage);
+}
+
+// Whoever writes while the switch is near encodes for both, so that nothing of it is left to the switch.
+TEST_F(WriteEncoderTest, WhatIsWrittenJustBeforeTheSwitchBringsBothVectors) {
+  Start();
+  const std::shared_ptr<TextEncoder> other = ImportOther(), first = *registry_->Get("");
+  ASSERT_TRUE(Ingest("s", {MakePassage("a", "one")}).ok());
+  const std::string built = BuildWith(*other, {MakePassage("a", "one")});
+  Upsert("b", "two");
+  OperationControl control;
+  int publishing = 0;
+  control.progress = [&](std::string_view phase, int64_t, int64_t) {
+    if (phase != "publishing" || ++publishing > 1) return;
+    Upsert("c", "three");
+    const auto encoded = first->EncodeAndWait({"four"}, {.role = TextRole::kPassage});
+    ASSERT_TRUE(manager_->UpsertVectors("s", {MakePassage("d", "four")}, encoded->vectors.data(), kDim, first->spec().fingerprint.passage).ok());
+  };
+  const auto activated = manager_->Activate("s", built, WritesPolicy::kReplay, false, control);
+  ASSERT_TRUE(activated.ok()) << activated.status();
+  EXPECT_EQ(publishing, 1);
+  EXPECT_EQ(activated->encoded_count, 1) << "by the switch: c and d came with both";
+  EXPECT_EQ(ContentsOf("s"), EncodedBy(*other, {{"a", "one"}, {"b", "two"}, {"c", "three"}, {"d", "four"}}));
 }
 
 TEST_F(WriteEncoderTest, WithoutAnEncoderOfTheHalfItIsRefusedAndTheGenerationStaysAsItWas) {

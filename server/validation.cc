@@ -413,6 +413,8 @@ absl::StatusOr<IngestOptions> ValidateIngestHeader(const loci::v1::IngestHeader&
   return result;
 }
 
+constexpr double kLeastEncoderShare = 0.01;
+
 absl::StatusOr<ReembedOptions> ValidateReembed(const loci::v1::ReembedStoreRequest& request) {
   ReembedOptions options;
   LOCI_ASSIGN_OR_RETURN(options.store, ValidateStore(request.store()));
@@ -423,7 +425,9 @@ absl::StatusOr<ReembedOptions> ValidateReembed(const loci::v1::ReembedStoreReque
   options.index = request.index();
   options.activate = !request.no_activate();
   const double share = request.max_encoder_share();
-  if (!(share >= 0 && share <= 1)) return InvalidField("max_encoder_share", absl::StrCat("is ", share, "; it must be from 0 to 1"));
+  if (share != 0 && !(share >= kLeastEncoderShare && share <= 1)) {
+    return InvalidField("max_encoder_share", absl::StrCat("is ", share, "; it must be from ", kLeastEncoderShare, " to 1, or 0"));
+  }
   options.max_encoder_share = share == 0 ? 1 : share;
   return options;
 }

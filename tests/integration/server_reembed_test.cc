@@ -71,9 +71,9 @@ class ServerReembed : public ServerFixture {
     EXPECT_TRUE(status.ok()) << status.error_message();
     return response.encoder().fingerprint();
   }
-  static std::vector<std::pair<std::string, std::string>> Corpus(int count) {
+  static std::vector<std::pair<std::string, std::string>> Corpus(int count, const std::string& more = "") {
     std::vector<std::pair<std::string, std::string>> corpus;
-    for (int i = 0; i < count; ++i) corpus.emplace_back(absl::StrCat("p", i), absl::StrCat("passage ", i, " about thing ", i % 7));
+    for (int i = 0; i < count; ++i) corpus.emplace_back(absl::StrCat("p", i), absl::StrCat("passage ", i, " about thing ", i % 7, more));
     return corpus;
   }
   static loci::v1::ReembedStoreRequest Request(const std::string& encoder) {
@@ -184,11 +184,13 @@ TEST_F(ServerReembed, AnEncoderThatIsSentAnswersAsAFreshIngestByItAndARollBackUn
 }
 
 TEST_F(ServerReembed, ConflictsNameTheJobAndACancelledOneIsTakenUp) {
-  Ingest("s", Corpus(300));
+  std::string more;  // So that it takes a while.
+  for (int i = 0; i < 40; ++i) more += " word";
+  Ingest("s", Corpus(300, more));
   const std::string other = SendOther(), serving = Store().generation();
   loci::v1::ReembedStoreRequest slow = Request(other);
   slow.set_no_wait(true);
-  slow.set_max_encoder_share(0.002);
+  slow.set_max_encoder_share(0.01);
   loci::v1::ReembedStoreResponse started;
   ASSERT_TRUE(Reembed(slow, &started).ok());
   EXPECT_NE(started.job(), "");
@@ -225,7 +227,7 @@ TEST_F(ServerReembed, ConflictsNameTheJobAndACancelledOneIsTakenUp) {
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_GT(response.reused_count(), 0);
   EXPECT_EQ(response.reused_count() + response.encoded_count(), 300);
-  auto corpus = Corpus(300);
+  auto corpus = Corpus(300, more);
   corpus[5].second = "written meanwhile";
   EXPECT_EQ(Hits("s"), FreshHits(other, corpus));
 }
@@ -243,7 +245,7 @@ TEST_F(ServerReembed, BadRequestsAreTold) {
   refused(Request(""), StatusCode::INVALID_ARGUMENT, "INVALID_ARGUMENT");
   refused(Request("nobody"), StatusCode::NOT_FOUND, "ENCODER_NOT_FOUND");
   refused(Request("model"), StatusCode::FAILED_PRECONDITION, "SAME_ENCODER");
-  for (const double share : {-0.1, 1.1, std::nan("")}) {
+  for (const double share : {-0.1, 1e-300, 1.1, std::nan("")}) {
     loci::v1::ReembedStoreRequest request = Request(other);
     request.set_max_encoder_share(share);
     refused(request, StatusCode::INVALID_ARGUMENT, "INVALID_ARGUMENT");
