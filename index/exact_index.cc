@@ -182,7 +182,7 @@ ExactIndex::ExactIndex(std::shared_ptr<const VectorFile> vectors, ThreadPool* po
 
 absl::Status ExactIndex::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                                 RowHit* hits) const {
-  LOCI_RETURN_IF_ERROR(CheckSearchArguments(*this, queries, options, 0, false));
+  LOCI_RETURN_IF_ERROR(CheckSearchArguments(*this, queries, options, {}));
   const PaddedQueries padded(queries);
   const int64_t row_total = row_count();
   const int dim = vectors_->dim();

@@ -317,16 +317,17 @@ TEST(ExactIndex, RefusesArgumentsThatDoNotFit) {
     EXPECT_EQ(code(5, [&](IndexSearchOptions& o) { o.top_k = top_k; }), absl::StatusCode::kInvalidArgument) << top_k;
   }
   for (const int bad : {1, -1}) {
-    for (const bool is_nprobe : {true, false}) {
+    for (const auto& [option, field] : {std::pair(&IndexSearchOptions::nprobe, "options.nprobe"), std::pair(&IndexSearchOptions::ef_search, "options.ef_search"),
+                                        std::pair(&IndexSearchOptions::rescore_factor, "options.rescore_factor")}) {
       IndexSearchOptions options;
       options.top_k = 3;
-      (is_nprobe ? options.nprobe : options.ef_search) = bad;
+      options.*option = bad;
       const absl::Status status = index.Search({query.data(), 1, 5}, options, RowMask(), hits.data());
       EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
       const auto reason = GetErrorReason(status);
       ASSERT_TRUE(reason.has_value()) << status;
       EXPECT_EQ(reason->reason, "INVALID_ARGUMENT");
-      EXPECT_EQ(reason->metadata.at("field"), is_nprobe ? "options.nprobe" : "options.ef_search");
+      EXPECT_EQ(reason->metadata.at("field"), field);
     }
   }
   for (const float bad : {kInfinity, -kInfinity, std::nanf("")}) {

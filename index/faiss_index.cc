@@ -131,27 +131,31 @@ int64_t DefaultNprobe(int64_t list_count) { return std::min(list_count, std::max
 class FaissIndex : public PassageIndex {
  public:
   FaissIndex(std::unique_ptr<faiss::Index> index, std::string name, const FaissFactory& factory, int64_t bytes,
-             std::shared_ptr<const VectorFile> vectors, ThreadPool* pool)
+             std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, SearchLadder ladder)
       : index_(std::move(index)),
         name_(std::move(name)),
         factory_(factory),
         bytes_(bytes),
         vectors_(std::move(vectors)),
         exact_(vectors_, pool),
-        pool_(pool) {}
+        pool_(pool),
+        ladder_(std::move(ladder)) {}
 
   int64_t row_count() const override { return vectors_->rows(); }
   int dim() const override { return vectors_->dim(); }
   std::string name() const override { return name_; }
   int64_t memory_bytes() const override { return bytes_; }
   bool IsExact(const IndexSearchOptions& options, const RowMask& hidden) const override {
-    return options.exact || hidden.hidden_count() >= row_count() || IsTooMany(FirstEffort(options, hidden).candidates);
+    if (options.exact || hidden.hidden_count() >= row_count()) return true;
+    if (options.recall_target > 0 && CheapestStep(ladder_, options.recall_target) == nullptr) return true;
+    return IsTooMany(FirstEffort(options, hidden).candidates);
   }
 
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                       RowHit* hits) const override {
     // FAISS ends the process on an exception in its HNSW search: nothing that it would refuse may come that far.
-    LOCI_RETURN_IF_ERROR(CheckSearchArguments(*this, queries, options, factory_.list_count, factory_.hnsw));
+    LOCI_RETURN_IF_ERROR(CheckSearchArguments(*this, queries, options,
+                                              {.list_count = factory_.list_count, .is_hnsw = factory_.hnsw, .rescores = true}));
     if (IsExact(options, hidden)) {
       IndexSearchOptions exact;
       exact.top_k = options.top_k;
@@ -191,15 +195,28 @@ class FaissIndex : public PassageIndex {
     int64_t nprobe;
   };
 
+  // What a search's own parameters, its recall target or this index's defaults come to.
+  SearchParameters Resolve(const IndexSearchOptions& options) const {
+    if (const MeasuredSearch* const step = options.recall_target > 0 ? CheapestStep(ladder_, options.recall_target) : nullptr) {
+      return step->parameters;
+    }
+    SearchParameters parameters = ladder_.defaults;
+    if (options.nprobe != 0) parameters.nprobe = options.nprobe;
+    if (options.ef_search != 0) parameters.ef_search = options.ef_search;
+    if (options.rescore_factor != 0) parameters.rescore_factor = options.rescore_factor;
+    return parameters;
+  }
+
   // Some row is not hidden.
   Effort FirstEffort(const IndexSearchOptions& options, const RowMask& hidden) const {
     // Coded scores only choose candidates; the more they are off, the more of them are rescored.
     const int64_t factor = factory_.codec == FaissFactory::Codec::kFlat ? 1 : factory_.codec == FaissFactory::Codec::kScalar ? 2 : 4;
+    const SearchParameters parameters = Resolve(options);
     Effort effort;
-    effort.candidates = factor * options.top_k + 16;
-    effort.nprobe = options.nprobe != 0 ? options.nprobe : DefaultNprobe(factory_.list_count);
+    effort.candidates = parameters.rescore_factor != 0 ? int64_t{parameters.rescore_factor} * options.top_k : factor * options.top_k + 16;
+    effort.nprobe = parameters.nprobe != 0 ? parameters.nprobe : DefaultNprobe(factory_.list_count);
     if (factory_.hnsw) {
-      effort.candidates = std::max<int64_t>(effort.candidates, options.ef_search != 0 ? options.ef_search : kDefaultEfSearch);
+      effort.candidates = std::max<int64_t>(effort.candidates, parameters.ef_search != 0 ? parameters.ef_search : kDefaultEfSearch);
     }
     // Where a filter hides many, the best of the others lie as much farther off.
     const double share = static_cast<double>(row_count() - hidden.hidden_count()) / static_cast<double>(row_count());
@@ -289,7 +306,13 @@ class FaissIndex : public PassageIndex {
   const std::shared_ptr<const VectorFile> vectors_;
   const ExactIndex exact_;
   ThreadPool* const pool_;
+  const SearchLadder ladder_;
 };
+
+bool Fits(const SearchParameters& parameters, const FaissFactory& factory) {
+  return parameters.nprobe >= 0 && parameters.nprobe <= factory.list_count && parameters.ef_search >= 0 &&
+         (parameters.ef_search == 0 || factory.hnsw) && parameters.rescore_factor >= 0 && parameters.rescore_factor <= kMaxRescoreFactor;
+}
 
 }  // namespace
 
@@ -342,8 +365,12 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
 }
 
 absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, const std::string& path, const std::string& factory,
-                                                             std::shared_ptr<const VectorFile> vectors, ThreadPool* pool) {
+                                                             std::shared_ptr<const VectorFile> vectors, ThreadPool* pool,
+                                                             SearchLadder ladder) {
   LOCI_ASSIGN_OR_RETURN(const FaissFactory parsed, ParseFaissFactory(factory, vectors->dim(), vectors->rows()));
+  bool fits = Fits(ladder.defaults, parsed);
+  for (const MeasuredSearch& step : ladder.steps) fits = fits && Fits(step.parameters, parsed);
+  if (!fits) return absl::DataLossError(absl::StrCat(path, ": the search parameters of its manifest are not of the index ", factory));
   LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, fs.Map(path));
   std::unique_ptr<faiss::Index> index;
   const absl::Status read = CallFaiss(path, [&] {
@@ -368,7 +395,7 @@ absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, con
     }
   }
   const int64_t bytes = static_cast<int64_t>(file->data().size());
-  return std::make_unique<FaissIndex>(std::move(index), factory, parsed, bytes, std::move(vectors), pool);
+  return std::make_unique<FaissIndex>(std::move(index), factory, parsed, bytes, std::move(vectors), pool, std::move(ladder));
 }
 
 }  // namespace loci

@@ -11,6 +11,7 @@
 #include "base/thread_pool.h"
 #include "index/exact_index.h"
 #include "index/passage_index.h"
+#include "index/search_ladder.h"
 
 namespace loci {
 
@@ -25,9 +26,12 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
                              const RequestLimits& limits);
 
 // Opens an index that BuildFaissIndex wrote and whose checksum was verified. Candidates are rescored from `vectors` in ExactIndex's
-// order of summation; where masked rows leave fewer than top_k, the search widens and in the end goes exact.
+// order of summation; where masked rows leave fewer than top_k, the search widens and in the end goes exact. A request that says nothing is
+// searched with the ladder's defaults, one with a recall target with its cheapest step that meets it; DATA_LOSS where the ladder does not fit
+// the index.
 absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, const std::string& path, const std::string& factory,
-                                                             std::shared_ptr<const VectorFile> vectors, ThreadPool* pool);
+                                                             std::shared_ptr<const VectorFile> vectors, ThreadPool* pool,
+                                                             SearchLadder ladder = {});
 
 }  // namespace loci
 

@@ -254,6 +254,72 @@ TEST_F(FaissIndexTest, RefusesParametersOfAnotherIndexByName) {
   EXPECT_EQ(search(*flat, 0, 1), absl::StatusCode::kInvalidArgument);
 }
 
+constexpr int64_t kManyRows = 6000;
+
+TEST_F(FaissIndexTest, RescoresAsManyCandidatesAsAreAskedFor) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kManyRows);
+  const ExactIndex exact(file, nullptr);
+  const std::vector<float> queries = MakeVectors(20, 2);
+  std::vector<RowHit> truth(20 * 10), hits(20 * 10);
+  ASSERT_TRUE(exact.Search({queries.data(), 20, kDim}, TopK(10), RowMask(), truth.data()).ok());
+  const auto index = Build("PQ4x4", file, nullptr);
+  const auto found_with = [&](int factor) {
+    IndexSearchOptions options = TopK(10);
+    options.rescore_factor = factor;
+    EXPECT_TRUE(index->Search({queries.data(), 20, kDim}, options, RowMask(), hits.data()).ok());
+    int found = 0;
+    for (int q = 0; q < 20; ++q) {
+      for (int i = 0; i < 10; ++i) found += hits[q * 10 + i].score >= truth[q * 10 + 9].score;
+    }
+    return found;
+  };
+  const int one = found_with(1), ten = found_with(10), hundred = found_with(100);
+  EXPECT_LT(one, ten);
+  EXPECT_LT(ten, hundred);
+  IndexSearchOptions options = TopK(10);
+  options.rescore_factor = 1000;
+  EXPECT_TRUE(index->IsExact(options, RowMask())) << "scoring every row is cheaper";
+  EXPECT_EQ(found_with(1000), 200);
+  options.rescore_factor = 1001;
+  EXPECT_EQ(index->Search({queries.data(), 20, kDim}, options, RowMask(), hits.data()).code(), absl::StatusCode::kInvalidArgument);
+  options = TopK(1000);
+  options.rescore_factor = 101;
+  EXPECT_EQ(index->Search({queries.data(), 1, kDim}, options, RowMask(), nullptr).code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(FaissIndexTest, SearchesWithTheCheapestStepThatMeetsTheTarget) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kManyRows);
+  ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), "IVF64,Flat", *file, Path("ladder"), RequestLimits()).ok());
+  const SearchLadder ladder{.defaults = {.nprobe = 3},
+                            .steps = {{{.nprobe = 40}, 1, 0.99, 40}, {{.nprobe = 20}, 1, 0.9, 20}, {{.nprobe = 2}, 1, 0.5, 2}, {{.nprobe = 30}, 1, 0.95, 50}}};
+  const auto index = OpenFaissIndex(PosixFileSystem(), Path("ladder"), "IVF64,Flat", file, nullptr, ladder);
+  ASSERT_TRUE(index.ok()) << index.status();
+  const std::vector<float> query = MakeVectors(1, 2);
+  const auto search = [&](const IndexSearchOptions& options) {
+    std::vector<RowHit> hits(options.top_k);
+    EXPECT_TRUE((*index)->Search({query.data(), 1, kDim}, options, RowMask(), hits.data()).ok());
+    std::vector<int64_t> rows;
+    for (const RowHit& hit : hits) rows.push_back(hit.row);
+    return rows;
+  };
+  const auto with_nprobe = [&](int nprobe) { return search({.top_k = 500, .nprobe = nprobe}); };
+  const auto with_target = [&](double target) { return search({.top_k = 500, .recall_target = target}); };
+  ASSERT_NE(with_nprobe(20), with_nprobe(40));
+  EXPECT_EQ(search(TopK(500)), with_nprobe(3)) << "the ladder's default";
+  EXPECT_EQ(with_target(0.5), with_nprobe(2));
+  EXPECT_EQ(with_target(0.51), with_nprobe(20));
+  EXPECT_EQ(with_target(0.91), with_nprobe(40)) << "of two that meet it the cheaper one";
+  EXPECT_FALSE((*index)->IsExact({.top_k = 10, .recall_target = 0.99}, RowMask()));
+  EXPECT_TRUE((*index)->IsExact({.top_k = 10, .recall_target = 0.991}, RowMask()));
+  EXPECT_EQ(with_target(1), search({.top_k = 500, .exact = true})) << "none meets it";
+  EXPECT_EQ((*index)->Search({query.data(), 1, kDim}, {.top_k = 10, .nprobe = 1, .recall_target = 0.5}, RowMask(), nullptr).code(),
+            absl::StatusCode::kInvalidArgument);
+  for (const SearchParameters& wrong : {SearchParameters{.nprobe = 65}, {.nprobe = -1}, {.ef_search = 10}, {.rescore_factor = 1001}}) {
+    EXPECT_EQ(OpenFaissIndex(PosixFileSystem(), Path("ladder"), "IVF64,Flat", file, nullptr, {.steps = {{wrong, 1, 1, 1}}}).status().code(),
+              absl::StatusCode::kDataLoss);
+  }
+}
+
 TEST_F(FaissIndexTest, RefusesAFileThatIsNotTheIndexNamed) {
   const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
   ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), "IVF16,Flat", *file, Path("other"), RequestLimits()).ok());

@@ -23,7 +23,7 @@ absl::Status InvalidVector(std::string_view field, std::string_view problem) {
 }  // namespace
 
 absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const float> queries, const IndexSearchOptions& options,
-                                  int64_t list_count, bool is_hnsw) {
+                                  const SearchAbilities& abilities) {
   constexpr int kMaxEfSearch = 100'000;
   if (queries.rows > 0 && queries.cols != index.dim()) {
     return InvalidVector("queries[0].vector", absl::StrCat("query vectors have dimension ", queries.cols, ", those of the passages have ", index.dim()));
@@ -32,18 +32,36 @@ absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const fl
     return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("top_k is ", options.top_k, ", it must be in [1, ", kMaxTopK, "]")),
                            "INVALID_ARGUMENT", {{"field", "top_k"}});
   }
+  const int64_t list_count = abilities.list_count;
   if (options.nprobe != 0 && list_count == 0) {
     return InvalidOption("nprobe", absl::StrCat("is ", options.nprobe, ", but the index \"", index.name(), "\" has no inverted lists"));
   }
   if (options.nprobe < 0 || options.nprobe > list_count) {
     return InvalidOption("nprobe", absl::StrCat("is ", options.nprobe, ", the index \"", index.name(), "\" takes 1 to ", list_count));
   }
-  if (options.ef_search != 0 && !is_hnsw) {
+  if (options.ef_search != 0 && !abilities.is_hnsw) {
     return InvalidOption("ef_search", absl::StrCat("is ", options.ef_search, ", but the index \"", index.name(), "\" is not HNSW"));
   }
   if (options.ef_search < 0 || options.ef_search > kMaxEfSearch) {
     return InvalidOption("ef_search",
                          absl::StrCat("is ", options.ef_search, ", the index \"", index.name(), "\" takes 1 to ", kMaxEfSearch));
+  }
+  if (options.rescore_factor != 0 && !abilities.rescores) {
+    return InvalidOption("rescore_factor", absl::StrCat("is ", options.rescore_factor, ", but the index \"", index.name(), "\" rescores nothing"));
+  }
+  if (options.rescore_factor < 0 || options.rescore_factor > kMaxRescoreFactor) {
+    return InvalidOption("rescore_factor", absl::StrCat("is ", options.rescore_factor, ", the index \"", index.name(), "\" takes 1 to ",
+                                                        kMaxRescoreFactor));
+  }
+  if (int64_t{options.rescore_factor} * options.top_k > kMaxCandidates) {
+    return InvalidOption("rescore_factor", absl::StrCat("is ", options.rescore_factor, " for a top_k of ", options.top_k,
+                                                        "; their product must be at most ", kMaxCandidates));
+  }
+  if (!(options.recall_target >= 0 && options.recall_target <= 1)) {
+    return InvalidOption("recall_target", absl::StrCat("is ", options.recall_target, "; it must be above 0 and at most 1"));
+  }
+  if (options.recall_target > 0 && (options.nprobe != 0 || options.ef_search != 0 || options.rescore_factor != 0)) {
+    return InvalidOption("recall_target", "does not go with nprobe, ef_search or rescore_factor: it chooses them");
   }
   for (int64_t q = 0; q < queries.rows; ++q) {
     if (absl::Status valid = CheckVector(queries.row(q), static_cast<int>(queries.cols)); !valid.ok()) {

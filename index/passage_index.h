@@ -13,6 +13,8 @@
 namespace loci {
 
 inline constexpr int kMaxTopK = 10'000;
+inline constexpr int kMaxRescoreFactor = 1'000;
+inline constexpr int64_t kMaxCandidates = 100'000;  // That one query may ask to be rescored.
 
 // A row and its score. Missing hits have row -1 and score -infinity, and come last.
 struct RowHit {
@@ -32,6 +34,12 @@ struct IndexSearchOptions {
   bool exact = false;
   int nprobe = 0;     // INVALID_ARGUMENT, naming the index, on one without inverted lists or beyond its list count.
   int ef_search = 0;  // INVALID_ARGUMENT on one that is not HNSW; [1, 100000].
+  // Candidates that are rescored exactly, as a multiple of top_k. INVALID_ARGUMENT on the exact index; [1, kMaxRescoreFactor], and times top_k
+  // at most kMaxCandidates.
+  int rescore_factor = 0;
+  // (0, 1]: search with the cheapest parameters that were measured to reach this recall, exactly where none did; INVALID_ARGUMENT together
+  // with parameters of the three kinds above.
+  double recall_target = 0;
   RequestLimits limits;  // Looked at between blocks of a long scan.
 };
 
@@ -59,10 +67,15 @@ class PassageIndex {
 };
 
 // What Search checks first, whatever the index: shapes, options, finite values. `list_count` is 0 for an index without inverted
-// lists. INVALID_ARGUMENT names the value, the limit and the index; for an option its reason INVALID_ARGUMENT has `field`
-// ("options.nprobe").
+// lists; one that `rescores` is approximate. INVALID_ARGUMENT names the value, the limit and the index; for an option its reason
+// INVALID_ARGUMENT has `field` ("options.nprobe").
+struct SearchAbilities {
+  int64_t list_count = 0;
+  bool is_hnsw = false;
+  bool rescores = false;
+};
 absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const float> queries, const IndexSearchOptions& options,
-                                  int64_t list_count, bool is_hnsw);
+                                  const SearchAbilities& abilities);
 
 }  // namespace loci
 

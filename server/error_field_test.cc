@@ -113,6 +113,8 @@ TEST(ErrorField, OfReads) {
       Search("queries[0].vector.cols", [](auto& r) { r.mutable_queries(0)->mutable_vector()->set_rows(1); }),
       Search("options.nprobe", [](auto& r) { r.mutable_options()->set_nprobe(-1); }),
       Search("options.ef_search", [](auto& r) { r.mutable_options()->set_ef_search(-1); }),
+      Search("options.rescore_factor", [](auto& r) { r.mutable_options()->set_rescore_factor(1001); }),
+      Search("options.recall_target", [](auto& r) { r.mutable_options()->set_recall_target(1.5); }),
       Answer("store", [](auto& r) { r.set_store("A"); }),
       Answer("question", [](auto& r) { r.clear_question(); }),
       Answer("top_k", [](auto& r) { r.set_top_k(-1); }),

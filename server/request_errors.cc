@@ -23,11 +23,6 @@ absl::Status InField(const absl::Status& status, std::string_view field) {
   return ErrorWithReason(status, reason.reason, std::move(reason.metadata));
 }
 
-absl::Status NotAvailableYet(std::string_view feature) {
-  return ErrorWithReason(absl::UnimplementedError(absl::StrCat(AbslView(feature), " is not available yet")), "NOT_AVAILABLE_YET",
-                         {{"feature", std::string(feature)}});
-}
-
 std::string Quoted(std::string_view value) {
   constexpr size_t kLimit = 64;
   if (value.size() <= kLimit) return absl::StrCat("\"", AbslView(value), "\"");

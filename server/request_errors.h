@@ -17,9 +17,6 @@ absl::Status InvalidField(std::string_view field, std::string_view problem);
 // that: InField(ValidatePassage(passage), "passages[3]") is about "passages[3].text". Others stay as they are.
 absl::Status InField(const absl::Status& status, std::string_view field);
 
-// UNIMPLEMENTED "`feature` is not available yet", reason NOT_AVAILABLE_YET.
-absl::Status NotAvailableYet(std::string_view feature);
-
 // A client's string for a message: quoted, cut to 64 bytes at a character's end.
 std::string Quoted(std::string_view value);
 

@@ -71,7 +71,7 @@ absl::StatusOr<std::vector<float>> QueryVector(const loci::v1::Matrix& matrix, s
   return std::move(decoded.values);
 }
 
-absl::StatusOr<IndexSearchOptions> ValidateOptions(const loci::v1::SearchOptions& options) {
+absl::StatusOr<IndexSearchOptions> ValidateOptions(const loci::v1::SearchOptions& options, int64_t top_k, int64_t query_count) {
   IndexSearchOptions result;
   result.exact = options.exact();
   if (options.nprobe() < 0) {
@@ -83,8 +83,23 @@ absl::StatusOr<IndexSearchOptions> ValidateOptions(const loci::v1::SearchOptions
                                                           ", or 0 for the index's default"));
   }
   result.ef_search = options.ef_search();
-  if (options.rescore_factor() != 0) return NotAvailableYet("options.rescore_factor");
-  if (options.recall_target() != 0) return NotAvailableYet("options.recall_target");
+  if (options.rescore_factor() < 0 || options.rescore_factor() > kMaxRescoreFactor) {
+    return InvalidField("options.rescore_factor", absl::StrCat("is ", options.rescore_factor(), "; it must be from 1 to ", kMaxRescoreFactor,
+                                                               ", or 0 for the index's default"));
+  }
+  if (int64_t{options.rescore_factor()} * top_k > kMaxCandidates || int64_t{options.rescore_factor()} * top_k * query_count > kMaxRescored) {
+    return InvalidField("options.rescore_factor",
+                        absl::StrCat("is ", options.rescore_factor(), " for ", query_count, " queries of top_k ", top_k, "; times top_k it must be at most ",
+                                     kMaxCandidates, ", and times the queries at most ", kMaxRescored));
+  }
+  result.rescore_factor = options.rescore_factor();
+  if (!(options.recall_target() >= 0 && options.recall_target() <= 1)) {
+    return InvalidField("options.recall_target", absl::StrCat("is ", options.recall_target(), "; it must be above 0 and at most 1, or 0 for none"));
+  }
+  result.recall_target = options.recall_target();
+  if (result.recall_target > 0 && (result.nprobe != 0 || result.ef_search != 0 || result.rescore_factor != 0)) {
+    return InvalidField("options.recall_target", "does not go with nprobe, ef_search or rescore_factor: it chooses them");
+  }
   return result;
 }
 
@@ -154,7 +169,7 @@ absl::StatusOr<SearchCall> ValidateSearch(const loci::v1::SearchRequest& request
     return InvalidField("top_k", absl::StrCat("is ", request.top_k(), " for ", request.queries_size(),
                                               " queries; their product must be at most ", kMaxHits));
   }
-  LOCI_ASSIGN_OR_RETURN(result.options, ValidateOptions(request.options()));
+  LOCI_ASSIGN_OR_RETURN(result.options, ValidateOptions(request.options(), request.top_k(), request.queries_size()));
   if (!request.filter().empty()) {
     LOCI_ASSIGN_OR_RETURN(result.filter, FilterExpression::Parse(request.filter()));
   }

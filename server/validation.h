@@ -2,7 +2,7 @@
 //
 // Pure functions, free of gRPC: they read their arguments and nothing else. Every limit that the protos state is enforced here, or
 // by the layer that alone knows it (a store's dimension, an index's list count). Errors: INVALID_ARGUMENT names field, value and
-// limit; UNIMPLEMENTED names a feature that a later version brings; NOT_FOUND a name that can't be one of anything.
+// limit; NOT_FOUND a name that can't be one of anything.
 #ifndef LOCI_SERVER_VALIDATION_H_
 #define LOCI_SERVER_VALIDATION_H_
 
@@ -36,6 +36,7 @@ inline constexpr int kMaxTexts = 2'048;
 inline constexpr int kMaxQueries = 1'024;
 inline constexpr int64_t kMaxHits = 1'000'000;  // queries x top_k of one request.
 inline constexpr int kMaxEfSearch = 100'000;
+inline constexpr int64_t kMaxRescored = 10'000'000;  // Candidates that all queries of one request may ask to be rescored.
 inline constexpr int kMaxAnswerPassages = 100;
 inline constexpr int kDefaultAnswerPassages = 5;
 inline constexpr int kMaxAnswers = 100;

@@ -18,12 +18,6 @@ std::string Invalid(const absl::StatusOr<T>& result) {
   return std::string(result.status().message());
 }
 
-template <typename T>
-std::string NotYet(const absl::StatusOr<T>& result) {
-  EXPECT_EQ(result.status().code(), absl::StatusCode::kUnimplemented) << result.status();
-  return std::string(result.status().message());
-}
-
 loci::v1::SearchRequest GoodSearch() {
   loci::v1::SearchRequest request;
   request.set_top_k(5);
@@ -112,13 +106,43 @@ TEST(ValidateSearch, RefusesVectorsThatAreNone) {
   EXPECT_THAT(Invalid(ValidateSearch(request, {})), HasSubstr("a query vector has 1 row"));
 }
 
-TEST(ValidateSearch, NamesWhatALaterVersionBrings) {
+TEST(ValidateSearch, BoundsWhatIsRescored) {
   loci::v1::SearchRequest request = GoodSearch();
-  request.mutable_options()->set_rescore_factor(4);
-  EXPECT_THAT(NotYet(ValidateSearch(request, {})), HasSubstr("rescore_factor"));
-  request = GoodSearch();
-  request.mutable_options()->set_recall_target(NAN);
-  EXPECT_THAT(NotYet(ValidateSearch(request, {})), HasSubstr("recall_target"));
+  request.clear_options();
+  request.set_top_k(100);
+  request.mutable_options()->set_rescore_factor(1000);
+  const auto call = ValidateSearch(request, {});
+  ASSERT_TRUE(call.ok()) << call.status();
+  EXPECT_EQ(call->options.rescore_factor, 1000);
+  request.set_top_k(101);
+  EXPECT_THAT(Invalid(ValidateSearch(request, {})), HasSubstr("options.rescore_factor is 1000 for 1 queries of top_k 101"));
+  request.set_top_k(10);
+  for (int i = 1; i < 1001; ++i) *request.add_queries() = request.queries(0);
+  EXPECT_THAT(Invalid(ValidateSearch(request, {})), HasSubstr("options.rescore_factor is 1000 for 1001 queries"));
+  for (const int factor : {-1, 1001, INT32_MIN, INT32_MAX}) {
+    request.mutable_options()->set_rescore_factor(factor);
+    EXPECT_THAT(Invalid(ValidateSearch(request, {})), HasSubstr("it must be from 1 to 1000")) << factor;
+  }
+}
+
+TEST(ValidateSearch, TakesARecallTargetAlone) {
+  loci::v1::SearchRequest request = GoodSearch();
+  request.clear_options();
+  for (const double target : {1e-9, 0.95, 1.0}) {
+    request.mutable_options()->set_recall_target(target);
+    const auto call = ValidateSearch(request, {});
+    ASSERT_TRUE(call.ok()) << call.status();
+    EXPECT_EQ(call->options.recall_target, target);
+  }
+  for (const double target : {-0.1, 1.5, static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+    request.mutable_options()->set_recall_target(target);
+    EXPECT_THAT(Invalid(ValidateSearch(request, {})), HasSubstr("options.recall_target is ")) << target;
+  }
+  request.mutable_options()->set_recall_target(0.9);
+  request.mutable_options()->set_exact(true);
+  EXPECT_TRUE(ValidateSearch(request, {}).ok());
+  request.mutable_options()->set_nprobe(2);
+  EXPECT_THAT(Invalid(ValidateSearch(request, {})), HasSubstr("options.recall_target does not go with nprobe"));
 }
 
 TEST(ValidateSearch, ReadsTheFilterOrSaysWhereItGoesWrong) {

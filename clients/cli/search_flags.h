@@ -30,8 +30,8 @@ class SearchFlags {
     flags->Bool("exact", &exact_, "Score every passage.");
     flags->Int("nprobe", &nprobe_, 1, kMax, "Inverted lists to visit (IVF).");
     flags->Int("ef-search", &ef_search_, 1, kMax, "Length of the candidate list (HNSW).");
-    flags->Int("rescore-factor", &rescore_factor_, 1, kMax, "Rescore this multiple of top-k exactly (not available yet).");
-    flags->Double("recall-target", &recall_target_, 0, 1, "Search as widely as this recall needs (not available yet).");
+    flags->Int("rescore-factor", &rescore_factor_, 1, 1000, "Score this multiple of top-k candidates again, exactly (not for an exact index).");
+    flags->Double("recall-target", &recall_target_, 1e-6, 1, "Search as widely as was measured to reach this recall, exactly where nothing did.");
   }
 
   const std::string& filter() const { return filter_; }

@@ -33,7 +33,7 @@ def main() -> None:
     write("search_nan", 0, search(queries=[query(vector=matrix(1, 2, [math.nan, 1]))], top_k=1))
     write("search_shape", 0, search(queries=[query(vector=matrix(1 << 62, 4, [1, 1]))], top_k=1))
     write("search_many", 0, search(queries=[query(text="q")] * 101, top_k=10_000))
-    write("search_options", 0, search(queries=[query(text="q")], top_k=1, options=retrieval_pb2.SearchOptions(exact=True, nprobe=4, ef_search=64)))
+    write("search_options", 0, search(queries=[query(text="q")], top_k=1, options=retrieval_pb2.SearchOptions(exact=True, nprobe=4, ef_search=64, rescore_factor=8)))
     write("search_filter", 0, search(queries=[query(text="q")], top_k=-1, filter="year > 2000"))
     write("search_path", 0, search(store="../../etc", generation="../x", queries=[query(text="q")], top_k=1))
     write("encode", 1, retrieval_pb2.EncodeRequest(texts=["", "text", "é\u200b漢字"], role=1, truncation=2, vector_type=4))

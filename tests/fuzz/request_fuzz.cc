@@ -42,7 +42,8 @@ void Run(std::string_view bytes, Validate validate, Check check) {
 
 void CheckSearch(const loci::v1::SearchRequest& request, const loci::SearchCall& call) {
   Require(IsName(call.store) && (call.generation.empty() || IsName(call.generation)));
-  Require(call.options.top_k >= 1 && call.options.top_k <= 10'000 && call.options.nprobe >= 0 && call.options.ef_search >= 0);
+  Require(call.options.top_k >= 1 && call.options.top_k <= 10'000 && call.options.nprobe >= 0 && call.options.ef_search >= 0 &&
+          call.options.rescore_factor >= 0 && call.options.recall_target >= 0 && call.options.recall_target <= 1);
   Require(call.queries.size() == static_cast<size_t>(request.queries_size()) && !call.queries.empty());
   Require(request.filter().empty() == (call.filter == nullptr));
   for (const auto& query : call.queries) {

@@ -256,6 +256,7 @@ class CliTest(unittest.TestCase):
                 (("search", "cli-r", "x", "--filter", "a = "), 1, "INVALID_ARGUMENT"),
                 (("search", "absent", "x"), 1, "NOT_FOUND"),
                 (("search", "cli-r", "x", "--nprobe", "4"), 1, "INVALID_ARGUMENT"),
+                (("search", "cli-r", "x", "--rescore-factor", "4"), 1, "INVALID_ARGUMENT"),
                 (("rollback", "cli-r"), 1, "FAILED_PRECONDITION"),
                 (("plan", "cli-r", "g"), 1, "NOT_FOUND"),
                 (("compare", "cli-r", "a", "b", "--queries", self.path("queries.jsonl")), 1, "NOT_FOUND"),
