@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "index/faiss_factory.h"
+#include "index/index_specification.h"
 
 namespace loci {
 namespace {
@@ -16,6 +17,12 @@ constexpr int64_t kProductShare = 8;      // Of a product quantiser's codes: a b
 
 int64_t IndexBytes(const BuildSize& size) {
   if (size.index == "exact") return 0;
+  if (IsAutoIndex(size.index)) {
+    // The largest that it may come to. What it is measured on before takes less.
+    const int64_t most = size.passage_count * (size.dim * static_cast<int64_t>(sizeof(float)) + kLinkBytes);
+    const absl::StatusOr<AutoIndex> wanted = ParseAutoIndex(size.index);
+    return wanted.ok() && wanted->memory_budget_bytes > 0 ? std::min(most, wanted->memory_budget_bytes) : most;
+  }
   const absl::StatusOr<FaissFactory> factory = ParseFaissFactory(size.index, size.dim, INT64_MAX);
   if (!factory.ok()) return 0;  // It is refused elsewhere.
   int64_t row_bytes = factory->list_count > 0 ? 8 : factory->hnsw ? kLinkBytes : 0;

@@ -13,6 +13,7 @@
 #include "index/faiss_index.h"
 #include "index/file_sums.h"
 #include "index/generation_memory.h"
+#include "index/tuning_choice.h"
 
 namespace loci {
 namespace {
@@ -116,7 +117,8 @@ absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& f
   generation->index_ = generation->exact_.get();
   if (manifest.index() != generation->exact_->name()) {
     LOCI_ASSIGN_OR_RETURN(generation->approximate_, OpenFaissIndex(fs, JoinPath(directory, kIndexFile), manifest.index(),
-                                                                   generation->vectors_, options.search_pool));
+                                                                   generation->vectors_, options.search_pool,
+                                                                   LadderOf(manifest.ladder())));
     generation->index_ = generation->approximate_.get();
   }
   take_time(&times.parse_us);

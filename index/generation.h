@@ -11,6 +11,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -23,6 +24,7 @@
 #include "base/file.h"
 #include "base/thread_pool.h"
 #include "base/vector_type.h"
+#include "index/index_tuner.h"
 #include "index/manifest.h"
 #include "index/metadata_columns.h"
 #include "index/passage_file.h"
@@ -80,6 +82,7 @@ class Generation {
   const PassageIndex& exact_index() const { return *exact_; }  // Always there.
   const PassageFile& passages() const { return *passages_; }
   const VectorFile& vectors() const { return *vectors_; }
+  const std::shared_ptr<const VectorFile>& shared_vectors() const { return vectors_; }
   const MetadataColumns* columns() const { return columns_.get(); }  // Null: it has none.
   int64_t memory_bytes() const;       // Besides mapped files; grows as passages are read.
   int64_t most_memory_bytes() const;  // That it can come to: what a budget counts.
@@ -98,7 +101,10 @@ class Generation {
 
 // What a build is told.
 struct BuildOptions {
-  std::string index = "exact";  // Or a FAISS factory string.
+  std::string index = "exact";  // Or a FAISS factory string, or "auto" (index_specification.h).
+  // With "auto": how the index of the generation that is rebuilt was chosen, which may be taken over.
+  std::optional<loci::v1::IndexTuning> earlier_tuning;
+  TunerOptions tuner;  // How indexes are measured. What else is to be said there is set by the build.
   ElementType element_type = ElementType::kFloat32;
   int dim = 0;
   std::string query_fingerprint;
@@ -125,7 +131,7 @@ struct BuildOptions {
 // Used by one thread at a time.
 class GenerationBuilder {
  public:
-  // Phases are "write", "index", "recall" and "checksum".
+  // Phases are "write", "tune" (with "auto"), "index", "recall" and "checksum".
   using Progress = std::function<void(std::string_view phase, int64_t done, int64_t total)>;
 
   // RESOURCE_EXHAUSTED, reason DISK with `needed_bytes` and `available_bytes`, where what is expected does not fit (see build_forecast.h); Finish

@@ -15,6 +15,9 @@
 #include "index/faiss_index.h"
 #include "index/file_sums.h"
 #include "index/generation.h"
+#include "index/index_chooser.h"
+#include "index/index_specification.h"
+#include "index/index_tuner.h"
 #include "index/limits.h"
 #include "index/recall.h"
 #include "index/rocksdb_util.h"
@@ -34,7 +37,11 @@ constexpr char kColumnsStagingDirectory[] = "columns.staging";  // As well.
 constexpr int64_t kCheckRows = 1024;  // Between looks at the limits.
 constexpr int64_t kRoomBytes = 64 << 20;  // Between looks at the room on disk.
 constexpr int kRecallTopK = 10;
+constexpr char kTuningDirectory[] = "tuning";  // As well.
+constexpr char kMidpointSource[] = "perturbed midpoints of pairs of stored vectors";
 constexpr int64_t kRecallQueries = 200;
+constexpr int64_t kChoosingQueries = 600;  // Half of which are held back.
+constexpr int64_t kTimingQueries = 64;     // Where nothing is measured but the time of exact search.
 constexpr int64_t kProbes = 16;
 
 // Keys of the staging RocksDB: "d" + id -> vector (dim float32) + serialised passage; "i" + id -> nothing, to count ids by.
@@ -96,6 +103,7 @@ class Builder : public GenerationBuilder {
     manifest_.set_vector_type(static_cast<v1::VectorType>(options_.element_type));
     manifest_.set_metric("inner_product");
     manifest_.set_index(options_.index);
+    if (IsAutoIndex(options_.index)) manifest_.set_index_specification(options_.index);
     manifest_.set_folded_from(options_.folded_from);
   }
 
@@ -144,7 +152,10 @@ class Builder : public GenerationBuilder {
   absl::Status ChooseProbes(const VectorFile& vectors, const PassageFile& passages, const PassageIndex& exact,
                             const RequestLimits& limits);
   absl::Status MeasureMemory(const PassageFile& passages);
-  absl::StatusOr<std::vector<float>> RecallQueries(const VectorFile& vectors, const PassageFile& passages);
+  // About `count`; says in the manifest where they come from.
+  absl::StatusOr<std::vector<float>> RecallQueries(const VectorFile& vectors, const PassageFile& passages, int64_t count);
+  absl::Status ChooseIndex(const std::shared_ptr<const VectorFile>& vectors, const PassageFile& passages, const RequestLimits& limits,
+                           const Progress& progress);
   absl::Status BuildIndex(const RequestLimits& limits, const Progress& progress);
   absl::Status ListFiles(const RequestLimits& limits, const Progress& progress);
   absl::Status ListFile(const std::string& path, const RequestLimits& limits);
@@ -324,12 +335,12 @@ absl::Status Builder::MeasureMemory(const PassageFile& passages) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<float>> Builder::RecallQueries(const VectorFile& vectors, const PassageFile& passages) {
+absl::StatusOr<std::vector<float>> Builder::RecallQueries(const VectorFile& vectors, const PassageFile& passages, int64_t count) {
   if (options_.recall_queries == nullptr) {
-    manifest_.set_recall_query_source("perturbed midpoints of pairs of stored vectors");
-    return MakeMidpointQueries(vectors, kRecallQueries);
+    manifest_.set_recall_query_source(kMidpointSource);
+    return MakeMidpointQueries(vectors, count);
   }
-  const int64_t count = std::min(kRecallQueries, vectors.rows());
+  count = std::min(count, vectors.rows());
   std::vector<int64_t> rows(count);
   for (int64_t i = 0; i < count; ++i) rows[i] = vectors.rows() * i / count;
   std::vector<v1::Passage> sample;
@@ -350,22 +361,62 @@ absl::Status Builder::BuildIndex(const RequestLimits& limits, const Progress& pr
   LOCI_RETURN_IF_ERROR(MeasureMemory(*passages));
   manifest_.set_recall_at_10(1);
   if (options_.index == exact.name()) return absl::OkStatus();
+  if (IsAutoIndex(options_.index)) return ChooseIndex(vectors, *passages, limits, progress);
 
   progress("index", 0, vectors->rows());
   const std::string path = JoinPath(directory_, kIndexFile);
+  const int64_t start_us = RealClock().NowMicros();
   LOCI_RETURN_IF_ERROR(BuildFaissIndex(fs_, options_.index, *vectors, path, limits));
+  const int64_t build_ms = (RealClock().NowMicros() - start_us) / 1000;
   progress("index", vectors->rows(), vectors->rows());
 
   LOCI_ASSIGN_OR_RETURN(const auto index, OpenFaissIndex(fs_, path, options_.index, vectors, nullptr));
   manifest_.mutable_memory()->set_index_bytes(index->memory_bytes());
-  LOCI_ASSIGN_OR_RETURN(const std::vector<float> queries, RecallQueries(*vectors, *passages));
+  LOCI_ASSIGN_OR_RETURN(const std::vector<float> queries, RecallQueries(*vectors, *passages, kRecallQueries));
   const int64_t query_count = static_cast<int64_t>(queries.size()) / options_.dim;
   progress("recall", 0, query_count);
-  LOCI_ASSIGN_OR_RETURN(const double recall,
-                        MeasureRecall(*index, exact, {queries.data(), query_count, options_.dim}, kRecallTopK, limits));
-  manifest_.set_recall_at_10(recall);
+  LOCI_ASSIGN_OR_RETURN(const RecallMeter meter,
+                        RecallMeter::Create(exact, {queries.data(), query_count, options_.dim}, kRecallTopK, limits));
+  LOCI_ASSIGN_OR_RETURN(const std::vector<double> recalls, meter.Measure(*index, {}, limits));
+  manifest_.set_recall_at_10(MeanRecall(recalls));
   manifest_.set_recall_query_count(query_count);
+  // What a request's recall target chooses from.
+  LOCI_ASSIGN_OR_RETURN(const double exact_latency_us, options_.tuner.latency(exact, meter, {}, limits));
+  LOCI_ASSIGN_OR_RETURN(const std::vector<v1::TuningPoint> ladder,
+                        MeasureLadder(*index, options_.index, meter, exact_latency_us, build_ms, limits, options_.tuner.latency));
+  for (const v1::TuningPoint& point : ladder) *manifest_.add_ladder() = point;
   progress("recall", query_count, query_count);
+  return absl::OkStatus();
+}
+
+absl::Status Builder::ChooseIndex(const std::shared_ptr<const VectorFile>& vectors, const PassageFile& passages, const RequestLimits& limits,
+                                  const Progress& progress) {
+  ChooserOptions chooser;
+  LOCI_ASSIGN_OR_RETURN(chooser.wanted, ParseAutoIndex(options_.index));
+  chooser.earlier = options_.earlier_tuning.has_value() ? &*options_.earlier_tuning : nullptr;
+  chooser.progress = progress;
+  chooser.tuner = options_.tuner;
+  chooser.tuner.fs = &fs_;
+  chooser.tuner.scratch_directory = JoinPath(directory_, kTuningDirectory);
+  const bool is_small = vectors->rows() <= options_.tuner.exact_rows;
+  std::vector<float> queries;
+  if (is_small) {
+    queries = MakeMidpointQueries(*vectors, kTimingQueries);
+    chooser.tuner.query_source = kMidpointSource;
+  } else {
+    LOCI_ASSIGN_OR_RETURN(queries, RecallQueries(*vectors, passages, kChoosingQueries));
+    chooser.tuner.query_source = manifest_.recall_query_source();
+  }
+  const int64_t query_count = static_cast<int64_t>(queries.size()) / options_.dim;
+  LOCI_ASSIGN_OR_RETURN(const ChosenIndex chosen, BuildChosenIndex(vectors, {queries.data(), query_count, options_.dim},
+                                                                   JoinPath(directory_, kIndexFile), chooser, limits));
+  manifest_.set_index(chosen.factory);
+  *manifest_.mutable_tuning() = chosen.tuning;
+  for (const v1::TuningPoint& point : chosen.ladder) *manifest_.add_ladder() = point;
+  if (!chosen.ladder.empty()) manifest_.mutable_memory()->set_index_bytes(chosen.ladder.front().memory_bytes());  // The same in all.
+  manifest_.set_recall_at_10(chosen.recall_at_10);
+  manifest_.set_recall_query_count(chosen.recall_query_count);
+  if (chosen.recall_query_count == 0) manifest_.clear_recall_query_source();
   return absl::OkStatus();
 }
 
@@ -377,7 +428,7 @@ absl::Status Builder::ListFile(const std::string& path, const RequestLimits& lim
 absl::Status Builder::ListFiles(const RequestLimits& limits, const Progress& progress) {
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs_.List(JoinPath(directory_, kPassagesDirectory)));
   std::vector<std::string> paths = {kVectorsFile};
-  if (options_.index != "exact") paths.push_back(kIndexFile);
+  if (manifest_.index() != "exact") paths.push_back(kIndexFile);
   if (HasColumns(manifest_.passage_count())) paths.push_back(kColumnsFile);
   for (const std::string& name : names) paths.push_back(absl::StrCat(kPassagesDirectory, "/", name));
   for (size_t i = 0; i < paths.size(); ++i) {
@@ -394,7 +445,7 @@ absl::StatusOr<storage::Manifest> Builder::Finish(const RequestLimits& limits, c
   LOCI_RETURN_IF_ERROR(Check(limits));
   LOCI_ASSIGN_OR_RETURN(const int64_t rows, CountIds(limits));
   duplicate_count_ = added_count_ - rows;
-  if (options_.index != "exact") LOCI_RETURN_IF_ERROR(ValidateFaissFactory(options_.index, options_.dim, rows));
+  if (options_.index != "exact" && !IsAutoIndex(options_.index)) LOCI_RETURN_IF_ERROR(ValidateFaissFactory(options_.index, options_.dim, rows));
   LOCI_RETURN_IF_ERROR(CheckRoom());
   LOCI_RETURN_IF_ERROR(WriteRows(rows, limits, report));
   LOCI_RETURN_IF_ERROR(DropStaging());
@@ -430,7 +481,11 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationBuilder::Create(Fil
         absl::StrCat("vectors can be stored as float32, float16 or bfloat16, not as ", AbslView(ElementTypeName(type))));
   }
   // How many rows there will be is not known yet: Finish looks at it again.
-  if (options.index != "exact") LOCI_RETURN_IF_ERROR(ValidateFaissFactory(options.index, options.dim, INT64_MAX));
+  if (IsAutoIndex(options.index)) {
+    LOCI_RETURN_IF_ERROR(ParseAutoIndex(options.index).status());
+  } else if (options.index != "exact") {
+    LOCI_RETURN_IF_ERROR(ValidateFaissFactory(options.index, options.dim, INT64_MAX));
+  }
   std::string path = directory;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   if (fs.Exists(path)) return absl::AlreadyExistsError(absl::StrCat(path, " exists"));

@@ -84,6 +84,20 @@ absl::Status CheckFiles(const storage::Manifest& manifest) {
   return absl::OkStatus();
 }
 
+absl::Status CheckPoints(const google::protobuf::RepeatedPtrField<v1::TuningPoint>& points) {
+  constexpr int kMaxPoints = 10'000;
+  const auto is_share = [](double value) { return value >= 0 && value <= 1; };
+  if (points.size() > kMaxPoints) return Damaged(absl::StrCat(points.size(), " measured search parameters"));
+  for (const v1::TuningPoint& point : points) {
+    if (point.index().empty() || point.index().size() > 256 || !is_share(point.recall_at_10()) || !is_share(point.recall_bound()) ||
+        !std::isfinite(point.latency_us()) || point.latency_us() < 0 || point.memory_bytes() < 0 || point.build_ms() < 0 || point.nprobe() < 0 ||
+        point.ef_search() < 0 || point.rescore_factor() < 0) {
+      return Damaged("a measured search parameter is out of its range");
+    }
+  }
+  return absl::OkStatus();
+}
+
 absl::Status CheckFields(const storage::Manifest& manifest) {
   if (manifest.format_version() > kManifestFormatVersion) {
     return absl::FailedPreconditionError(absl::StrCat("MANIFEST: format version ", manifest.format_version(), " is newer than ",
@@ -112,6 +126,10 @@ absl::Status CheckFields(const storage::Manifest& manifest) {
   }
   if (manifest.metric() != "inner_product") return Damaged("the metric is not inner_product");
   if (manifest.index().empty() || manifest.index().size() > 256) return Damaged("the index's name");
+  if (manifest.index_specification().size() > 256) return Damaged("the index's specification");
+  if (manifest.ladder_size() > 0 && manifest.index() == "exact") return Damaged("search parameters are listed, but the index is exact");
+  LOCI_RETURN_IF_ERROR(CheckPoints(manifest.ladder()));
+  LOCI_RETURN_IF_ERROR(CheckPoints(manifest.tuning().front()));
   if (!(manifest.recall_at_10() >= 0 && manifest.recall_at_10() <= 1)) {
     return Damaged(absl::StrCat("recall ", manifest.recall_at_10(), " is not in [0, 1]"));
   }

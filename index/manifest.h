@@ -38,6 +38,11 @@ absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string
 // VectorType and ElementType have the same values; int8 and float64 are not stored.
 inline ElementType StoredType(const storage::Manifest& manifest) { return static_cast<ElementType>(manifest.vector_type()); }
 
+// What the index was asked for with, for builds that are to have one of the same sort.
+inline const std::string& AskedIndex(const storage::Manifest& manifest) {
+  return manifest.index_specification().empty() ? manifest.index() : manifest.index_specification();
+}
+
 }  // namespace loci
 
 #endif  // LOCI_INDEX_MANIFEST_H_

@@ -57,6 +57,39 @@ TEST(ParseManifest, FindsEveryChangedOrMissingByte) {
   EXPECT_EQ(ParseManifest(content + "0").status().code(), absl::StatusCode::kDataLoss);
 }
 
+TEST(ParseManifest, ChecksWhatWasMeasured) {
+  storage::Manifest good = Good();
+  good.set_index("IVF2,Flat");
+  AddFile(good, "index.faiss", 100);
+  v1::TuningPoint& step = *good.add_ladder();
+  step.set_index("IVF2,Flat");
+  step.set_nprobe(1);
+  step.set_recall_at_10(0.9);
+  step.set_recall_bound(0.8);
+  *good.mutable_tuning()->add_front() = step;
+  const auto parsed = ParseManifest(SerializeManifest(good));
+  ASSERT_TRUE(parsed.ok()) << parsed.status();
+  EXPECT_EQ(parsed->ladder(0).nprobe(), 1);
+  const std::vector<std::function<void(v1::TuningPoint&)>> changes = {
+      [](auto& p) { p.clear_index(); },           [](auto& p) { p.set_index(std::string(257, 'x')); },
+      [](auto& p) { p.set_recall_at_10(1.1); },   [](auto& p) { p.set_recall_bound(NAN); },
+      [](auto& p) { p.set_latency_us(-1); },      [](auto& p) { p.set_latency_us(INFINITY); },
+      [](auto& p) { p.set_memory_bytes(-1); },    [](auto& p) { p.set_build_ms(-1); },
+      [](auto& p) { p.set_nprobe(-1); },          [](auto& p) { p.set_ef_search(-1); },
+      [](auto& p) { p.set_rescore_factor(-1); }};
+  for (size_t i = 0; i < changes.size(); ++i) {
+    storage::Manifest bad = good;
+    changes[i](*bad.mutable_ladder(0));
+    EXPECT_EQ(ParseManifest(SerializeManifest(bad)).status().code(), absl::StatusCode::kDataLoss) << i;
+    bad = good;
+    changes[i](*bad.mutable_tuning()->mutable_front(0));
+    EXPECT_EQ(ParseManifest(SerializeManifest(bad)).status().code(), absl::StatusCode::kDataLoss) << i;
+  }
+  storage::Manifest exact = Good();
+  *exact.add_ladder() = step;
+  EXPECT_EQ(ParseManifest(SerializeManifest(exact)).status().code(), absl::StatusCode::kDataLoss) << "an exact index has no parameters";
+}
+
 TEST(ParseManifest, RefusesANewerFormat) {
   storage::Manifest manifest = Good();
   manifest.set_format_version(kManifestFormatVersion + 1);

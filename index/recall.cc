@@ -8,31 +8,59 @@
 
 namespace loci {
 
-absl::StatusOr<double> MeasureRecall(const PassageIndex& index, const PassageIndex& exact, MatrixView<const float> queries, int top_k,
-                                     const RequestLimits& limits) {
-  if (queries.rows == 0 || exact.row_count() == 0) return 1.0;
-  constexpr int64_t kBatch = 32;  // Between looks at the limits.
+constexpr int64_t kBatch = 32;  // Between looks at the limits.
+
+absl::StatusOr<RecallMeter> RecallMeter::Create(const PassageIndex& exact, MatrixView<const float> queries, int top_k,
+                                                const RequestLimits& limits) {
+  RecallMeter meter(queries, top_k);
+  meter.possible_ = std::min<int64_t>(top_k, exact.row_count());
+  if (meter.possible_ == 0) return meter;
   IndexSearchOptions options;
   options.top_k = top_k;
+  options.exact = true;
   options.limits = limits;
-  IndexSearchOptions exact_options = options;
-  exact_options.exact = true;
-  std::vector<RowHit> truth(kBatch * top_k), found(kBatch * top_k);
-  const int64_t possible = std::min<int64_t>(top_k, exact.row_count());
-  int64_t found_count = 0;
+  std::vector<RowHit> truth(static_cast<size_t>(kBatch * top_k));
   for (int64_t first = 0; first < queries.rows; first += kBatch) {
     const MatrixView<const float> batch = {queries.row(first), std::min(kBatch, queries.rows - first), queries.cols};
-    LOCI_RETURN_IF_ERROR(exact.Search(batch, exact_options, RowMask(), truth.data()));
+    LOCI_RETURN_IF_ERROR(exact.Search(batch, options, RowMask(), truth.data()));
+    for (int64_t q = 0; q < batch.rows; ++q) meter.least_.push_back(truth[static_cast<size_t>(q * top_k + meter.possible_ - 1)].score);
+  }
+  return meter;
+}
+
+absl::StatusOr<std::vector<double>> RecallMeter::Measure(const PassageIndex& index, IndexSearchOptions options, const RequestLimits& limits) const {
+  std::vector<double> recalls(static_cast<size_t>(queries_.rows), 1.0);
+  if (possible_ == 0) return recalls;
+  options.top_k = top_k_;
+  options.limits = limits;
+  std::vector<RowHit> found(static_cast<size_t>(kBatch * top_k_));
+  for (int64_t first = 0; first < queries_.rows; first += kBatch) {
+    const MatrixView<const float> batch = {queries_.row(first), std::min(kBatch, queries_.rows - first), queries_.cols};
     LOCI_RETURN_IF_ERROR(index.Search(batch, options, RowMask(), found.data()));
     for (int64_t q = 0; q < batch.rows; ++q) {
-      const float last = truth[q * top_k + possible - 1].score;
-      for (int64_t i = 0; i < possible; ++i) {
-        const RowHit& hit = found[q * top_k + i];
-        found_count += hit.row >= 0 && hit.score >= last ? 1 : 0;
+      int64_t right = 0;
+      for (int64_t i = 0; i < possible_; ++i) {
+        const RowHit& hit = found[static_cast<size_t>(q * top_k_ + i)];
+        right += hit.row >= 0 && hit.score >= least_[static_cast<size_t>(first + q)] ? 1 : 0;
       }
+      recalls[static_cast<size_t>(first + q)] = static_cast<double>(right) / static_cast<double>(possible_);
     }
   }
-  return static_cast<double>(found_count) / static_cast<double>(queries.rows * possible);
+  return recalls;
+}
+
+double MeanRecall(const std::vector<double>& recalls) {
+  if (recalls.empty()) return 1;
+  long double sum = 0;  // So that the mean of equal recalls is that recall.
+  for (const double recall : recalls) sum += recall;
+  return static_cast<double>(sum / static_cast<long double>(recalls.size()));
+}
+
+absl::StatusOr<double> MeasureRecall(const PassageIndex& index, const PassageIndex& exact, MatrixView<const float> queries, int top_k,
+                                     const RequestLimits& limits) {
+  LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, queries, top_k, limits));
+  LOCI_ASSIGN_OR_RETURN(const std::vector<double> recalls, meter.Measure(index, {}, limits));
+  return MeanRecall(recalls);
 }
 
 std::vector<float> MakeMidpointQueries(const VectorFile& vectors, int64_t count) {

@@ -26,7 +26,7 @@ storage::ArchiveHeader HeaderOf(const View& view, int64_t now_unix_us) {
   header.set_dim(view.dim());
   header.set_vector_type(manifest.vector_type());
   header.set_metric(manifest.metric());
-  header.set_index(manifest.index());
+  header.set_index(AskedIndex(manifest));
   header.set_passage_count(view.passage_count());
   header.set_exported_unix_us(now_unix_us);
   return header;

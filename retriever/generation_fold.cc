@@ -29,7 +29,8 @@ int64_t PassageBytes(const storage::Manifest& manifest) {
 
 BuildOptions BuildOptionsOf(const View& view, std::shared_ptr<TextEncoder> encoder, const RequestLimits& limits) {
   const storage::Manifest& manifest = view.generation().manifest();
-  BuildOptions build{.index = manifest.index(),
+  BuildOptions build{.index = AskedIndex(manifest),
+                     .earlier_tuning = manifest.has_tuning() ? std::optional(manifest.tuning()) : std::nullopt,
                      .element_type = view.generation().vectors().element_type(),
                      .dim = view.dim(),
                      .query_fingerprint = manifest.query_fingerprint(),

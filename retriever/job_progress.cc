@@ -8,6 +8,7 @@ namespace {
 // Of a phase's done and total, by the phase's name.
 std::string_view UnitOf(std::string_view phase) {
   if (phase == "recall" || phase == "gates") return "queries";
+  if (phase == "tune") return "candidates";
   if (phase == "checksum") return "files";
   if (phase == "loading" || phase == "verifying" || phase == "warming" || phase == "publishing") return "bytes";
   return "passages";

@@ -47,7 +47,7 @@ absl::Status CheckOtherEncoder(const ReembedOptions& options, const View& view) 
 
 BuildOptions BuildOptionsOf(const ReembedOptions& options, const View& view, const RequestLimits& limits) {
   const EncoderSpec& spec = options.encoder->spec();
-  BuildOptions build{.index = options.index.empty() ? view.generation().manifest().index() : options.index,
+  BuildOptions build{.index = options.index.empty() ? AskedIndex(view.generation().manifest()) : options.index,
                      .element_type = view.generation().vectors().element_type(),
                      .dim = spec.dim,
                      .query_fingerprint = spec.fingerprint.query,

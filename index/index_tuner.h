@@ -1,0 +1,70 @@
+// Builds candidate indexes over a sample of vectors, measures them, and says which to take.
+//
+//   LOCI_ASSIGN_OR_RETURN(v1::IndexTuning tuning, TuneIndex(vectors, queries, {.recall_target = 0.95, .scratch_directory = "scratch"}));
+//   for (const v1::TuningPoint& point : tuning.front()) if (point.chosen()) ...
+//
+// Up to kAutoExactRows vectors nothing but exact search is measured: a query takes it a millisecond or two there, which an approximate index
+// would shorten by less than what encoding the query takes. Beyond, the candidates are inverted lists (about 4 sqrt(rows) of them) of plain,
+// 8-bit and product-quantised vectors, and, up to kMaxGraphRows, HNSW graphs of plain and of 8-bit ones.
+#ifndef LOCI_INDEX_INDEX_TUNER_H_
+#define LOCI_INDEX_INDEX_TUNER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "base/cancellation.h"
+#include "base/file.h"
+#include "base/matrix.h"
+#include "index/passage_index.h"
+#include "index/recall.h"
+#include "index/vector_file.h"
+#include "proto/loci/v1/common.pb.h"
+
+namespace loci {
+
+inline constexpr int64_t kAutoExactRows = 20'000;
+inline constexpr int64_t kMaxGraphRows = 4'000'000;
+inline constexpr int64_t kTuningSampleRows = 50'000;
+inline constexpr int kTuningTopK = 10;
+
+// CPU time of one query of those of the meter, searched one by one: the median of rounds.
+absl::StatusOr<double> MeasureLatency(const PassageIndex& index, const RecallMeter& meter, const IndexSearchOptions& options,
+                                      const RequestLimits& limits);
+using LatencyMeter = std::function<absl::StatusOr<double>(const PassageIndex&, const RecallMeter&, const IndexSearchOptions&, const RequestLimits&)>;
+
+struct TunerOptions {
+  double recall_target = 0;         // (0, 1].
+  int64_t memory_budget_bytes = 0;  // 0: any.
+  int64_t sample_rows = kTuningSampleRows;  // At least 256 are taken. Files with fewer rows are measured as they are.
+  int64_t exact_rows = kAutoExactRows;
+  uint64_t seed = 0;  // Of the sample.
+  std::string query_source;
+  FileSystem* fs = &PosixFileSystem();
+  std::string scratch_directory;  // Made, may not exist, and removed in any case.
+  RequestLimits limits;           // Looked at between steps; k-means in between may take a while.
+  std::function<void(int64_t done, int64_t total)> progress;  // Of candidates; may be null.
+  LatencyMeter latency = MeasureLatency;                      // Another one for tests.
+};
+
+// FAISS factory strings worth trying for so many rows, one a family: strings of the same position in two results are of the same family, where
+// `rows_of_families` is the same. Empty where it is at most `exact_rows`.
+std::vector<std::string> CandidateFactories(int dim, int64_t rows, int64_t rows_of_families, int64_t exact_rows = kAutoExactRows);
+
+// Measures an index over a ladder of what it can be searched with, cheapest first, until it finds nearly all or would be slower than exact search.
+// `index` is opened without a pool; memory and recall are as measured, build_ms is given.
+absl::StatusOr<std::vector<loci::v1::TuningPoint>> MeasureLadder(const PassageIndex& index, const std::string& factory, const RecallMeter& meter,
+                                                                 double exact_latency_us, int64_t build_ms, const RequestLimits& limits,
+                                                                 const LatencyMeter& latency = MeasureLatency);
+
+// `queries` [n, vectors.dim()] are not rows of it; recall is measured at 10. The same for the same input and seed, but for latencies and times
+// of builds, and what follows from these. INVALID_ARGUMENT for a target outside its range; CANCELLED or DEADLINE_EXCEEDED by limits. Blocks.
+absl::StatusOr<loci::v1::IndexTuning> TuneIndex(std::shared_ptr<const VectorFile> vectors, MatrixView<const float> queries,
+                                                const TunerOptions& options);
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_INDEX_TUNER_H_
