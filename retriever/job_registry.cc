@@ -63,7 +63,7 @@ absl::Status JobNotFound(std::string_view job) {
 }  // namespace
 
 std::string_view JobKindName(JobKind kind) {
-  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify", "import", "fold", "reembed", "import-encoder"};
+  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify", "import", "fold", "reembed", "import-encoder", "tune"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -325,6 +325,7 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
     if (state.closed) return ErrorWithReason(absl::UnavailableError("the server is draining; ask again when it is back"), "DRAINING");
     const auto conflicts = [&](const JobHandle::Entry& running) {
       if (entry->activating && running.activating) return true;
+      if (spec.kind == JobKind::kTune) return running.record.kind() == record.kind();
       if (spec.kind == JobKind::kImportEncoder) return running.record.kind() == record.kind();
       const bool rebuilds = IsRebuild(running.record.kind());
       if (IsRebuild(record.kind())) return rebuilds || running.activating || IsUpload(running.record.kind());

@@ -98,6 +98,21 @@ TEST_F(JobRegistryTest, AFoldStartsBesideVerificationsAloneAndKeepsIngestsOut) {
   EXPECT_EQ(Record(fold->id()).kind(), "fold");
 }
 
+TEST_F(JobRegistryTest, ATuningIsInNobodysWayButAnothers) {
+  const auto tuning = Start(JobKind::kTune, "movies");
+  EXPECT_EQ(ReasonOf(jobs_->Start({.kind = JobKind::kTune, .store = "movies"}).status()), "JOB_IN_THE_WAY");
+  EXPECT_NE(Start(JobKind::kTune, "books"), nullptr);
+  EXPECT_FALSE(jobs_->CheckNoJob("movies").ok());
+  for (const JobKind kind : {JobKind::kIngest, JobKind::kImport, JobKind::kActivate, JobKind::kRollback, JobKind::kVerify, JobKind::kFold}) {
+    const auto other = Start(kind, "movies");
+    EXPECT_NE(other, nullptr) << JobKindName(kind);
+    (void)other->Finish(absl::OkStatus());
+  }
+  ASSERT_TRUE(tuning->Finish(absl::OkStatus()).ok());
+  EXPECT_EQ(Record(tuning->id()).kind(), "tune");
+  EXPECT_NE(Start(JobKind::kTune, "movies"), nullptr);
+}
+
 TEST_F(JobRegistryTest, AFoldThatNobodyAskedForGivesWay) {
   for (const JobKind kind : {JobKind::kIngest, JobKind::kImport, JobKind::kActivate, JobKind::kRollback, JobKind::kFold}) {
     const auto fold = *jobs_->Start({.kind = JobKind::kFold, .store = "movies", .yields = true});

@@ -19,6 +19,7 @@
 #include "retriever/job_progress.h"
 #include "retriever/job_registry.h"
 #include "retriever/reembedder.h"
+#include "retriever/store_tuner.h"
 #include "server/admin_service.h"
 #include "server/reply.h"
 #include "server/request_errors.h"
@@ -48,7 +49,7 @@ absl::Status RunJob(const ServiceContext& services, JobSpec spec, bool no_wait,
                     std::function<bool(const std::shared_ptr<JobHandle>&, Response*)> follow = nullptr) {
   if (no_wait) spec.limits = RequestLimits();
   const bool is_reembedding = spec.kind == JobKind::kReembed, builds = is_reembedding || spec.kind == JobKind::kFold;
-  ThreadPool& pool = spec.kind == JobKind::kVerify ? *services.verify_pool
+  ThreadPool& pool = spec.kind == JobKind::kVerify || spec.kind == JobKind::kTune ? *services.verify_pool
                      : is_reembedding              ? *services.reembed_pool
                      : builds                      ? *services.fold_pool
                                                    : *services.switch_pool;
@@ -318,6 +319,26 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ReembedStore(grpc::CallbackServerCon
       return absl::OkStatus();
     };
     return RunJob<loci::v1::ReembedStoreResponse>(services_, spec, request->no_wait(), reembed, response);
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::TuneStore(grpc::CallbackServerContext* context, const loci::v1::TuneStoreRequest* request,
+                                                      loci::v1::TuneStoreResponse* response) {
+  return Run(Method::kTuneStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
+    LOCI_ASSIGN_OR_RETURN(ValidTune valid, ValidateTune(*request));
+    LOCI_RETURN_IF_ERROR(services_.manager->GetStore(valid.store).status());
+    LOCI_RETURN_IF_ERROR(services_.manager->TryCapture(valid.store, "").status());  // No job for what serves nothing.
+    const auto tune = [&manager = *services_.manager, store = valid.store, options = std::move(valid.options)](
+                          const OperationControl& control, loci::v1::TuneStoreResponse* reply) -> absl::Status {
+      LOCI_ASSIGN_OR_RETURN(TuneResult result, loci::TuneStore(manager, store, options, control));
+      reply->set_generation(result.generation);
+      reply->set_revision(result.revision);
+      *reply->mutable_tuning() = std::move(result.tuning);
+      reply->set_done(true);
+      return absl::OkStatus();
+    };
+    return RunJob<loci::v1::TuneStoreResponse>(services_, {.kind = JobKind::kTune, .store = valid.store, .limits = limits}, request->no_wait(),
+                                               tune, response);
   });
 }
 

@@ -52,6 +52,8 @@ class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMet
                                       loci::v1::FoldStoreResponse*) override;
   grpc::ServerUnaryReactor* ReembedStore(grpc::CallbackServerContext*, const loci::v1::ReembedStoreRequest*,
                                          loci::v1::ReembedStoreResponse*) override;
+  grpc::ServerUnaryReactor* TuneStore(grpc::CallbackServerContext*, const loci::v1::TuneStoreRequest*,
+                                      loci::v1::TuneStoreResponse*) override;
   grpc::ServerUnaryReactor* DeleteGeneration(grpc::CallbackServerContext*, const loci::v1::DeleteGenerationRequest*,
                                              loci::v1::DeleteGenerationResponse*) override;
   grpc::ServerUnaryReactor* PinGeneration(grpc::CallbackServerContext*, const loci::v1::PinGenerationRequest*,

@@ -142,6 +142,7 @@ TEST(ErrorField, OfWrites) {
       Header("header.chunking.overlap_tokens", [](auto& h) { h.mutable_chunking()->set_overlap_tokens(-1); }),
       Header("header.index.vector_type", [](auto& h) { h.mutable_index()->set_vector_type(loci::v1::VECTOR_TYPE_INT8); }),
       Header("header.index.factory", [](auto& h) { h.mutable_index()->set_factory(kLong); }),
+      Header("header.index.factory", [](auto& h) { h.mutable_index()->set_factory("auto:recall=2"); }),
       Header("header.index", [](auto& h) { h.set_mode(loci::v1::INGEST_MODE_UPSERT); h.mutable_index()->set_factory("exact"); }),
       Header("header.no_activate", [](auto& h) { h.set_mode(loci::v1::INGEST_MODE_UPSERT); h.set_no_activate(true); }),
       Header("header.writes_since", [](auto& h) { h.set_mode(loci::v1::INGEST_MODE_UPSERT); h.set_writes_since(loci::v1::WRITES_SINCE_REPLAY); }),

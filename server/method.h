@@ -27,6 +27,7 @@ enum class Method {
   kFoldStore,
   kReembedStore,
   kImportEncoder,
+  kTuneStore,
   kDeleteGeneration,
   kPinGeneration,
   kVerifyGeneration,

@@ -284,6 +284,8 @@ void FillGeneration(const GenerationInfo& info, loci::v1::Generation* out) {
   out->set_recall_query_count(manifest.recall_query_count());
   out->set_recall_query_source(manifest.recall_query_source());
   out->set_pinned(info.pinned);
+  if (manifest.has_tuning()) *out->mutable_tuning() = manifest.tuning();
+  *out->mutable_ladder() = manifest.ladder();
 }
 
 void FillJob(const JobInfo& info, loci::v1::Job* out) {
@@ -312,6 +314,7 @@ void FillJob(const JobInfo& info, loci::v1::Job* out) {
   if (record.kind() == JobKindName(JobKind::kImportEncoder)) (void)out->mutable_import_encoder()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kRollback)) (void)out->mutable_rollback()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kImport)) (void)out->mutable_import_result()->ParseFromString(record.result());
+  if (record.kind() == JobKindName(JobKind::kTune)) (void)out->mutable_tune()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kVerify)) (void)out->mutable_verify()->ParseFromString(record.result());
 }
 

@@ -8,6 +8,7 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "index/filter_expression.h"
+#include "index/index_specification.h"
 #include "index/store.h"
 #include "retriever/passage_validation.h"
 #include "server/request_errors.h"
@@ -247,6 +248,30 @@ absl::StatusOr<ValidCompare> ValidateCompare(const loci::v1::CompareGenerationsR
   return valid;
 }
 
+absl::StatusOr<ValidTune> ValidateTune(const loci::v1::TuneStoreRequest& request) {
+  constexpr int64_t kMinSampleRows = 1'000, kMaxSampleRows = 1'000'000;
+  ValidTune valid;
+  LOCI_ASSIGN_OR_RETURN(valid.store, ValidateStore(request.store()));
+  if (!(request.recall_target() > 0 && request.recall_target() <= 1)) {
+    return InvalidField("recall_target", absl::StrCat("is ", request.recall_target(), "; it must be above 0 and at most 1"));
+  }
+  valid.options.recall_target = request.recall_target();
+  if (request.memory_budget_bytes() != 0 && request.memory_budget_bytes() < kMinMemoryBudgetBytes) {
+    return InvalidField("memory_budget_bytes", absl::StrCat("is ", request.memory_budget_bytes(), "; it must be at least ", kMinMemoryBudgetBytes,
+                                                            ", or 0 for any"));
+  }
+  valid.options.memory_budget_bytes = request.memory_budget_bytes();
+  LOCI_RETURN_IF_ERROR(CheckCount("queries", request.queries_size(), 0, kMaxQueries));
+  for (int i = 0; i < request.queries_size(); ++i) LOCI_RETURN_IF_ERROR(CheckQuestion(Element("queries", i), request.queries(i)));
+  valid.options.queries.assign(request.queries().begin(), request.queries().end());
+  if (request.sample_row_count() != 0 && (request.sample_row_count() < kMinSampleRows || request.sample_row_count() > kMaxSampleRows)) {
+    return InvalidField("sample_row_count", absl::StrCat("is ", request.sample_row_count(), "; it must be from ", kMinSampleRows, " to ",
+                                                         kMaxSampleRows, ", or 0 for ", kTuningSampleRows));
+  }
+  if (request.sample_row_count() != 0) valid.options.sample_rows = request.sample_row_count();
+  return valid;
+}
+
 absl::StatusOr<ActivationGates> ValidateGates(const loci::v1::ActivationGates& gates) {
   ActivationGates result;
   const auto take_share = [](bool is_set, double value, const char* field, std::optional<double>* out) -> absl::Status {
@@ -373,6 +398,7 @@ absl::Status ValidateIndexSpec(const loci::v1::IndexSpec& index) {
   if (index.factory().size() > 256) {
     return InvalidField("header.index.factory", absl::StrCat("has ", index.factory().size(), " bytes; the limit is 256"));
   }
+  if (IsAutoIndex(index.factory())) LOCI_RETURN_IF_ERROR(InField(ParseAutoIndex(index.factory()).status(), "header"));
   return absl::OkStatus();
 }
 

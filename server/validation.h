@@ -26,6 +26,7 @@
 #include "retriever/ingester.h"
 #include "retriever/pipeline.h"
 #include "retriever/reembedder.h"
+#include "retriever/store_tuner.h"
 #include "server/matrix_codec.h"
 
 namespace loci {
@@ -99,6 +100,12 @@ struct ValidCompare {
   int top_k = 0;
 };
 absl::StatusOr<ValidCompare> ValidateCompare(const loci::v1::CompareGenerationsRequest& request);
+
+struct ValidTune {
+  std::string store;
+  TuneOptions options;
+};
+absl::StatusOr<ValidTune> ValidateTune(const loci::v1::TuneStoreRequest& request);
 
 // No queries where `gates` has neither them nor conditions. INVALID_ARGUMENT for conditions without queries, for quality without judgements.
 absl::StatusOr<ActivationGates> ValidateGates(const loci::v1::ActivationGates& gates);

@@ -166,6 +166,53 @@ TEST(ValidateSearch, RefusesOptionsOutsideTheirRange) {
   EXPECT_THAT(Invalid(ValidateSearch(request, {})), HasSubstr("options.ef_search is 100001; it must be from 1 to 100000"));
 }
 
+TEST(ValidateTune, TakesTargetBudgetAndQueries) {
+  loci::v1::TuneStoreRequest request;
+  request.set_recall_target(0.9);
+  auto valid = ValidateTune(request);
+  ASSERT_TRUE(valid.ok()) << valid.status();
+  EXPECT_EQ(valid->store, "default");
+  EXPECT_EQ(valid->options.memory_budget_bytes, 0);
+  EXPECT_EQ(valid->options.sample_rows, kTuningSampleRows);
+  request.set_memory_budget_bytes(1 << 20);
+  request.set_sample_row_count(1000);
+  request.add_queries("one");
+  valid = ValidateTune(request);
+  ASSERT_TRUE(valid.ok()) << valid.status();
+  EXPECT_EQ(valid->options.recall_target, 0.9);
+  EXPECT_EQ(valid->options.memory_budget_bytes, 1 << 20);
+  EXPECT_EQ(valid->options.sample_rows, 1000);
+  EXPECT_EQ(valid->options.queries, std::vector<std::string>{"one"});
+}
+
+TEST(ValidateTune, NamesWhatIsOutOfRange) {
+  loci::v1::TuneStoreRequest good;
+  good.set_recall_target(1);
+  for (const double target : {0.0, -0.1, 1.5, static_cast<double>(NAN), static_cast<double>(INFINITY)}) {
+    loci::v1::TuneStoreRequest request = good;
+    request.set_recall_target(target);
+    EXPECT_THAT(Invalid(ValidateTune(request)), HasSubstr("recall_target is ")) << target;
+  }
+  for (const int64_t bytes : {int64_t{-1}, int64_t{1}, (int64_t{1} << 20) - 1, INT64_MIN}) {
+    loci::v1::TuneStoreRequest request = good;
+    request.set_memory_budget_bytes(bytes);
+    EXPECT_THAT(Invalid(ValidateTune(request)), HasSubstr("it must be at least 1048576, or 0 for any")) << bytes;
+  }
+  for (const int64_t rows : {int64_t{-1}, int64_t{999}, int64_t{1'000'001}}) {
+    loci::v1::TuneStoreRequest request = good;
+    request.set_sample_row_count(rows);
+    EXPECT_THAT(Invalid(ValidateTune(request)), HasSubstr("sample_row_count is ")) << rows;
+  }
+  loci::v1::TuneStoreRequest request = good;
+  request.add_queries("");
+  EXPECT_THAT(Invalid(ValidateTune(request)), HasSubstr("queries[0] is empty"));
+  for (int i = 0; i < 1024; ++i) request.add_queries("x");
+  EXPECT_THAT(Invalid(ValidateTune(request)), HasSubstr("queries has 1025 entries"));
+  request = good;
+  request.set_store("../x");
+  EXPECT_THAT(Invalid(ValidateTune(request)), HasSubstr("store"));
+}
+
 TEST(ValidateNames, RefusesWhatCouldBecomeAPath) {
   for (const std::string& store : {std::string("../x"), std::string("/etc"), std::string("A"), std::string("-x"), std::string("a b"),
                                    std::string(65, 'a'), std::string("a\0b", 3), std::string(1'000'000, 'x')}) {

@@ -34,6 +34,7 @@ Commands AllCommands() {
   AddReembedCommand(&commands);
   AddExportCommand(&commands);
   AddImportCommand(&commands);
+  AddTuneCommand(&commands);
   AddEvalCommand(&commands);
   AddBenchCommand(&commands);
   AddDocumentationCommands(Declare, kCliVersion, &commands);

@@ -69,6 +69,7 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   std::function<grpc::Status(const v1::CompareGenerationsRequest&, v1::CompareGenerationsResponse*)> on_compare;
   std::function<grpc::Status(const v1::ReembedStoreRequest&, v1::ReembedStoreResponse*)> on_reembed;
   std::function<grpc::Status(grpc::ServerReader<v1::ImportEncoderRequest>*, v1::ImportEncoderResponse*)> on_import_encoder;
+  std::function<grpc::Status(const v1::TuneStoreRequest&, v1::TuneStoreResponse*)> on_tune;
   std::function<void()> before_ingest_reply;
   grpc::Status ingest_status;
   v1::IngestResponse ingest_response;
@@ -132,6 +133,9 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   grpc::Status CompareGenerations(grpc::ServerContext*, const v1::CompareGenerationsRequest* request,
                                   v1::CompareGenerationsResponse* response) override {
     return on_compare ? on_compare(*request, response) : Unimplemented();
+  }
+  grpc::Status TuneStore(grpc::ServerContext*, const v1::TuneStoreRequest* request, v1::TuneStoreResponse* response) override {
+    return on_tune ? on_tune(*request, response) : Unimplemented();
   }
   grpc::Status ExportStore(grpc::ServerContext* context, const v1::ExportRequest* request,
                            grpc::ServerWriter<v1::ExportChunk>* writer) override {
