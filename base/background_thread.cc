@@ -6,6 +6,7 @@
 
 #include <chrono>
 #include <future>
+#include <system_error>
 #include <thread>
 
 namespace loci {
@@ -35,13 +36,20 @@ bool MayComeBack() {
 void RunInBackground(const char* name, const std::function<void()>& body) {
   const bool idle = MayComeBack();
   std::promise<void> ended;
-  std::thread thread([name, idle, &body, &ended] {
+  std::thread thread;
+  const auto run = [name, idle, &body, &ended] {
     (void)pthread_setname_np(pthread_self(), name);
     // Where nobody could bring it back it must not starve. On Linux the nice value is this thread's alone; it could not go back, so the thread ends.
     if (!idle || !SetPolicy(pthread_self(), SCHED_IDLE)) (void)setpriority(PRIO_PROCESS, 0, 19);
     body();
     ended.set_value();
-  });
+  };
+  try {
+    thread = std::thread(run);
+  } catch (const std::system_error&) {
+    body();  // There are too many threads.
+    return;
+  }
   if (idle && ended.get_future().wait_for(kPatience) == std::future_status::timeout) (void)SetPolicy(thread.native_handle(), SCHED_OTHER);
   thread.join();
 }

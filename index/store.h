@@ -166,12 +166,12 @@ class Store {
 
   // For an activation in place: takes the view away, so that view() is null and what it holds can be freed, and gives it to the caller. Then comes
   // PutBack, or another Activate, to which the generation of the view is what served before; of that generation itself it makes the same view
-  // again. Without a view nothing happens, and null is returned.
+  // again. What would refuse that (CURRENT or the log can't be written) refuses this, and the view stays. There must be one.
   struct Released {
     std::shared_ptr<const View> view;
     std::shared_ptr<Overlay> overlay;
   };
-  Released ReleaseView();
+  absl::StatusOr<Released> ReleaseView();
   void PutBack(Released released);
   // Says from now on why there is no view: see active_error.
   void SetActiveError(absl::Status error);

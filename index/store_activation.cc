@@ -46,10 +46,12 @@ absl::StatusOr<int64_t> Store::CheckWritesSince(const storage::Manifest& manifes
       "WRITES_SINCE", {{"count", absl::StrCat(count)}, {"generation", manifest.generation()}});
 }
 
-Store::Released Store::ReleaseView() {
+absl::StatusOr<Store::Released> Store::ReleaseView() {
+  LOCI_RETURN_IF_ERROR(state_->current.Settle());
+  LOCI_RETURN_IF_ERROR(state_->log->Recover());
   Released released{view(), std::move(state_->overlay)};
   state_->overlay.reset();
-  state_->released = released.view != nullptr;
+  state_->released = true;
   state_->Publish(nullptr, revision());
   return released;
 }

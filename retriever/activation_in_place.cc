@@ -40,6 +40,21 @@ class ScopedSwitching {
   StoreEntry& entry_;
 };
 
+// They would be encoded while nothing serves.
+absl::Status WritesNeedEncodingInPlace(int64_t count, const storage::Manifest& manifest) {
+  return ErrorWithReason(
+      absl::FailedPreconditionError(absl::StrCat(count, " writes have no vector of passage half ", manifest.passage_fingerprint(), ", which generation ",
+                                                 manifest.generation(), " needs; in place they are not encoded")),
+      "WRITES_NEED_ENCODING",
+      {{"count", absl::StrCat(count)}, {"generation", manifest.generation()}, {"passage_fingerprint", manifest.passage_fingerprint()}});
+}
+
+absl::Status Held(const std::string& generation, const std::string& by, int64_t waited_ms) {
+  return ErrorWithReason(
+      absl::ResourceExhaustedError(absl::StrCat("generation ", generation, " is held by ", by, " and could not be freed; it serves on")), "HELD",
+      {{"generation", generation}, {"waited_ms", absl::StrCat(waited_ms)}});
+}
+
 // Whether nobody but `serving` and `released` has what they have.
 bool IsFree(const std::shared_ptr<const ServingSet>& serving, const Store::Released& released) {
   return serving.use_count() == 1 && released.view.use_count() == 2 && serving->view->shared_generation().use_count() == 1;
@@ -47,26 +62,29 @@ bool IsFree(const std::shared_ptr<const ServingSet>& serving, const Store::Relea
 
 }  // namespace
 
-absl::Status GenerationManager::State::CheckInPlace(StoreEntry& entry, const std::string& generation, const ServingSet& serving, WritesPolicy policy,
-                                                    int64_t floor, const OperationControl& control, int64_t* writes_since_count) {
-  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> store, entry.GetStore());
-  LOCI_ASSIGN_OR_RETURN(const storage::Manifest manifest, store->GetManifest(generation));
-  LOCI_RETURN_IF_ERROR(options.encoders->ForPassageHalf(manifest.passage_fingerprint()).status());
-  LOCI_ASSIGN_OR_RETURN(*writes_since_count, store->CheckWritesSince(manifest, policy, floor));
+absl::StatusOr<int64_t> GenerationManager::State::CheckInPlace(const StoreEntry& entry, const Store& store, const storage::Manifest& manifest,
+                                                               const ServingSet& serving, WritesPolicy policy, int64_t floor) const {
+  LOCI_ASSIGN_OR_RETURN(const int64_t writes_since_count, store.CheckWritesSince(manifest, policy, floor));
   PlannedReplay replay;
   if (policy != WritesPolicy::kDiscard) {
-    LOCI_ASSIGN_OR_RETURN(replay, store->PlanReplayOver(manifest, floor));
+    LOCI_ASSIGN_OR_RETURN(replay, store.PlanReplayOver(manifest, floor));
+    if (replay.need_encoding_count > 0) return WritesNeedEncodingInPlace(replay.need_encoding_count, manifest);
   }
   const int64_t needed_bytes = NeedOf(entry, manifest, replay).most_bytes();
   const int64_t available_bytes = AvailableBytes(&serving);
-  if (available_bytes >= 0 && needed_bytes > available_bytes) return NoMemory(generation, needed_bytes, available_bytes);
+  if (available_bytes >= 0 && needed_bytes > available_bytes) return NoMemory(manifest.generation(), needed_bytes, available_bytes);
+  return writes_since_count;
+}
 
+absl::Status GenerationManager::State::VerifyInPlace(StoreEntry& entry, const storage::Manifest& manifest, const OperationControl& control) {
+  const std::string& generation = manifest.generation();
   const GenerationStatus before = entry.GetState(generation);
   entry.SetState(generation, GenerationState::kVerifying);
   const int64_t start_us = options.clock->NowMicros();
   absl::Status verified;
-  RunInBackground("loci-verify",
-                  [&] { verified = Generation::Verify(*options.fs, JoinPath(store->directory(), generation), VerifyControlOf(control)); });
+  RunInBackground("loci-verify", [&] {
+    verified = Generation::Verify(*options.fs, JoinPath(JoinPath(StoresDirectory(), entry.name), generation), VerifyControlOf(control));
+  });
   if (!verified.ok() && !IsGivenUp(verified)) {
     entry.SetState(generation, GenerationState::kFailed, std::string(StdView(verified.message())));
     return verified;
@@ -84,11 +102,8 @@ absl::Status GenerationManager::State::WaitUntilFree(const std::shared_ptr<const
     const int64_t now_us = options.clock->NowMicros();
     LOCI_RETURN_IF_ERROR(limits.Check(now_us));
     if (now_us >= until_us) {
-      const std::string& id = serving->view->generation().id();
-      return ErrorWithReason(
-          absl::ResourceExhaustedError(absl::StrCat("generation ", id, " was still held by requests, an ingest or a fold after ",
-                                                    options.memory_wait_us / 1000, " ms and could not be freed; it serves on")),
-          "HELD", {{"generation", id}, {"waited_ms", absl::StrCat(options.memory_wait_us / 1000)}});
+      const int64_t waited_ms = options.memory_wait_us / 1000;
+      return Held(serving->view->generation().id(), absl::StrCat("requests or an export after ", waited_ms, " ms"), waited_ms);
     }
     std::this_thread::sleep_for(kHeldPollPeriod);  // Nobody tells when the last holder lets go.
   }
@@ -123,29 +138,38 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateInPlace(StoreEntry& 
   if (serving == nullptr || serving->view->generation().id() == generation || entry.FindOpened(generation) != nullptr) {
     return ActivateLocked(entry, generation, policy, dry_run, roll_back, control);
   }
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> store, entry.GetStore());
+  LOCI_ASSIGN_OR_RETURN(const storage::Manifest manifest, store->GetManifest(generation));
+  LOCI_RETURN_IF_ERROR(state_->options.encoders->ForPassageHalf(manifest.passage_fingerprint()).status());
   int64_t floor = 0;
   if (roll_back) {
     MutexLock writer(&entry.writer);
-    LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> store, entry.GetStore());
     floor = store->RollbackFloor(generation);
   }
-  ActivationResult checked{.generation = generation, .view = serving->view, .previous_generation = serving->view->generation().id()};
-  LOCI_RETURN_IF_ERROR(state_->CheckInPlace(entry, generation, *serving, policy, floor, control, &checked.writes_since_count));
-  if (dry_run) return checked;
-  checked.view.reset();
-
   const std::string before = serving->view->generation().id();
+  ActivationResult checked{.generation = generation, .previous_generation = before};
+  LOCI_ASSIGN_OR_RETURN(checked.writes_since_count, state_->CheckInPlace(entry, *store, manifest, *serving, policy, floor));
+  LOCI_RETURN_IF_ERROR(state_->VerifyInPlace(entry, manifest, control));
+  if (dry_run) {
+    checked.view = serving->view;
+    return checked;
+  }
+  // They hold it for as long as they take.
+  if (entry.HasBuilds()) return Held(before, "an ingest, a fold or a re-embedding that runs", 0);
+
   std::shared_ptr<TextEncoder> encoder = serving->encoder;
-  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> store, entry.GetStore());
-  LOCI_ASSIGN_OR_RETURN(const storage::Manifest manifest, store->GetManifest(generation));
   Report(control, "draining");
-  const ScopedSwitching switching(
-      entry, {.from = before, .to = generation, .until_us = state_->options.clock->NowMicros() + state_->load_rates.PredictUs(manifest, 0)});
+  const ScopedSwitching switching(entry, {.from = before,
+                                          .to = generation,
+                                          .until_us = state_->options.clock->NowMicros() + state_->load_rates.PredictUs(manifest, 0, /*verified=*/true)});
   Store::Released released;
   {
     MutexLock writer(&entry.writer);
-    serving = entry.holder.Publish(nullptr);  // A write may have published a newer one meanwhile.
-    released = store->ReleaseView();
+    // Verifying takes long, and writes went on.
+    serving = entry.holder.Get();
+    LOCI_RETURN_IF_ERROR(state_->CheckInPlace(entry, *store, manifest, *serving, policy, floor).status());
+    LOCI_ASSIGN_OR_RETURN(released, store->ReleaseView());
+    entry.holder.Publish(nullptr);
   }
   entry.SetState(before, GenerationState::kDraining);
   if (absl::Status drained = state_->WaitUntilFree(serving, released, control.limits); !drained.ok()) {

@@ -209,6 +209,33 @@ TEST_F(ActivationInPlaceTest, WhatIsHeldTooLongServesOn) {
   ExpectFirstServes();
 }
 
+TEST_F(ActivationInPlaceTest, AWriteWhileItIsVerifiedRefusesItBeforeAnythingIsFreed) {
+  const std::string third = Ingest("s", {MakePassage("d", "four")}, {.activate = false})->generation;
+  std::vector<std::string> phases;
+  bool wrote = false;
+  const OperationControl control{.progress = [&](std::string_view phase, int64_t, int64_t) {
+    phases.emplace_back(phase);
+    if (phase != "verifying" || wrote) return;
+    wrote = true;
+    EXPECT_TRUE(manager_->Upsert("s", {MakePassage("late", "late")}, {}).ok());
+  }};
+  EXPECT_EQ(ReasonOf(manager_->Activate("s", third, WritesPolicy::kRefuse, false, control, kInPlace).status()), "WRITES_SINCE");
+  EXPECT_EQ(phases.back(), "draining");
+  EXPECT_THAT(Ids(), ElementsAre("a", "b", "late", "w"));
+}
+
+TEST_F(ActivationInPlaceTest, ABuildThatHoldsWhatServesRefusesItAtOnce) {
+  const auto held = *manager_->Capture("s", "");
+  const EncoderSpec& spec = (*registry_->Get(""))->spec();
+  const auto builder = manager_->NewGeneration("s", {.dim = spec.dim,
+                                                     .query_fingerprint = spec.fingerprint.query,
+                                                     .passage_fingerprint = spec.fingerprint.passage,
+                                                     .base_revision = -1});
+  ASSERT_TRUE(builder.ok()) << builder.status();
+  EXPECT_EQ(ReasonOf(manager_->Activate("s", second_, WritesPolicy::kReplay, false, {}, kInPlace).status()), "HELD");
+  EXPECT_EQ(*manager_->Capture("s", ""), held);
+}
+
 TEST_F(ActivationInPlaceTest, ALoadThatFailsBringsBackWhatServed) {
   std::vector<std::string> phases;
   const OperationControl control{.progress = [&](std::string_view phase, int64_t, int64_t) {

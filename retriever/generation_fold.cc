@@ -73,6 +73,7 @@ absl::StatusOr<FoldResult> GenerationManager::FoldEntry(const std::shared_ptr<St
   {
     MutexLock writer(&entry->writer);
     LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
+    if (entry->switching().has_value()) return state_->WhyNothingServes(*entry, *opened);
     LOCI_ASSIGN_OR_RETURN(source, opened->BeginFold());
   }
   const View& view = *source.view;

@@ -262,7 +262,10 @@ absl::StatusOr<ActivationResult> GenerationManager::PublishLocked(StoreEntry& en
   const int64_t start_us = state_->options.clock->NowMicros();
   LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), policy, roll_back));
   state_->Publish(entry, result.view, std::move(loaded.encoder));
-  state_->load_rates.ObservePublish(result.view->overlay_row_count(), state_->options.clock->NowMicros() - start_us);
+  if (result.previous_generation != generation) {
+    const int64_t change_count = std::max(result.view->overlay_row_count(), result.view->hidden_body_count());
+    state_->load_rates.ObservePublish(change_count, state_->options.clock->NowMicros() - start_us);
+  }
   entry.TakeOpened(generation);  // What serves drains when it is replaced, which a bare one kept open would keep it from.
   LogInfo("generation_manager", absl::StrCat(roll_back ? "rolled back" : "activated", " store=", entry.name, " generation=", generation,
                                              " revision=", result.view->revision(), " passages=", result.view->passage_count(),

@@ -405,7 +405,8 @@ absl::Status GenerationManager::EnsureGeneration(std::string_view store) {
     // What is damaged is not replaced by nothing, nor is what will serve soon.
     absl::Status why = state_->WhyNothingServes(*entry, *opened);
     if (entry->holder.Get() != nullptr) return absl::OkStatus();
-    if (!absl::IsFailedPrecondition(why)) return why;
+    const std::optional<ErrorReason> reason = GetErrorReason(why);
+    if (!reason.has_value() || reason->reason != "NO_ACTIVE_GENERATION") return why;
   }
   LOCI_ASSIGN_OR_RETURN(GenerationList list, ListGenerations(store));
   std::string empty_generation;

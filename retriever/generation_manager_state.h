@@ -78,10 +78,11 @@ struct GenerationManager::State {
   // See Activate. `max_wait_us` bounds Options::memory_wait_us further.
   absl::Status WaitForMemory(const std::string& generation, const ActivationNeed& need, const RequestLimits& limits,
                              int64_t max_wait_us = INT64_MAX) const;
-  // Of an activation in place, the parts: everything that can refuse it while `serving` serves on, every byte of the generation included; that
+  // Of an activation in place, the parts: what can refuse it while `serving` serves on, writes and memory; every byte of the generation; that
   // nobody but the caller has what served; and that it is loaded and serves again (else its active_error says why not).
-  absl::Status CheckInPlace(StoreEntry& entry, const std::string& generation, const ServingSet& serving, WritesPolicy policy, int64_t floor,
-                            const OperationControl& control, int64_t* writes_since_count);
+  absl::StatusOr<int64_t> CheckInPlace(const StoreEntry& entry, const Store& store, const storage::Manifest& manifest, const ServingSet& serving,
+                                       WritesPolicy policy, int64_t floor) const;  // Returns how many write requests were made since.
+  absl::Status VerifyInPlace(StoreEntry& entry, const storage::Manifest& manifest, const OperationControl& control);
   absl::Status WaitUntilFree(const std::shared_ptr<const ServingSet>& serving, const Store::Released& released, const RequestLimits& limits) const;
   absl::Status RestoreServed(StoreEntry& entry, const std::string& generation, std::shared_ptr<TextEncoder> encoder);
 

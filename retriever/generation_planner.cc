@@ -194,6 +194,10 @@ absl::StatusOr<ActivationPlan> GenerationManager::PlanActivation(std::string_vie
                                          " write requests were made since its base (revision ", manifest.base_revision(),
                                          "); an activation must say whether to replay or to discard them"));
   }
+  if (strategy == ActivationStrategy::kInPlace && replay.need_encoding_count > 0) {
+    plan.blockers.push_back(absl::StrCat("WRITES_NEED_ENCODING: ", replay.need_encoding_count, " writes have no vector of its passage half ",
+                                         manifest.passage_fingerprint(), "; in place they are not encoded"));
+  }
   if (!HasEncoder(*state_->options.encoders, *state_->options.fs, JoinPath(state_->options.data_directory, "encoders"),
                   manifest.passage_fingerprint())) {
     plan.blockers.push_back(absl::StrCat("ENCODER_MISMATCH: no encoder of this server serves the passage half ", manifest.passage_fingerprint()));

@@ -17,6 +17,7 @@ absl::StatusOr<FoldSource> GenerationManager::BeginReembedding(std::string_view 
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<StoreEntry> entry, state_->Find(store));
   MutexLock writer(&entry->writer);
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
+  if (entry->switching().has_value()) return state_->WhyNothingServes(*entry, *opened);
   return opened->BeginFold();
 }
 

@@ -10,7 +10,7 @@ std::string_view UnitOf(std::string_view phase) {
   if (phase == "recall" || phase == "gates") return "queries";
   if (phase == "tune") return "candidates";
   if (phase == "checksum") return "files";
-  if (phase == "loading" || phase == "verifying" || phase == "warming" || phase == "publishing") return "bytes";
+  if (phase == "loading" || phase == "verifying" || phase == "warming" || phase == "publishing" || phase == "draining" || phase == "restoring") return "bytes";
   return "passages";
 }
 

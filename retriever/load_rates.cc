@@ -63,10 +63,10 @@ void LoadRates::ObservePublish(int64_t change_count, int64_t duration_us) {
   publish_.Observe(change_count, duration_us);
 }
 
-int64_t LoadRates::PredictUs(const storage::Manifest& manifest, int64_t change_count) const {
+int64_t LoadRates::PredictUs(const storage::Manifest& manifest, int64_t change_count, bool verified) const {
   const Sizes sizes = SizesOf(manifest);
   MutexLock lock(&mutex_);
-  return static_cast<int64_t>(verify_.PredictUs(sizes.all_bytes) + parse_.PredictUs(sizes.parsed_bytes) + probe_.PredictUs(sizes.vector_bytes) +
+  return static_cast<int64_t>((verified ? 0 : verify_.PredictUs(sizes.all_bytes)) + parse_.PredictUs(sizes.parsed_bytes) + probe_.PredictUs(sizes.vector_bytes) +
                               warm_.PredictUs(sizes.vector_bytes) + publish_.PredictUs(change_count));
 }
 

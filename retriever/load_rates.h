@@ -24,8 +24,8 @@ class LoadRates {
   // Laying writes over the generation and writing CURRENT.
   void ObservePublish(int64_t change_count, int64_t duration_us);
 
-  // Of opening, verifying, warming and publishing with `change_count` passages written or deleted since.
-  int64_t PredictUs(const storage::Manifest& manifest, int64_t change_count) const;
+  // Of opening, verifying (unless it was `verified` before), warming and publishing with `change_count` passages written or deleted since.
+  int64_t PredictUs(const storage::Manifest& manifest, int64_t change_count, bool verified = false) const;
 
  private:
   class Rate {

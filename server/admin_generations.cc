@@ -92,6 +92,8 @@ OperationControl WithGates(OperationControl control, const std::string& generati
   return control;
 }
 
+absl::Status NoGatesInPlace() { return InvalidField("gates", "can't be measured for IN_PLACE before what serves is freed"); }
+
 // Measures the gates of a plan, by a dry run that refuses nothing for them; what else refuses it is a blocker.
 absl::Status PlanGates(GenerationManager& manager, const std::string& store, const std::string& generation, const ActivationGates& gates,
                        const RequestLimits& limits, loci::v1::PlanActivationResponse* response) {
@@ -195,6 +197,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackSer
     if (strategy == ActivationStrategy::kInPlace && gates->min_overlap_at_10.has_value()) {
       return InvalidField("gates.min_overlap_at_10", "can't be measured in place: what serves is freed before");
     }
+    if (strategy == ActivationStrategy::kInPlace && request->dry_run() && !gates->empty()) return NoGatesInPlace();
     const auto activate = [&manager = *services_.manager, store, generation = request->generation(), policy, gates, strategy,
                            dry_run = request->dry_run()](
                               const OperationControl& job, loci::v1::ActivateGenerationResponse* reply) -> absl::Status {
@@ -364,6 +367,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::PlanActivation(grpc::CallbackServerC
     LOCI_ASSIGN_OR_RETURN(const ActivationGates gates, ValidateGates(request->gates()));
     LOCI_ASSIGN_OR_RETURN(const WritesPolicy policy, ValidateWritesSince(request->writes_since()));
     LOCI_ASSIGN_OR_RETURN(const ActivationStrategy strategy, ValidateStrategy(request->strategy()));
+    if (strategy == ActivationStrategy::kInPlace && !gates.empty()) return NoGatesInPlace();
     LOCI_ASSIGN_OR_RETURN(const ActivationPlan plan, services_.manager->PlanActivation(store, request->generation(), policy, strategy));
     FillPlan(plan, response);
     return PlanGates(*services_.manager, store, request->generation(), gates, limits, response);
