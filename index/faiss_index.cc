@@ -32,6 +32,7 @@ namespace loci {
 namespace {
 
 constexpr int kDefaultEfSearch = 64;
+constexpr int kLadderTopK = 10;
 constexpr int64_t kAddRows = 16384;             // Between looks at the limits.
 constexpr int64_t kMaxTrainingBytes = 256 << 20;  // Where there are not more lists than that.
 constexpr int64_t kQueriesPerTask = 8;
@@ -213,7 +214,15 @@ class FaissIndex : public PassageIndex {
     const int64_t factor = factory_.codec == FaissFactory::Codec::kFlat ? 1 : factory_.codec == FaissFactory::Codec::kScalar ? 2 : 4;
     const SearchParameters parameters = Resolve(options);
     Effort effort;
-    effort.candidates = parameters.rescore_factor != 0 ? int64_t{parameters.rescore_factor} * options.top_k : factor * options.top_k + 16;
+    if (options.rescore_factor != 0) {
+      effort.candidates = int64_t{options.rescore_factor} * options.top_k;
+    } else if (parameters.rescore_factor != 0) {
+      // Of the ladder, which was measured at so many hits: for fewer the same is looked at.
+      effort.candidates = std::min(int64_t{parameters.rescore_factor} * std::max(options.top_k, kLadderTopK),
+                                   std::max<int64_t>(kMaxCandidates, options.top_k));
+    } else {
+      effort.candidates = factor * options.top_k + 16;
+    }
     effort.nprobe = parameters.nprobe != 0 ? parameters.nprobe : DefaultNprobe(factory_.list_count);
     if (factory_.hnsw) {
       effort.candidates = std::max<int64_t>(effort.candidates, parameters.ef_search != 0 ? parameters.ef_search : kDefaultEfSearch);
@@ -311,7 +320,7 @@ class FaissIndex : public PassageIndex {
 
 bool Fits(const SearchParameters& parameters, const FaissFactory& factory) {
   return parameters.nprobe >= 0 && parameters.nprobe <= factory.list_count && parameters.ef_search >= 0 &&
-         (parameters.ef_search == 0 || factory.hnsw) && parameters.rescore_factor >= 0 && parameters.rescore_factor <= kMaxRescoreFactor;
+         parameters.ef_search <= kMaxCandidates && (parameters.ef_search == 0 || factory.hnsw) && parameters.rescore_factor >= 0 && parameters.rescore_factor <= kMaxRescoreFactor;
 }
 
 }  // namespace

@@ -314,10 +314,28 @@ TEST_F(FaissIndexTest, SearchesWithTheCheapestStepThatMeetsTheTarget) {
   EXPECT_EQ(with_target(1), search({.top_k = 500, .exact = true})) << "none meets it";
   EXPECT_EQ((*index)->Search({query.data(), 1, kDim}, {.top_k = 10, .nprobe = 1, .recall_target = 0.5}, RowMask(), nullptr).code(),
             absl::StatusCode::kInvalidArgument);
-  for (const SearchParameters& wrong : {SearchParameters{.nprobe = 65}, {.nprobe = -1}, {.ef_search = 10}, {.rescore_factor = 1001}}) {
+  for (const SearchParameters& wrong : {SearchParameters{.nprobe = 65}, {.ef_search = 100'001}, {.nprobe = -1}, {.ef_search = 10}, {.rescore_factor = 1001}}) {
     EXPECT_EQ(OpenFaissIndex(PosixFileSystem(), Path("ladder"), "IVF64,Flat", file, nullptr, {.steps = {{wrong, 1, 1, 1}}}).status().code(),
               absl::StatusCode::kDataLoss);
   }
+}
+
+TEST_F(FaissIndexTest, LooksAtAsManyCandidatesForFewHitsAsTheLadderWasMeasuredWith) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kManyRows);
+  ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), "PQ4x4", *file, Path("ladder"), RequestLimits()).ok());
+  const auto index = OpenFaissIndex(PosixFileSystem(), Path("ladder"), "PQ4x4", file, nullptr, {.defaults = {.rescore_factor = 20}});
+  ASSERT_TRUE(index.ok()) << index.status();
+  const std::vector<float> queries = MakeVectors(50, 2);
+  const auto first_rows = [&](IndexSearchOptions options) {
+    std::vector<RowHit> hits(50 * options.top_k);
+    EXPECT_TRUE((*index)->Search({queries.data(), 50, kDim}, options, RowMask(), hits.data()).ok());
+    std::vector<int64_t> rows;
+    for (size_t i = 0; i < hits.size(); i += options.top_k) rows.push_back(hits[i].row);
+    return rows;
+  };
+  EXPECT_EQ(first_rows({.top_k = 1}), first_rows({.top_k = 1, .rescore_factor = 200}));
+  EXPECT_EQ(first_rows({.top_k = 2}), first_rows({.top_k = 2, .rescore_factor = 100}));
+  EXPECT_NE(first_rows({.top_k = 1}), first_rows({.top_k = 1, .rescore_factor = 20})) << "a request's own factor is of its own hits";
 }
 
 TEST_F(FaissIndexTest, RefusesAFileThatIsNotTheIndexNamed) {

@@ -79,6 +79,7 @@ absl::StatusOr<TuningPoint*> FindStep(const PassageIndex& index, const RecallMet
     LOCI_ASSIGN_OR_RETURN(const std::vector<double> recalls, held_back.Measure(index, options, limits));
     *recall = MeanRecall(recalls);
     if (*recall >= target) return step;
+    step->set_recall_bound(std::min(step->recall_bound(), *recall));  // Nor do requests take it for a target that it misses.
   }
   return nullptr;
 }

@@ -24,6 +24,7 @@ using v1::TuningPoint;
 
 constexpr double kNearlyAll = 0.998;  // Of recall_bound: more is not worth looking farther for.
 constexpr int kGraphLinks = 32;
+constexpr int64_t kMinQueries = 50;  // Fewer say too little of a mean.
 constexpr int64_t kMinSampleRows = 256;  // That a product quantiser is trained with.
 
 double ThreadCpuMicros() {
@@ -256,7 +257,11 @@ absl::StatusOr<v1::IndexTuning> TuneIndex(std::shared_ptr<const VectorFile> vect
   std::vector<TuningPoint> front = ParetoFront(points);
   TuningChoice choice = ChoosePoint(front, options.recall_target, options.memory_budget_bytes);
   if (is_small) choice.reason = absl::StrCat("at most ", options.exact_rows, " vectors: searched exactly");
-  if (!is_small && !can_measure) choice.reason = "there were no queries to measure with: searched exactly";
+  if (!is_small && queries.rows < kMinQueries) {
+    const auto is_exact = [](const TuningPoint& point) { return point.index() == "exact"; };
+    choice.position = static_cast<int>(std::find_if(front.begin(), front.end(), is_exact) - front.begin());
+    choice.reason = absl::StrCat(queries.rows, " queries are too few to choose by, of fewer than ", kMinQueries, ": searched exactly");
+  }
   front[static_cast<size_t>(choice.position)].set_chosen(true);
   for (TuningPoint& point : front) *tuning.add_front() = std::move(point);
   tuning.set_reason(choice.reason);

@@ -144,6 +144,10 @@ TEST_F(IndexTunerTest, GivesAFrontWithOneThatIsChosen) {
   EXPECT_EQ(told.front(), std::pair(int64_t{0}, int64_t{5}));
   EXPECT_EQ(told.back(), std::pair(int64_t{5}, int64_t{5}));
   EXPECT_FALSE(PosixFileSystem().Exists(Path("scratch")));
+  const auto few = TuneIndex(file_, {queries_.data(), 49, kDim}, Options());
+  ASSERT_TRUE(few.ok()) << few.status();
+  EXPECT_NE(few->reason().find("too few"), std::string::npos) << few->reason();
+  for (const TuningPoint& point : few->front()) EXPECT_EQ(point.chosen(), point.index() == "exact");
 }
 
 TEST_F(IndexTunerTest, MeasuresOnASampleForTheWhole) {
