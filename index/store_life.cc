@@ -93,7 +93,11 @@ absl::StatusOr<StoreState> ReadState(const Store& store) {
 
 std::string StorePath(const std::string& root) { return JoinPath(root, "stores/s"); }
 
-absl::StatusOr<std::unique_ptr<Store>> OpenPlain(const std::string& root) { return Store::Open(StorePath(root), "s", StoreOptions()); }
+absl::StatusOr<std::unique_ptr<Store>> OpenPlain(const std::string& root) {
+  LOCI_ASSIGN_OR_RETURN(std::unique_ptr<Store> store, Store::Open(StorePath(root), "s", StoreOptions()));
+  LOCI_RETURN_IF_ERROR(store->active_error());  // It opens, so that an operator can mend it.
+  return store;
+}
 
 absl::StatusOr<StoreState> StateUnder(const std::string& root) {
   auto store = OpenPlain(root);

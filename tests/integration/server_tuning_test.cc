@@ -96,6 +96,8 @@ TEST_F(ServerTuning, BadRequestsAreTold) {
   loci::v1::CreateStoreResponse created;
   ASSERT_TRUE(Call(*admin, &Admin::CreateStore, create, &created).ok());
   ExpectRefused(Tune("empty", 0.9, &response), StatusCode::FAILED_PRECONDITION, "empty", "NO_ACTIVE_GENERATION");
+  create.set_store("none");
+  ASSERT_TRUE(Call(*admin, &Admin::CreateStore, create, &created).ok());
   Upsert("none", "a", "one");  // Over a generation without any passage.
   ExpectRefused(Tune("none", 0.9, &response), StatusCode::FAILED_PRECONDITION, "no passages", "EMPTY_STORE");
   const grpc::Status index = IngestWith("s", "auto:recall=3", 3, &ingested);
