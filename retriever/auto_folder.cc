@@ -78,9 +78,11 @@ void AutoFolder::Look() {
 void AutoFolder::Fold(const std::string& store) {
   absl::StatusOr<std::shared_ptr<JobHandle>> job = options_.jobs->Start({.kind = JobKind::kFold, .store = store, .yields = true});
   absl::Status status = job.status();
+  int64_t ended_us = options_.clock->NowMicros();
   if (job.ok()) {
     if (stopping()) (void)options_.jobs->Cancel((*job)->id());  // It began when the others had been ended.
     const absl::StatusOr<FoldResult> folded = options_.manager->Fold(store, ControlOf(*job, kFoldSwitch));
+    ended_us = options_.clock->NowMicros();  // Before anyone can see that it has.
     status = (*job)->Finish(folded.status());
   }
   if (status.ok()) {
@@ -91,7 +93,7 @@ void AutoFolder::Fold(const std::string& store) {
   if (absl::IsAborted(status) || absl::IsCancelled(status) || absl::IsUnavailable(status) || absl::IsNotFound(status)) return;
   Failures& failures = failures_[store];
   failures.pause_us = failures.pause_us == 0 ? kFirstPauseUs : std::min(2 * failures.pause_us, kLongestPauseUs);
-  failures.until_us = options_.clock->NowMicros() + failures.pause_us;
+  failures.until_us = ended_us + failures.pause_us;
   LogWarning("fold", absl::StrCat("store=", store, " could not be folded, and is left alone for ", failures.pause_us / 1'000'000,
                                   " s: ", status.message()));
 }
