@@ -16,16 +16,11 @@
 #include "clients/cli/display.h"
 #include "clients/cli/eval_input.h"
 #include "clients/cli/gate_flags.h"
+#include "clients/cli/job_progress.h"
 #include "clients/cli/text_table.h"
 
 namespace loci {
 namespace {
-
-// What goes on by itself after --no-wait.
-int TellJob(CliContext& cli, const std::string& job) {
-  cli.out() << "it goes on as a job; follow it with loci watch " << SanitizeLine(job) << '\n';
-  return kExitOk;
-}
 
 class ActivateCommand final : public Command {
  public:

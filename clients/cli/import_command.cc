@@ -108,7 +108,7 @@ class ImportCommand final : public Command {
       cli.out() << "store " << SanitizeLine(StoreName(store_)) << (build_.no_activate() ? " has" : " serves") << " generation "
                 << SanitizeLine(response.generation()) << ", revision " << response.revision() << '\n';
     } else {
-      cli.out() << "it goes on as a job; follow it with loci watch " << SanitizeLine(response.job()) << '\n';
+      return TellJob(cli, response.job());
     }
     return kExitOk;
   }

@@ -86,6 +86,11 @@ bool FollowJob(CliContext& cli, const std::string& id, v1::Job* job, int* exit_c
   return status.ok();
 }
 
+int TellJob(CliContext& cli, const std::string& job) {
+  cli.out() << "it goes on as a job; follow it with loci watch " << SanitizeLine(job) << '\n';
+  return kExitOk;
+}
+
 int FailedJob(CliContext& cli, const v1::Job& job) {
   cli.err() << "error: job " << SanitizeLine(job.job()) << " ended as " << JobStateName(job.state());
   if (job.state() == v1::JOB_STATE_FAILED) cli.err() << ": " << GrpcCodeName(job.error_code());

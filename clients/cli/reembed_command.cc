@@ -64,8 +64,7 @@ class ReembedCommand final : public Command {
     if (dry_run_) return PrintEstimate(cli, response);
     if (no_wait_) {
       if (cli.json()) return cli.PrintJson(response);
-      cli.out() << "it goes on as a job; follow it with loci watch " << SanitizeLine(response.job()) << '\n';
-      return kExitOk;
+      return TellJob(cli, response.job());
     }
     v1::Job job;
     if (!FollowJob(cli, response.job(), &job, &exit_code)) return exit_code;

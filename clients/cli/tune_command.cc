@@ -12,7 +12,6 @@
 #include "clients/cli/eval_input.h"
 #include "clients/cli/job_progress.h"
 #include "clients/cli/output_file.h"
-#include "clients/cli/progress.h"
 #include "clients/cli/tuning_plot.h"
 
 namespace loci {
@@ -79,11 +78,14 @@ class TuneCommand final : public Command {
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::TuneStore, request, &response, &exit_code)) return exit_code;
     if (no_wait_) {
       if (cli.json()) return cli.PrintJson(response);
-      cli.out() << "it goes on as a job; follow it with loci watch " << SanitizeLine(response.job()) << '\n';
-      return kExitOk;
+      return TellJob(cli, response.job());
     }
     v1::Job job;
-    if (const int failed = Follow(cli, response.job(), &job); failed != kExitOk) return failed;
+    if (!FollowJob(cli, response.job(), &job, &exit_code)) {
+      cli.err() << "the job may go on; see loci watch " << SanitizeLine(response.job()) << " and loci cancel " << SanitizeLine(response.job()) << '\n';
+      return exit_code;
+    }
+    if (job.state() != v1::JOB_STATE_SUCCEEDED) return FailedJob(cli, job);
     response = job.tune();
     if (svg != nullptr) {
       absl::Status written = svg->Write(TuningPlotSvg(response.tuning(), absl::StrCat("store ", StoreName(store_), ", generation ", response.generation())));
@@ -97,34 +99,6 @@ class TuneCommand final : public Command {
   }
 
  private:
-  // Shows the job until it ends; an exit code other than kExitOk where that was not well.
-  static int Follow(CliContext& cli, const std::string& id, v1::Job* job) {
-    v1::WatchJobRequest request;
-    request.set_job(id);
-    grpc::ClientContext context;
-    cli.SetDeadline(&context, CliContext::kNoTimeout);
-    const std::unique_ptr<grpc::ClientReader<v1::Job>> reader = cli.admin().WatchJob(&context, request);
-    {
-      Progress progress(cli.err(), cli.environment().err_width, "", [] { return Progress::Numbers(); });
-      progress.SetPhase("waiting for the server");
-      v1::Job update;
-      while (reader->Read(&update)) {
-        *job = update;
-        progress.SetPhase(DescribeJobPhase(*job));
-      }
-    }
-    const grpc::Status status = reader->Finish();
-    if (!status.ok() || job->state() == v1::JOB_STATE_RUNNING || job->job().empty()) {
-      const int exit_code = cli.Fail(!status.ok() ? status : grpc::Status(grpc::StatusCode::UNAVAILABLE, "the server ended the watch before the job's end"));
-      cli.err() << "the job may go on; see loci watch " << SanitizeLine(id) << " and loci cancel " << SanitizeLine(id) << '\n';
-      return exit_code;
-    }
-    if (job->state() == v1::JOB_STATE_SUCCEEDED) return kExitOk;
-    const auto code = job->error_code() == 0 ? grpc::StatusCode::ABORTED : static_cast<grpc::StatusCode>(job->error_code());
-    return cli.Fail(grpc::Status(code, absl::StrCat("job ", id, " ended as ", JobStateName(job->state()), job->error_message().empty() ? "" : ": ",
-                                                    job->error_message())));
-  }
-
   static std::string Parameter(int32_t value) { return value == 0 ? "" : absl::StrCat(value); }
 
   void PrintFront(CliContext& cli, const v1::TuneStoreResponse& response) const {
