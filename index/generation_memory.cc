@@ -52,9 +52,7 @@ GenerationMemory PlannedMemory(const storage::Manifest& manifest) {
 }
 
 int64_t SizeOnDisk(const storage::Manifest& manifest) {
-  int64_t size_bytes = static_cast<int64_t>(SerializeManifest(manifest).size());
-  for (const storage::FileEntry& file : manifest.files()) size_bytes += file.size_bytes();
-  return size_bytes;
+  return FileBytes(manifest) + static_cast<int64_t>(SerializeManifest(manifest).size());
 }
 
 }  // namespace loci

@@ -38,6 +38,13 @@ absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string
 // VectorType and ElementType have the same values; int8 and float64 are not stored.
 inline ElementType StoredType(const storage::Manifest& manifest) { return static_cast<ElementType>(manifest.vector_type()); }
 
+// Of all files that it lists.
+inline int64_t FileBytes(const storage::Manifest& manifest) {
+  int64_t bytes = 0;
+  for (const storage::FileEntry& file : manifest.files()) bytes += file.size_bytes();
+  return bytes;
+}
+
 // What the index was asked for with, for builds that are to have one of the same sort.
 inline const std::string& AskedIndex(const storage::Manifest& manifest) {
   return manifest.index_specification().empty() ? manifest.index() : manifest.index_specification();

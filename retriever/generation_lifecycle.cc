@@ -14,16 +14,6 @@
 #include "retriever/write_encoder.h"
 
 namespace loci {
-namespace {
-
-int64_t SizeOf(const storage::Manifest& manifest) {
-  int64_t size_bytes = 0;
-  for (const storage::FileEntry& file : manifest.files()) size_bytes += file.size_bytes();
-  return size_bytes;
-}
-
-}  // namespace
-
 absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationManager::NewGeneration(std::string_view store, BuildOptions options) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   return HeldBuilder::Create(std::move(entry), std::move(options));
@@ -51,7 +41,7 @@ absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_vi
     } else if (info.state == GenerationState::kFailed) {
       info.detail = status.detail;
     }
-    info.size_bytes = SizeOf(manifest);
+    info.size_bytes = FileBytes(manifest);
     info.pinned = std::find(settings.pinned().begin(), settings.pinned().end(), manifest.generation()) != settings.pinned().end();
     info.manifest = std::move(manifest);
     list.generations.push_back(std::move(info));
@@ -328,7 +318,7 @@ absl::StatusOr<VerifyResult> GenerationManager::Verify(std::string_view store, c
                                     state_->VerifyControlOf(control));
     });
     result.file_count = manifest->files_size();
-    result.size_bytes = SizeOf(*manifest);
+    result.size_bytes = FileBytes(*manifest);
     if (verified.ok()) state_->load_rates.ObserveVerify(result.size_bytes, state_->options.clock->NowMicros() - start_us);
     if (!verified.ok()) {
       manifest = get_manifest();

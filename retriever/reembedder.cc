@@ -11,6 +11,7 @@
 #include "base/error.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
+#include "index/manifest.h"
 #include "index/passage_file.h"
 #include "index/view_copy.h"
 #include "retriever/passage_sink.h"
@@ -174,7 +175,7 @@ absl::StatusOr<ReembedResult> Reembed(GenerationManager& manager, const ReembedO
   result.passage_count = manifest.passage_count();
   result.reused_count = sink.reused_count();
   result.encoded_count = sink.written_count() - sink.reused_count();
-  for (const storage::FileEntry& file : manifest.files()) result.size_bytes += file.size_bytes();
+  result.size_bytes = FileBytes(manifest);
   if (control.chosen) control.chosen(result.generation);
   const auto give_up = [&](const absl::Status& status) {
     if (const absl::Status deleted = manager.DeleteGeneration(options.store, result.generation); !deleted.ok() && !absl::IsNotFound(deleted)) {
