@@ -32,7 +32,6 @@ namespace loci {
 namespace {
 
 constexpr int kDefaultEfSearch = 64;
-constexpr int kLadderTopK = 10;
 constexpr int64_t kAddRows = 16384;             // Between looks at the limits.
 constexpr int64_t kMaxTrainingBytes = 256 << 20;  // Where there are not more lists than that.
 constexpr int64_t kQueriesPerTask = 8;

@@ -38,7 +38,6 @@ constexpr int64_t kCheckRows = 1024;  // Between looks at the limits.
 constexpr int64_t kRoomBytes = 64 << 20;  // Between looks at the room on disk.
 constexpr int kRecallTopK = 10;
 constexpr char kTuningDirectory[] = "tuning";  // As well.
-constexpr char kMidpointSource[] = "perturbed midpoints of pairs of stored vectors";
 constexpr int64_t kRecallQueries = 200;
 constexpr int64_t kChoosingQueries = 600;  // Half of which are held back.
 constexpr int64_t kTimingQueries = 64;     // Where nothing is measured but the time of exact search.
@@ -337,7 +336,7 @@ absl::Status Builder::MeasureMemory(const PassageFile& passages) {
 
 absl::StatusOr<std::vector<float>> Builder::RecallQueries(const VectorFile& vectors, const PassageFile& passages, int64_t count) {
   if (options_.recall_queries == nullptr) {
-    manifest_.set_recall_query_source(kMidpointSource);
+    manifest_.set_recall_query_source(kMidpointQuerySource);
     return MakeMidpointQueries(vectors, count);
   }
   count = std::min(count, vectors.rows());
@@ -402,7 +401,7 @@ absl::Status Builder::ChooseIndex(const std::shared_ptr<const VectorFile>& vecto
   std::vector<float> queries;
   if (is_small) {
     queries = MakeMidpointQueries(*vectors, kTimingQueries);
-    chooser.tuner.query_source = kMidpointSource;
+    chooser.tuner.query_source = kMidpointQuerySource;
   } else {
     LOCI_ASSIGN_OR_RETURN(queries, RecallQueries(*vectors, passages, kChoosingQueries));
     chooser.tuner.query_source = manifest_.recall_query_source();

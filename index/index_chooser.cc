@@ -72,11 +72,7 @@ absl::StatusOr<TuningPoint*> FindStep(const PassageIndex& index, const RecallMet
   }
   std::stable_sort(steps.begin(), steps.end(), [](const TuningPoint* a, const TuningPoint* b) { return a->latency_us() < b->latency_us(); });
   for (TuningPoint* const step : steps) {
-    IndexSearchOptions options;
-    options.nprobe = step->nprobe();
-    options.ef_search = step->ef_search();
-    options.rescore_factor = step->rescore_factor();
-    LOCI_ASSIGN_OR_RETURN(const std::vector<double> recalls, held_back.Measure(index, options, limits));
+    LOCI_ASSIGN_OR_RETURN(const std::vector<double> recalls, held_back.Measure(index, SearchOptionsOf(*step), limits));
     *recall = MeanRecall(recalls);
     if (*recall >= target) return step;
     step->set_recall_bound(std::min(step->recall_bound(), *recall));  // Nor do requests take it for a target that it misses.
@@ -117,8 +113,8 @@ absl::StatusOr<ChosenIndex> BuildChosenIndex(std::shared_ptr<const VectorFile> v
   if (factories.size() > kMaxBuilds) factories.resize(kMaxBuilds);
 
   const ExactIndex exact(vectors, nullptr);
-  LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, view(choosing), kTuningTopK, limits));
-  LOCI_ASSIGN_OR_RETURN(const RecallMeter held_back, RecallMeter::Create(exact, view(checking), kTuningTopK, limits));
+  LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, view(choosing), kLadderTopK, limits));
+  LOCI_ASSIGN_OR_RETURN(const RecallMeter held_back, RecallMeter::Create(exact, view(checking), kLadderTopK, limits));
   LOCI_ASSIGN_OR_RETURN(const double exact_latency_us, options.tuner.latency(exact, meter, {}, limits));
   for (const std::string& factory : factories) {
     report("index", 0, vectors->rows());

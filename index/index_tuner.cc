@@ -40,14 +40,6 @@ int64_t ListCount(int64_t rows) {
   return std::clamp<int64_t>(lists, 1, std::min<int64_t>(65536, std::max<int64_t>(rows / 8, 1)));
 }
 
-IndexSearchOptions OptionsOf(const TuningPoint& point) {
-  IndexSearchOptions options;
-  options.nprobe = point.nprobe();
-  options.ef_search = point.ef_search();
-  options.rescore_factor = point.rescore_factor();
-  return options;
-}
-
 // The ways to search an index, as runs of steps that each look farther than the one before.
 std::vector<std::vector<TuningPoint>> LadderRuns(const FaissFactory& factory) {
   std::vector<int> rescore_factors = {1};
@@ -131,6 +123,14 @@ absl::StatusOr<std::vector<TuningPoint>> MeasureCandidate(const std::string& fac
 
 }  // namespace
 
+IndexSearchOptions SearchOptionsOf(const TuningPoint& point) {
+  IndexSearchOptions options;
+  options.nprobe = point.nprobe();
+  options.ef_search = point.ef_search();
+  options.rescore_factor = point.rescore_factor();
+  return options;
+}
+
 std::vector<std::string> CandidateFactories(int dim, int64_t rows, int64_t rows_of_families, int64_t exact_rows) {
   if (rows_of_families <= exact_rows) return {};
   const int64_t lists = ListCount(rows);
@@ -178,7 +178,7 @@ absl::StatusOr<std::vector<TuningPoint>> MeasureLadder(const PassageIndex& index
   std::vector<TuningPoint> points;
   for (std::vector<TuningPoint>& run : LadderRuns(parsed)) {
     for (TuningPoint& point : run) {
-      const IndexSearchOptions options = OptionsOf(point);
+      const IndexSearchOptions options = SearchOptionsOf(point);
       IndexSearchOptions at_ten = options;
       at_ten.top_k = meter.top_k();
       if (index.IsExact(at_ten, RowMask())) break;
@@ -228,7 +228,7 @@ absl::StatusOr<v1::IndexTuning> TuneIndex(std::shared_ptr<const VectorFile> vect
                                               options.limits));
   }
   const ExactIndex exact(sample, nullptr);
-  LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, queries, kTuningTopK, options.limits));
+  LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, queries, kLadderTopK, options.limits));
   LOCI_ASSIGN_OR_RETURN(const double exact_latency_us, options.latency(exact, meter, {}, options.limits));
 
   TuningPoint exact_point;

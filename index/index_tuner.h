@@ -29,7 +29,9 @@ namespace loci {
 inline constexpr int64_t kAutoExactRows = 20'000;
 inline constexpr int64_t kMaxGraphRows = 4'000'000;
 inline constexpr int64_t kTuningSampleRows = 50'000;
-inline constexpr int kTuningTopK = 10;
+
+// How a point was searched.
+IndexSearchOptions SearchOptionsOf(const loci::v1::TuningPoint& point);
 
 // CPU time of one query of those of the meter, searched one by one: the median of rounds.
 absl::StatusOr<double> MeasureLatency(const PassageIndex& index, const RecallMeter& meter, const IndexSearchOptions& options,

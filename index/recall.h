@@ -45,6 +45,7 @@ absl::StatusOr<double> MeasureRecall(const PassageIndex& index, const PassageInd
 
 // Queries that are not passages, where nobody can encode any: `count` midpoints of pairs of stored rows, perturbed by noise of a
 // quarter of their length. [count, dim]; empty where there are fewer than 2 rows. The same for the same rows.
+inline constexpr char kMidpointQuerySource[] = "perturbed midpoints of pairs of stored vectors";  // For manifests.
 std::vector<float> MakeMidpointQueries(const VectorFile& vectors, int64_t count);
 
 }  // namespace loci

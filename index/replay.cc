@@ -11,10 +11,13 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/status_macros.h"
+#include "base/strings.h"
 
 namespace loci {
 
 namespace {
+
+constexpr char kEncodeFirst[] = ": they must be encoded first";
 
 // The vector of `record` that is of the generation's passage half; null where it has none.
 absl::StatusOr<const storage::WriteVector*> FindVector(const storage::WriteRecord& record, const Generation& generation) {
@@ -30,15 +33,6 @@ absl::StatusOr<const storage::WriteVector*> FindVector(const storage::WriteRecor
   return found;
 }
 
-absl::Status NeedEncoding(int64_t count, const Generation& generation) {
-  return ErrorWithReason(
-      absl::FailedPreconditionError(absl::StrCat(count, " writes have no vector of passage half ", generation.manifest().passage_fingerprint(),
-                                                 ", which generation ", generation.id(), " needs: they must be encoded first")),
-      "WRITES_NEED_ENCODING", {{"count", absl::StrCat(count)},
-       {"generation", generation.id()},
-       {"passage_fingerprint", generation.manifest().passage_fingerprint()}});
-}
-
 // The number, in their order, of the last write to each id.
 absl::StatusOr<std::unordered_map<std::string, int64_t>> LastWrites(const WriteLog& log, int64_t after, int64_t upto) {
   std::unordered_map<std::string, int64_t> last_write;
@@ -51,6 +45,14 @@ absl::StatusOr<std::unordered_map<std::string, int64_t>> LastWrites(const WriteL
 }
 
 }  // namespace
+
+absl::Status WritesNeedEncoding(int64_t count, const storage::Manifest& manifest, std::string_view rest) {
+  return ErrorWithReason(
+      absl::FailedPreconditionError(absl::StrCat(count, " writes have no vector of passage half ", manifest.passage_fingerprint(),
+                                                 ", which generation ", manifest.generation(), " needs", AbslView(rest))),
+      "WRITES_NEED_ENCODING",
+      {{"count", absl::StrCat(count)}, {"generation", manifest.generation()}, {"passage_fingerprint", manifest.passage_fingerprint()}});
+}
 
 absl::StatusOr<std::vector<WritePlace>> FindUnencoded(const WriteLog& log, int64_t after, int64_t upto, const Generation& generation, bool all) {
   std::unordered_map<std::string, int64_t> last_write;
@@ -100,7 +102,7 @@ absl::StatusOr<ReplayedWrites> ReplayWrites(const WriteLog& log, int64_t after, 
     result.overlay->Append(record.revision(), record.passage(), vector.data());
     return absl::OkStatus();
   }));
-  if (need_encoding > 0) return NeedEncoding(need_encoding, generation);
+  if (need_encoding > 0) return WritesNeedEncoding(need_encoding, generation.manifest(), kEncodeFirst);
   result.hidden_body = RowMask().WithHidden(hidden_body);
   return result;
 }
@@ -150,7 +152,7 @@ absl::Status ReplayFurther(const WriteLog& log, int64_t after, int64_t upto, con
     const storage::WriteVector* found = nullptr;
     if (!record.deleted()) {
       LOCI_ASSIGN_OR_RETURN(found, FindVector(record, generation));
-      if (found == nullptr) return NeedEncoding(1, generation);
+      if (found == nullptr) return WritesNeedEncoding(1, generation.manifest(), kEncodeFirst);
     }
     bool was_there = false;
     if (const std::optional<Overlay::Found> before = writes->overlay->Find(record.id(), INT64_MAX)) {

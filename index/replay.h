@@ -23,6 +23,9 @@ struct ReplayedWrites {
   RowMask hidden_overlay;
 };
 
+// FAILED_PRECONDITION, reason WRITES_NEED_ENCODING with `count`, `generation` and `passage_fingerprint`; `rest` ends the message.
+absl::Status WritesNeedEncoding(int64_t count, const storage::Manifest& manifest, std::string_view rest);
+
 // Reads the writes of revisions in (after, upto] and lays the last one to each id over `generation`. FAILED_PRECONDITION, reason
 // WRITES_NEED_ENCODING with `count` and `passage_fingerprint`, where one of them has no vector of the generation's passage half; DATA_LOSS
 // from the log.

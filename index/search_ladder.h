@@ -15,6 +15,9 @@ struct SearchParameters {
   bool operator==(const SearchParameters&) const = default;
 };
 
+// Recalls of a ladder are of so many hits.
+inline constexpr int kLadderTopK = 10;
+
 // A step of a ladder.
 struct MeasuredSearch {
   SearchParameters parameters;

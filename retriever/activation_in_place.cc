@@ -20,6 +20,7 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "index/replay.h"
 #include "retriever/generation_manager.h"
 #include "retriever/generation_manager_state.h"
 
@@ -40,15 +41,6 @@ class ScopedSwitching {
   StoreEntry& entry_;
 };
 
-// They would be encoded while nothing serves.
-absl::Status WritesNeedEncodingInPlace(int64_t count, const storage::Manifest& manifest) {
-  return ErrorWithReason(
-      absl::FailedPreconditionError(absl::StrCat(count, " writes have no vector of passage half ", manifest.passage_fingerprint(), ", which generation ",
-                                                 manifest.generation(), " needs; in place they are not encoded")),
-      "WRITES_NEED_ENCODING",
-      {{"count", absl::StrCat(count)}, {"generation", manifest.generation()}, {"passage_fingerprint", manifest.passage_fingerprint()}});
-}
-
 absl::Status Held(const std::string& generation, const std::string& by, int64_t waited_ms) {
   return ErrorWithReason(
       absl::ResourceExhaustedError(absl::StrCat("generation ", generation, " is held by ", by, " and could not be freed; it serves on")), "HELD",
@@ -68,7 +60,8 @@ absl::StatusOr<int64_t> GenerationManager::State::CheckInPlace(const StoreEntry&
   PlannedReplay replay;
   if (policy != WritesPolicy::kDiscard) {
     LOCI_ASSIGN_OR_RETURN(replay, store.PlanReplayOver(manifest, floor));
-    if (replay.need_encoding_count > 0) return WritesNeedEncodingInPlace(replay.need_encoding_count, manifest);
+    // They would be encoded while nothing serves.
+    if (replay.need_encoding_count > 0) return WritesNeedEncoding(replay.need_encoding_count, manifest, "; in place they are not encoded");
   }
   const int64_t needed_bytes = NeedOf(entry, manifest, replay).most_bytes();
   const int64_t available_bytes = AvailableBytes(&serving);

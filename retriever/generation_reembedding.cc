@@ -23,13 +23,10 @@ absl::StatusOr<FoldSource> GenerationManager::BeginReembedding(std::string_view 
 
 absl::StatusOr<ActivationResult> GenerationManager::SwitchToReembedded(std::string_view store, const FoldSource& source,
                                                                        const std::string& generation, const OperationControl& control) {
-  const auto report = [&](std::string_view phase) {
-    if (control.progress) control.progress(phase, 0, 0);
-  };
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<StoreEntry> entry, state_->Find(store));
   LOCI_ASSIGN_OR_RETURN(const int64_t encoded_ahead,
                         EncodeAhead(*entry, generation, /*roll_back=*/false, *state_->options.encoders, state_->options.clock, control));
-  report("loading");  // Which may wait for an activation.
+  Report(control, "loading");  // Which may wait for an activation.
   MutexLock loading(&entry->pinning);
   LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, generation, WritesPolicy::kReplay, source.floor_revision, control));
   WriteEncoder writes({.entry = entry.get(),
@@ -40,13 +37,13 @@ absl::StatusOr<ActivationResult> GenerationManager::SwitchToReembedded(std::stri
                        .control = &control});
   LOCI_RETURN_IF_ERROR(writes.CatchUp());
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
-  report("replay");
+  Report(control, "replay");
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store::PreparedFold> prepared,
                         opened->PrepareReembedded(source, loaded.generation, writes.upto()));
   while (true) {
     LOCI_RETURN_IF_ERROR(writes.CatchUp());
     LOCI_RETURN_IF_ERROR(opened->ExtendFold(*prepared, writes.upto()));
-    report("publishing");
+    Report(control, "publishing");
     MutexLock writer(&entry->writer);
     LOCI_RETURN_IF_ERROR(control.limits.Check(state_->options.clock->NowMicros()));  // The last look: from here on it is done whole.
     LOCI_ASSIGN_OR_RETURN(const bool caught_up, writes.IsCaughtUp());

@@ -13,6 +13,7 @@
 #include "base/timestamp_id.h"
 #include "encoder/text_encoder.h"
 #include "index/recall.h"
+#include "retriever/query_vectors.h"
 #include "retriever/recall_queries.h"
 
 namespace loci {
@@ -34,14 +35,13 @@ absl::StatusOr<Queries> MakeQueries(const ServingSet& set, const TuneOptions& op
       return ErrorWithReason(absl::FailedPreconditionError("no encoder of this server serves the generation's vectors, so that texts can't be encoded"),
                              "ENCODER_MISMATCH", {{"passage_fingerprint", generation.manifest().passage_fingerprint()}});
     }
-    LOCI_ASSIGN_OR_RETURN(EncodedTexts encoded, set.encoder->EncodeAndWait(options.queries, {.role = TextRole::kQuery, .limits = limits}));
-    queries.vectors = std::move(encoded.vectors);
+    LOCI_ASSIGN_OR_RETURN(queries.vectors, EncodeQueries(*set.encoder, options.queries, limits));
     queries.source = "queries of the request";
     return queries;
   }
   if (set.encoder == nullptr) {
     queries.vectors = MakeMidpointQueries(generation.vectors(), kMadeQueries);
-    queries.source = "perturbed midpoints of pairs of stored vectors";
+    queries.source = kMidpointQuerySource;
     return queries;
   }
   const int64_t count = std::min(kMadeQueries, generation.row_count());
