@@ -131,9 +131,8 @@ class Store {
   // As ReadManifest; GenerationNotFound where the generation is not there.
   absl::StatusOr<storage::Manifest> GetManifest(const std::string& generation) const;
 
-  // What the activation would replay or drop: write requests in (generation's base, revision()].
-  absl::StatusOr<int64_t> CountWritesSince(const storage::Manifest& manifest) const;
-  // The same, and the error that Activate would refuse them with. Writes up to `floor` (of a roll-back: RollbackFloor) don't count.
+  // What the activation would replay or drop, write requests in (generation's base, revision()], or the error that Activate would refuse
+  // them with. Writes up to `floor` (of a roll-back: RollbackFloor) don't count.
   absl::StatusOr<int64_t> CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy, int64_t floor = 0) const;
   // What an activation that replays would lay over the generation, of writes above its base and `floor`. Reads the log.
   absl::StatusOr<PlannedReplay> PlanReplayOver(const storage::Manifest& manifest, int64_t floor = 0) const;

@@ -29,10 +29,6 @@ absl::StatusOr<std::shared_ptr<const View>> Store::State::ReplayView(std::shared
                                       revision);
 }
 
-absl::StatusOr<int64_t> Store::CountWritesSince(const storage::Manifest& manifest) const {
-  return state_->log->CountRequests(manifest.base_revision(), revision());
-}
-
 absl::StatusOr<int64_t> Store::CheckWritesSince(const storage::Manifest& manifest, WritesPolicy policy, int64_t floor) const {
   if (policy == WritesPolicy::kDiscard && !state_->LogDamage().ok()) return 0;  // That anyone can count.
   const int64_t since = std::max(manifest.base_revision(), floor);

@@ -314,7 +314,7 @@ TEST_F(StoreFoldTest, DeletingWhatItReplacedTrimsTheLogToItsBase) {
   storage::Manifest old_base = store_->view()->generation().manifest();
   EXPECT_EQ(old_base.folded_from(), first);
   old_base.set_base_revision(old_base.base_revision() - 1);
-  EXPECT_EQ(store_->CountWritesSince(old_base).status().code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(store_->CheckWritesSince(old_base, WritesPolicy::kReplay).status().code(), absl::StatusCode::kOutOfRange);
 }
 
 TEST_F(StoreFoldTest, IsRefusedWhereSomethingElseServesNow) {

@@ -317,7 +317,7 @@ TEST_F(StoreTest, WritesMadeWhileAGenerationIsBuiltAreNotLost) {
   ASSERT_TRUE(manifest.ok()) << manifest.status();
   EXPECT_EQ(manifest->base_revision(), 1);
   EXPECT_EQ(manifest->store(), "s");
-  EXPECT_EQ(*store_->CountWritesSince(*manifest), 1);
+  EXPECT_EQ(*store_->CheckWritesSince(*manifest, WritesPolicy::kReplay), 1);
   ASSERT_TRUE(Activate(manifest->generation(), WritesPolicy::kReplay).ok());
   EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("a", "folded"), Pair("b", "b2")));
 }
@@ -547,11 +547,11 @@ TEST_F(StoreTest, TrimsTheLogBelowWhatAnyGenerationNeeds) {
   ASSERT_TRUE(store_->DeleteGeneration(g2).ok());
   storage::Manifest manifest;
   manifest.set_base_revision(1);
-  EXPECT_EQ(store_->CountWritesSince(manifest).status().code(), absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(store_->CheckWritesSince(manifest, WritesPolicy::kReplay).status().code(), absl::StatusCode::kOutOfRange);
   // What the build needs is still there.
   auto finished = (*slow)->Finish(RequestLimits(), nullptr);
   ASSERT_TRUE(finished.ok()) << finished.status();
-  EXPECT_EQ(*store_->CountWritesSince(*finished), 2);
+  EXPECT_EQ(*store_->CheckWritesSince(*finished, WritesPolicy::kReplay), 2);
   Open();
   ASSERT_TRUE(Activate(finished->generation(), WritesPolicy::kReplay).ok());
   EXPECT_THAT(Texts(), UnorderedElementsAre(Pair("d", "d3"), Pair("f", "f4")));

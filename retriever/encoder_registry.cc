@@ -28,21 +28,18 @@ constexpr char kPoolingDirectory[] = "1_Pooling";
 
 std::string DirectoryName(const Fingerprint& fingerprint) { return absl::StrCat(fingerprint.query, "-", fingerprint.passage); }
 
-// Copies one file in pieces and describes the copy.
-absl::StatusOr<storage::FileEntry> CopyFile(FileSystem& fs, const std::string& from, const std::string& to, const std::string& name) {
+// Reads one file of a checkpoint in pieces, appends them to `copy` (may be null), and describes it.
+absl::StatusOr<storage::FileEntry> ReadFileEntry(FileSystem& fs, const std::string& directory, const std::string& name, WritableFile* copy) {
   constexpr size_t kPieceBytes = 1 << 20;
-  LOCI_ASSIGN_OR_RETURN(std::unique_ptr<MappedFile> source, fs.Map(from));
-  LOCI_ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> target, fs.NewWritableFile(to));
+  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> source, fs.Map(JoinPath(directory, name)));
   Sha256 sha256;
   const std::string_view data = source->data();
   for (size_t offset = 0; offset < data.size(); offset += kPieceBytes) {
     const std::string_view piece = data.substr(offset, kPieceBytes);
     sha256.Update(piece);
-    LOCI_RETURN_IF_ERROR(target->Append(piece));
+    if (copy != nullptr) LOCI_RETURN_IF_ERROR(copy->Append(piece));
   }
   LOCI_RETURN_IF_ERROR(source->Check());
-  LOCI_RETURN_IF_ERROR(target->Sync());
-  LOCI_RETURN_IF_ERROR(target->Close());
   storage::FileEntry entry;
   entry.set_path(name);
   entry.set_size_bytes(static_cast<int64_t>(data.size()));
@@ -84,7 +81,10 @@ absl::Status CopyCheckpoint(FileSystem& fs, Clock& clock, const EncoderSpec& spe
   storage::EncoderLineage lineage = LineageOf(clock, spec);
   for (const char* file : kCheckpointFiles) {
     if (!fs.Exists(JoinPath(from, file))) continue;
-    LOCI_ASSIGN_OR_RETURN(*lineage.add_files(), CopyFile(fs, JoinPath(from, file), JoinPath(importing, file), file));
+    LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> copy, fs.NewWritableFile(JoinPath(importing, file)));
+    LOCI_ASSIGN_OR_RETURN(*lineage.add_files(), ReadFileEntry(fs, from, file, copy.get()));
+    LOCI_RETURN_IF_ERROR(copy->Sync());
+    LOCI_RETURN_IF_ERROR(copy->Close());
   }
   return InstallCheckpoint(fs, lineage, importing, JoinPath(registry_directory, name));
 }
@@ -164,16 +164,8 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
   }
   storage::EncoderLineage lineage = LineageOf(*options_.clock, encoder->spec());
   for (const char* file : kCheckpointFiles) {
-    const std::string path = JoinPath(staging_directory, file);
-    if (!fs.Exists(path)) continue;
-    LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> content, fs.Map(path));
-    Sha256 sha256;
-    sha256.Update(content->data());
-    storage::FileEntry* const entry = lineage.add_files();
-    entry->set_path(file);
-    entry->set_size_bytes(static_cast<int64_t>(content->data().size()));
-    entry->set_sha256(sha256.HexDigest());
-    LOCI_RETURN_IF_ERROR(content->Check());
+    if (!fs.Exists(JoinPath(staging_directory, file))) continue;
+    LOCI_ASSIGN_OR_RETURN(*lineage.add_files(), ReadFileEntry(fs, staging_directory, file, nullptr));
   }
   LOCI_RETURN_IF_ERROR(InstallCheckpoint(fs, lineage, staging_directory, target));
   return ImportedEncoder{.encoder = Insert(std::move(encoder), /*make_default=*/false)};

@@ -40,6 +40,21 @@ void FillActivation(const ActivationResult& result, bool done, Response* respons
   response->set_done(done);
 }
 
+// Of operations that nobody waits for: so that none of them waits behind another kind's.
+ThreadPool& PoolOf(const ServiceContext& services, JobKind kind) {
+  switch (kind) {
+    case JobKind::kVerify:
+    case JobKind::kTune:
+      return *services.verify_pool;
+    case JobKind::kReembed:
+      return *services.reembed_pool;
+    case JobKind::kFold:
+      return *services.fold_pool;
+    default:
+      return *services.switch_pool;
+  }
+}
+
 // Runs `operation`, which fills in a reply, as a job, and answers what it answers; or, with `no_wait`, answers at once and leaves it to
 // a pool. What such an operation looks at is its own: its request's deadline and its client's leaving are nothing to it.
 // Where `operation` succeeded, `follow` (may be null) may take the job over, to go on with it elsewhere, and then returns true.
@@ -48,11 +63,8 @@ absl::Status RunJob(const ServiceContext& services, JobSpec spec, bool no_wait,
                     std::function<absl::Status(const OperationControl&, Response*)> operation, Response* response,
                     std::function<bool(const std::shared_ptr<JobHandle>&, Response*)> follow = nullptr) {
   if (no_wait) spec.limits = RequestLimits();
-  const bool is_reembedding = spec.kind == JobKind::kReembed, builds = is_reembedding || spec.kind == JobKind::kFold;
-  ThreadPool& pool = spec.kind == JobKind::kVerify || spec.kind == JobKind::kTune ? *services.verify_pool
-                     : is_reembedding              ? *services.reembed_pool
-                     : builds                      ? *services.fold_pool
-                                                   : *services.switch_pool;
+  const bool builds = spec.kind == JobKind::kReembed || spec.kind == JobKind::kFold;
+  ThreadPool& pool = PoolOf(services, spec.kind);
   const auto control_of = [builds](const std::shared_ptr<JobHandle>& job) { return ControlOf(job, builds ? kFoldSwitch : ""); };
   spec.request_id = CurrentRequestId();
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<JobHandle> job, services.jobs->Start(std::move(spec)));
@@ -288,7 +300,6 @@ grpc::ServerUnaryReactor* AdminServiceImpl::FoldStore(grpc::CallbackServerContex
                                                       loci::v1::FoldStoreResponse* response) {
   return Run(Method::kFoldStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
     LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateStore(request->store()));
-    LOCI_RETURN_IF_ERROR(services_.manager->GetStore(store).status());
     LOCI_RETURN_IF_ERROR(services_.manager->TryCapture(store, "").status());  // No job for what serves nothing.
     const auto fold = [&manager = *services_.manager, store](const OperationControl& control,
                                                              loci::v1::FoldStoreResponse* reply) -> absl::Status {
@@ -305,7 +316,6 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ReembedStore(grpc::CallbackServerCon
                                                          loci::v1::ReembedStoreResponse* response) {
   return Run(Method::kReembedStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
     LOCI_ASSIGN_OR_RETURN(ReembedOptions options, ValidateReembed(*request));
-    LOCI_RETURN_IF_ERROR(services_.manager->GetStore(options.store).status());
     LOCI_RETURN_IF_ERROR(services_.manager->TryCapture(options.store, "").status());  // No job for what serves nothing.
     LOCI_ASSIGN_OR_RETURN(options.encoder, services_.manager->encoders().Get(request->encoder()));
     LOCI_RETURN_IF_ERROR(CheckReembedding(*services_.manager, options));
@@ -329,7 +339,6 @@ grpc::ServerUnaryReactor* AdminServiceImpl::TuneStore(grpc::CallbackServerContex
                                                       loci::v1::TuneStoreResponse* response) {
   return Run(Method::kTuneStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
     LOCI_ASSIGN_OR_RETURN(ValidTune valid, ValidateTune(*request));
-    LOCI_RETURN_IF_ERROR(services_.manager->GetStore(valid.store).status());
     LOCI_RETURN_IF_ERROR(services_.manager->TryCapture(valid.store, "").status());  // No job for what serves nothing.
     const auto tune = [&manager = *services_.manager, store = valid.store, options = std::move(valid.options)](
                           const OperationControl& control, loci::v1::TuneStoreResponse* reply) -> absl::Status {
