@@ -176,7 +176,10 @@ absl::StatusOr<std::vector<TuningPoint>> MeasureLadder(const PassageIndex& index
                                                        const LatencyMeter& latency) {
   LOCI_ASSIGN_OR_RETURN(const FaissFactory parsed, ParseFaissFactory(factory, index.dim(), index.row_count()));
   std::vector<TuningPoint> points;
+  constexpr int kFruitless = 2;  // Steps in a row that find nothing more end a run: codes hide what is left, or nothing is.
   for (std::vector<TuningPoint>& run : LadderRuns(parsed)) {
+    int fruitless_count = 0;
+    double best = -1;
     for (TuningPoint& point : run) {
       const IndexSearchOptions options = SearchOptionsOf(point);
       IndexSearchOptions at_ten = options;
@@ -191,7 +194,9 @@ absl::StatusOr<std::vector<TuningPoint>> MeasureLadder(const PassageIndex& index
       point.set_latency_us(latency_us);
       point.set_memory_bytes(index.memory_bytes());
       point.set_build_ms(build_ms);
-      const bool enough = point.recall_bound() >= kNearlyAll;
+      fruitless_count = point.recall_at_10() <= best ? fruitless_count + 1 : 0;
+      best = std::max(best, point.recall_at_10());
+      const bool enough = point.recall_bound() >= kNearlyAll || fruitless_count == kFruitless;
       points.push_back(std::move(point));
       if (enough) break;
     }

@@ -84,6 +84,12 @@ class IndexTunerTest : public testing::Test {
     return options;
   }
 
+  // In place of a clock: nothing is left out for being slow on a slow machine.
+  static absl::StatusOr<double> EffortAsLatency(const PassageIndex& index, const RecallMeter&, const IndexSearchOptions& search,
+                                                const RequestLimits&) {
+    return index.name() == "exact" ? 1e6 : 1 + search.nprobe + search.ef_search;
+  }
+
   const std::vector<float> vectors_ = MakeVectors(kRows, 1);
   const std::vector<float> queries_ = MakeVectors(kQueries, 2);
   const std::shared_ptr<const VectorFile> file_ = MakeFile(vectors_);
@@ -101,8 +107,17 @@ TEST_F(IndexTunerTest, MeasuresTheRecallThatBruteForceFinds) {
     const auto ladder = MeasureLadder(**index, factory, *meter, std::numeric_limits<double>::infinity(), 5, {});
     ASSERT_TRUE(ladder.ok()) << ladder.status();
     ASSERT_GE(ladder->size(), 3u) << factory;
-    double least = 1, most = 0;
+    double least = 1, most = 0, most_of_run = -1;
+    int factor = 0, fruitless_count = 0;
     for (const TuningPoint& point : *ladder) {
+      if (point.rescore_factor() != factor) {
+        most_of_run = -1;
+        fruitless_count = 0;
+      }
+      factor = point.rescore_factor();
+      EXPECT_LT(fruitless_count, 2) << "a run ends where two steps found nothing more: " << point.ShortDebugString();
+      fruitless_count = point.recall_at_10() <= most_of_run ? fruitless_count + 1 : 0;
+      most_of_run = std::max(most_of_run, point.recall_at_10());
       IndexSearchOptions options;
       options.nprobe = point.nprobe();
       options.ef_search = point.ef_search();
@@ -153,9 +168,11 @@ TEST_F(IndexTunerTest, GivesAFrontWithOneThatIsChosen) {
 TEST_F(IndexTunerTest, MeasuresOnASampleForTheWhole) {
   TunerOptions options = Options();
   options.sample_rows = 1500;
+  options.latency = EffortAsLatency;
   const auto tuning = TuneIndex(file_, Queries(), options);
   ASSERT_TRUE(tuning.ok()) << tuning.status();
   EXPECT_EQ(tuning->sample_row_count(), 1500);
+  ASSERT_GE(tuning->front_size(), 3) << tuning->ShortDebugString();
   const std::vector<std::string> of_all = CandidateFactories(kDim, kRows, kRows, 100);
   for (const TuningPoint& point : tuning->front()) {
     if (point.index() == "exact") continue;
@@ -164,7 +181,7 @@ TEST_F(IndexTunerTest, MeasuresOnASampleForTheWhole) {
     const auto index = OpenFaissIndex(PosixFileSystem(), Path("index"), point.index(), file_, nullptr);
     ASSERT_TRUE(index.ok());
     const double measured = static_cast<double>((*index)->memory_bytes());
-    EXPECT_NEAR(static_cast<double>(point.memory_bytes()), measured, 0.02 * measured) << point.index();
+    EXPECT_NEAR(static_cast<double>(point.memory_bytes()), measured, 0.03 * measured) << point.index();
   }
 }
 
@@ -239,8 +256,9 @@ class IndexChooserTest : public IndexTunerTest {
     ChooserOptions options;
     options.wanted = wanted;
     options.tuner = Options();
-    options.tuner.latency = [this](const PassageIndex& index, const RecallMeter&, const IndexSearchOptions& search, const RequestLimits&) {
-      return absl::StatusOr<double>(index.name() == "exact" ? 1e6 : index.name() == slow_ ? 2e6 : 1 + search.nprobe + search.ef_search);
+    options.tuner.latency = [this](const PassageIndex& index, const RecallMeter& meter, const IndexSearchOptions& search,
+                                   const RequestLimits& limits) {
+      return index.name() == slow_ ? absl::StatusOr<double>(2e6) : EffortAsLatency(index, meter, search, limits);
     };
     options.earlier = &earlier;
     options.progress = [this](std::string_view phase, int64_t, int64_t) { phases_.insert(std::string(phase)); };

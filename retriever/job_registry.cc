@@ -121,11 +121,12 @@ struct JobRegistry::State {
     entries.erase(entry.id);
   }
 
-  // One that runs in `store` and for which `is_in_the_way`, or null.
+  // One that runs in `store` (empty: in any) and for which `is_in_the_way`, or null.
   const Entry* FindRunning(std::string_view store, const std::function<bool(const Entry&)>& is_in_the_way) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     for (const auto& entry : order) {
-      if (entry->record.state() == JobRecord::STATE_RUNNING && (store.empty() || entry->record.store() == store) && is_in_the_way(*entry)) return entry.get();
+      const bool is_there = entry->record.state() == JobRecord::STATE_RUNNING && (store.empty() || entry->record.store() == store);
+      if (is_there && is_in_the_way(*entry)) return entry.get();
     }
     return nullptr;
   }
@@ -332,8 +333,10 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
       return IsUpload(record.kind()) && (rebuilds || IsUpload(running.record.kind()));
     };
     const auto gives_way = [&](const JobHandle::Entry& running) { return running.yields && !entry->yields; };
-    const JobHandle::Entry* const other = state.FindRunning(
-        record.store(), [&](const JobHandle::Entry& running) { return conflicts(running) && !gives_way(running); });
+    // A tuning takes the machine: there is one at a time, of whatever store.
+    const std::string_view among = spec.kind == JobKind::kTune ? std::string_view() : std::string_view(record.store());
+    const JobHandle::Entry* const other =
+        state.FindRunning(among, [&](const JobHandle::Entry& running) { return conflicts(running) && !gives_way(running); });
     if (other != nullptr) return InTheWay(other->record);
     state.TakeOut(record.store(), [&](const JobHandle::Entry& running) { return gives_way(running) && (conflicts(running) || entry->activating); },
                   &yielding, &callbacks);

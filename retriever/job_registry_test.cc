@@ -101,7 +101,8 @@ TEST_F(JobRegistryTest, AFoldStartsBesideVerificationsAloneAndKeepsIngestsOut) {
 TEST_F(JobRegistryTest, ATuningIsInNobodysWayButAnothers) {
   const auto tuning = Start(JobKind::kTune, "movies");
   EXPECT_EQ(ReasonOf(jobs_->Start({.kind = JobKind::kTune, .store = "movies"}).status()), "JOB_IN_THE_WAY");
-  EXPECT_NE(Start(JobKind::kTune, "books"), nullptr);
+  EXPECT_EQ(ReasonOf(jobs_->Start({.kind = JobKind::kTune, .store = "books"}).status()), "JOB_IN_THE_WAY") << "of any store";
+  EXPECT_TRUE(jobs_->CheckNoJob("books").ok());
   EXPECT_FALSE(jobs_->CheckNoJob("movies").ok());
   for (const JobKind kind : {JobKind::kIngest, JobKind::kImport, JobKind::kActivate, JobKind::kRollback, JobKind::kVerify, JobKind::kFold}) {
     const auto other = Start(kind, "movies");
