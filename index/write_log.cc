@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "index/rocksdb_util.h"
+#include "index/torn_manifest.h"
 #include "rocksdb/cache.h"
 #include "rocksdb/db.h"
 #include "rocksdb/env.h"
@@ -87,8 +88,9 @@ class RocksWriteLog : public WriteLog {
       : directory_(std::move(directory)),
         what_(absl::StrCat("write log ", directory_)),
         files_(options.file_system ? options.file_system : rocksdb::FileSystem::Default()),
-        env_(rocksdb::NewCompositeEnv(files_)),
-        create_if_missing_(options.create_if_missing) {}
+        env_(rocksdb::NewCompositeEnv(NewTornManifestFileSystem(files_))),
+        create_if_missing_(options.create_if_missing),
+        table_bytes_(options.table_bytes) {}
 
   ~RocksWriteLog() override {
     db_.reset();
@@ -269,6 +271,10 @@ class RocksWriteLog : public WriteLog {
     options.info_log = SilentRocksDbLogger();
     options.write_buffer_size = 4 << 20;
     options.max_write_buffer_number = 2;
+    if (table_bytes_ > 0) {
+      options.db_write_buffer_size = table_bytes_;
+      options.arena_block_size = 4 << 10;  // What is counted; write_buffer_size itself is never below 64 KiB.
+    }
     options.max_open_files = 64;
     options.max_background_jobs = 2;
     options.keep_log_file_num = 1;
@@ -470,6 +476,7 @@ class RocksWriteLog : public WriteLog {
   const std::shared_ptr<rocksdb::FileSystem> files_;
   const std::unique_ptr<rocksdb::Env> env_;
   const bool create_if_missing_;
+  const size_t table_bytes_;
 
   // The writer's own.
   bool failed_ = false;  // Since the last Append nobody knows what is on disk.

@@ -27,6 +27,8 @@ struct WriteLogOptions {
   bool create_if_missing = true;
   // RocksDB's files; null: the operating system's. For tests that fail them.
   std::shared_ptr<rocksdb::FileSystem> file_system;
+  // After how many bytes in memory RocksDB writes a table; 0: a few MiB. For tests that need many tables.
+  size_t table_bytes = 0;
 };
 
 // A record of the log: the `ordinal`-th, from 0 on, of the request of `revision`.
@@ -46,8 +48,10 @@ struct WritePlace {
 // word. So each request names the one before it, which shows a hole, and ACKNOWLEDGED holds a revision that the log must
 // reach, which shows a lost end (it is written after each append, unsynced: after a power cut it may lag, but never leads).
 // Opened with kPointInTimeRecovery and WAL tracking in RocksDB's manifest, after a look without writing at what that would drop: only
-// an append that the power cut, which is the last one (no record of up to 32 KiB lies behind it) and not named by ACKNOWLEDGED, may go. All other damage is DATA_LOSS, never
-// skipped, and leaves the files as they are.
+// an append that the power cut, which is the last one (no record of up to 32 KiB lies behind it) and not named by ACKNOWLEDGED, may go. All
+// other damage is DATA_LOSS, never skipped, and leaves the files as they are. The last record of RocksDB's MANIFEST, where torn, is passed
+// over (index/torn_manifest.h): it was not synced, so the log that it says is flushed is there still. Where it was synced, that log is
+// missed: by RocksDB, which tracks it, by ACKNOWLEDGED, or as a hole.
 // Appended to, given vectors, trimmed and recovered by one thread at a time; reads are thread-safe.
 class WriteLog {
  public:
