@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/checksum.h"
 
 namespace loci {
 namespace {
@@ -27,6 +28,12 @@ void WriteImage(const DiskImage& image, const std::string& directory) {
       std::ofstream(path, std::ios::binary) << content;
     }
   }
+}
+
+uint64_t Digest(const DiskImage& image) {
+  std::string bytes;
+  for (const auto& [name, content] : image) absl::StrAppend(&bytes, name.size(), ":", name, content.size(), ":", content);
+  return Xxh3(bytes);
 }
 
 DiskModel::DiskModel(const std::string& root) { Load(root, NewNode(true)); }

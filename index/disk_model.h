@@ -24,6 +24,8 @@ namespace loci {
 using DiskImage = std::map<std::string, std::string>;
 // Makes `directory` (removed before, if it is there) hold it.
 void WriteImage(const DiskImage& image, const std::string& directory);
+// The same for equal ones, another for others.
+uint64_t Digest(const DiskImage& image);
 
 // The files of a recorded program: as the program sees them and as the disk has them. What a sync has not covered, the disk may have
 // or not:

@@ -149,6 +149,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
   WriteLogOptions log_options;
   log_options.create_if_missing = !state->current.exists();
   log_options.file_system = state->options.rocksdb_file_system;
+  log_options.table_bytes = state->options.write_log_table_bytes;
   const std::string log_directory = JoinPath(directory, kWritesDirectory);
   absl::StatusOr<std::unique_ptr<WriteLog>> log = WriteLog::Open(log_directory, log_options);
   const auto lose_log = [&](const absl::Status& why) {

@@ -51,6 +51,7 @@ struct StoreOptions {
   std::function<void(const storage::Manifest&, const OpenTimes&)> opened;
   // RocksDB's, of the write log and of what builds write; null: the operating system's. For tests that fail it or cut its power.
   std::shared_ptr<rocksdb::FileSystem> rocksdb_file_system;
+  size_t write_log_table_bytes = 0;  // See WriteLogOptions. For tests.
 };
 
 // A vector of a passage half that is not the active generation's.

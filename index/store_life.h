@@ -66,7 +66,8 @@ struct Recording {
 // Every step must succeed. Used by one thread.
 class StoreLife {
  public:
-  explicit StoreLife(const std::string& root) : root_(root), disk_(root) {
+  // With `flushes` the write log flushes every few writes, and compacts what that makes.
+  explicit StoreLife(const std::string& root, bool flushes = false) : root_(root), flushes_(flushes), disk_(root) {
     recording_.states.emplace_back();
     recording_.steps.emplace_back();
   }
@@ -106,6 +107,7 @@ class StoreLife {
   }
 
   const std::string root_;
+  const bool flushes_;
   RecordingDisk disk_;
   std::unique_ptr<Store> store_;
   FoldSource reembedded_;  // What the last one was built from.
@@ -113,7 +115,8 @@ class StoreLife {
 };
 
 // Ingest, activation, upserts, deletion, activation that replays, settings, restart, roll-back that discards, deletion of a generation, fold,
-// activation of another, restart; then, with `rebuilds`, re-embedding with writes meanwhile, restart, roll-back from it, import.
+// activation of another, restart; then, with `rebuilds`, re-embedding with writes meanwhile, restart, roll-back from it, import, restart;
+// the write log of such a life flushes and compacts.
 Recording RecordLife(const std::string& root, bool rebuilds = true);
 
 }  // namespace loci

@@ -13,8 +13,6 @@
 #include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
-#include "base/checksum.h"
 #include "base/file.h"
 #include "gtest/gtest.h"
 #include "index/disk_model.h"
@@ -53,9 +51,7 @@ class LyingSync : public ::testing::Test {
  protected:
   // What Check says of an image; each is opened once.
   std::string CheckImage(const DiskImage& image, const std::vector<StoreState>& allowed) {
-    std::string bytes;
-    for (const auto& [name, content] : image) absl::StrAppend(&bytes, name.size(), ":", name, content.size(), ":", content);
-    const uint64_t key = Xxh3(bytes);
+    const uint64_t key = Digest(image);
     auto found = states_.find(key);
     if (found == states_.end()) {
       WriteImage(image, left());
