@@ -2,7 +2,8 @@
 
 Passages are written and deleted all the while, and every third time the store is rolled back instead. A kill comes at a random moment after none, one
 or two re-embeddings came to their end, or in the midst of the encoding of one that is given little of the encoder. After each, nothing acknowledged is
-lost, neither a write nor a switch, and the store answers as one that was ingested freshly with the encoder that serves.
+lost, neither a write nor a switch, and the store answers as one that was ingested freshly with the encoder that serves; so it does when a re-embedding
+that was killed in the midst was taken up.
 
 LOCI_KILL_ITERATIONS (default 6) and LOCI_KILL_SEED set how often and where. The server is $LOCI_SERVER_BINARY, with the tiny encoder that
 $LOCI_WRITE_TINY_CHECKPOINT writes.
@@ -96,11 +97,13 @@ class KillReembeddingTest(unittest.TestCase):
         self.texts[passage_id] = {text}
         self.counts["writes"] += 1
 
-    def reembed(self):
+    def switch(self):
+        self.switches += 1
+        self.reembed(roll_back=self.share == 0 and self.switches % 3 == 0)
+
+    def reembed(self, roll_back=False):
         acknowledged, = self.serving
         target = next(encoder for encoder in self.encoders if encoder != acknowledged)
-        self.switches += 1
-        roll_back = self.share == 0 and self.switches % 3 == 0
         self.serving.add(target)
         kind = "roll-backs" if roll_back else "re-embeddings"
         try:
@@ -127,6 +130,13 @@ class KillReembeddingTest(unittest.TestCase):
             time.sleep(0.002)
 
     def is_encoding(self):
+        """Also that what is encoded is kept on the disk."""
+        kept = os.path.join(self.data_dir.name, "stores", "s", "encoded")
+        try:
+            if sum(entry.stat().st_size for entry in os.scandir(kept)) < 4096:
+                return False
+        except FileNotFoundError:  # Not yet, or not any more.
+            return False
         jobs = self.client.call("AdminService.ListJobs", store="s").jobs
         return any(job.kind == "reembed" and job.phase == "encoding" and job.done > 0 and not job.finished_unix_us for job in jobs)
 
@@ -182,26 +192,33 @@ class KillReembeddingTest(unittest.TestCase):
             wanted, moment_s = iteration // 2 % 3, self.random.uniform(0, 2 * duration_s)
             with self.subTest(iteration=iteration, seed=SEED, midst=midst, wanted=wanted, moment_s=moment_s):
                 self.share, self.finished = LITTLE_SHARE if midst else 0.0, 0
-                threads = [self.repeat(step) for step in (self.write, self.reembed)]
-                if midst:
-                    self.wait_until(self.is_encoding)
-                else:
-                    self.wait_until(lambda: self.finished >= wanted)
-                    time.sleep(moment_s)
-                server.process.send_signal(signal.SIGKILL)
-                server.process.wait()
-                for thread in threads:
-                    thread.join()
+                threads = [self.repeat(step) for step in (self.write, self.switch)]
+                try:
+                    if midst:
+                        self.wait_until(self.is_encoding)
+                    else:
+                        self.wait_until(lambda: self.finished >= wanted)
+                        time.sleep(moment_s)
+                finally:
+                    server.process.send_signal(signal.SIGKILL)
+                    server.process.wait()
+                    for thread in threads:
+                        thread.join()
                 self.client.close()
                 server.process.stdout.close()
                 self.assertEqual(self.errors, [])
                 server = self.start()
                 self.check()
+                if midst:
+                    self.share = 0.0
+                    self.reembed()
+                    self.check()
         self.client.close()
         self.assertEqual(server.stop(), 0)
         print(f"{ITERATIONS} kills: " + ", ".join(f"{kind} {count}" for kind, count in sorted(self.counts.items())), flush=True)
         self.assertGreater(self.counts["re-embeddings finished"], 1)
         self.assertGreater(self.counts["re-embeddings killed"], 0)
+        self.assertGreater(self.counts["passages taken over"], 0)
 
 
 if __name__ == "__main__":
