@@ -104,7 +104,7 @@ TEST_F(MetadataColumnsTest, AFileThatIsCutShortWhileItIsOpenIsDataLoss) {
   const auto columns = Build();
   ASSERT_TRUE(columns.ok()) << columns.status();
   ASSERT_EQ(truncate(path().c_str(), 0), 0);
-  for (const std::string& text : {"year >= 5", "has(lang)", "lang = \"en\" and not year < 3", "lang in (\"en\", \"de\")"}) {
+  for (const char* const text : {"year >= 5", "has(lang)", "lang = \"en\" and not year < 3", "lang in (\"en\", \"de\")"}) {
     const auto parsed = FilterExpression::Parse(text);
     ASSERT_TRUE(parsed.ok());
     EXPECT_EQ(EvaluateFilter(**parsed, **columns, Ids(), RequestLimits()).status().code(), absl::StatusCode::kDataLoss) << text;
