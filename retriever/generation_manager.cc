@@ -15,7 +15,6 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
-#include "index/encoding_journal.h"
 #include "retriever/generation_manager_state.h"
 #include "retriever/passage_validation.h"
 
@@ -95,34 +94,7 @@ absl::StatusOr<std::unique_ptr<GenerationManager>> GenerationManager::Open(Optio
       continue;
     }
     auto entry = std::make_shared<StoreEntry>(name);
-    absl::StatusOr<std::shared_ptr<Store>> store = state->OpenStore(name);
-    if (store.ok()) {
-      if (std::shared_ptr<const View> view = (*store)->view(); view != nullptr) {
-        std::shared_ptr<TextEncoder> encoder = state->EncoderFor(name, *view);
-        LogInfo("generation_manager", absl::StrCat("opened store=", name, " generation=", view->generation().id(),
-                                                   " revision=", view->revision(), " passages=", view->passage_count()));
-        state->Publish(*entry, std::move(view), std::move(encoder));
-      }
-      const absl::Status damage = (*store)->active_error();
-      std::vector<DamagedGeneration> unreadable;
-      const absl::StatusOr<std::vector<storage::Manifest>> manifests = (*store)->ListGenerations(&unreadable);
-      if (manifests.ok()) {
-        for (const storage::Manifest& manifest : *manifests) entry->AddKnown(manifest.generation());
-      }
-      for (const DamagedGeneration& generation : unreadable) {
-        LogError("generation_manager", absl::StrCat("store=", name, " generation=", generation.generation, " ", generation.damage.message()));
-        entry->AddKnown(generation.generation);
-        entry->SetDamage(generation.generation, std::string(StdView(generation.damage.message())));
-      }
-      if (const std::string active = (*store)->active_generation(); !damage.ok() && !active.empty()) {
-        entry->SetDamage(active, std::string(StdView(damage.message())));
-      }
-      EncodingJournal::DeleteExpired({.fs = &fs, .clock = options.clock, .directory = JoinPath(directory, EncodingJournal::kDirectory)});
-      entry->SetStore(*std::move(store), absl::OkStatus());
-    } else {
-      LogError("generation_manager", absl::StrCat("store=", name, " can't be opened: ", store.status().ToString(absl::StatusToStringMode::kWithNoExtraData)));
-      entry->SetStore(nullptr, Annotate(store.status(), absl::StrCat("store \"", name, "\" can't be opened")));
-    }
+    state->OpenEntry(*entry);
     MutexLock lock(&state->mutex);
     state->stores.emplace(name, std::move(entry));
   }
@@ -144,6 +116,12 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::TryCapture(
   }
   if (active != nullptr && active->view->generation().id() == generation) return active;
   return entry->FindOpened(generation);
+}
+
+absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::WithEncoder(std::shared_ptr<const ServingSet> set) {
+  if (set->encoder != nullptr) return set;
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> encoder, encoders().ForPassageHalf(set->view->generation().manifest().passage_fingerprint()));
+  return std::make_shared<const ServingSet>(ServingSet{set->store, set->view, std::move(encoder)});
 }
 
 absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std::string_view store, std::string_view generation) {
@@ -342,7 +320,7 @@ absl::StatusOr<UpsertResult> GenerationManager::Upsert(std::string_view store, s
   for (int attempt = 0; attempt < kMaxEncoderChanges; ++attempt) {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> active, Capture(store, ""));
     const std::string half = active->view->generation().manifest().passage_fingerprint();
-    if (active->encoder == nullptr) return state_->options.encoders->ForPassageHalf(half).status();
+    LOCI_ASSIGN_OR_RETURN(active, WithEncoder(std::move(active)));
     LOCI_ASSIGN_OR_RETURN(EncodedTexts encoded,
                           active->encoder->EncodeAndWait(texts, {.role = TextRole::kPassage, .limits = limits}));
     std::vector<PassageWrite> writes = MakeUpserts(passages, encoded.vectors.data(), active->view->dim());

@@ -143,7 +143,8 @@ class GenerationManager {
   };
 
   // Opens every store and loads what its CURRENT needs. A store that can't be opened is reported, logged and left alone (requests
-  // to it get its error); it does not keep the others from serving. FAILED_PRECONDITION where another server holds the directory.
+  // to it get its error); it does not keep the others from serving. Where that was for want of room on disk, requests to it have it tried
+  // again, at most every few seconds. FAILED_PRECONDITION where another server holds the directory.
   static absl::StatusOr<std::unique_ptr<GenerationManager>> Open(Options options);
   ~GenerationManager();
 
@@ -154,6 +155,10 @@ class GenerationManager {
   absl::StatusOr<std::shared_ptr<const ServingSet>> Capture(std::string_view store, std::string_view generation);
   // The same without blocking, so also on a gRPC thread: null where the generation would have to be opened.
   absl::StatusOr<std::shared_ptr<const ServingSet>> TryCapture(std::string_view store, std::string_view generation);
+
+  // `set`; or where there was no encoder for it when it was published, the same with the one that there is now. Errors as
+  // EncoderRegistry::ForPassageHalf.
+  absl::StatusOr<std::shared_ptr<const ServingSet>> WithEncoder(std::shared_ptr<const ServingSet> set);
 
   // ALREADY_EXISTS. `keep_generations` as UpdateStore; not set: Options'.
   absl::StatusOr<StoreInfo> CreateStore(std::string_view store, std::optional<int32_t> keep_generations = std::nullopt);

@@ -8,6 +8,7 @@
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "index/encoding_journal.h"
 #include "retriever/retention.h"
 
 namespace loci {
@@ -33,11 +34,55 @@ absl::Status GenerationManager::State::WhyNothingServes(const StoreEntry& entry,
   return NoActiveGeneration(entry.name);
 }
 
-absl::StatusOr<std::shared_ptr<StoreEntry>> GenerationManager::State::Find(std::string_view store) const {
-  MutexLock lock(&mutex);
-  const auto found = stores.find(store);
-  if (found == stores.end()) return StoreNotFound(store);
-  return found->second;
+absl::StatusOr<std::shared_ptr<StoreEntry>> GenerationManager::State::Find(std::string_view store) {
+  std::shared_ptr<StoreEntry> entry;
+  {
+    MutexLock lock(&mutex);
+    const auto found = stores.find(store);
+    if (found == stores.end()) return StoreNotFound(store);
+    entry = found->second;
+  }
+  if (entry->IsDueToReopen(options.clock->NowMicros())) {
+    (void)janitor.TrySubmit([this, entry] {
+      MutexLock pinning(&entry->pinning);
+      MutexLock writer(&entry->writer);
+      if (!closing && entry->IsShutForNow()) OpenEntry(*entry);
+    });
+  }
+  return entry;
+}
+
+void GenerationManager::State::OpenEntry(StoreEntry& entry) {
+  const std::string& name = entry.name;
+  absl::StatusOr<std::shared_ptr<Store>> store = OpenStore(name);
+  if (!store.ok()) {
+    LogError("generation_manager", absl::StrCat("store=", name, " can't be opened: ", store.status().ToString(absl::StatusToStringMode::kWithNoExtraData)));
+    entry.SetStore(nullptr, Annotate(store.status(), absl::StrCat("store \"", name, "\" can't be opened")));
+    return;
+  }
+  if (std::shared_ptr<const View> view = (*store)->view(); view != nullptr) {
+    std::shared_ptr<TextEncoder> encoder = EncoderFor(name, *view);
+    LogInfo("generation_manager", absl::StrCat("opened store=", name, " generation=", view->generation().id(), " revision=", view->revision(),
+                                               " passages=", view->passage_count()));
+    Publish(entry, std::move(view), std::move(encoder));
+  }
+  const absl::Status damage = (*store)->active_error();
+  std::vector<DamagedGeneration> unreadable;
+  const absl::StatusOr<std::vector<storage::Manifest>> manifests = (*store)->ListGenerations(&unreadable);
+  if (manifests.ok()) {
+    for (const storage::Manifest& manifest : *manifests) entry.AddKnown(manifest.generation());
+  }
+  for (const DamagedGeneration& generation : unreadable) {
+    LogError("generation_manager", absl::StrCat("store=", name, " generation=", generation.generation, " ", generation.damage.message()));
+    entry.AddKnown(generation.generation);
+    entry.SetDamage(generation.generation, std::string(StdView(generation.damage.message())));
+  }
+  if (const std::string active = (*store)->active_generation(); !damage.ok() && !active.empty()) {
+    entry.SetDamage(active, std::string(StdView(damage.message())));
+  }
+  EncodingJournal::DeleteExpired(
+      {.fs = options.fs, .clock = options.clock, .directory = JoinPath(JoinPath(StoresDirectory(), name), EncodingJournal::kDirectory)});
+  entry.SetStore(*std::move(store), absl::OkStatus());
 }
 
 absl::StatusOr<std::shared_ptr<Store>> GenerationManager::State::OpenStore(const std::string& name) const {

@@ -43,7 +43,9 @@ struct GenerationManager::State {
   ThreadPool janitor{"loci-janitor", 1, kMaxJanitorTasks};
 
   std::string StoresDirectory() const { return JoinPath(options.data_directory, "stores"); }
-  absl::StatusOr<std::shared_ptr<StoreEntry>> Find(std::string_view store) const;  // StoreNotFound.
+  absl::StatusOr<std::shared_ptr<StoreEntry>> Find(std::string_view store);  // StoreNotFound. Sees to it that what should be opened again is.
+  // Opens the store of an entry that has none, and publishes what it serves; or keeps why not. Logs both.
+  void OpenEntry(StoreEntry& entry);
   absl::StatusOr<std::shared_ptr<Store>> OpenStore(const std::string& name) const;
 
   // The encoder that serves a view, or null (logged) where there is none.

@@ -8,9 +8,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/error.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "index/forwarding_file_system.h"
+#include "retriever/store_entry.h"
 #include "retriever/testing/retriever_fixture.h"
 
 namespace loci {
@@ -247,6 +250,72 @@ TEST_F(GenerationManagerTest, ADamagedStoreDoesNotKeepTheOthersFromServing) {
   EXPECT_EQ(manager_->Capture("bad", "").status().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(manager_->Upsert("bad", {MakePassage("b", "two")}, {}).status().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(manager_->ListStores().size(), 2u);
+}
+
+// No room, while `full`, to open the store "shut".
+class FullDisk : public ForwardingFileSystem {
+ public:
+  std::atomic<bool> full{true};
+
+  absl::StatusOr<std::string> ReadFile(const std::string& path) override {
+    if (full && path.find("/shut/") != std::string::npos) return absl::ResourceExhaustedError(path + ": No space left on device");
+    return ForwardingFileSystem::ReadFile(path);
+  }
+};
+
+TEST_F(GenerationManagerTest, AStoreThatFoundNoRoomToOpenIsOpenedOnceThereIsSome) {
+  Start();
+  ASSERT_TRUE(Ingest("shut", {MakePassage("a", "one")}).ok());
+  ASSERT_TRUE(manager_->Upsert("shut", {MakePassage("b", "two")}, {}).ok());
+  ASSERT_TRUE(Ingest("open", {MakePassage("a", "one")}).ok());
+  manager_.reset();
+  FullDisk disk;
+  FakeClock clock;
+  const auto open = [&] {
+    manager_ = GenerationManager::Open({.data_directory = DataDirectory(), .fs = &disk, .clock = &clock, .encoders = registry_.get(), .search_pool = &pool_}).value();
+  };
+  open();
+  EXPECT_EQ(SearchIds("open", "one", 1), std::vector<std::string>{"a"});
+  // Nobody is told anything else while it is tried again and again in vain.
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_EQ(manager_->Capture("shut", "").status().code(), absl::StatusCode::kResourceExhausted);
+    clock.Advance(StoreEntry::kReopenPauseUs);
+  }
+  disk.full = false;
+  while (!manager_->Capture("shut", "").ok()) {
+    clock.Advance(StoreEntry::kReopenPauseUs);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  EXPECT_EQ(SearchIds("shut", "two", 2).front(), "b");
+  EXPECT_TRUE(manager_->Upsert("shut", {MakePassage("c", "three")}, {}).ok());
+  // One that can't be opened can be deleted; it stays so.
+  disk.full = true;
+  manager_.reset();
+  open();
+  ASSERT_TRUE(manager_->DeleteStore("shut").ok());
+  disk.full = false;
+  clock.Advance(StoreEntry::kReopenPauseUs);
+  EXPECT_EQ(manager_->Capture("shut", "").status().code(), absl::StatusCode::kNotFound);
+  manager_.reset();  // Before the disk.
+}
+
+TEST_F(GenerationManagerTest, AnEncoderThatComesLaterServesWhatIsThere) {
+  Start();
+  ASSERT_TRUE(Ingest("s", {MakePassage("a", "one")}).ok());
+  Stop();
+  ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(DataDirectory(), "encoders")).ok());
+  Start(/*import_encoder=*/false);
+  EXPECT_EQ(manager_->Upsert("s", {MakePassage("b", "two")}, {}).status().code(), absl::StatusCode::kFailedPrecondition);
+  const auto set = manager_->Capture("s", "");
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_EQ(GetErrorReason(manager_->WithEncoder(*set).status())->reason, "ENCODER_MISMATCH");
+  ASSERT_TRUE(registry_->Import(CheckpointDirectory(1)).ok());
+  const auto with_encoder = manager_->WithEncoder(*set);
+  ASSERT_TRUE(with_encoder.ok()) << with_encoder.status();
+  EXPECT_EQ((*with_encoder)->view, (*set)->view);
+  const auto upserted = manager_->Upsert("s", {MakePassage("b", "two")}, {});
+  ASSERT_TRUE(upserted.ok()) << upserted.status();
+  EXPECT_EQ(manager_->GetStore("s")->passage_count, 2);
 }
 
 TEST_F(GenerationManagerTest, RefusesVectorsOfAnotherEncoder) {

@@ -83,15 +83,16 @@ void Pipeline::Encode(EncodeCall call, std::function<void(absl::StatusOr<EncodeR
           work_.Avoided(WorkPhase::kTokenize);
           return done(live);
         }
-        absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = options_.manager->encoders().Get(shared_call->encoder);
+        // Held here too, while Encode runs: the callback may be gone before it returns.
+        const absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = options_.manager->encoders().Get(shared_call->encoder);
         if (!encoder.ok()) return done(encoder.status());
-        TextEncoder& text_encoder = **encoder;
         if (shared_call->encoder.empty()) {
           MutexLock lock(&default_mutex_);
           default_encoder_ = *encoder;
         }
+        TextEncoder& text_encoder = **encoder;
         text_encoder.Encode(shared_call->texts, shared_call->options,
-                            [this, held = *std::move(encoder), start_us, dequeued_us, done](absl::StatusOr<EncodedTexts> encoded) {
+                            [this, held = *encoder, start_us, dequeued_us, done](absl::StatusOr<EncodedTexts> encoded) {
                               if (!encoded.ok()) return done(encoded.status());
                               const EncoderSpec& spec = held->spec();
                               EncodeReply reply{.vectors = std::move(encoded->vectors),
@@ -218,10 +219,10 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
   }
   if (texts.empty()) return RunSearch(std::move(state));
 
-  TextEncoder* encoder = reply.serving_set->encoder.get();
-  if (encoder == nullptr) {
-    return state->finish(options_.manager->encoders().ForPassageHalf(view.generation().manifest().passage_fingerprint()).status());
-  }
+  absl::StatusOr<std::shared_ptr<const ServingSet>> with_encoder = options_.manager->WithEncoder(reply.serving_set);
+  if (!with_encoder.ok()) return state->finish(with_encoder.status());
+  reply.serving_set = *std::move(with_encoder);
+  TextEncoder* const encoder = reply.serving_set->encoder.get();
   // Counted until the batcher counts them itself. Not in `state`, which may be another thread's by then.
   const EncodeBacklog::Share tokens = std::move(state->tokens);
   encoder->Encode(texts, {.role = TextRole::kQuery, .limits = call.options.limits},

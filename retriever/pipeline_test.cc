@@ -105,6 +105,21 @@ TEST_F(PipelineTest, TextsAndVectorsFindTheSame) {
   EXPECT_GT(reply->times.total_us, 0);
 }
 
+TEST_F(PipelineTest, AnEncoderThatComesLaterEncodesTheQueries) {
+  pipeline_.reset();
+  Stop();
+  ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(DataDirectory(), "encoders")).ok());
+  Start(/*import_encoder=*/false);
+  pipeline_ = std::make_unique<Pipeline>(Pipeline::Options{.manager = manager_.get(), .pool = &work_pool_, .metrics = &metrics_});
+  SearchCall call{.store = "s", .queries = {std::string("the red fox")}, .options = {.top_k = 1}};
+  EXPECT_EQ(Search(call).status().code(), absl::StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(registry_->Import(CheckpointDirectory(1)).ok());
+  const auto reply = Search(call);
+  ASSERT_TRUE(reply.ok()) << reply.status();
+  ASSERT_EQ(reply->results.size(), 1u);
+  EXPECT_EQ(reply->results[0].size(), 1u);
+}
+
 TEST_F(PipelineTest, NeverMoreThanThereIs) {
   const auto reply = Search({.store = "s", .queries = {std::string("tea")}, .options = {.top_k = 10'000}});
   ASSERT_TRUE(reply.ok()) << reply.status();

@@ -37,6 +37,18 @@ void StoreEntry::SetStore(std::shared_ptr<Store> store, absl::Status open_error)
   open_error_ = std::move(open_error);
 }
 
+bool StoreEntry::IsShutForNow() const {
+  MutexLock lock(&mutex_);
+  return store_ == nullptr && absl::IsResourceExhausted(open_error_);
+}
+
+bool StoreEntry::IsDueToReopen(int64_t now_us) {
+  MutexLock lock(&mutex_);
+  if (store_ != nullptr || !absl::IsResourceExhausted(open_error_) || now_us < reopen_after_us_) return false;
+  reopen_after_us_ = now_us + kReopenPauseUs;
+  return true;
+}
+
 absl::StatusOr<std::weak_ptr<Store>> StoreEntry::TakeForDeletion() {
   decltype(opened_) closed;  // After the lock is given back: that takes its time, and captures wait for the lock.
   MutexLock lock(&mutex_);

@@ -54,6 +54,11 @@ struct StoreEntry {
   // The store; the error it could not be opened with; NOT_FOUND after its deletion.
   absl::StatusOr<std::shared_ptr<Store>> GetStore() const;
   void SetStore(std::shared_ptr<Store> store, absl::Status open_error);
+  // It could not be opened for want of something that there may be again: room on disk, memory.
+  bool IsShutForNow() const;
+  // The same, at most once in kReopenPauseUs.
+  bool IsDueToReopen(int64_t now_us);
+  static constexpr int64_t kReopenPauseUs = 3'000'000;
   // Takes the store away, for whoever holds `writer` and `pinning`. ABORTED, reason INGEST_RUNNING, while a build is under way.
   absl::StatusOr<std::weak_ptr<Store>> TakeForDeletion();
 
@@ -95,6 +100,7 @@ struct StoreEntry {
   std::optional<Switching> switching_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Store> store_ ABSL_GUARDED_BY(mutex_);
   absl::Status open_error_ ABSL_GUARDED_BY(mutex_);
+  int64_t reopen_after_us_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, GenerationStatus> states_ ABSL_GUARDED_BY(mutex_);
   std::set<std::string> known_ ABSL_GUARDED_BY(mutex_);
   std::vector<std::weak_ptr<const Generation>> live_ ABSL_GUARDED_BY(mutex_);
