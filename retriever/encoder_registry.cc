@@ -47,6 +47,12 @@ absl::StatusOr<storage::FileEntry> ReadFileEntry(FileSystem& fs, const std::stri
   return entry;
 }
 
+absl::Status DamagedEncoder(std::string_view directory, std::string_view what) {
+  return ErrorWithReason(absl::DataLossError(absl::StrCat("encoder ", AbslView(directory), " of this server is damaged: ", AbslView(what),
+                                                          "; send its files again, as by loci reembed --model")),
+                         "ENCODER_DAMAGED", {{"encoder", std::string(directory)}});
+}
+
 storage::EncoderLineage LineageOf(Clock& clock, const EncoderSpec& spec) {
   storage::EncoderLineage lineage;
   lineage.set_format_version(kLineageFormat);
@@ -93,7 +99,7 @@ absl::StatusOr<storage::EncoderLineage> ReadLineage(FileSystem& fs, const std::s
   LOCI_ASSIGN_OR_RETURN(std::string json, fs.ReadFile(JoinPath(directory, kLineageFile)));
   storage::EncoderLineage lineage;
   if (!google::protobuf::util::JsonStringToMessage(json, &lineage).ok()) {
-    return absl::DataLossError(absl::StrCat(JoinPath(directory, kLineageFile), " is not a lineage record"));
+    return DamagedEncoder(directory.substr(directory.rfind('/') + 1), absl::StrCat(JoinPath(directory, kLineageFile), " is not a lineage record"));
   }
   if (lineage.format_version() > kLineageFormat) {
     return absl::FailedPreconditionError(absl::StrCat(JoinPath(directory, kLineageFile), " has format ", lineage.format_version(),
@@ -124,7 +130,7 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Import(const std::
   if (!options_.fs->Exists(JoinPath(options_.directory, DirectoryName(spec.fingerprint)))) {
     LOCI_RETURN_IF_ERROR(CopyCheckpoint(*options_.fs, *options_.clock, spec, model_directory, options_.directory));
   }
-  return Insert(std::move(encoder), make_default);
+  return Insert(std::move(encoder), make_default, /*stays=*/true);
 }
 
 absl::StatusOr<std::string> EncoderRegistry::MakeStagingDirectory() {
@@ -148,11 +154,14 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
   const std::string target = JoinPath(options_.directory, DirectoryName(fingerprint));
   if (fs.Exists(target)) {
     encoder.reset();
-    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> loaded, Find(fingerprint.ToString()));
-    if (loaded == nullptr) {
-      LOCI_ASSIGN_OR_RETURN(loaded, LoadLocked(DirectoryName(fingerprint)));
-    }
-    return ImportedEncoder{.encoder = std::move(loaded), .was_there = true};
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> there, Find(fingerprint.ToString()));
+    if (there != nullptr) return ImportedEncoder{.encoder = std::move(there), .was_there = true};
+    absl::StatusOr<std::shared_ptr<TextEncoder>> loaded = LoadLocked(DirectoryName(fingerprint));
+    if (loaded.ok()) return ImportedEncoder{.encoder = *std::move(loaded), .was_there = true};
+    if (!absl::IsDataLoss(loaded.status())) return loaded.status();
+    LogWarning("encoder_registry", absl::StrCat("replaced, as it was sent again: ", loaded.status().message()));
+    LOCI_ASSIGN_OR_RETURN(encoder, LoadEncoder(fs, staging_directory, encoder_options));
+    LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(target));
   }
   bool is_taken = false;
   for (const std::shared_ptr<TextEncoder>& loaded : Loaded()) is_taken = is_taken || loaded->spec().model_name == model_name;
@@ -168,13 +177,25 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
     LOCI_ASSIGN_OR_RETURN(*lineage.add_files(), ReadFileEntry(fs, staging_directory, file, nullptr));
   }
   LOCI_RETURN_IF_ERROR(InstallCheckpoint(fs, lineage, staging_directory, target));
-  return ImportedEncoder{.encoder = Insert(std::move(encoder), /*make_default=*/false)};
+  return ImportedEncoder{.encoder = Insert(std::move(encoder), /*make_default=*/false, /*stays=*/false)};
 }
 
-std::shared_ptr<TextEncoder> EncoderRegistry::Insert(std::shared_ptr<const Encoder> encoder, bool make_default) {
+std::shared_ptr<TextEncoder> EncoderRegistry::Insert(std::shared_ptr<const Encoder> encoder, bool make_default, bool stays) {
   const std::string fingerprint = encoder->spec().fingerprint.ToString();
+  std::vector<std::shared_ptr<TextEncoder>> unused;  // Freed after the lock is given back: their threads end with them.
   MutexLock lock(&mutex_);
   if (make_default) default_ = fingerprint;
+  if (stays) staying_.insert(fingerprint);
+  for (auto loaded = loaded_.begin(); loaded != loaded_.end();) {
+    // Who holds none can get one from here alone, under the lock.
+    if (loaded->first == fingerprint || staying_.contains(loaded->first) || loaded->second.use_count() > 1) {
+      ++loaded;
+      continue;
+    }
+    LogInfo("encoder_registry", absl::StrCat("unloaded fingerprint=", loaded->first, ", which nobody uses"));
+    unused.push_back(std::move(loaded->second));
+    loaded = loaded_.erase(loaded);
+  }
   std::shared_ptr<TextEncoder>& slot = loaded_[fingerprint];
   if (slot == nullptr) {
     slot = std::make_shared<TextEncoder>(std::move(encoder), options_.batcher, *options_.clock, *options_.metrics);
@@ -185,15 +206,23 @@ std::shared_ptr<TextEncoder> EncoderRegistry::Insert(std::shared_ptr<const Encod
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::LoadLocked(const std::string& directory) {
   const std::string path = JoinPath(options_.directory, directory);
-  LOCI_ASSIGN_OR_RETURN(storage::EncoderLineage lineage, ReadLineage(*options_.fs, path));
+  const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(*options_.fs, path);
+  if (absl::IsNotFound(lineage.status())) return DamagedEncoder(directory, "its LINEAGE is gone");
+  LOCI_RETURN_IF_ERROR(lineage.status());
   EncoderOptions encoder_options = options_.encoder;
-  encoder_options.model_name = lineage.model();
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, LoadEncoder(*options_.fs, path, encoder_options));
-  const Fingerprint& fingerprint = encoder->spec().fingerprint;
-  if (DirectoryName(fingerprint) != directory) {
-    return absl::DataLossError(absl::StrCat("the files in ", path, " have fingerprint ", fingerprint.ToString()));
+  encoder_options.model_name = lineage->model();
+  absl::StatusOr<std::shared_ptr<const Encoder>> encoder = LoadEncoder(*options_.fs, path, encoder_options);
+  // It was an encoder when it was put there.
+  const absl::StatusCode code = encoder.status().code();
+  if (code == absl::StatusCode::kInvalidArgument || code == absl::StatusCode::kNotFound || code == absl::StatusCode::kDataLoss) {
+    return DamagedEncoder(directory, StdView(encoder.status().message()));
   }
-  return Insert(std::move(encoder), /*make_default=*/false);
+  LOCI_RETURN_IF_ERROR(encoder.status());
+  const Fingerprint& fingerprint = (*encoder)->spec().fingerprint;
+  if (DirectoryName(fingerprint) != directory) {
+    return DamagedEncoder(directory, absl::StrCat("the files in ", path, " have fingerprint ", fingerprint.ToString()));
+  }
+  return Insert(*std::move(encoder), /*make_default=*/false, /*stays=*/false);
 }
 
 namespace {

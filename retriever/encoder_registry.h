@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -27,7 +28,8 @@ struct ImportedEncoder {
   bool was_there = false;  // In the registry.
 };
 
-// Thread-safe.
+// Those that Import loaded stay in memory. Of the others, sent by clients or lying in the folder, those that nobody holds leave it when a
+// further one is loaded, and are loaded again when somebody asks for them by fingerprint. Thread-safe.
 class EncoderRegistry {
  public:
   struct Options {
@@ -48,13 +50,13 @@ class EncoderRegistry {
 
   // A new, empty folder beside the encoders, to write a checkpoint into for Adopt; whoever makes it deletes it, or the next Open does.
   absl::StatusOr<std::string> MakeStagingDirectory();
-  // As Import of that folder, not as the default, under this model name (where another has it, with a part of the fingerprint behind it); but that the files are not copied: the folder becomes the encoder's, where
-  // it is not there yet.
+  // As Import of that folder, not as the default, under this model name (where another has it, with a part of the fingerprint behind it);
+  // but that the files are not copied: the folder becomes the encoder's, where it is not there yet, or is damaged there.
   absl::StatusOr<ImportedEncoder> Adopt(const std::string& staging_directory, const std::string& model_name);
 
   // `name` is a fingerprint ("QUERY:PASSAGE" or either half), the name of the folder that one of those loaded was imported from, or empty
   // for the default. Loads it where its fingerprint lies in the registry and is not loaded yet. NOT_FOUND names it; INVALID_ARGUMENT,
-  // reason ENCODER_AMBIGUOUS, for the name of two folders.
+  // reason ENCODER_AMBIGUOUS, for the name of two folders; DATA_LOSS, reason ENCODER_DAMAGED, where its files are not what they were.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Get(std::string_view name);
 
   // An encoder whose queries may ask vectors made by `passage_half`. FAILED_PRECONDITION, reason ENCODER_MISMATCH, where there is none.
@@ -68,7 +70,7 @@ class EncoderRegistry {
   absl::StatusOr<std::shared_ptr<TextEncoder>> LoadLocked(const std::string& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
   // Of those loaded; null where none matches.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Find(std::string_view name) const;
-  std::shared_ptr<TextEncoder> Insert(std::shared_ptr<const Encoder> encoder, bool make_default);
+  std::shared_ptr<TextEncoder> Insert(std::shared_ptr<const Encoder> encoder, bool make_default, bool stays);
 
   const Options options_;
   Mutex loading_;  // Held while an encoder is loaded, so that none is twice. Taken before `mutex_`, which is never held for long.
@@ -76,6 +78,7 @@ class EncoderRegistry {
   int64_t staging_count_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, std::shared_ptr<TextEncoder>> loaded_ ABSL_GUARDED_BY(mutex_);  // By "QUERY:PASSAGE".
   std::string default_ ABSL_GUARDED_BY(mutex_);
+  std::set<std::string> staying_ ABSL_GUARDED_BY(mutex_);  // By "QUERY:PASSAGE": those that Import loaded.
 };
 
 }  // namespace loci

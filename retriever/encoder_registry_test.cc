@@ -1,7 +1,11 @@
 #include "retriever/encoder_registry.h"
 
+#include <algorithm>
+#include <memory>
 #include <string>
+#include <vector>
 
+#include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -15,6 +19,19 @@ using ::testing::HasSubstr;
 class EncoderRegistryTest : public RetrieverFixture {
  protected:
   std::string EncodersDirectory() const { return JoinPath(DataDirectory(), "encoders"); }
+  // A checkpoint as a client sends it: "checkpoint-<seed>".
+  absl::StatusOr<ImportedEncoder> Send(int seed) {
+    const std::string staging = registry_->MakeStagingDirectory().value();
+    EXPECT_TRUE(WriteTinyCheckpoint(fs_, staging, {.seed = static_cast<uint64_t>(seed)}).ok());
+    return registry_->Adopt(staging, absl::StrCat("checkpoint-", seed));
+  }
+  // Of those loaded, sorted.
+  std::vector<std::string> Names() const {
+    std::vector<std::string> names;
+    for (const auto& encoder : registry_->Loaded()) names.push_back(encoder->spec().model_name);
+    std::sort(names.begin(), names.end());
+    return names;
+  }
 };
 
 TEST_F(EncoderRegistryTest, FindsAnEncoderByEitherHalfAndByDefault) {
@@ -94,6 +111,54 @@ TEST_F(EncoderRegistryTest, AFurtherOneIsNamedByItsFolderAndLeavesTheDefault) {
   EXPECT_EQ(GetErrorReason(ambiguous)->reason, "ENCODER_AMBIGUOUS");
   EXPECT_EQ(*registry_->Get(third->spec().fingerprint.ToString()), third);
   EXPECT_EQ(registry_->Loaded().size(), 3u);
+}
+
+TEST_F(EncoderRegistryTest, WhatNobodyUsesIsUnloadedWhenAnotherComes) {
+  Start();
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, CheckpointDirectory(2), {.seed = 2}).ok());
+  ASSERT_TRUE(registry_->Import(CheckpointDirectory(2), /*make_default=*/false).ok());
+  std::shared_ptr<TextEncoder> held = Send(3).value().encoder;
+  const std::string unused = Send(4).value().encoder->spec().fingerprint.ToString();
+  EXPECT_EQ(registry_->Loaded().size(), 4u);
+  const std::string last = Send(5).value().encoder->spec().fingerprint.ToString();
+  EXPECT_EQ(Names(), (std::vector<std::string>{"checkpoint-1", "checkpoint-2", "checkpoint-3", "checkpoint-5"})) << "nobody held the fourth";
+  EXPECT_EQ(*registry_->Get(held->spec().fingerprint.ToString()), held);
+  // It is there again for who asks, and another goes.
+  const auto again = registry_->Get(unused);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ((*again)->spec().model_name, "checkpoint-4");
+  EXPECT_EQ(Names(), (std::vector<std::string>{"checkpoint-1", "checkpoint-2", "checkpoint-3", "checkpoint-4"}));
+  EXPECT_TRUE(registry_->Get(last).ok());
+  EXPECT_TRUE((*again)->EncodeAndWait({"one"}, {}).ok()) << "who holds one may use it";
+}
+
+TEST_F(EncoderRegistryTest, ADamagedOneIsReplacedWhenItIsSentAgain) {
+  for (const char* damaged : {"model.safetensors", "config.json", "LINEAGE"}) {
+    for (const bool gone : {false, true}) {
+      Start();
+      const std::string fingerprint = Send(2).value().encoder->spec().fingerprint.ToString();
+      std::string folder;
+      const std::vector<std::string> names = fs_.List(EncodersDirectory()).value();
+      for (const std::string& name : names) {
+        if (name.substr(0, 16) == fingerprint.substr(0, 16)) folder = JoinPath(EncodersDirectory(), name);
+      }
+      Stop();
+      const std::string path = JoinPath(folder, damaged);
+      ASSERT_TRUE(gone ? fs_.DeleteFile(path).ok() : WriteFileAtomically(fs_, path, "{").ok());
+      Start();
+      const absl::Status status = registry_->Get(fingerprint).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << damaged << gone << status;
+      EXPECT_EQ(GetErrorReason(status)->reason, "ENCODER_DAMAGED") << damaged << gone;
+      const auto sent = Send(2);
+      ASSERT_TRUE(sent.ok()) << sent.status();
+      EXPECT_FALSE(sent->was_there);
+      Stop();
+      Start();
+      EXPECT_TRUE(registry_->Get(fingerprint).ok()) << damaged << gone;
+      EXPECT_TRUE(Send(2)->was_there);
+      Stop();
+    }
+  }
 }
 
 TEST_F(EncoderRegistryTest, RemovesWhatAnInterruptedImportLeft) {
