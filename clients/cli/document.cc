@@ -30,6 +30,7 @@ bool HeadingStack::Open(int level, std::string text, Document* document) {
   if (text.empty()) return true;
   if (document->headings.size() >= DocumentLimits::kMaxHeadings) return false;
   text.resize(Utf8Prefix(text, DocumentLimits::kMaxHeadingBytes));
+  if (text.ends_with(' ')) text.pop_back();  // It was cut behind a word.
   document->headings.push_back({level, current(), std::move(text)});
   open_.push_back(static_cast<int64_t>(document->headings.size()) - 1);
   return true;

@@ -55,6 +55,8 @@ TEST(HtmlSectionsTest, HeadingsBecomeTitlesUnderThePagesTitle) {
               ElementsAre(Pair("Guide", "a"), Pair("Guide > Empty", "Empty"), Pair("Guide > Sub", "b")));
   EXPECT_THAT(SectionsOf("<h1> </h1><h2>\n</h2>text<h1> <b> </b></h1>"), ElementsAre(Pair("file", "text")));
   EXPECT_THAT(SectionsOf("plain words"), ElementsAre(Pair("file", "plain words")));
+  const std::string word(DocumentLimits::kMaxHeadingBytes - 1, 'w');
+  EXPECT_THAT(SectionsOf("<h1>" + word + " cut"), ElementsAre(Pair(word, word))) << "no space is left where a heading was cut";
   EXPECT_THAT(SectionsOf(""), IsEmpty());
   EXPECT_THAT(SectionsOf("<html><head><title>only</title></head><body> \n</body>"), IsEmpty());
 }
