@@ -21,10 +21,10 @@ struct Tracked {
 };
 
 TEST(Drainer, FreesOnItsOwnThreadAfterTheLastHolderLetGo) {
-  Drainer drainer;
   std::promise<std::thread::id> freed_by;
   std::future<std::thread::id> freed = freed_by.get_future();
   std::promise<void> retired;
+  Drainer drainer;  // After what its thread sets.
   auto object = std::make_shared<const Tracked>(&freed_by);
   std::shared_ptr<const Tracked> holder = object;
   drainer.Add(std::move(object), [&] { retired.set_value(); });
@@ -39,10 +39,10 @@ TEST(Drainer, FreesOnItsOwnThreadAfterTheLastHolderLetGo) {
 }
 
 TEST(Drainer, HoldsBackOneButNotTheOthers) {
-  Drainer drainer;
   std::promise<std::thread::id> first_freed_by;
   std::promise<std::thread::id> second_freed_by;
   std::future<std::thread::id> second_freed = second_freed_by.get_future();
+  Drainer drainer;
   auto first = std::make_shared<const Tracked>(&first_freed_by);
   drainer.Add(first, nullptr);
   drainer.Add(std::make_shared<const Tracked>(&second_freed_by), nullptr);
@@ -52,9 +52,9 @@ TEST(Drainer, HoldsBackOneButNotTheOthers) {
 }
 
 TEST(Drainer, TakesTheSameObjectOnce) {
-  Drainer drainer;
   std::promise<std::thread::id> freed_by;
   std::future<std::thread::id> freed = freed_by.get_future();
+  Drainer drainer;
   auto object = std::make_shared<const Tracked>(&freed_by);
   drainer.Add(object, nullptr);
   drainer.Add(object, nullptr);
