@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cmath>
 #include <cstring>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -60,7 +61,12 @@ void AppendUtf8(uint32_t character, std::string* out) {
     out->push_back(static_cast<char>(0xC0 | (character >> 6)));
     out->push_back(static_cast<char>(0x80 | (character & 0x3F)));
   } else {
-    out->push_back(static_cast<char>(0xE0 | (character >> 12)));
+    if (character < 0x10000) {
+      out->push_back(static_cast<char>(0xE0 | (character >> 12)));
+    } else {
+      out->push_back(static_cast<char>(0xF0 | (character >> 18)));
+      out->push_back(static_cast<char>(0x80 | ((character >> 12) & 0x3F)));
+    }
     out->push_back(static_cast<char>(0x80 | ((character >> 6) & 0x3F)));
     out->push_back(static_cast<char>(0x80 | (character & 0x3F)));
   }
@@ -249,6 +255,16 @@ class FilterParser {
     return absl::OkStatus();
   }
 
+  // The number that 4 hex digits at `at` are.
+  std::optional<uint32_t> HexDigits(size_t at) const {
+    if (at + 4 > text_.size()) return std::nullopt;
+    uint32_t number = 0;
+    const char* const digits = text_.data() + at;
+    const auto [end, error] = std::from_chars(digits, digits + 4, number, 16);
+    if (error != std::errc() || end != digits + 4) return std::nullopt;
+    return number;
+  }
+
   // text_[*at] is the backslash.
   absl::Status Escape(size_t* at, std::string* value) const {
     const size_t begin = *at;
@@ -263,17 +279,21 @@ class FilterParser {
       case 'r': value->push_back('\r'); return absl::OkStatus();
       case 't': value->push_back('\t'); return absl::OkStatus();
       case 'u': {
-        uint32_t character = 0;
-        const char* const digits = text_.data() + *at;
-        if (*at + 4 <= text_.size()) {
-          const auto [end, error] = std::from_chars(digits, digits + 4, character, 16);
-          if (error == std::errc() && end == digits + 4 && (character < 0xD800 || character > 0xDFFF)) {
-            AppendUtf8(character, value);
-            *at += 4;
-            return absl::OkStatus();
+        std::optional<uint32_t> character = HexDigits(*at);
+        *at += 4;
+        if (character.has_value() && *character >= 0xD800 && *character < 0xDC00 && text_.substr(std::min(*at, text_.size()), 2) == "\\u") {
+          // The first half of a surrogate pair: with the second it is one character.
+          const std::optional<uint32_t> second = HexDigits(*at + 2);
+          if (second.has_value() && *second >= 0xDC00 && *second <= 0xDFFF) {
+            character = 0x10000 + ((*character - 0xD800) << 10) + (*second - 0xDC00);
+            *at += 6;
           }
         }
-        return BadFilter(begin, "\\u with the 4 hex digits of a character", "an escape that is none");
+        if (character.has_value() && (*character < 0xD800 || *character > 0xDFFF)) {
+          AppendUtf8(*character, value);
+          return absl::OkStatus();
+        }
+        return BadFilter(begin, "\\u with the 4 hex digits of a character, or two of a surrogate pair", "an escape that is none");
       }
       default: return BadFilter(begin, "\\\\, \\\", \\', \\`, \\n, \\r, \\t or \\uXXXX", "an escape that is none");
     }

@@ -93,9 +93,21 @@ TEST(FilterExpression, StringsHaveEscapes) {
   EXPECT_EQ(std::get<std::string>((*filter)->node((*filter)->root()).values[0]), "q\"b\\ \n\r\t'` \u00e9A\u20ac");
   EXPECT_EQ(ErrorOf(R"(a = "x\q")").position, 6);
   EXPECT_EQ(ErrorOf(R"(a = "x\u12")").position, 6);
-  EXPECT_EQ(ErrorOf(R"(a = "x\ud800")").position, 6);
   EXPECT_EQ(ErrorOf(R"(a = "x\u12)").position, 6);
   EXPECT_EQ(ErrorOf("a = \"x\\").position, 6);
+}
+
+TEST(FilterExpression, ASurrogatePairIsOneCharacterAndHalfOfOneIsNone) {
+  EXPECT_EQ(Parsed(R"(a = "x\ud83d\ude00y")"), "`a` = \"x\xF0\x9F\x98\x80y\"");
+  EXPECT_EQ(Parsed(R"(`\uD83D\uDE00` = "\ud800\udc00\uDBFF\uDFFF\ud7ff\ue000")"),
+            "`\xF0\x9F\x98\x80` = \"\xF0\x90\x80\x80\xF4\x8F\xBF\xBF\xED\x9F\xBF\xEE\x80\x80\"");
+  for (const char* lone : {R"(a = "x\ud800")", R"(a = "x\ude00\ud83d")", R"(a = "x\ud83d\ud83d\ude00")", R"(a = "x\ud83d\u0041")",
+                           R"(a = "x\ud83d\n")", R"(a = "x\ud83dude00")", R"(a = "x\ud83d\ude0")", R"(a = "x\ud83d\u)", R"(a = "x\ud83d\)", R"(a = "x\ud83d)"}) {
+    const Error error = ErrorOf(lone);
+    EXPECT_EQ(error.position, 6) << lone;
+    EXPECT_THAT(error.expected, HasSubstr("surrogate pair")) << lone;
+  }
+  EXPECT_EQ(ErrorOf(R"(a = "\ud83d\ude00\ude00")").position, 17) << "the half that is left";
 }
 
 TEST(FilterExpression, NumbersAreExactOrRefused) {

@@ -17,7 +17,8 @@ inline constexpr char kFilterHelp[] =
     "  lang = \"en\" and year >= 2020 and source in (\"a\", \"b\") and not draft\n"
     "Conditions: FIELD = != < <= > >= VALUE; FIELD [not] in (VALUE, ...); \"x\" [not] in FIELD for a list of strings; has(FIELD); FIELD alone,\n"
     "which is FIELD = true. Values: strings in \"...\" or '...', numbers, true, false. id, document_id and chunk_index are the passage's own; a key\n"
-    "that is no plain name is written in backquotes: `content-type`. A condition does not hold where the field is missing or of another type.\n";
+    "that is no plain name is written in backquotes: `content-type`. A condition does not hold where the field is missing or of another type.\n"
+    "A filter has at most 256 KiB, 1,000 conditions and 10,000 values in lists.\n";
 
 // Used by one thread: the command's.
 class SearchFlags {
