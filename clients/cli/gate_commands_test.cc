@@ -13,6 +13,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 class GateCommandsTest : public CliTest {
  protected:
@@ -68,6 +69,31 @@ TEST_F(GateCommandsTest, TheWatchReachesTheRequest) {
   EXPECT_EQ(activation_.watch().ShortDebugString(), "watch_ms: 600000 max_error_rate: 0.01 max_p99_us: 50000 min_requests: 7");
   EXPECT_THAT(out(), AllOf(HasSubstr("activated"), HasSubstr("job j1 watches it; follow it with loci watch j1")));
   EXPECT_EQ(Run({"activate", "s", "g4", "--max-error-rate", "0.01"}), 2);
+}
+
+TEST_F(GateCommandsTest, AWatchThatIsNoneIsSaidToBeNone) {
+  std::string before = "g4";
+  bool watching = false;
+  server_.on_activate = [&](const v1::ActivateGenerationRequest&, v1::ActivateGenerationResponse* response) {
+    response->set_generation("g4");
+    response->set_previous_generation(before);
+    response->set_watching(watching);
+    response->set_done(true);
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Run({"activate", "s", "g4", "--watch", "10m", "--max-error-rate", "0.01"}), 0) << err();
+  EXPECT_THAT(out(), HasSubstr("generation g4 serves already; nothing is watched\n"));
+  EXPECT_EQ(Run({"activate", "s", "g4", "--watch", "10m", "--max-error-rate", "0.01", "-o", "json"}), 0) << err();
+  EXPECT_EQ(nlohmann::json::parse(out())["previous_generation"], "g4");
+  EXPECT_EQ(Run({"activate", "s", "g4"}), 0) << err();
+  EXPECT_THAT(out(), Not(HasSubstr("nothing is watched"))) << "nobody asked for it";
+  before = "";
+  EXPECT_EQ(Run({"activate", "s", "g4", "--watch", "10m", "--max-error-rate", "0.01"}), 0) << err();
+  EXPECT_THAT(out(), HasSubstr("go back to; nothing is watched\n"));
+  before = "g3";
+  watching = true;
+  EXPECT_EQ(Run({"activate", "s", "g4", "--watch", "10m", "--max-error-rate", "0.01"}), 0) << err();
+  EXPECT_THAT(out(), Not(HasSubstr("nothing is watched")));
 }
 
 TEST_F(GateCommandsTest, TheStrategyReachesTheRequests) {

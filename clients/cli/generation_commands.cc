@@ -34,7 +34,7 @@ class ActivateCommand final : public Command {
            "changes nothing. Where a condition is not met nothing is swapped in, and the figures are told. With --watch the generation is\n"
            "looked after for that time once it answers, and the store goes back to the one before where too many requests fail or searches\n"
            "take too long. That is left to a job, which goes on by itself: loci watch JOB follows it, and fails where it went back; loci cancel JOB\n"
-           "ends the watch.\n"
+           "ends the watch. What serves already is not watched.\n"
            "Where both do not fit into memory (loci plan tells), --strategy in-place verifies the generation, lets what serves finish its requests,\n"
            "frees it, and loads the other one. The store's requests get UNAVAILABLE meanwhile, reason SWITCHING, with retry_after_ms. Where the\n"
            "load fails, what served is loaded again.\n";
@@ -99,6 +99,12 @@ class ActivateCommand final : public Command {
     cli.out() << '\n';
     PrintGateFigures(cli, response.gate_figures());
     if (!response.watch_summary().empty()) cli.out() << SanitizeLine(response.watch_summary()) << '\n';
+    if (watch_ms_ > 0 && !dry_run_ && !response.watching() && response.watch_summary().empty()) {
+      const bool again = response.previous_generation() == response.generation();
+      cli.out() << (again ? absl::StrCat("generation ", SanitizeLine(response.generation()), " serves already")
+                          : std::string("no generation served before that the store could go back to"))
+                << "; nothing is watched\n";
+    }
     if (response.watching()) {
       cli.out() << "job " << SanitizeLine(response.job()) << " watches it; follow it with loci watch " << SanitizeLine(response.job()) << '\n';
     }
