@@ -158,6 +158,11 @@ absl::Status ArchiveReader::Invalid(std::string_view what) const {
                          "ARCHIVE_INVALID", {{"offset", absl::StrCat(offset_)}});
 }
 
+absl::Status ArchiveReader::NoArchive(std::string_view what) const {
+  return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("not an archive of loci export: it ", AbslView(what))), "ARCHIVE_INVALID",
+                         {{"offset", "0"}});
+}
+
 absl::Status ArchiveReader::Feed(std::string_view bytes) {
   LOCI_RETURN_IF_ERROR(failed_);
   // A record that lies in `bytes` as a whole is not copied.
@@ -187,7 +192,7 @@ absl::StatusOr<bool> ArchiveReader::TakeNext(std::string_view rest, size_t* size
   if (part_ == Part::kEnded) return Damaged("something follows its trailer");
   if (part_ == Part::kMagic) {
     const size_t seen = std::min(rest.size(), kArchiveMagic.size());
-    if (rest.substr(0, seen) != kArchiveMagic.substr(0, seen)) return Damaged("it does not begin as an archive does");
+    if (rest.substr(0, seen) != kArchiveMagic.substr(0, seen)) return NoArchive("does not begin as one");
     if (seen < kArchiveMagic.size()) return false;
     *size = seen;
     part_ = Part::kHeader;
@@ -319,6 +324,7 @@ absl::Status ArchiveReader::Finish() {
   LOCI_RETURN_IF_ERROR(failed_);
   if (part_ == Part::kEnded) return absl::OkStatus();
   const int64_t end = offset_ + static_cast<int64_t>(buffer_.size());
+  if (end == 0) return failed_ = NoArchive("is empty");
   return failed_ = Damaged(absl::StrCat("it is cut short: it ends at byte ", end, " before its trailer, with ", passage_count_, " passages read"));
 }
 

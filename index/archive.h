@@ -67,7 +67,8 @@ class ArchiveSink {
 // Reads an archive from whoever it comes, as its bytes come: memory is bounded by a record, 64 MiB of parsed passages and what one call
 // brings, whatever the archive says of its sizes. A record's checksum is compared before anything in it is parsed. What the sink was given is only whole once Finish
 // is OK. Errors, after which the reader and what the sink was given can only be dropped:
-//   DATA_LOSS, reason ARCHIVE_DAMAGED, with `offset` (where the record begins): it is no archive, cut short, a checksum differs, counts differ
+//   INVALID_ARGUMENT, reason ARCHIVE_INVALID, with `offset` 0: it is no archive: empty, or begins otherwise
+//   DATA_LOSS, reason ARCHIVE_DAMAGED, with `offset` (where the record begins): it is cut short, a checksum differs, counts differ
 //   FAILED_PRECONDITION, reason ARCHIVE_NEWER: a format that this program does not know
 //   INVALID_ARGUMENT, reason ARCHIVE_INVALID, with `offset`: checksums fit, but what is in it can't be: dimension, type, ids out of order or
 //     twice, a vector that is not finite, a passage that can't be parsed, or is longer than any that a store takes
@@ -93,6 +94,7 @@ class ArchiveReader {
   absl::Status ParseTrailer(std::string_view payload);
   absl::Status Damaged(std::string_view what) const;
   absl::Status Invalid(std::string_view what) const;
+  absl::Status NoArchive(std::string_view what) const;
 
   ArchiveSink* const sink_;
   absl::Status failed_;

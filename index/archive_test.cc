@@ -192,6 +192,11 @@ TEST(Archive, RefusesEveryFlippedByteAndNamesItsRecord) {
     damaged[i] = static_cast<char>(damaged[i] ^ (1 << (i % 8)));
     Collected read;
     const absl::Status status = Read(damaged, &read);
+    if (i < kArchiveMagic.size()) {
+      ASSERT_TRUE(absl::IsInvalidArgument(status)) << "nobody can tell that it ever was an archive: " << status;
+      ASSERT_EQ(ReasonOf(status), "ARCHIVE_INVALID");
+      continue;
+    }
     ASSERT_TRUE(absl::IsDataLoss(status)) << "byte " << i << ": " << status;
     ASSERT_EQ(ReasonOf(status), "ARCHIVE_DAMAGED");
     const size_t begin = *(std::upper_bound(begins.begin(), begins.end(), i) - 1);
@@ -202,7 +207,7 @@ TEST(Archive, RefusesEveryFlippedByteAndNamesItsRecord) {
 
 TEST(Archive, RefusesEveryTruncationAndWhatFollows) {
   const std::string archive = MakeArchive({3, 2});
-  for (size_t size = 0; size < archive.size(); ++size) {
+  for (size_t size = 1; size < archive.size(); ++size) {
     Collected read;
     const absl::Status status = Read(archive.substr(0, size), &read);
     ASSERT_TRUE(absl::IsDataLoss(status)) << size << ": " << status;
@@ -212,6 +217,21 @@ TEST(Archive, RefusesEveryTruncationAndWhatFollows) {
   EXPECT_TRUE(absl::IsDataLoss(Read(archive + '\0', &read)));
   Collected twice;
   EXPECT_TRUE(absl::IsDataLoss(Read(archive + archive, &twice)));
+}
+
+TEST(Archive, WhatIsNoArchiveIsNoDamage) {
+  const std::string zeros(1'000, '\0');
+  for (const std::string_view other : {std::string_view(), std::string_view("{\"id\": \"1\", \"text\": \"t\"}\n"), std::string_view("P"),
+                                       std::string_view("LOCIARC2 of another time"), std::string_view("LOCIX"), std::string_view(zeros)}) {
+    for (const size_t piece : {size_t{1}, SIZE_MAX}) {
+      Collected read;
+      const absl::Status status = Read(other, &read, piece);
+      EXPECT_TRUE(absl::IsInvalidArgument(status)) << other << ": " << status;
+      EXPECT_EQ(ReasonOf(status), "ARCHIVE_INVALID");
+      EXPECT_EQ(GetErrorReason(status)->metadata.at("offset"), "0");
+      EXPECT_THAT(std::string(status.message()), HasSubstr("not an archive of loci export"));
+    }
+  }
 }
 
 TEST(Archive, RefusesBlocksThatAreLeftOutTwiceOrExchanged) {

@@ -185,7 +185,7 @@ TEST_F(ArchiveRoundTrip, TakesTheEmptyStoreToo) {
 TEST_F(ArchiveRoundTrip, RefusesDamageAndLeavesNothing) {
   ASSERT_TRUE(Ingest("s", MakePassages(50)).ok());
   const std::string archive = Export(ViewOf("s"));
-  for (size_t i = 3; i < archive.size(); i += archive.size() / 23) {
+  for (size_t i = kArchiveMagic.size(); i < archive.size(); i += archive.size() / 23) {
     std::string damaged = archive;
     damaged[i] = static_cast<char>(damaged[i] ^ 4);
     const absl::Status status = Import("copy", damaged).status();
@@ -194,8 +194,8 @@ TEST_F(ArchiveRoundTrip, RefusesDamageAndLeavesNothing) {
     EXPECT_TRUE(absl::IsDataLoss(Import("copy", std::string_view(archive).substr(0, i)).status())) << "cut short at " << i;
   }
   ExpectNothingIn("copy");
-  EXPECT_TRUE(absl::IsDataLoss(Import("copy", "").status()));
-  EXPECT_TRUE(absl::IsDataLoss(Import("copy", "PK\x03\x04 not one of ours").status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Import("copy", "").status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(Import("copy", "PK\x03\x04 not one of ours").status()));
   EXPECT_TRUE(absl::IsNotFound(manager_->GetStore("never").status()));
   EXPECT_FALSE(Import("never", "").ok());
   EXPECT_TRUE(absl::IsNotFound(manager_->GetStore("never").status())) << "no store is made for what has no header";
@@ -292,15 +292,21 @@ TEST_F(ArchiveRoundTrip, RefusesAPassageThatAnIngestWouldNotTake) {
   ASSERT_TRUE(Ingest("s", MakePassages(1)).ok());
   storage::ArchiveHeader header;
   (void)WithHeader(Export(ViewOf("s")), [&](auto* h) { header = *h; });
-  ArchiveWriter writer(header);
-  std::string archive = writer.Begin();
-  const std::vector<float> vector(kDim, 0.1f);
-  archive += *writer.Block(std::vector<loci::v1::Passage>{MakePassage("a", "")}, vector.data());
-  archive += writer.End();
-  const absl::Status status = Import("copy", archive).status();
+  const auto archive_of = [&](const loci::v1::Passage& passage) {
+    ArchiveWriter writer(header);
+    std::string archive = writer.Begin();
+    const std::vector<float> vector(kDim, 0.1f);
+    archive += *writer.Block(std::vector<loci::v1::Passage>{passage}, vector.data());
+    return archive + writer.End();
+  };
+  const absl::Status status = Import("copy", archive_of(MakePassage("a", ""))).status();
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   EXPECT_EQ(ReasonOf(status), "BAD_LINE");
   ExpectNothingIn("copy");
+  loci::v1::Passage of_earlier = MakePassage("a", "a text");
+  (*of_earlier.mutable_metadata())["year"];
+  EXPECT_FALSE(manager_->Upsert("s", {of_earlier}, RequestLimits()).ok());
+  EXPECT_EQ(Import("copy", archive_of(of_earlier)).status(), absl::OkStatus()) << "metadata without a value: earlier versions took it";
 }
 
 }  // namespace

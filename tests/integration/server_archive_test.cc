@@ -212,7 +212,7 @@ TEST_F(ServerArchive, RefusesDamageAndKeepsWhatServes) {
   const std::string archive = Export("s");
   IngestSome("t", 2);
   const std::string serving = Search("t", "x").generation();
-  for (size_t i = 0; i < archive.size(); i += archive.size() / 9) {
+  for (size_t i = 8; i < archive.size(); i += archive.size() / 9) {
     std::string damaged = archive;
     damaged[i] = static_cast<char>(damaged[i] ^ 0x10);
     loci::v1::ImportResponse response;
@@ -243,7 +243,11 @@ TEST_F(ServerArchive, RefusesStreamsThatAreNoImports) {
   header = Header("t");
   header.mutable_header()->mutable_index()->set_vector_type(loci::v1::VECTOR_TYPE_INT8);
   EXPECT_EQ(InfoOf(Import({header, Data(archive)}, &response)).metadata().at("field"), "header.index.vector_type");
-  EXPECT_EQ(Import({Header("t")}, &response).error_code(), StatusCode::DATA_LOSS) << "nothing came";
+  EXPECT_EQ(Import({Header("t")}, &response).error_code(), StatusCode::INVALID_ARGUMENT) << "nothing came";
+  const grpc::Status other = Import({Header("t"), Data("{\"id\": \"1\"}\n")}, &response);
+  EXPECT_EQ(other.error_code(), StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(other.error_message(), HasSubstr("not an archive of loci export"));
+  EXPECT_EQ(InfoOf(other).reason(), "ARCHIVE_INVALID");
   EXPECT_EQ(Import({Header("t"), Data(archive), Data("more")}, &response).error_code(), StatusCode::DATA_LOSS);
   EXPECT_EQ(GenerationCount("t"), 0);
   EXPECT_TRUE(Import({Header("t"), Data(""), Data(archive), Data("")}, &response).ok()) << "empty data is nothing";
