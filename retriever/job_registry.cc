@@ -44,8 +44,9 @@ absl::StatusOr<JobRecord> ParseRecord(std::string_view content) {
 }
 
 absl::Status InTheWay(const JobRecord& record) {
-  return ErrorWithReason(absl::AbortedError(absl::StrCat("job ", record.job(), " (", record.kind(), ") runs in store \"", record.store(),
-                                                         "\"; wait until it ends, or cancel it")),
+  // An import of an encoder has no store.
+  const std::string where = record.store().empty() ? "" : absl::StrCat(" in store \"", record.store(), "\"");
+  return ErrorWithReason(absl::AbortedError(absl::StrCat("job ", record.job(), " (", record.kind(), ") runs", where, "; wait until it ends, or cancel it")),
                          "JOB_IN_THE_WAY", {{"job", record.job()}, {"kind", record.kind()}, {"store", record.store()}});
 }
 

@@ -68,7 +68,7 @@ TEST_F(JobRegistryTest, ASecondIngestOfAStoreIsToldOfTheFirst) {
   EXPECT_TRUE(absl::IsAborted(second)) << second;
   EXPECT_EQ(ReasonOf(second), "JOB_IN_THE_WAY");
   EXPECT_EQ(GetErrorReason(second)->metadata.at("job"), first->id());
-  EXPECT_NE(second.message().find("ingest"), absl::string_view::npos) << second;
+  EXPECT_NE(second.message().find("(ingest) runs in store \"movies\"; wait"), absl::string_view::npos) << second;
   // What is in nobody's way.
   Start(JobKind::kIngest, "books");
   Start(JobKind::kVerify, "movies");
@@ -112,6 +112,15 @@ TEST_F(JobRegistryTest, ATuningIsInNobodysWayButAnothers) {
   ASSERT_TRUE(tuning->Finish(absl::OkStatus()).ok());
   EXPECT_EQ(Record(tuning->id()).kind(), "tune");
   EXPECT_NE(Start(JobKind::kTune, "movies"), nullptr);
+}
+
+TEST_F(JobRegistryTest, ASecondImportOfAnEncoderIsToldOfTheFirstAndOfNoStore) {
+  const auto first = Start(JobKind::kImportEncoder, "");
+  const absl::Status second = jobs_->Start({.kind = JobKind::kImportEncoder, .store = ""}).status();
+  EXPECT_EQ(ReasonOf(second), "JOB_IN_THE_WAY");
+  EXPECT_EQ(std::string(second.message()), "job " + first->id() + " (import-encoder) runs; wait until it ends, or cancel it");
+  ASSERT_TRUE(first->Finish(absl::OkStatus()).ok());
+  EXPECT_NE(Start(JobKind::kImportEncoder, ""), nullptr);
 }
 
 TEST_F(JobRegistryTest, AFoldThatNobodyAskedForGivesWay) {
