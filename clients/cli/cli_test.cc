@@ -100,6 +100,8 @@ TEST_F(CliTest, UsageErrorsExitWithTwoAndSendNothing) {
            {"get"},
            {"get", "nothing"},
            {"search"},
+           {"search", "s"},
+           {"search", "s", ""},
            {"search", "s", "two", "words"},
            {"search", "s", "q", "--top-k", "0"},
            {"search", "s", "\xff"},
@@ -123,6 +125,8 @@ TEST_F(CliTest, UsageErrorsExitWithTwoAndSendNothing) {
   }
   Run({"serach", "s", "q"});
   EXPECT_THAT(err(), HasSubstr("did you mean search?"));
+  Run({"search", "s"});
+  EXPECT_THAT(err(), HasSubstr("give QUERY or --vector\n"));
   Run({"get", "stores", "--server", "host:0"});
   EXPECT_EQ(err(), "error: flag --server: \"host:0\" is not HOST:PORT: the port must be 1 to 65535\n");
   EXPECT_EQ(Run({"get", "stores", "--server", "[::1]:1", "--timeout", "2s"}), 3);

@@ -84,7 +84,7 @@ class SearchCommand final : public Command {
 
   int Run(CliContext& cli, const FlagSet& flags) override {
     const bool by_vector = flags.WasGiven("vector");
-    if (by_vector && !query_.empty()) return cli.UsageError("give QUERY or --vector, not both");
+    if (by_vector != query_.empty()) return cli.UsageError(by_vector ? "give QUERY or --vector, not both" : "give QUERY or --vector");
     v1::SearchRequest request;
     request.set_store(store_);
     request.set_top_k(static_cast<int32_t>(top_k_));
@@ -100,7 +100,6 @@ class SearchCommand final : public Command {
       matrix->set_type(v1::VECTOR_TYPE_FLOAT32);
       matrix->set_data(vector->data(), vector->size() * sizeof(float));
     } else {
-      // An empty query is the server's to refuse.
       request.add_queries()->set_text(query_);
     }
     v1::SearchResponse response;

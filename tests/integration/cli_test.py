@@ -252,7 +252,6 @@ class CliTest(unittest.TestCase):
     def test_what_is_refused(self):
         self.make_store("cli-r")
         for args, status, code in (
-                (("search", "cli-r", ""), 1, "INVALID_ARGUMENT"),
                 (("search", "cli-r", "x", "--filter", "a = "), 1, "INVALID_ARGUMENT"),
                 (("search", "absent", "x"), 1, "NOT_FOUND"),
                 (("search", "cli-r", "x", "--nprobe", "4"), 1, "INVALID_ARGUMENT"),
