@@ -318,7 +318,7 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
   };
   for (size_t i = 0; i < passages.size(); ++i) {
     ++state.line;
-    absl::Status valid = ValidatePassage(passages[i]);
+    absl::Status valid = state.options.imported.has_value() ? ValidateStoredPassage(passages[i]) : ValidatePassage(passages[i]);
     const float* vector = bring_vectors ? vectors.data() + static_cast<int64_t>(i) * vector_dim : nullptr;
     if (valid.ok() && bring_vectors) valid = CheckStorable(vector, static_cast<int>(vector_dim), state.options.element_type);
     if (!valid.ok()) {

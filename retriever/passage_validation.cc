@@ -26,7 +26,7 @@ absl::Status CheckString(std::string_view field, std::string_view value, int64_t
   return absl::OkStatus();
 }
 
-absl::Status CheckMetadata(const loci::v1::Passage& passage, int64_t max_entries) {
+absl::Status CheckMetadata(const loci::v1::Passage& passage, int64_t max_entries, bool may_be_unset) {
   if (passage.metadata_size() > max_entries) {
     return Refuse("metadata", absl::StrCat("has ", passage.metadata_size(), " entries, the limit is ", max_entries));
   }
@@ -34,6 +34,9 @@ absl::Status CheckMetadata(const loci::v1::Passage& passage, int64_t max_entries
   for (const auto& [key, value] : passage.metadata()) {
     if (absl::Status status = CheckString("metadata key", key, kMaxMetadataKeyBytes); !status.ok()) return status;
     if (key.empty()) return Refuse("metadata key", "is empty");
+    if (value.kind_case() == loci::v1::MetadataValue::KIND_NOT_SET && !may_be_unset) {
+      return Refuse(absl::StrCat("metadata[\"", key, "\"]"), "has no value; set one of its kinds");
+    }
     total_bytes += static_cast<int64_t>(value.ByteSizeLong());
     if (value.kind_case() == loci::v1::MetadataValue::kDoubleValue && !std::isfinite(value.double_value())) {
       return Refuse("metadata", absl::StrCat("value of \"", key, "\" is not a finite number"));
@@ -64,20 +67,25 @@ absl::Status ValidatePassageId(std::string_view id) {
 namespace {
 
 // All but the id.
-absl::Status CheckContent(const loci::v1::Passage& passage, int64_t max_text_bytes, int64_t max_metadata_entries) {
+absl::Status CheckContent(const loci::v1::Passage& passage, int64_t max_text_bytes, int64_t max_metadata_entries, bool may_be_unset) {
   if (absl::Status status = CheckString("title", passage.title(), kMaxPassageTitleBytes); !status.ok()) return status;
   if (absl::Status status = CheckString("text", passage.text(), max_text_bytes); !status.ok()) return status;
   if (absl::Status status = CheckString("document_id", passage.document_id(), kMaxPassageIdBytes); !status.ok()) return status;
   if (passage.title().empty() && passage.text().empty()) return Refuse("text", "and title are both empty");
   if (passage.chunk_index() < 0) return Refuse("chunk_index", absl::StrCat("is ", passage.chunk_index(), "; it must be 0 or more"));
-  return CheckMetadata(passage, max_metadata_entries);
+  return CheckMetadata(passage, max_metadata_entries, may_be_unset);
 }
 
 }  // namespace
 
 absl::Status ValidatePassage(const loci::v1::Passage& passage) {
   if (absl::Status status = ValidatePassageId(passage.id()); !status.ok()) return status;
-  return CheckContent(passage, kMaxPassageTextBytes, kMaxMetadataEntries);
+  return CheckContent(passage, kMaxPassageTextBytes, kMaxMetadataEntries, /*may_be_unset=*/false);
+}
+
+absl::Status ValidateStoredPassage(const loci::v1::Passage& passage) {
+  if (absl::Status status = ValidatePassageId(passage.id()); !status.ok()) return status;
+  return CheckContent(passage, kMaxPassageTextBytes, kMaxMetadataEntries, /*may_be_unset=*/true);
 }
 
 absl::Status ValidateDocumentSection(const loci::v1::Passage& section) {
@@ -89,7 +97,7 @@ absl::Status ValidateDocumentSection(const loci::v1::Passage& section) {
                   absl::StrCat("has ", key.size(), " bytes, the limit of a document's is ", kMaxDocumentKeyBytes));
   }
   if (absl::Status status = CheckString("id", section.id(), kMaxPassageIdBytes); !status.ok()) return status;
-  if (absl::Status status = CheckContent(section, kMaxDocumentTextBytes, kMaxMetadataEntries - 2); !status.ok()) return status;
+  if (absl::Status status = CheckContent(section, kMaxDocumentTextBytes, kMaxMetadataEntries - 2, /*may_be_unset=*/false); !status.ok()) return status;
   int64_t metadata_bytes = 0;
   for (const auto& [name, value] : section.metadata()) metadata_bytes += static_cast<int64_t>(name.size() + value.ByteSizeLong());
   if (metadata_bytes > kMaxSectionMetadataBytes) {

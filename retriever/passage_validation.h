@@ -20,9 +20,11 @@ inline constexpr int64_t kMaxMetadataBytes = 64 << 10;  // All values of a passa
 // 1 to 512 bytes of UTF-8 without NUL. INVALID_ARGUMENT names the limit.
 absl::Status ValidatePassageId(std::string_view id);
 
-// A valid id, title, text and document_id within the limits above and of UTF-8, title and text not both empty, chunk_index >= 0, finite
-// numbers. INVALID_ARGUMENT, reason INVALID_PASSAGE, names the field and the limit.
+// A valid id, title, text and document_id within the limits above and of UTF-8, title and text not both empty, chunk_index >= 0, metadata
+// with values, its numbers finite. INVALID_ARGUMENT, reason INVALID_PASSAGE, names the field and the limit.
 absl::Status ValidatePassage(const loci::v1::Passage& passage);
+// The same of one that a store gave; earlier versions took metadata without a value.
+absl::Status ValidateStoredPassage(const loci::v1::Passage& passage);
 
 inline constexpr int64_t kMaxDocumentTextBytes = 64 << 20;
 inline constexpr int64_t kMaxDocumentKeyBytes = kMaxPassageIdBytes - 11;  // "#" and a chunk_index come behind it.

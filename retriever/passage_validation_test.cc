@@ -79,6 +79,17 @@ TEST(ValidatePassage, ChecksMetadata) {
   (*passage.mutable_metadata())[""].set_bool_value(true);
   ExpectRefused(passage, "metadata key is empty");
   passage = ValidPassage();
+  (*passage.mutable_metadata())["year"];
+  ExpectRefused(passage, "metadata[\"year\"] has no value");
+  EXPECT_EQ(GetErrorReason(ValidatePassage(passage))->metadata.at("field"), "metadata[\"year\"]");
+  EXPECT_TRUE(ValidateStoredPassage(passage).ok()) << "an archive of an earlier version may have it";
+  passage.set_chunk_index(-1);
+  EXPECT_FALSE(ValidateStoredPassage(passage).ok());
+  passage = ValidPassage();
+  (*passage.mutable_metadata())["tags"].mutable_string_list_value();
+  (*passage.mutable_metadata())["empty"].set_string_value("");
+  EXPECT_TRUE(ValidatePassage(passage).ok()) << "empty values are values";
+  passage = ValidPassage();
   for (int i = 0; i < 257; ++i) (*passage.mutable_metadata())[std::to_string(i)].set_int64_value(i);
   ExpectRefused(passage, "metadata has 257 entries, the limit is 256");
   passage = ValidPassage();
