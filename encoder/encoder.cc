@@ -1,6 +1,9 @@
 #include "encoder/encoder.h"
 
+#include <algorithm>
+#include <cmath>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/checksum.h"
@@ -24,6 +27,20 @@ std::string FolderName(const std::string& path) {
   const size_t slash = path.rfind('/', end);
   const size_t begin = slash == std::string::npos ? 0 : slash + 1;
   return path.substr(begin, end + 1 - begin);
+}
+
+// Weights that are finite can be so large that no vector is.
+absl::Status CheckVectorIsFinite(const Encoder& encoder, const std::string& weights_path) {
+  PackedBatch batch;
+  batch.token_ids = {encoder.tokenizer().cls_id()};
+  encoder.tokenizer().Tokenize("A text.", &batch.token_ids);
+  batch.token_ids.push_back(encoder.tokenizer().sep_id());
+  batch.token_ids.resize(std::min(batch.token_ids.size(), static_cast<size_t>(encoder.spec().max_length)));
+  batch.offsets.push_back(static_cast<int32_t>(batch.token_ids.size()));
+  std::vector<float> vector(static_cast<size_t>(encoder.spec().dim));
+  LOCI_RETURN_IF_ERROR(encoder.Encode(batch, vector.data()));
+  if (std::all_of(vector.begin(), vector.end(), [](float value) { return std::isfinite(value); })) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(weights_path, ": the vector of a text has a value that is not finite; the weights are too large"));
 }
 
 }  // namespace
@@ -73,6 +90,7 @@ absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, CpuEncoder::Create(BertReader(*weights, config), config, std::move(spec),
                                                                               std::move(tokenizer), options.pool, options.isa));
   LOCI_RETURN_IF_ERROR(weights->Check());
+  LOCI_RETURN_IF_ERROR(CheckVectorIsFinite(*encoder, weights_path));
   return encoder;
 }
 

@@ -218,6 +218,12 @@ TEST_F(EncoderTest, NamesTheTensorThatDoesNotFit) {
   const float infinity = INFINITY;
   std::memcpy(poisoned["embeddings.LayerNorm.weight"].data.data(), &infinity, 4);
   expect(poisoned, "tensor \"embeddings.LayerNorm.weight\" has a value that is not finite");
+  auto huge = tensors();
+  const float large = 3e38f;
+  for (auto& [name, tensor] : huge) {
+    for (size_t at = 0; at < tensor.data.size(); at += sizeof(large)) std::memcpy(tensor.data.data() + at, &large, sizeof(large));
+  }
+  expect(huge, "the vector of a text has a value that is not finite");
   ASSERT_TRUE(WriteFileAtomically(fs_, path, good.substr(0, good.size() - 1)).ok());
   ExpectRefused(absl::StatusCode::kInvalidArgument, "outside the file");
   ASSERT_TRUE(fs_.DeleteFile(path).ok());
