@@ -8,6 +8,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/file.h"
+#include "base/memory_info.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/timestamp_id.h"
@@ -84,7 +85,9 @@ absl::StatusOr<TuneResult> TuneStore(GenerationManager& manager, std::string_vie
   tuner.progress = [&](int64_t done, int64_t total) { report("tune", done, total); };
   TuneResult result{.generation = generation.id(), .revision = set->view->revision()};
   const MatrixView<const float> vectors{queries.vectors.data(), static_cast<int64_t>(queries.vectors.size()) / generation.dim(), generation.dim()};
-  LOCI_ASSIGN_OR_RETURN(result.tuning, TuneIndex(generation.shared_vectors(), vectors, tuner));
+  absl::StatusOr<v1::IndexTuning> tuning = TuneIndex(generation.shared_vectors(), vectors, tuner);
+  ReleaseFreeMemory();  // Of the indexes that were tried, each about as large as the one that serves.
+  LOCI_ASSIGN_OR_RETURN(result.tuning, std::move(tuning));
   return result;
 }
 
