@@ -26,8 +26,8 @@ class TuneCommand final : public Command {
            "other one beats in recall, latency, memory and build time at once; * marks the one that loci ingest --index auto would take: the\n"
            "fastest whose recall, at the lower end of its 95 % interval (BOUND), meets the target within the memory budget; exact search where\n"
            "none does. Nothing is changed. MEMORY is what an index holds beside mapped files; LATENCY is CPU time of one query without its\n"
-           "encoding. Without --queries the server makes queries of sampled passages. It is a job, which goes on where this command\n"
-           "is interrupted, until loci cancel ends it.\n";
+           "encoding. Without --queries the server makes queries of sampled passages. At most 20,000 passages are searched exactly, and nothing\n"
+           "else is measured. It is a job, which goes on where this command is interrupted, until loci cancel ends it.\n";
   }
   std::string examples() const override {
     return "  loci tune movies --recall 0.95 --memory 2GiB\n"
