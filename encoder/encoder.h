@@ -67,7 +67,8 @@ struct EncoderOptions {
 // sentence-transformers' modules.json, pooling configuration, sentence_bert_config.json and
 // config_sentence_transformers.json (prompts) where present. Reads nothing outside the folder.
 // NOT_FOUND for a missing file; INVALID_ARGUMENT for a file that is malformed, a tensor that is missing or has another shape or
-// type, a vocabulary that does not fit the weights, or an architecture that is not BERT's: the message names file and tensor.
+// type, a vocabulary that does not fit the weights, an architecture that is not BERT's, or weights that give a text a vector that is not
+// finite: the message names file and tensor.
 absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const std::string& model_directory,
                                                            const EncoderOptions& options);
 
