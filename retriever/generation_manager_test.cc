@@ -299,6 +299,20 @@ TEST_F(GenerationManagerTest, AStoreThatFoundNoRoomToOpenIsOpenedOnceThereIsSome
   manager_.reset();  // Before the disk.
 }
 
+TEST(StoreEntryTest, IsDueToReopenOnceInAWhileAndForWantOfRoomAlone) {
+  StoreEntry entry("s");
+  constexpr int64_t kNowUs = 5'000'000;
+  EXPECT_FALSE(entry.IsDueToReopen(kNowUs)) << "it was deleted";
+  entry.SetStore(nullptr, absl::DataLossError("torn"));
+  EXPECT_FALSE(entry.IsShutForNow());
+  EXPECT_FALSE(entry.IsDueToReopen(kNowUs));
+  entry.SetStore(nullptr, absl::ResourceExhaustedError("full"));
+  EXPECT_TRUE(entry.IsShutForNow());
+  EXPECT_TRUE(entry.IsDueToReopen(kNowUs));
+  EXPECT_FALSE(entry.IsDueToReopen(kNowUs + StoreEntry::kReopenPauseUs - 1));
+  EXPECT_TRUE(entry.IsDueToReopen(kNowUs + StoreEntry::kReopenPauseUs));
+}
+
 TEST_F(GenerationManagerTest, AnEncoderThatComesLaterServesWhatIsThere) {
   Start();
   ASSERT_TRUE(Ingest("s", {MakePassage("a", "one")}).ok());

@@ -39,12 +39,12 @@ void StoreEntry::SetStore(std::shared_ptr<Store> store, absl::Status open_error)
 
 bool StoreEntry::IsShutForNow() const {
   MutexLock lock(&mutex_);
-  return store_ == nullptr && absl::IsResourceExhausted(open_error_);
+  return IsShutForNowLocked();
 }
 
 bool StoreEntry::IsDueToReopen(int64_t now_us) {
   MutexLock lock(&mutex_);
-  if (store_ != nullptr || !absl::IsResourceExhausted(open_error_) || now_us < reopen_after_us_) return false;
+  if (!IsShutForNowLocked() || now_us < reopen_after_us_) return false;
   reopen_after_us_ = now_us + kReopenPauseUs;
   return true;
 }

@@ -56,7 +56,7 @@ struct StoreEntry {
   void SetStore(std::shared_ptr<Store> store, absl::Status open_error);
   // It could not be opened for want of something that there may be again: room on disk, memory.
   bool IsShutForNow() const;
-  // The same, at most once in kReopenPauseUs.
+  // The same, at most once in kReopenPauseUs, so that who asks in vain has it tried no more often.
   bool IsDueToReopen(int64_t now_us);
   static constexpr int64_t kReopenPauseUs = 3'000'000;
   // Takes the store away, for whoever holds `writer` and `pinning`. ABORTED, reason INGEST_RUNNING, while a build is under way.
@@ -93,6 +93,8 @@ struct StoreEntry {
 
  private:
   friend class HeldBuilder;
+
+  bool IsShutForNowLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return store_ == nullptr && absl::IsResourceExhausted(open_error_); }
 
   mutable Mutex mutex_;
   std::shared_ptr<TextEncoder> next_encoder_ ABSL_GUARDED_BY(mutex_);
