@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/logging.h"
+#include "base/strings.h"
 
 namespace loci {
 namespace {
@@ -63,7 +64,7 @@ size_t WholePieceAt(std::string_view content, size_t at) {
 }
 
 absl::Status Damaged(size_t at, std::string_view how) {
-  return absl::DataLossError(absl::StrCat("damaged at byte ", at, ", where ", absl::string_view(how.data(), how.size())));
+  return absl::DataLossError(absl::StrCat("damaged at byte ", at, ", where ", AbslView(how)));
 }
 
 class StringFile : public rocksdb::FSSequentialFile {
