@@ -105,6 +105,15 @@ TEST_F(InputBombTest, OneLineWithoutAnEnd) {
   EXPECT_THAT(counts.first_error, HasSubstr("longer than 16777216 bytes"));
 }
 
+TEST_F(InputBombTest, ADeviceWithoutLinesIsGivenUp) {
+  auto reader = IngestReader::Open("/dev/zero", IngestFormat::kJsonl);
+  ASSERT_TRUE(reader.ok()) << reader.status();
+  PassageRecord record;
+  const absl::Status status = (*reader)->Next(&record).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("/dev/zero:1: no end of the line in 1073741824 bytes"));
+}
+
 TEST_F(InputBombTest, ManyLinesAreReadOn) {
   const std::string line = "{\"id\": \"a\", \"text\": \"" + std::string(64 * 1024, 'x') + "\"}\n";
   WriteGzip(Path("lines.jsonl.gz"), line, 4096);  // 256 MiB.

@@ -216,6 +216,7 @@ absl::StatusOr<LineReader::Result> LineReader::Next(std::string* line) {
     return kLine;
   }
   bool too_long = false;
+  int64_t passed_over = 0;
   size_t searched = 0;  // Bytes from begin_ on that hold no line end.
   while (true) {
     const size_t end = buffer_.find('\n', begin_ + searched);
@@ -225,6 +226,11 @@ absl::StatusOr<LineReader::Result> LineReader::Next(std::string* line) {
         if (!too_long) line->assign(buffer_, begin_, 256);
         too_long = true;
         begin_ = buffer_.size();
+        passed_over += static_cast<int64_t>(searched);
+        if (passed_over > kMaxPassedOverBytes) {
+          return absl::InvalidArgumentError(
+              absl::StrCat(name_, ":", line_number_ + 1, ": no end of the line in ", kMaxPassedOverBytes, " bytes; this is no text"));
+        }
         searched = 0;
       }
       LOCI_ASSIGN_OR_RETURN(const bool more, Fill());

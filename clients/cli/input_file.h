@@ -47,7 +47,8 @@ class LineReader {
 
   enum Result { kLine, kTooLong, kEnd };
   // kTooLong: the line has more than max_line_bytes, was passed over to its end, and `line` holds its beginning. A byte order mark
-  // before the first line is dropped.
+  // before the first line is dropped. INVALID_ARGUMENT, naming the line, where kMaxPassedOverBytes of one don't end it (a device of zeros).
+  static constexpr int64_t kMaxPassedOverBytes = int64_t{1} << 30;
   absl::StatusOr<Result> Next(std::string* line);
   // The last line comes again. At most one, and only after kLine.
   void PutBack(std::string line);
