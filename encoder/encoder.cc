@@ -29,8 +29,8 @@ std::string FolderName(const std::string& path) {
   return path.substr(begin, end + 1 - begin);
 }
 
-// Weights that are finite can be so large that no vector is.
-absl::Status CheckVectorIsFinite(const Encoder& encoder, const std::string& weights_path) {
+// Weights that are finite can be so large that no vector is, or all zero, so that every text has the same one.
+absl::Status CheckVectorOfText(const Encoder& encoder, const std::string& weights_path) {
   PackedBatch batch;
   batch.token_ids = {encoder.tokenizer().cls_id()};
   encoder.tokenizer().Tokenize("A text.", &batch.token_ids);
@@ -39,8 +39,13 @@ absl::Status CheckVectorIsFinite(const Encoder& encoder, const std::string& weig
   batch.offsets.push_back(static_cast<int32_t>(batch.token_ids.size()));
   std::vector<float> vector(static_cast<size_t>(encoder.spec().dim));
   LOCI_RETURN_IF_ERROR(encoder.Encode(batch, vector.data()));
-  if (std::all_of(vector.begin(), vector.end(), [](float value) { return std::isfinite(value); })) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(weights_path, ": the vector of a text has a value that is not finite; the weights are too large"));
+  if (!std::all_of(vector.begin(), vector.end(), [](float value) { return std::isfinite(value); })) {
+    return absl::InvalidArgumentError(absl::StrCat(weights_path, ": the vector of a text has a value that is not finite; the weights are too large"));
+  }
+  if (std::all_of(vector.begin(), vector.end(), [](float value) { return value == 0; })) {
+    return absl::InvalidArgumentError(absl::StrCat(weights_path, ": the vector of a text is zero; these are no trained weights"));
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -90,7 +95,7 @@ absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, CpuEncoder::Create(BertReader(*weights, config), config, std::move(spec),
                                                                               std::move(tokenizer), options.pool, options.isa));
   LOCI_RETURN_IF_ERROR(weights->Check());
-  LOCI_RETURN_IF_ERROR(CheckVectorIsFinite(*encoder, weights_path));
+  LOCI_RETURN_IF_ERROR(CheckVectorOfText(*encoder, weights_path));
   return encoder;
 }
 

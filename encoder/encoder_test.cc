@@ -224,6 +224,9 @@ TEST_F(EncoderTest, NamesTheTensorThatDoesNotFit) {
     for (size_t at = 0; at < tensor.data.size(); at += sizeof(large)) std::memcpy(tensor.data.data() + at, &large, sizeof(large));
   }
   expect(huge, "the vector of a text has a value that is not finite");
+  auto zero = tensors();
+  for (auto& [name, tensor] : zero) std::fill(tensor.data.begin(), tensor.data.end(), 0);
+  expect(zero, "the vector of a text is zero");
   ASSERT_TRUE(WriteFileAtomically(fs_, path, good.substr(0, good.size() - 1)).ok());
   ExpectRefused(absl::StatusCode::kInvalidArgument, "outside the file");
   ASSERT_TRUE(fs_.DeleteFile(path).ok());

@@ -2,27 +2,10 @@
 #include <immintrin.h>
 
 #include "index/exact_kernels.h"
+#include "index/kernel_rows_avx2.h"
 
 namespace loci {
 namespace {
-
-struct Float32Rows {
-  static constexpr int kBytes = 4;
-  static __m256 Load(const char* p) { return _mm256_loadu_ps(reinterpret_cast<const float*>(p)); }
-};
-
-struct Float16Rows {
-  static constexpr int kBytes = 2;
-  static __m256 Load(const char* p) { return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
-};
-
-struct Bfloat16Rows {
-  static constexpr int kBytes = 2;
-  static __m256 Load(const char* p) {
-    const __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
-    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
-  }
-};
 
 // Lanes (l, l + 8), then (l, l + 4), (l, l + 2), (l, l + 1).
 inline float Reduce(__m256 low, __m256 high) {

@@ -3,28 +3,10 @@
 #include <immintrin.h>
 
 #include "index/exact_kernels.h"
+#include "index/kernel_rows_avx512.h"
 
 namespace loci {
 namespace {
-
-struct Float32Rows {
-  static constexpr int kBytes = 4;
-  static __m512 Load(const char* p) { return _mm512_loadu_ps(p); }
-  static __m512 LoadTail(const char* p, __mmask16 mask) { return _mm512_maskz_loadu_ps(mask, p); }
-};
-
-struct Float16Rows {
-  static constexpr int kBytes = 2;
-  static __m512 Load(const char* p) { return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-  static __m512 LoadTail(const char* p, __mmask16 mask) { return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, p)); }
-};
-
-struct Bfloat16Rows {
-  static constexpr int kBytes = 2;
-  static __m512 Widen(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
-  static __m512 Load(const char* p) { return Widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
-  static __m512 LoadTail(const char* p, __mmask16 mask) { return Widen(_mm256_maskz_loadu_epi16(mask, p)); }
-};
 
 // The sums of four accumulators: lanes (l, l + 8), then (l, l + 4), (l, l + 2), (l, l + 1).
 inline __m128 Reduce4(__m512 a, __m512 b, __m512 c, __m512 d) {

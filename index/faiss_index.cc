@@ -7,7 +7,6 @@
 #include <faiss/IndexPQ.h>
 #include <faiss/impl/IDSelector.h>
 #include <faiss/impl/io.h>
-#include <faiss/impl/io.h>
 #include <faiss/index_factory.h>
 #include <faiss/index_io.h>
 #include <omp.h>
@@ -27,6 +26,7 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "index/faiss_factory.h"
+#include "index/faiss_limits.h"
 
 namespace loci {
 namespace {
@@ -43,6 +43,7 @@ class OpenMpThreads {
   explicit OpenMpThreads(int count) : before_(omp_get_max_threads()) {
     static std::once_flag blas_once;
     std::call_once(blas_once, [] { openblas_set_num_threads(1); });
+    InstallFaissLimits();
     omp_set_num_threads(count);
   }
   ~OpenMpThreads() { omp_set_num_threads(before_); }
@@ -338,8 +339,9 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
   const bool alone = parsed.hnsw || parsed.hnsw_coarse || vectors.rows() < 50'000;
   const OpenMpThreads threads(alone ? 1 : std::min(2, omp_get_num_procs()));
   const std::string what = absl::StrCat("cannot build the index ", factory);
+  const ScopedFaissLimits scoped_limits(limits);
   std::unique_ptr<faiss::Index> index;
-  LOCI_RETURN_IF_ERROR(CallFaiss(what, [&] {
+  const absl::Status trained = CallFaiss(what, [&] {
     index.reset(faiss::index_factory(vectors.dim(), factory.c_str(), faiss::METRIC_INNER_PRODUCT));
     if (auto* ivf = dynamic_cast<faiss::IndexIVF*>(index.get())) ivf->cp.min_points_per_centroid = 1;  // No warnings on stderr.
     if (auto* ivf_pq = dynamic_cast<faiss::IndexIVFPQ*>(index.get())) {
@@ -354,16 +356,18 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
       const std::vector<float> training = TrainingRows(vectors, parsed);
       index->train(static_cast<int64_t>(training.size()) / vectors.dim(), training.data());
     }
-  }));
+  });
+  LOCI_RETURN_IF_ERROR(check());  // Says why FAISS broke off.
+  LOCI_RETURN_IF_ERROR(trained);
   std::vector<float> rows;
   for (int64_t first = 0; first < vectors.rows(); first += kAddRows) {
-    LOCI_RETURN_IF_ERROR(check());
     const int64_t count = std::min(kAddRows, vectors.rows() - first);
     rows.resize(count * vectors.dim());
     for (int64_t i = 0; i < count; ++i) vectors.CopyRow(first + i, rows.data() + i * vectors.dim());
-    LOCI_RETURN_IF_ERROR(CallFaiss(what, [&] { index->add(count, rows.data()); }));
+    const absl::Status added = CallFaiss(what, [&] { index->add(count, rows.data()); });
+    LOCI_RETURN_IF_ERROR(check());
+    LOCI_RETURN_IF_ERROR(added);
   }
-  LOCI_RETURN_IF_ERROR(check());
   LOCI_ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, fs.NewWritableFile(path));
   FileWriter writer(std::move(file));
   const absl::Status written = CallFaiss(what, [&] { faiss::write_index(index.get(), &writer); });

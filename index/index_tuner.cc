@@ -102,6 +102,11 @@ class ScratchDirectory {
   ScratchDirectory& operator=(const ScratchDirectory&) = delete;
   absl::Status Make() {
     if (fs_.Exists(path_)) return absl::AlreadyExistsError(absl::StrCat(path_, " exists"));
+    // A folder that was deleted meanwhile, a store's, must not come back.
+    const size_t slash = path_.rfind('/');
+    if (slash != std::string::npos && slash > 0 && !fs_.IsDirectory(path_.substr(0, slash))) {
+      return absl::NotFoundError(absl::StrCat(path_.substr(0, slash), " is not there"));
+    }
     return fs_.CreateDirectories(path_);
   }
 

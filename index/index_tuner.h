@@ -46,8 +46,8 @@ struct TunerOptions {
   uint64_t seed = 0;  // Of the sample.
   std::string query_source;
   FileSystem* fs = &PosixFileSystem();
-  std::string scratch_directory;  // Made, may not exist, and removed in any case.
-  RequestLimits limits;           // Looked at between steps; k-means in between may take a while.
+  std::string scratch_directory;  // Made, in a folder that is there (else NOT_FOUND), may not exist, and removed in any case.
+  RequestLimits limits;           // Looked at between steps and in the rounds of k-means.
   std::function<void(int64_t done, int64_t total)> progress;  // Of candidates; may be null.
   LatencyMeter latency = MeasureLatency;                      // Another one for tests.
 };
@@ -56,7 +56,8 @@ struct TunerOptions {
 // `rows_of_families` is the same. Empty where it is at most `exact_rows`.
 std::vector<std::string> CandidateFactories(int dim, int64_t rows, int64_t rows_of_families, int64_t exact_rows = kAutoExactRows);
 
-// Measures an index over a ladder of what it can be searched with, cheapest first, until it finds nearly all or would be slower than exact search.
+// Measures an index over a ladder of what it can be searched with, cheapest first: each run until it finds nearly all, finds no more in two steps, or
+// would be slower than exact search.
 // `index` is opened without a pool; memory and recall are as measured, build_ms is given.
 absl::StatusOr<std::vector<loci::v1::TuningPoint>> MeasureLadder(const PassageIndex& index, const std::string& factory, const RecallMeter& meter,
                                                                  double exact_latency_us, int64_t build_ms, const RequestLimits& limits,

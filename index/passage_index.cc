@@ -4,7 +4,7 @@
 #include <string_view>
 
 #include "absl/strings/str_cat.h"
-#include "base/error.h"
+#include "base/field_error.h"
 #include "base/strings.h"
 
 namespace loci {
@@ -12,12 +12,7 @@ namespace {
 
 // `problem` follows the field's name in the message.
 absl::Status InvalidOption(std::string_view option, std::string_view problem) {
-  return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat(AbslView(option), " ", AbslView(problem))), "INVALID_ARGUMENT",
-                         {{"field", absl::StrCat("options.", AbslView(option))}});
-}
-
-absl::Status InvalidVector(std::string_view field, std::string_view problem) {
-  return ErrorWithReason(absl::InvalidArgumentError(AbslView(problem)), "INVALID_ARGUMENT", {{"field", std::string(field)}});
+  return FieldError(absl::StrCat("options.", AbslView(option)), absl::StrCat(AbslView(option), " ", AbslView(problem)));
 }
 
 }  // namespace
@@ -26,11 +21,10 @@ absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const fl
                                   const SearchAbilities& abilities) {
   constexpr int kMaxEfSearch = 100'000;
   if (queries.rows > 0 && queries.cols != index.dim()) {
-    return InvalidVector("queries[0].vector", absl::StrCat("query vectors have dimension ", queries.cols, ", those of the passages have ", index.dim()));
+    return FieldError("queries[0].vector", absl::StrCat("query vectors have dimension ", queries.cols, ", those of the passages have ", index.dim()));
   }
   if (options.top_k < 1 || options.top_k > kMaxTopK) {
-    return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("top_k is ", options.top_k, ", it must be in [1, ", kMaxTopK, "]")),
-                           "INVALID_ARGUMENT", {{"field", "top_k"}});
+    return FieldError("top_k", absl::StrCat("top_k is ", options.top_k, ", it must be in [1, ", kMaxTopK, "]"));
   }
   const int64_t list_count = abilities.list_count;
   if (options.nprobe != 0 && list_count == 0) {
@@ -65,7 +59,7 @@ absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const fl
   }
   for (int64_t q = 0; q < queries.rows; ++q) {
     if (absl::Status valid = CheckVector(queries.row(q), static_cast<int>(queries.cols)); !valid.ok()) {
-      return InvalidVector(absl::StrCat("queries[", q, "].vector"), absl::StrCat("query ", q, ": ", valid.message()));
+      return FieldError(absl::StrCat("queries[", q, "].vector"), absl::StrCat("query ", q, ": ", valid.message()));
     }
   }
   return absl::OkStatus();
@@ -74,11 +68,11 @@ absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const fl
 absl::Status CheckVector(const float* vector, int dim) {
   double squared_length = 0;
   for (int i = 0; i < dim; ++i) {
-    if (!std::isfinite(vector[i])) return InvalidVector("vector", absl::StrCat("vector has ", vector[i], " at position ", i));
+    if (!std::isfinite(vector[i])) return FieldError("vector", absl::StrCat("vector has ", vector[i], " at position ", i));
     squared_length += static_cast<double>(vector[i]) * vector[i];
   }
   if (squared_length <= kMaxSquaredLength) return absl::OkStatus();
-  return InvalidVector("vector", absl::StrCat("vector has the length ", std::sqrt(squared_length), ", the limit is ", std::sqrt(kMaxSquaredLength)));
+  return FieldError("vector", absl::StrCat("vector has the length ", std::sqrt(squared_length), ", the limit is ", std::sqrt(kMaxSquaredLength)));
 }
 
 }  // namespace loci

@@ -131,6 +131,32 @@ absl::StatusOr<ViewSearchResult> View::Search(MatrixView<const float> queries, c
   return result;
 }
 
+std::vector<ScanSegment> View::ScanSegments(const FilteredRows* filtered) const {
+  std::vector<ScanSegment> segments;
+  if (const int64_t rows = generation_->row_count(); rows > 0) {
+    const VectorFile& vectors = generation_->vectors();
+    segments.push_back({.data = vectors.row(0), .type = vectors.element_type(), .rows = rows,
+                        .hidden = filtered != nullptr ? &filtered->hidden_body : &hidden_body_});
+  }
+  // The overlay's chunks begin at multiples of 64 rows: pieces of so many are never split, and are joined where they follow each other in memory.
+  constexpr int64_t kPiece = 64;
+  const int64_t body_segments = static_cast<int64_t>(segments.size());
+  for (int64_t row = 0; row < overlay_rows_; row += kPiece) {
+    const float* const data = overlay_->vector(row);
+    const int64_t rows = std::min(kPiece, overlay_rows_ - row);
+    if (static_cast<int64_t>(segments.size()) > body_segments) {
+      ScanSegment& last = segments.back();
+      if (static_cast<const float*>(last.data) + last.rows * dim() == data) {
+        last.rows += rows;
+        continue;
+      }
+    }
+    segments.push_back({.data = data, .type = ElementType::kFloat32, .in_overlay = true, .first_row = row, .rows = rows,
+                        .hidden = filtered != nullptr ? &filtered->hidden_overlay : &hidden_overlay_});
+  }
+  return segments;
+}
+
 absl::Status View::ReadIds(std::span<const RowHit> hits, const RequestLimits& limits, std::vector<std::string>* ids) const {
   constexpr size_t kBatch = 256;
   ids->assign(hits.size(), "");

@@ -20,14 +20,9 @@
 #include "index/generation.h"
 #include "index/passage_index.h"
 #include "index/row_mask.h"
+#include "index/scan_segment.h"
 
 namespace loci {
-
-// A passage of a view: a row of the body or of the overlay.
-struct ViewRow {
-  bool in_overlay = false;
-  int64_t row = -1;
-};
 
 struct ViewHit {
   ViewRow row;
@@ -81,6 +76,10 @@ class View {
   absl::StatusOr<FilteredRows> Filter(const FilterExpression& filter, const RequestLimits& limits) const;
   // FAILED_PRECONDITION, reason NO_METADATA_COLUMNS with `generation`, where the body can't be filtered.
   absl::Status CheckFilter() const;
+
+  // Every row of the view, hidden ones too, for scans of all passages (softmax_scan.h): the body, then the overlay's pieces. With `filtered`, of this
+  // view's Filter, what it leaves out is hidden as well. Once rows of the body were read: generation().vectors().Check().
+  std::vector<ScanSegment> ScanSegments(const FilteredRows* filtered = nullptr) const;
 
   absl::StatusOr<std::optional<ViewRow>> Find(std::string_view id) const;  // nullopt: not there, or deleted.
   absl::Status Read(std::span<const ViewRow> rows, std::vector<loci::v1::Passage>* passages) const;

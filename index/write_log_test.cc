@@ -417,7 +417,6 @@ TEST_F(WriteLogTest, NoticesDamagedTables) {
   EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
 }
 
-// Fails one file operation of an append, or all from it on, tearing what is written or not.
 // Its table is not in the log any more then.
 TEST_F(WriteLogTest, NoticesALostRecordOfAFlush) {
   WriteLogOptions options;
@@ -446,6 +445,7 @@ TEST_F(WriteLogTest, NoticesALostRecordOfAFlush) {
   }
 }
 
+// Fails one file operation of an append, or all from it on, tearing what is written or not.
 TEST_F(WriteLogTest, AFailedAppendLeavesNothingAndLaterOnesWork) {
   RocksDbFaults faults;
   WriteLogOptions options;
