@@ -104,6 +104,17 @@ TEST_F(ActivationGatesTest, AnOverlapThatCannotBeMeasuredEndsOnlyWhatDemandsIt) 
   EXPECT_EQ(GetErrorReason(measure().status())->reason, "ENCODER_MISMATCH");
 }
 
+TEST_F(ActivationGatesTest, AnEncoderThatComesLaterMeasuresTheOverlap) {
+  Stop();
+  ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(DataDirectory(), "encoders")).ok());
+  Start(/*import_encoder=*/false);
+  ASSERT_TRUE(registry_->Import(CheckpointDirectory(1)).ok());
+  ActivationGates gates = OwnTexts();
+  gates.min_overlap_at_10 = 0;
+  const auto activated = Activate(other_, gates, /*dry_run=*/true);
+  EXPECT_TRUE(activated.ok()) << activated.status();
+}
+
 TEST_F(ActivationGatesTest, SeesTheWritesOverWhatServes) {
   ASSERT_TRUE(manager_->Delete("s", {"p100", "p101", "p102", "p103", "p104"}).ok());
   EXPECT_LT(Find(*Measure(good_, OwnTexts()), "min_overlap_at_10").value, 1);

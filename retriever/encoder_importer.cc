@@ -6,11 +6,13 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/field_error.h"
 #include "base/logging.h"
 #include "base/memory_info.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/utf8.h"
+#include "index/build_forecast.h"
 
 namespace loci {
 namespace {
@@ -20,11 +22,6 @@ constexpr char kWeightsFile[] = "model.safetensors";
 // Weights are kept as they are and packed for the kernels.
 constexpr int64_t kMemoryPerWeightByte = 2;
 
-absl::Status InvalidField(std::string_view field, std::string_view what) {
-  return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat(AbslView(field), " ", AbslView(what))), "INVALID_ARGUMENT",
-                         {{"field", std::string(field)}});
-}
-
 int64_t LimitOf(std::string_view path) {
   if (path == kWeightsFile) return EncoderImporter::kMaxWeightBytes;
   return path == "tokenizer.json" || path == "vocab.txt" ? EncoderImporter::kMaxTokenizerBytes : EncoderImporter::kMaxConfigBytes;
@@ -32,14 +29,15 @@ int64_t LimitOf(std::string_view path) {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<EncoderImporter>> EncoderImporter::Start(EncoderRegistry& registry, FileSystem& fs, std::string_view name) {
+absl::StatusOr<std::unique_ptr<EncoderImporter>> EncoderImporter::Start(EncoderRegistry& registry, FileSystem& fs, std::string_view name,
+                                                                        std::function<int64_t(const std::string& path)> available_disk_bytes) {
   const auto is_allowed = [](char c) { return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-'; };
   if (name.empty() || name.size() > kMaxNameBytes || name[0] == '.' || !std::all_of(name.begin(), name.end(), is_allowed)) {
     return InvalidField("header.name", absl::StrCat("is \"", AbslView(name.substr(0, Utf8Prefix(name, 80))), "\"; it must be 1 to ", kMaxNameBytes,
                                                     " of [A-Za-z0-9._-] and not begin with a dot"));
   }
   LOCI_ASSIGN_OR_RETURN(std::string directory, registry.MakeStagingDirectory());
-  return std::unique_ptr<EncoderImporter>(new EncoderImporter(registry, fs, std::string(name), std::move(directory)));
+  return std::unique_ptr<EncoderImporter>(new EncoderImporter(registry, fs, std::string(name), std::move(directory), std::move(available_disk_bytes)));
 }
 
 EncoderImporter::~EncoderImporter() {
@@ -71,6 +69,10 @@ absl::Status EncoderImporter::Add(std::string_view path, std::string_view data) 
   if (available >= 0 && needed > available) {
     return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("the encoder needs ", needed, " bytes of memory or more, ", available, " are available")),
                            "MEMORY", {{"needed_bytes", absl::StrCat(needed)}, {"available_bytes", absl::StrCat(available)}});
+  }
+  if (received_bytes_ > next_look_bytes_) {
+    next_look_bytes_ = received_bytes_ + kRoomBytes;
+    LOCI_RETURN_IF_ERROR(CheckDisk("an encoder", static_cast<int64_t>(data.size()) + 2 * kRoomBytes, available_disk_bytes_(directory_)));
   }
   return file_->Append(data);
 }

@@ -7,6 +7,7 @@
 #define LOCI_RETRIEVER_ENCODER_IMPORTER_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <set>
 #include <string>
@@ -14,6 +15,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/disk_info.h"
 #include "base/file.h"
 #include "retriever/encoder_registry.h"
 
@@ -27,13 +29,19 @@ class EncoderImporter {
   static constexpr int64_t kMaxTokenizerBytes = int64_t{64} << 20;
   static constexpr int64_t kMaxConfigBytes = int64_t{1} << 20;
 
+  // What stays free on disk, where stores write their logs too, and how often that is looked at: each time so much more came.
+  static constexpr int64_t kRoomBytes = int64_t{64} << 20;
+
   // INVALID_ARGUMENT for a name that is not 1 to 64 of [A-Za-z0-9._-], or begins with a dot. `registry` and `fs` are borrowed.
-  static absl::StatusOr<std::unique_ptr<EncoderImporter>> Start(EncoderRegistry& registry, FileSystem& fs, std::string_view name);
+  // `available_disk_bytes`: see base/disk_info.h.
+  static absl::StatusOr<std::unique_ptr<EncoderImporter>> Start(
+      EncoderRegistry& registry, FileSystem& fs, std::string_view name,
+      std::function<int64_t(const std::string& path)> available_disk_bytes = AvailableDiskBytes);
   ~EncoderImporter();
 
   // INVALID_ARGUMENT for a path that no encoder has or that came before; RESOURCE_EXHAUSTED, reason ENCODER_TOO_LARGE with `path` and
-  // `limit_bytes`, for a file that is too large, reason MEMORY for weights that this machine has no room for now. After an error this can only be
-  // dropped.
+  // `limit_bytes`, for a file that is too large, reason MEMORY for weights that this machine has no room for now, reason DISK where the disk has none. After
+  // an error this can only be dropped.
   absl::Status Add(std::string_view path, std::string_view data);
   // Loads the encoder. INVALID_ARGUMENT, reason ENCODER_INVALID, where it can't be. Blocks.
   absl::StatusOr<ImportedEncoder> Finish();
@@ -41,18 +49,25 @@ class EncoderImporter {
   int64_t received_bytes() const { return received_bytes_; }
 
  private:
-  EncoderImporter(EncoderRegistry& registry, FileSystem& fs, std::string name, std::string directory)
-      : registry_(registry), fs_(fs), name_(std::move(name)), directory_(std::move(directory)) {}
+  EncoderImporter(EncoderRegistry& registry, FileSystem& fs, std::string name, std::string directory,
+                  std::function<int64_t(const std::string& path)> available_disk_bytes)
+      : registry_(registry),
+        fs_(fs),
+        name_(std::move(name)),
+        directory_(std::move(directory)),
+        available_disk_bytes_(std::move(available_disk_bytes)) {}
   absl::Status CloseFile();
 
   EncoderRegistry& registry_;
   FileSystem& fs_;
   const std::string name_;
   const std::string directory_;
+  const std::function<int64_t(const std::string& path)> available_disk_bytes_;
   std::set<std::string, std::less<>> came_;
   std::string path_;  // Of the file that comes; empty: none has.
   int64_t file_bytes_ = 0;
   int64_t received_bytes_ = 0;
+  int64_t next_look_bytes_ = 0;  // Received, from which on the disk is looked at again.
   std::unique_ptr<WritableFile> file_;
 };
 

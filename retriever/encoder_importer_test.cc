@@ -155,6 +155,29 @@ TEST_F(EncoderImporterTest, PathsAndSizesAreLimited) {
   EXPECT_EQ(GetErrorReason(status)->metadata.at("path"), "modules.json");
 }
 
+TEST_F(EncoderImporterTest, LeavesTheStoresRoomOnDisk) {
+  Start();
+  const std::vector<std::string> folders = Folders();
+  const std::string piece(1 << 20, 'x');
+  constexpr int64_t kRoom = 3 * EncoderImporter::kRoomBytes;
+  int64_t taken = 0;
+  int looks = 0;
+  absl::Status status;
+  {
+    const auto importer = EncoderImporter::Start(*registry_, fs_, "x", [&](const std::string&) {
+      ++looks;
+      return kRoom - taken;
+    });
+    for (; status.ok() && taken < kRoom; taken += static_cast<int64_t>(piece.size())) status = (*importer)->Add("model.safetensors", piece);
+  }
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(ReasonOf(status), "DISK");
+  EXPECT_LE(taken, 2 * EncoderImporter::kRoomBytes) << "so much stays";
+  EXPECT_GT(taken, EncoderImporter::kRoomBytes / 2) << "while there is room it is taken";
+  EXPECT_EQ(looks, 2) << "not at each piece";
+  EXPECT_EQ(Folders(), folders);
+}
+
 TEST_F(EncoderImporterTest, TwoAtOnceAreInNobodysWayAndAStartRemovesWhatIsLeft) {
   Start();
   const auto first = EncoderImporter::Start(*registry_, fs_, "x"), second = EncoderImporter::Start(*registry_, fs_, "y");

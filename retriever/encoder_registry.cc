@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "base/checkpoint_files.h"
 #include "base/checksum.h"
@@ -63,7 +64,7 @@ storage::EncoderLineage LineageOf(Clock& clock, const EncoderSpec& spec) {
   return lineage;
 }
 
-// Makes a folder that has a checkpoint's files the encoder's: LINEAGE, then the folder's name.
+// Makes a folder that has a checkpoint's files the encoder's, in the place of a damaged one: LINEAGE, then the folder's name.
 absl::Status InstallCheckpoint(FileSystem& fs, const storage::EncoderLineage& lineage, const std::string& directory, const std::string& target) {
   google::protobuf::util::JsonPrintOptions json_options;
   json_options.add_whitespace = true;
@@ -73,6 +74,7 @@ absl::Status InstallCheckpoint(FileSystem& fs, const storage::EncoderLineage& li
   LOCI_RETURN_IF_ERROR(WriteFileAtomically(fs, JoinPath(directory, kLineageFile), json));
   LOCI_RETURN_IF_ERROR(fs.SyncDirectory(JoinPath(directory, kPoolingDirectory)));
   LOCI_RETURN_IF_ERROR(fs.SyncDirectory(directory));
+  LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(target));
   LOCI_RETURN_IF_ERROR(fs.Rename(directory, target));
   return fs.SyncDirectory(target.substr(0, target.rfind('/')));
 }
@@ -108,6 +110,21 @@ absl::StatusOr<storage::EncoderLineage> ReadLineage(FileSystem& fs, const std::s
   return lineage;
 }
 
+// DATA_LOSS where a folder of the registry has not the files, byte by byte, that were put there.
+absl::Status CheckFiles(FileSystem& fs, const std::string& path) {
+  const std::string name = path.substr(path.rfind('/') + 1);
+  const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(fs, path);
+  if (absl::IsNotFound(lineage.status())) return DamagedEncoder(name, "its LINEAGE is gone");
+  LOCI_RETURN_IF_ERROR(lineage.status());
+  for (const storage::FileEntry& file : lineage->files()) {
+    const absl::StatusOr<storage::FileEntry> there = ReadFileEntry(fs, path, file.path(), nullptr);
+    if (absl::IsNotFound(there.status())) return DamagedEncoder(name, absl::StrCat("its ", file.path(), " is gone"));
+    LOCI_RETURN_IF_ERROR(there.status());
+    if (there->sha256() != file.sha256()) return DamagedEncoder(name, absl::StrCat("its ", file.path(), " is not what it was"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 bool IsCheckpointFile(std::string_view path) { return std::find(std::begin(kCheckpointFiles), std::end(kCheckpointFiles), path) != std::end(kCheckpointFiles); }
@@ -127,8 +144,15 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Import(const std::
   MutexLock loading(&loading_);
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, LoadEncoder(*options_.fs, model_directory, options_.encoder));
   const EncoderSpec& spec = encoder->spec();
-  if (!options_.fs->Exists(JoinPath(options_.directory, DirectoryName(spec.fingerprint)))) {
-    LOCI_RETURN_IF_ERROR(CopyCheckpoint(*options_.fs, *options_.clock, spec, model_directory, options_.directory));
+  const std::string target = JoinPath(options_.directory, DirectoryName(spec.fingerprint));
+  const auto copy = [&] { return CopyCheckpoint(*options_.fs, *options_.clock, spec, model_directory, options_.directory); };
+  if (!options_.fs->Exists(target)) {
+    LOCI_RETURN_IF_ERROR(copy());
+  } else if (const absl::Status whole = CheckFiles(*options_.fs, target); absl::IsDataLoss(whole)) {
+    // A start without the model would find it so. This one does not need it.
+    const absl::Status copied = copy();
+    LogWarning("encoder_registry", absl::StrCat(copied.ok() ? "replaced by the files of the model: " : "could not be replaced: ", whole.message(),
+                                                copied.ok() ? "" : "; ", copied.message()));
   }
   return Insert(std::move(encoder), make_default, /*stays=*/true);
 }
@@ -152,18 +176,36 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, LoadEncoder(fs, staging_directory, encoder_options));
   const Fingerprint fingerprint = encoder->spec().fingerprint;
   const std::string target = JoinPath(options_.directory, DirectoryName(fingerprint));
+  const auto install = [&](const EncoderSpec& spec) -> absl::Status {
+    storage::EncoderLineage lineage = LineageOf(*options_.clock, spec);
+    for (const char* file : kCheckpointFiles) {
+      if (!fs.Exists(JoinPath(staging_directory, file))) continue;
+      LOCI_ASSIGN_OR_RETURN(*lineage.add_files(), ReadFileEntry(fs, staging_directory, file, nullptr));
+    }
+    return InstallCheckpoint(fs, lineage, staging_directory, target);
+  };
   if (fs.Exists(target)) {
     encoder.reset();
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> there, Find(fingerprint.ToString()));
-    if (there != nullptr) return ImportedEncoder{.encoder = std::move(there), .was_there = true};
-    absl::StatusOr<std::shared_ptr<TextEncoder>> loaded = LoadLocked(DirectoryName(fingerprint));
-    if (loaded.ok()) return ImportedEncoder{.encoder = *std::move(loaded), .was_there = true};
-    if (!absl::IsDataLoss(loaded.status())) return loaded.status();
-    LogWarning("encoder_registry", absl::StrCat("replaced, as it was sent again: ", loaded.status().message()));
+    absl::Status damage = CheckFiles(fs, target);
+    if (there != nullptr) {
+      if (!absl::IsDataLoss(damage)) return ImportedEncoder{.encoder = std::move(there), .was_there = true};
+      LogWarning("encoder_registry", absl::StrCat("replaced, as it was sent again: ", damage.message()));
+      LOCI_RETURN_IF_ERROR(install(there->spec()));
+      return ImportedEncoder{.encoder = std::move(there)};
+    }
+    if (damage.ok()) {
+      absl::StatusOr<std::shared_ptr<TextEncoder>> loaded = LoadLocked(DirectoryName(fingerprint));
+      if (loaded.ok()) return ImportedEncoder{.encoder = *std::move(loaded), .was_there = true};
+      damage = loaded.status();
+    }
+    if (!absl::IsDataLoss(damage)) return damage;
+    LogWarning("encoder_registry", absl::StrCat("replaced, as it was sent again: ", damage.message()));
     LOCI_ASSIGN_OR_RETURN(encoder, LoadEncoder(fs, staging_directory, encoder_options));
-    LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(target));
   }
-  bool is_taken = false;
+  // Also by one that is not loaded now.
+  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> namesakes, Folders(model_name));
+  bool is_taken = std::any_of(namesakes.begin(), namesakes.end(), [&](const std::string& folder) { return folder != DirectoryName(fingerprint); });
   for (const std::shared_ptr<TextEncoder>& loaded : Loaded()) is_taken = is_taken || loaded->spec().model_name == model_name;
   if (is_taken) {
     // Who names that one must not be told that two have the name.
@@ -171,12 +213,7 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
     encoder_options.model_name = absl::StrCat(model_name, "-", fingerprint.passage.substr(0, 8));
     LOCI_ASSIGN_OR_RETURN(encoder, LoadEncoder(fs, staging_directory, encoder_options));
   }
-  storage::EncoderLineage lineage = LineageOf(*options_.clock, encoder->spec());
-  for (const char* file : kCheckpointFiles) {
-    if (!fs.Exists(JoinPath(staging_directory, file))) continue;
-    LOCI_ASSIGN_OR_RETURN(*lineage.add_files(), ReadFileEntry(fs, staging_directory, file, nullptr));
-  }
-  LOCI_RETURN_IF_ERROR(InstallCheckpoint(fs, lineage, staging_directory, target));
+  LOCI_RETURN_IF_ERROR(install(encoder->spec()));
   return ImportedEncoder{.encoder = Insert(std::move(encoder), /*make_default=*/false, /*stays=*/false)};
 }
 
@@ -231,6 +268,12 @@ bool Matches(std::string_view name, const Fingerprint& candidate) {
   return name == candidate.ToString() || name == candidate.query || name == candidate.passage;
 }
 
+absl::Status Ambiguous(std::string_view name, const std::string& one, const std::string& other) {
+  return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("\"", AbslView(name), "\" is the name of encoders ", one, " and ", other,
+                                                                 "; name one by its fingerprint")),
+                         "ENCODER_AMBIGUOUS", {{"encoder", std::string(name)}, {"field", "encoder"}});
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Find(std::string_view name) const {
@@ -246,27 +289,40 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Find(std::string_v
   for (const auto& [fingerprint, encoder] : loaded_) {
     if (Matches(name, encoder->spec().fingerprint)) return encoder;
     if (encoder->spec().model_name != name) continue;
-    if (named != nullptr) {
-      return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("\"", AbslView(name), "\" is the name of encoders ",
-                                                                     named->spec().fingerprint.ToString(), " and ", fingerprint,
-                                                                     "; name one by its fingerprint")),
-                             "ENCODER_AMBIGUOUS", {{"encoder", std::string(name)}, {"field", "encoder"}});
-    }
+    if (named != nullptr) return Ambiguous(name, named->spec().fingerprint.ToString(), fingerprint);
     named = encoder;
   }
   return named;
 }
 
-absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Get(std::string_view name) {
+absl::StatusOr<std::vector<std::string>> EncoderRegistry::Folders(std::string_view model_name) const {
+  LOCI_ASSIGN_OR_RETURN(std::vector<std::string> names, options_.fs->List(options_.directory));
+  std::erase_if(names, [&](const std::string& name) {
+    if (absl::StartsWith(name, ".")) return true;
+    if (model_name.empty()) return false;
+    const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(*options_.fs, JoinPath(options_.directory, name));
+    return !lineage.ok() || StdView(lineage->model()) != model_name;
+  });
+  return names;
+}
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Get(std::string_view name) { return Load(name, /*by_model=*/true); }
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Load(std::string_view name, bool by_model) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> loaded, Find(name));
   if (loaded != nullptr) return loaded;
   MutexLock loading(&loading_);
   LOCI_ASSIGN_OR_RETURN(loaded, Find(name));  // By another that was quicker.
   if (loaded != nullptr) return loaded;
-  LOCI_ASSIGN_OR_RETURN(std::vector<std::string> names, options_.fs->List(options_.directory));
-  for (const std::string& directory : names) {
+  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> directories, Folders());
+  for (const std::string& directory : directories) {
     const std::vector<std::string> halves = absl::StrSplit(directory, '-');
     if (halves.size() == 2 && Matches(name, {.query = halves[0], .passage = halves[1]})) return LoadLocked(directory);
+  }
+  if (by_model) {
+    LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> named, Folders(name));
+    if (named.size() > 1) return Ambiguous(name, absl::StrReplaceAll(named[0], {{"-", ":"}}), absl::StrReplaceAll(named[1], {{"-", ":"}}));
+    if (named.size() == 1) return LoadLocked(named[0]);
   }
   const std::string_view shown = name.substr(0, Utf8Prefix(name, 80));
   return ErrorWithReason(absl::NotFoundError(absl::StrCat("this server has no encoder \"", AbslView(shown),
@@ -277,7 +333,7 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Get(std::string_vi
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::ForPassageHalf(std::string_view passage_half) {
   // A passage half may be given alone or as the end of "QUERY:PASSAGE"; only a whole half finds an encoder.
-  const absl::StatusOr<std::shared_ptr<TextEncoder>> found = Get(passage_half);
+  const absl::StatusOr<std::shared_ptr<TextEncoder>> found = Load(passage_half, /*by_model=*/false);
   if (found.ok() && (*found)->spec().fingerprint.passage == passage_half) return *found;
   if (!found.ok() && !absl::IsNotFound(found.status())) return found.status();
   return ErrorWithReason(

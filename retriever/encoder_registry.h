@@ -44,8 +44,8 @@ class EncoderRegistry {
   // Makes the folder if absent, and removes what an interrupted import left.
   static absl::StatusOr<std::unique_ptr<EncoderRegistry>> Open(Options options);
 
-  // Loads the checkpoint in `model_directory`, copies it into the registry where it is not there yet (files first, LINEAGE last)
-  // and, unless told otherwise, makes it the default. Errors as LoadEncoder.
+  // Loads the checkpoint in `model_directory`, copies it into the registry where it is not there yet, or is damaged there (files first, LINEAGE
+  // last; all of the registry's copy is read) and, unless told otherwise, makes it the default. Errors as LoadEncoder.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Import(const std::string& model_directory, bool make_default = true);
 
   // A new, empty folder beside the encoders, to write a checkpoint into for Adopt; whoever makes it deletes it, or the next Open does.
@@ -54,12 +54,13 @@ class EncoderRegistry {
   // but that the files are not copied: the folder becomes the encoder's, where it is not there yet, or is damaged there.
   absl::StatusOr<ImportedEncoder> Adopt(const std::string& staging_directory, const std::string& model_name);
 
-  // `name` is a fingerprint ("QUERY:PASSAGE" or either half), the name of the folder that one of those loaded was imported from, or empty
-  // for the default. Loads it where its fingerprint lies in the registry and is not loaded yet. NOT_FOUND names it; INVALID_ARGUMENT,
-  // reason ENCODER_AMBIGUOUS, for the name of two folders; DATA_LOSS, reason ENCODER_DAMAGED, where its files are not what they were.
+  // `name` is a fingerprint ("QUERY:PASSAGE" or either half), a model name (of one that is loaded, or else of one that lies in the registry), or
+  // empty for the default. Loads it where it is not loaded yet. NOT_FOUND names it; INVALID_ARGUMENT, reason ENCODER_AMBIGUOUS, for the name of
+  // two; DATA_LOSS, reason ENCODER_DAMAGED, where its files are not what they were.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Get(std::string_view name);
 
-  // An encoder whose queries may ask vectors made by `passage_half`. FAILED_PRECONDITION, reason ENCODER_MISMATCH, where there is none.
+  // An encoder whose queries may ask vectors made by `passage_half`. FAILED_PRECONDITION, reason ENCODER_MISMATCH, where there is none; DATA_LOSS
+  // as Get.
   absl::StatusOr<std::shared_ptr<TextEncoder>> ForPassageHalf(std::string_view passage_half);
 
   // Those loaded, the default first.
@@ -67,6 +68,10 @@ class EncoderRegistry {
 
  private:
   explicit EncoderRegistry(Options options) : options_(std::move(options)) {}
+  // The same; not by model names of what is not loaded, unless `by_model`.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> Load(std::string_view name, bool by_model) ABSL_LOCKS_EXCLUDED(loading_);
+  // The folders of encoders in the registry, whose LINEAGE says this model name, if one is given.
+  absl::StatusOr<std::vector<std::string>> Folders(std::string_view model_name = {}) const;
   absl::StatusOr<std::shared_ptr<TextEncoder>> LoadLocked(const std::string& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
   // Of those loaded; null where none matches.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Find(std::string_view name) const;

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "base/error.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -24,6 +25,12 @@ class EncoderRegistryTest : public RetrieverFixture {
     const std::string staging = registry_->MakeStagingDirectory().value();
     EXPECT_TRUE(WriteTinyCheckpoint(fs_, staging, {.seed = static_cast<uint64_t>(seed)}).ok());
     return registry_->Adopt(staging, absl::StrCat("checkpoint-", seed));
+  }
+  // A file of the registry's copy.
+  void Damage(const std::string& fingerprint, const std::string& file, bool gone) {
+    const std::string path = JoinPath(EncodersDirectory(), absl::StrCat(absl::StrReplaceAll(fingerprint, {{":", "-"}}), "/", file));
+    ASSERT_TRUE(fs_.Exists(path)) << path;
+    ASSERT_TRUE(gone ? fs_.DeleteFile(path).ok() : WriteFileAtomically(fs_, path, "{").ok());
   }
   // Of those loaded, sorted.
   std::vector<std::string> Names() const {
@@ -132,32 +139,83 @@ TEST_F(EncoderRegistryTest, WhatNobodyUsesIsUnloadedWhenAnotherComes) {
   EXPECT_TRUE((*again)->EncodeAndWait({"one"}, {}).ok()) << "who holds one may use it";
 }
 
+TEST_F(EncoderRegistryTest, ANameIsFoundAndTakenWhetherItsEncoderIsLoadedOrNot) {
+  Start();
+  const std::string fourth = Send(4).value().encoder->spec().fingerprint.ToString();
+  Send(5).value();
+  ASSERT_EQ(Names(), (std::vector<std::string>{"checkpoint-1", "checkpoint-5"}));
+  EXPECT_EQ(registry_->ForPassageHalf("checkpoint-4").status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_EQ(Names().size(), 2u) << "a name is no half, and loads none";
+  const auto named = registry_->Get("checkpoint-4");
+  ASSERT_TRUE(named.ok()) << named.status();
+  EXPECT_EQ((*named)->spec().fingerprint.ToString(), fourth);
+  // One that comes by the name of one that is not loaded.
+  const std::string staging = registry_->MakeStagingDirectory().value();
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, staging, {.seed = 6}).ok());
+  const auto sixth = registry_->Adopt(staging, "checkpoint-5");
+  ASSERT_TRUE(sixth.ok()) << sixth.status();
+  EXPECT_EQ(sixth->encoder->spec().model_name, absl::StrCat("checkpoint-5-", sixth->encoder->spec().fingerprint.passage.substr(0, 8)));
+  EXPECT_NE(*registry_->Get("checkpoint-5"), sixth->encoder);
+  // Of two folders of one name neither is meant, loaded or not.
+  ASSERT_TRUE(fs_.CreateDirectories(JoinPath(directory_, "other")).ok());
+  for (const uint64_t seed : {7, 8}) {
+    const std::string folder = JoinPath(directory_, absl::StrCat("other/", seed, "/twin"));
+    ASSERT_TRUE(fs_.CreateDirectories(JoinPath(directory_, absl::StrCat("other/", seed))).ok());
+    ASSERT_TRUE(WriteTinyCheckpoint(fs_, folder, {.seed = seed}).ok());
+    ASSERT_TRUE(registry_->Import(folder, /*make_default=*/false).ok());
+  }
+  for (const bool loaded : {true, false}) {
+    if (!loaded) {
+      Stop();
+      Start();
+    }
+    EXPECT_EQ(GetErrorReason(registry_->Get("twin").status())->reason, "ENCODER_AMBIGUOUS") << loaded;
+  }
+}
+
 TEST_F(EncoderRegistryTest, ADamagedOneIsReplacedWhenItIsSentAgain) {
   for (const char* damaged : {"model.safetensors", "config.json", "LINEAGE"}) {
     for (const bool gone : {false, true}) {
-      Start();
-      const std::string fingerprint = Send(2).value().encoder->spec().fingerprint.ToString();
-      std::string folder;
-      const std::vector<std::string> names = fs_.List(EncodersDirectory()).value();
-      for (const std::string& name : names) {
-        if (name.substr(0, 16) == fingerprint.substr(0, 16)) folder = JoinPath(EncodersDirectory(), name);
+      for (const bool loaded : {false, true}) {
+        SCOPED_TRACE(absl::StrCat(damaged, gone ? " gone" : " wrong", loaded ? ", loaded" : ""));
+        Start();
+        const std::shared_ptr<TextEncoder> before = Send(2).value().encoder;
+        const std::string fingerprint = before->spec().fingerprint.ToString();
+        if (!loaded) Stop();
+        Damage(fingerprint, damaged, gone);
+        if (!loaded) {
+          Start();
+          const absl::Status status = registry_->Get(fingerprint).status();
+          EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+          EXPECT_EQ(GetErrorReason(status)->reason, "ENCODER_DAMAGED");
+        }
+        const auto sent = Send(2);
+        ASSERT_TRUE(sent.ok()) << sent.status();
+        EXPECT_FALSE(sent->was_there);
+        EXPECT_EQ(sent->encoder == before, loaded);
+        Stop();
+        Start();
+        const auto again = registry_->Get(fingerprint);
+        ASSERT_TRUE(again.ok()) << again.status();
+        EXPECT_EQ((*again)->spec().model_name, "checkpoint-2");
+        EXPECT_TRUE(Send(2)->was_there);
+        Stop();
       }
-      Stop();
-      const std::string path = JoinPath(folder, damaged);
-      ASSERT_TRUE(gone ? fs_.DeleteFile(path).ok() : WriteFileAtomically(fs_, path, "{").ok());
-      Start();
-      const absl::Status status = registry_->Get(fingerprint).status();
-      EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << damaged << gone << status;
-      EXPECT_EQ(GetErrorReason(status)->reason, "ENCODER_DAMAGED") << damaged << gone;
-      const auto sent = Send(2);
-      ASSERT_TRUE(sent.ok()) << sent.status();
-      EXPECT_FALSE(sent->was_there);
-      Stop();
-      Start();
-      EXPECT_TRUE(registry_->Get(fingerprint).ok()) << damaged << gone;
-      EXPECT_TRUE(Send(2)->was_there);
-      Stop();
     }
+  }
+}
+
+// So that a start without the model finds it whole.
+TEST_F(EncoderRegistryTest, ADamagedCopyIsReplacedByAStartWithTheModel) {
+  Start();
+  const std::string fingerprint = (*registry_->Get(""))->spec().fingerprint.ToString();
+  for (const char* damaged : {"model.safetensors", "vocab.txt", "LINEAGE"}) {
+    Stop();
+    Damage(fingerprint, damaged, /*gone=*/false);
+    Start();
+    Stop();
+    Start(/*import_encoder=*/false);
+    EXPECT_TRUE(registry_->Get(fingerprint).ok()) << damaged << ": " << registry_->Get(fingerprint).status();
   }
 }
 

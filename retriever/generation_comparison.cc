@@ -20,12 +20,9 @@ struct Side {
 };
 
 absl::StatusOr<Side> Open(GenerationManager& manager, std::string_view store, std::string_view generation) {
-  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<const ServingSet> set, manager.Capture(store, generation));
-  Side side{View::Bare(set->view->shared_generation()), set->encoder, set->view->generation().manifest().passage_fingerprint()};
-  if (side.encoder == nullptr) {
-    LOCI_ASSIGN_OR_RETURN(side.encoder, manager.encoders().ForPassageHalf(side.half));
-  }
-  return side;
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> set, manager.Capture(store, generation));
+  LOCI_ASSIGN_OR_RETURN(set, manager.WithEncoder(std::move(set)));
+  return Side{View::Bare(set->view->shared_generation()), set->encoder, set->view->generation().manifest().passage_fingerprint()};
 }
 
 absl::StatusOr<std::vector<std::vector<std::string>>> Search(const View& body, const std::vector<float>& vectors, int top_k,

@@ -14,6 +14,13 @@
 #include "retriever/write_encoder.h"
 
 namespace loci {
+namespace {
+
+// Writes that lie over a view's body.
+int64_t ChangeCount(const View& view) { return std::max(view.overlay_row_count(), view.hidden_body_count()); }
+
+}  // namespace
+
 absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationManager::NewGeneration(std::string_view store, BuildOptions options) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   return HeldBuilder::Create(std::move(entry), std::move(options));
@@ -75,8 +82,10 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
     entry.SetState(generation, GenerationState::kReady);
   } else {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());
-    // In place it was looked at before what served was freed.
+    // What can't be had is told before anything is read. (In place it was looked at before what served was freed.)
     if (const absl::StatusOr<storage::Manifest> manifest = opened->GetManifest(generation); manifest.ok() && !control.verified) {
+      // Where the server has none, the generation is as good as before: it may come.
+      LOCI_ASSIGN_OR_RETURN(loaded.encoder, state_->options.encoders->ForPassageHalf(manifest->passage_fingerprint()));
       PlannedReplay replay;
       if (policy != WritesPolicy::kDiscard) {
         LOCI_ASSIGN_OR_RETURN(replay, opened->PlanReplayOver(*manifest, floor));
@@ -119,9 +128,56 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
     entry.SetDamage(generation, "");
     entry.SetState(generation, GenerationState::kReady);
   }
-  // Where the server has none, the generation is as good as before: it may come.
-  LOCI_ASSIGN_OR_RETURN(loaded.encoder, state_->options.encoders->ForPassageHalf(loaded.generation->manifest().passage_fingerprint()));
+  if (loaded.encoder == nullptr) {
+    LOCI_ASSIGN_OR_RETURN(loaded.encoder, state_->options.encoders->ForPassageHalf(loaded.generation->manifest().passage_fingerprint()));
+  }
   return loaded;
+}
+
+absl::StatusOr<int64_t> GenerationManager::State::EncodeAhead(StoreEntry& entry, const std::string& generation, bool roll_back,
+                                                              const OperationControl& control) const {
+  int64_t floor = 0;
+  if (roll_back) {
+    MutexLock writer(&entry.writer);
+    const absl::StatusOr<std::shared_ptr<Store>> store = entry.GetStore();
+    if (!store.ok()) return 0;
+    floor = (*store)->RollbackFloor(generation);
+  }
+  absl::StatusOr<std::shared_ptr<const Generation>> opened = absl::InternalError("");
+  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = absl::InternalError("");
+  int64_t after = 0;
+  {
+    const absl::StatusOr<std::shared_ptr<Store>> store = entry.GetStore();
+    if (!store.ok()) return 0;
+    const absl::StatusOr<storage::Manifest> manifest = (*store)->GetManifest(generation);
+    const std::shared_ptr<const ServingSet> active = entry.holder.Get();
+    if (!manifest.ok() || (active != nullptr && active->view->generation().manifest().passage_fingerprint() == manifest->passage_fingerprint())) {
+      return 0;
+    }
+    const absl::StatusOr<PlannedReplay> replay = (*store)->PlanReplayOver(*manifest, floor);
+    if (!replay.ok() || replay->need_encoding_count == 0) return 0;
+    encoder = options.encoders->ForPassageHalf(manifest->passage_fingerprint());
+    if (!encoder.ok()) return 0;
+    after = std::max(manifest->base_revision(), floor);
+    Report(control, "encoding", 0, replay->need_encoding_count);
+    if (const std::shared_ptr<const ServingSet> bare = entry.FindOpened(generation); bare != nullptr) {
+      opened = bare->view->shared_generation();
+    } else {
+      LOCI_RETURN_IF_ERROR(WaitForMemory(generation, NeedOf(entry, *manifest, *replay), control.limits));
+      RunInBackground("loci-load", [&] {
+        opened = (*store)->OpenGeneration(generation, /*verify=*/false, {.limits = control.limits, .clock = options.clock});
+      });
+      if (IsGivenUp(opened.status())) return opened.status();
+      if (!opened.ok()) return 0;
+      entry.AddLive(*opened);
+    }
+  }
+  WriteEncoder writes(
+      {.entry = &entry, .generation = *std::move(opened), .encoder = *std::move(encoder), .after = after, .clock = options.clock, .control = &control});
+  const absl::Status encoded = writes.EncodeAhead();
+  LOCI_RETURN_IF_ERROR(control.limits.Check(options.clock->NowMicros()));
+  if (!encoded.ok()) LogWarning("generation_manager", absl::StrCat("store=", entry.name, " writes are not encoded ahead: ", encoded.message()));
+  return writes.encoded_count();
 }
 
 absl::Status GenerationManager::CheckGeneration(std::string_view store, const std::string& generation) {
@@ -138,8 +194,7 @@ absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view st
   if (control.chosen) control.chosen(generation);
   int64_t encoded_ahead = 0;
   if (policy == WritesPolicy::kReplay && !dry_run && strategy != ActivationStrategy::kInPlace) {  // In place the generation is opened once.
-    LOCI_ASSIGN_OR_RETURN(encoded_ahead,
-                          EncodeAhead(*entry, generation, /*roll_back=*/false, *state_->options.encoders, state_->options.clock, control));
+    LOCI_ASSIGN_OR_RETURN(encoded_ahead, state_->EncodeAhead(*entry, generation, /*roll_back=*/false, control));
   }
   // Loading takes long and touches nothing that serves; writes go on meanwhile, a deletion of the generation waits.
   MutexLock loading(&entry->pinning);
@@ -149,6 +204,14 @@ absl::StatusOr<ActivationResult> GenerationManager::Activate(std::string_view st
                             : ActivateLocked(*entry, generation, policy, dry_run, /*roll_back=*/false, control));
   result.encoded_count += encoded_ahead;
   return result;
+}
+
+void GenerationManager::ObserveActivation(std::string_view store, int64_t duration_us) {
+  const absl::StatusOr<std::shared_ptr<StoreEntry>> entry = state_->Find(store);
+  if (!entry.ok()) return;
+  const std::shared_ptr<const ServingSet> active = (*entry)->holder.Get();
+  if (active == nullptr) return;
+  state_->load_rates.ObserveWhole(active->view->generation().manifest(), ChangeCount(*active->view), duration_us);
 }
 
 absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view store, WritesPolicy policy, bool dry_run,
@@ -164,8 +227,7 @@ absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view st
       if (expected_active.empty() || opened->active_generation() == expected_active) likely = opened->PreviousGeneration();
     }
     if (!likely.empty()) {
-      LOCI_ASSIGN_OR_RETURN(encoded_ahead,
-                            EncodeAhead(*entry, likely, /*roll_back=*/true, *state_->options.encoders, state_->options.clock, control));
+      LOCI_ASSIGN_OR_RETURN(encoded_ahead, state_->EncodeAhead(*entry, likely, /*roll_back=*/true, control));
     }
   }
   // Every activation holds this, so that the previous generation stays what it is.
@@ -205,7 +267,12 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& e
   LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(entry, generation, policy, floor, control));
   if (control.approve) {
     Report(control, "gates");
-    LOCI_RETURN_IF_ERROR(control.approve(loaded.generation, *loaded.encoder, entry.holder.Get().get()));
+    std::shared_ptr<const ServingSet> serving = entry.holder.Get();
+    if (serving != nullptr) {
+      absl::StatusOr<std::shared_ptr<const ServingSet>> with_encoder = WithEncoder(serving);
+      if (with_encoder.ok()) serving = *std::move(with_encoder);  // Else the gates say what can't be measured.
+    }
+    LOCI_RETURN_IF_ERROR(control.approve(loaded.generation, *loaded.encoder, serving.get()));
   }
   if (dry_run) {
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<Store> opened, entry.GetStore());
@@ -253,8 +320,7 @@ absl::StatusOr<ActivationResult> GenerationManager::PublishLocked(StoreEntry& en
   LOCI_ASSIGN_OR_RETURN(ActivationResult result, opened->Activate(std::move(loaded.generation), policy, roll_back));
   state_->Publish(entry, result.view, std::move(loaded.encoder));
   if (result.previous_generation != generation) {
-    const int64_t change_count = std::max(result.view->overlay_row_count(), result.view->hidden_body_count());
-    state_->load_rates.ObservePublish(change_count, state_->options.clock->NowMicros() - start_us);
+    state_->load_rates.ObservePublish(ChangeCount(*result.view), state_->options.clock->NowMicros() - start_us);
   }
   entry.TakeOpened(generation);  // What serves drains when it is replaced, which a bare one kept open would keep it from.
   LogInfo("generation_manager", absl::StrCat(roll_back ? "rolled back" : "activated", " store=", entry.name, " generation=", generation,

@@ -121,7 +121,12 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::TryCapture(
 absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::WithEncoder(std::shared_ptr<const ServingSet> set) {
   if (set->encoder != nullptr) return set;
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> encoder, encoders().ForPassageHalf(set->view->generation().manifest().passage_fingerprint()));
-  return std::make_shared<const ServingSet>(ServingSet{set->store, set->view, std::move(encoder)});
+  const auto with_encoder = std::make_shared<const ServingSet>(ServingSet{set->store, set->view, std::move(encoder)});
+  // Else nobody but this request would hold the encoder: the next other one would unload it, and the next request would load it again.
+  if (const absl::StatusOr<std::shared_ptr<StoreEntry>> entry = state_->Find(set->store); entry.ok()) {
+    if (!(*entry)->holder.Replace(set, with_encoder)) (*entry)->ReplaceOpened(set, with_encoder);
+  }
+  return with_encoder;
 }
 
 absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std::string_view store, std::string_view generation) {
@@ -251,9 +256,7 @@ absl::Status GenerationManager::DeleteStore(std::string_view store) {
   // Short calls may still hold the store; its log must be closed before the name is free again.
   while (!closing.expired()) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   if (absl::Status renamed = fs.Rename(directory, deleted); !renamed.ok()) {
-    // Nothing has changed on disk: serve on.
-    absl::StatusOr<std::shared_ptr<Store>> reopened = state_->OpenStore(entry->name);
-    entry->SetStore(reopened.ok() ? *std::move(reopened) : nullptr, reopened.status());
+    state_->OpenEntry(*entry);  // Nothing has changed on disk: serve on.
     return renamed;
   }
   {
@@ -341,7 +344,8 @@ absl::StatusOr<UpsertResult> GenerationManager::Upsert(std::string_view store, s
 }
 
 absl::StatusOr<UpsertResult> GenerationManager::UpsertVectors(std::string_view store, std::vector<loci::v1::Passage> passages,
-                                                              const float* vectors, int dim, std::string_view passage_half) {
+                                                              const float* vectors, int dim, std::string_view passage_half,
+                                                              const RequestLimits& limits) {
   for (const loci::v1::Passage& passage : passages) LOCI_RETURN_IF_ERROR(ValidatePassage(passage));
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   LOCI_RETURN_IF_ERROR(EnsureGeneration(store));
@@ -354,7 +358,8 @@ absl::StatusOr<UpsertResult> GenerationManager::UpsertVectors(std::string_view s
         "ENCODER_MISMATCH", {{"passage_fingerprint", std::string(passage_half)}});
   }
   std::vector<PassageWrite> writes = MakeUpserts(passages, vectors, dim);
-  EncodeForNext(*entry, half, TextsOf(passages), RequestLimits(), &writes);
+  EncodeForNext(*entry, half, TextsOf(passages), limits, &writes);
+  LOCI_RETURN_IF_ERROR(limits.Check(state_->options.clock->NowMicros()));
   LOCI_ASSIGN_OR_RETURN(WriteResult written, state_->Write(*entry, std::move(writes), half));
   return UpsertResult{.generation = written.view->generation().id(), .revision = written.view->revision()};
 }

@@ -143,8 +143,8 @@ class GenerationManager {
   };
 
   // Opens every store and loads what its CURRENT needs. A store that can't be opened is reported, logged and left alone (requests
-  // to it get its error); it does not keep the others from serving. Where that was for want of room on disk, requests to it have it tried
-  // again, at most every few seconds. FAILED_PRECONDITION where another server holds the directory.
+  // to it get its error); it does not keep the others from serving. Where that was for want of room, on disk or in memory, requests to it
+  // have it tried again, at most every few seconds. FAILED_PRECONDITION where another server holds the directory.
   static absl::StatusOr<std::unique_ptr<GenerationManager>> Open(Options options);
   ~GenerationManager();
 
@@ -156,8 +156,8 @@ class GenerationManager {
   // The same without blocking, so also on a gRPC thread: null where the generation would have to be opened.
   absl::StatusOr<std::shared_ptr<const ServingSet>> TryCapture(std::string_view store, std::string_view generation);
 
-  // `set`; or where there was no encoder for it when it was published, the same with the one that there is now. Errors as
-  // EncoderRegistry::ForPassageHalf.
+  // `set`; or where there was no encoder for it when it was published, the same with the one that there is now, which later requests find at once
+  // then. Errors as EncoderRegistry::ForPassageHalf.
   absl::StatusOr<std::shared_ptr<const ServingSet>> WithEncoder(std::shared_ptr<const ServingSet> set);
 
   // ALREADY_EXISTS. `keep_generations` as UpdateStore; not set: Options'.
@@ -171,9 +171,10 @@ class GenerationManager {
 
   // Encodes and writes, in one revision. A store without any generation first gets an empty one of the default encoder.
   absl::StatusOr<UpsertResult> Upsert(std::string_view store, std::vector<loci::v1::Passage> passages, const RequestLimits& limits);
-  // The same with vectors that were made by `passage_half`: [passages, dim].
+  // The same with vectors that were made by `passage_half`: [passages, dim]. (Where an activation is about to change the store's encoder the texts
+  // are encoded by the next one too: `limits` are for that.)
   absl::StatusOr<UpsertResult> UpsertVectors(std::string_view store, std::vector<loci::v1::Passage> passages, const float* vectors,
-                                             int dim, std::string_view passage_half);
+                                             int dim, std::string_view passage_half, const RequestLimits& limits = {});
   absl::StatusOr<DeleteResult> Delete(std::string_view store, const std::vector<std::string>& ids);
 
   // A builder for a new generation of the store; see Ingester. The store must exist.
@@ -186,6 +187,8 @@ class GenerationManager {
   // kInPlace: see activation_in_place.cc. RESOURCE_EXHAUSTED, reason HELD, where what serves is held for longer than Options::memory_wait_us.
   absl::StatusOr<ActivationResult> Activate(std::string_view store, const std::string& generation, WritesPolicy policy, bool dry_run,
                                             const OperationControl& control = {}, ActivationStrategy strategy = ActivationStrategy::kBlueGreen);
+  // Tells plans what an activation of what serves now took, from its request to its reply, and did nothing but load and lay writes over it.
+  void ObserveActivation(std::string_view store, int64_t duration_us);
   // Activates the newest generation that served before the active one and is still there; again: one further back.
   // FAILED_PRECONDITION, reason NO_PREVIOUS_GENERATION, where there is none; NOT_ACTIVE where another than `expected_active` (if not empty)
   // is active, with nothing between that look and the roll-back.

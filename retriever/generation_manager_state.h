@@ -32,6 +32,7 @@ struct GenerationManager::State {
   Options options;
   mutable Mutex mutex;
   std::map<std::string, std::shared_ptr<StoreEntry>, std::less<>> stores ABSL_GUARDED_BY(mutex);
+  mutable LoadRates load_rates;  // Told while stores are opened, by the janitor too: dies after it.
 
   // Set by the end of the manager: what is queued then is left to the next start.
   std::atomic<bool> closing{false};
@@ -88,11 +89,14 @@ struct GenerationManager::State {
   absl::Status WaitUntilFree(const std::shared_ptr<const ServingSet>& serving, const Store::Released& released, const RequestLimits& limits) const;
   absl::Status RestoreServed(StoreEntry& entry, const std::string& generation, std::shared_ptr<TextEncoder> encoder);
 
+  // Before an activation of `generation` with REPLAY takes `entry.pinning`, which others wait for: WriteEncoder::EncodeAhead, where another half
+  // serves, there are writes without a vector and the server has an encoder; how many were encoded. The generation is opened for that, and
+  // closed again: as WaitForMemory where it does not fit, and the errors of the limits. What else is wrong the activation finds.
+  absl::StatusOr<int64_t> EncodeAhead(StoreEntry& entry, const std::string& generation, bool roll_back, const OperationControl& control) const;
+
   VerifyControl VerifyControlOf(const OperationControl& control) const;  // `control` is borrowed.
   // See Capture. Closes what earlier requests have opened, oldest first and of this store first, until the generation fits.
   absl::Status MakeRoom(StoreEntry& entry, const storage::Manifest& manifest);
-
-  mutable LoadRates load_rates;  // Told while stores are opened, too.
 };
 
 }  // namespace loci

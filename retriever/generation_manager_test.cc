@@ -1,7 +1,9 @@
 #include "retriever/generation_manager.h"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <set>
 #include <string>
 #include <thread>
@@ -40,6 +42,15 @@ class GenerationManagerTest : public RetrieverFixture {
                                                    .base_revision = -1});
     EXPECT_TRUE(builder.ok()) << builder.status();
     return (*builder)->Finish({}, nullptr)->generation();
+  }
+  // False where it does not come to hold in a minute.
+  static bool WaitUntil(const std::function<bool()>& holds) {
+    const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (!holds()) {
+      if (std::chrono::steady_clock::now() > deadline) return false;
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return true;
   }
   void WaitForState(const std::string& store, const std::string& generation, GenerationState state) {
     while (StateOf(store, generation) != state) std::this_thread::sleep_for(std::chrono::milliseconds(2));
@@ -252,14 +263,25 @@ TEST_F(GenerationManagerTest, ADamagedStoreDoesNotKeepTheOthersFromServing) {
   EXPECT_EQ(manager_->ListStores().size(), 2u);
 }
 
-// No room, while `full`, to open the store "shut".
+// No room, while `full`, to open, and, while `fail_renames`, to delete the stores whose names begin with "shut".
 class FullDisk : public ForwardingFileSystem {
  public:
-  std::atomic<bool> full{true};
+  std::atomic<bool> full{true}, fail_renames{false}, blocked{false};
+  std::atomic<int> refused_count{0}, waiting_count{0};
 
   absl::StatusOr<std::string> ReadFile(const std::string& path) override {
-    if (full && path.find("/shut/") != std::string::npos) return absl::ResourceExhaustedError(path + ": No space left on device");
+    if (path.find("/stores/shut") == std::string::npos) return ForwardingFileSystem::ReadFile(path);
+    if (full) {
+      ++refused_count;
+      return absl::ResourceExhaustedError(path + ": No space left on device");
+    }
+    if (blocked) ++waiting_count;
+    while (blocked) std::this_thread::sleep_for(std::chrono::milliseconds(1));
     return ForwardingFileSystem::ReadFile(path);
+  }
+  absl::Status Rename(const std::string& from, const std::string& to) override {
+    if (fail_renames && from.ends_with("/stores/shut")) return absl::ResourceExhaustedError(from + ": No space left on device");
+    return ForwardingFileSystem::Rename(from, to);
   }
 };
 
@@ -282,10 +304,10 @@ TEST_F(GenerationManagerTest, AStoreThatFoundNoRoomToOpenIsOpenedOnceThereIsSome
     clock.Advance(StoreEntry::kReopenPauseUs);
   }
   disk.full = false;
-  while (!manager_->Capture("shut", "").ok()) {
+  ASSERT_TRUE(WaitUntil([&] {
     clock.Advance(StoreEntry::kReopenPauseUs);
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
-  }
+    return manager_->Capture("shut", "").ok();
+  }));
   EXPECT_EQ(SearchIds("shut", "two", 2).front(), "b");
   EXPECT_TRUE(manager_->Upsert("shut", {MakePassage("c", "three")}, {}).ok());
   // One that can't be opened can be deleted; it stays so.
@@ -296,6 +318,54 @@ TEST_F(GenerationManagerTest, AStoreThatFoundNoRoomToOpenIsOpenedOnceThereIsSome
   disk.full = false;
   clock.Advance(StoreEntry::kReopenPauseUs);
   EXPECT_EQ(manager_->Capture("shut", "").status().code(), absl::StatusCode::kNotFound);
+  manager_.reset();  // Before the disk.
+}
+
+TEST_F(GenerationManagerTest, AStoreThatIsBeingOpenedAgainIsNotOpenedOnceMore) {
+  Start();
+  ASSERT_TRUE(Ingest("shut", {MakePassage("a", "one")}).ok());
+  ASSERT_TRUE(Ingest("shut-too", {MakePassage("a", "one")}).ok());
+  manager_.reset();
+  FullDisk disk;
+  FakeClock clock;
+  manager_ = GenerationManager::Open({.data_directory = DataDirectory(), .fs = &disk, .clock = &clock, .encoders = registry_.get(), .search_pool = &pool_}).value();
+  disk.blocked = true;
+  disk.full = false;
+  EXPECT_FALSE(manager_->Capture("shut", "").ok());
+  ASSERT_TRUE(WaitUntil([&] { return disk.waiting_count == 1; }));
+  // That takes so long that it is due again; the other store's turn comes after both.
+  clock.Advance(StoreEntry::kReopenPauseUs);
+  EXPECT_FALSE(manager_->Capture("shut", "").ok());
+  EXPECT_FALSE(manager_->Capture("shut-too", "").ok());
+  disk.blocked = false;
+  ASSERT_TRUE(WaitUntil([&] { return manager_->Capture("shut-too", "").ok(); }));
+  EXPECT_EQ(SearchIds("shut", "one", 1), std::vector<std::string>{"a"});
+  const auto upserted = manager_->Upsert("shut", {MakePassage("b", "two")}, {});
+  EXPECT_TRUE(upserted.ok()) << upserted.status();
+  manager_.reset();  // Before the disk.
+}
+
+TEST_F(GenerationManagerTest, AStoreThatCouldNotBeDeletedServesOn) {
+  Start();
+  ASSERT_TRUE(Ingest("shut", {MakePassage("a", "one")}).ok());
+  manager_.reset();
+  FullDisk disk;
+  FakeClock clock;
+  manager_ = GenerationManager::Open({.data_directory = DataDirectory(), .fs = &disk, .clock = &clock, .encoders = registry_.get(), .search_pool = &pool_}).value();
+  // It has been tried again, in vain, and is not due soon.
+  const int refused_count = disk.refused_count;
+  EXPECT_FALSE(manager_->Capture("shut", "").ok());
+  ASSERT_TRUE(WaitUntil([&] { return disk.refused_count > refused_count; }));
+  disk.full = false;
+  disk.fail_renames = true;
+  EXPECT_EQ(manager_->DeleteStore("shut").code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(SearchIds("shut", "one", 1), std::vector<std::string>{"a"});
+  // And once more where it served.
+  EXPECT_EQ(manager_->DeleteStore("shut").code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(manager_->Upsert("shut", {MakePassage("b", "two")}, {}).ok());
+  EXPECT_EQ(SearchIds("shut", "two", 2).size(), 2u);
+  disk.fail_renames = false;
+  EXPECT_TRUE(manager_->DeleteStore("shut").ok());
   manager_.reset();  // Before the disk.
 }
 
@@ -316,6 +386,7 @@ TEST(StoreEntryTest, IsDueToReopenOnceInAWhileAndForWantOfRoomAlone) {
 TEST_F(GenerationManagerTest, AnEncoderThatComesLaterServesWhatIsThere) {
   Start();
   ASSERT_TRUE(Ingest("s", {MakePassage("a", "one")}).ok());
+  const std::string inactive = Ingest("s", {MakePassage("c", "three")}, {.activate = false})->generation;
   Stop();
   ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(DataDirectory(), "encoders")).ok());
   Start(/*import_encoder=*/false);
@@ -323,13 +394,31 @@ TEST_F(GenerationManagerTest, AnEncoderThatComesLaterServesWhatIsThere) {
   const auto set = manager_->Capture("s", "");
   ASSERT_TRUE(set.ok()) << set.status();
   EXPECT_EQ(GetErrorReason(manager_->WithEncoder(*set).status())->reason, "ENCODER_MISMATCH");
-  ASSERT_TRUE(registry_->Import(CheckpointDirectory(1)).ok());
-  const auto with_encoder = manager_->WithEncoder(*set);
-  ASSERT_TRUE(with_encoder.ok()) << with_encoder.status();
-  EXPECT_EQ((*with_encoder)->view, (*set)->view);
+  EXPECT_EQ((*manager_->Capture("s", inactive))->encoder, nullptr);
+  const auto send = [&](uint64_t seed) {
+    const std::string staging = registry_->MakeStagingDirectory().value();
+    EXPECT_TRUE(WriteTinyCheckpoint(fs_, staging, {.seed = seed}).ok());
+    return registry_->Adopt(staging, absl::StrCat("sent-", seed)).value().encoder->spec().fingerprint.ToString();
+  };
+  const std::string fingerprint = send(1);
+  {
+    const auto with_encoder = manager_->WithEncoder(*set);
+    ASSERT_TRUE(with_encoder.ok()) << with_encoder.status();
+    EXPECT_EQ((*with_encoder)->view, (*set)->view);
+    EXPECT_EQ(*manager_->Capture("s", ""), *with_encoder) << "the next request has it at once";
+    const auto named = *manager_->WithEncoder(*manager_->Capture("s", inactive));
+    EXPECT_EQ(*manager_->Capture("s", inactive), named);
+  }
   const auto upserted = manager_->Upsert("s", {MakePassage("b", "two")}, {});
   ASSERT_TRUE(upserted.ok()) << upserted.status();
   EXPECT_EQ(manager_->GetStore("s")->passage_count, 2);
+  // What serves keeps it loaded.
+  send(2);
+  send(3);
+  const std::vector<std::shared_ptr<TextEncoder>> loaded = registry_->Loaded();
+  EXPECT_EQ(loaded.size(), 2u) << "but for the second, which nobody uses";
+  EXPECT_NE(std::find(loaded.begin(), loaded.end(), (*manager_->Capture("s", ""))->encoder), loaded.end());
+  EXPECT_EQ((*manager_->Capture("s", ""))->encoder, *registry_->Get(fingerprint));
 }
 
 TEST_F(GenerationManagerTest, RefusesVectorsOfAnotherEncoder) {

@@ -24,8 +24,7 @@ absl::StatusOr<FoldSource> GenerationManager::BeginReembedding(std::string_view 
 absl::StatusOr<ActivationResult> GenerationManager::SwitchToReembedded(std::string_view store, const FoldSource& source,
                                                                        const std::string& generation, const OperationControl& control) {
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<StoreEntry> entry, state_->Find(store));
-  LOCI_ASSIGN_OR_RETURN(const int64_t encoded_ahead,
-                        EncodeAhead(*entry, generation, /*roll_back=*/false, *state_->options.encoders, state_->options.clock, control));
+  LOCI_ASSIGN_OR_RETURN(const int64_t encoded_ahead, state_->EncodeAhead(*entry, generation, /*roll_back=*/false, control));
   Report(control, "loading");  // Which may wait for an activation.
   MutexLock loading(&entry->pinning);
   LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, generation, WritesPolicy::kReplay, source.floor_revision, control));

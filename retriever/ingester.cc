@@ -12,6 +12,7 @@
 #include "absl/strings/str_split.h"
 #include "base/clock.h"
 #include "base/error.h"
+#include "base/field_error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/vector_type.h"
@@ -29,17 +30,13 @@ namespace {
 constexpr size_t kBatchPassages = 256;
 constexpr int64_t kBatchBytes = 4 << 20;  // Of those that documents are cut into.
 
-absl::Status InvalidField(std::string_view field, std::string_view message) {
-  return ErrorWithReason(absl::InvalidArgumentError(AbslView(message)), "INVALID_ARGUMENT", {{"field", std::string(field)}});
-}
-
 // Finite, also when rounded to the elements of the vector file.
 absl::Status CheckStorable(const float* vector, int dim, ElementType type) {
   LOCI_RETURN_IF_ERROR(CheckVector(vector, dim));
   const float limit = LargestStorable(type);
   for (int d = 0; d < dim; ++d) {
     if (std::abs(vector[d]) > limit) {
-      return InvalidField("vector", absl::StrCat("the vector has ", vector[d], " at position ", d, ", the limit of ",
+      return FieldError("vector", absl::StrCat("the vector has ", vector[d], " at position ", d, ", the limit of ",
                                                  AbslView(ElementTypeName(type)), " is ", limit));
     }
   }
@@ -49,7 +46,7 @@ absl::Status CheckStorable(const float* vector, int dim, ElementType type) {
 absl::StatusOr<ChunkingOptions> CheckChunking(ChunkingOptions chunking, int max_length) {
   const auto refuse = [](std::string_view field, int value, int least, int most) {
     const std::string name = absl::StrCat("header.chunking.", AbslView(field));
-    return InvalidField(name, absl::StrCat(name, " is ", value, "; it must be from ", least, " to ", most));
+    return FieldError(name, absl::StrCat(name, " is ", value, "; it must be from ", least, " to ", most));
   };
   if (chunking.max_tokens == 0) chunking.max_tokens = max_length;
   if (chunking.max_tokens < DocumentChunker::kMinTokens || chunking.max_tokens > max_length) {
@@ -133,7 +130,7 @@ struct Ingester::State {
   }
 
   absl::Status DuplicateFailure(const loci::v1::Passage& passage, const std::string& key) const {
-    return LineFailure(passage, InvalidField(key == passage.id() ? "id" : "document_id", absl::StrCat("id \"", key, "\" came before")), "DUPLICATE_ID");
+    return LineFailure(passage, FieldError(key == passage.id() ? "id" : "document_id", absl::StrCat("id \"", key, "\" came before")), "DUPLICATE_ID");
   }
 
   // Whether a valid passage is to be taken.
@@ -198,7 +195,7 @@ struct Ingester::State {
       chunks.push_back(std::move(passage));
       return chunks.size() == kBatchPassages || chunk_bytes >= kBatchBytes ? TakeChunks() : absl::OkStatus();
     }));
-    if (document->chunk_index == first) return Reject(section, InvalidField("text", "text is nothing but white space, and title is empty"));
+    if (document->chunk_index == first) return Reject(section, FieldError("text", "text is nothing but white space, and title is empty"));
     ++result.accepted_count;
     return absl::OkStatus();
   }
@@ -220,8 +217,12 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
     if (options.mode == IngestMode::kUpsert) LOCI_RETURN_IF_ERROR(CheckUpsertEncoder(manager, options.store, state->encoder->spec()));
   } else if (options.mode == IngestMode::kUpsert) {
     absl::StatusOr<std::shared_ptr<const ServingSet>> active = manager.Capture(options.store, "");
-    if (active.ok()) state->encoder = (*active)->encoder;
-    if (state->encoder == nullptr && options.chunking.has_value()) {
+    if (active.ok()) {
+      const absl::StatusOr<std::shared_ptr<const ServingSet>> with_encoder = manager.WithEncoder(*std::move(active));
+      // Another's tokenizer would cut other passages.
+      if (!with_encoder.ok() && options.chunking.has_value()) return with_encoder.status();
+      if (with_encoder.ok()) state->encoder = (*with_encoder)->encoder;
+    } else if (options.chunking.has_value()) {
       LOCI_ASSIGN_OR_RETURN(state->encoder, manager.encoders().Get(""));
     }
   } else if (!options.imported.has_value()) {
@@ -288,20 +289,18 @@ absl::Status Ingester::Add(std::vector<loci::v1::Passage> passages, const std::v
   const bool bring_vectors = !vectors.empty();
   if (bring_vectors) {
     if (state.options.encoder_fingerprint.empty() && !state.options.imported.has_value()) {
-      return InvalidField("header.encoder_fingerprint",
+      return FieldError("header.encoder_fingerprint",
                           "encoder_fingerprint is empty; the header must name the encoder of the vectors that come along");
     }
     const int64_t dim = state.options.imported.has_value() ? state.options.imported->dim : state.encoder->spec().dim;
     const int64_t row_count = static_cast<int64_t>(vectors.size()) / std::max<int64_t>(vector_dim, 1);
     if (vector_dim != dim || row_count != static_cast<int64_t>(passages.size())) {
-      return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("vectors is [", row_count, ", ", vector_dim, "]; it must be [",
-                                                                     passages.size(), ", ", dim, "]")),
-                             "INVALID_ARGUMENT", {{"field", "batch.vectors"}});
+      return FieldError("batch.vectors", absl::StrCat("vectors is [", row_count, ", ", vector_dim, "]; it must be [", passages.size(), ", ", dim, "]"));
     }
   }
   if (state.chunker != nullptr) {
     if (bring_vectors) {
-      return InvalidField("batch.vectors", "batch.vectors does not go with header.chunking: passages are cut here, and encoded");
+      return FieldError("batch.vectors", "batch.vectors does not go with header.chunking: passages are cut here, and encoded");
     }
     for (loci::v1::Passage& passage : passages) {
       ++state.line;

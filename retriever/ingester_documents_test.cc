@@ -200,5 +200,23 @@ TEST_F(IngesterDocuments, RefusesWhatTheEncoderCanNotTakeAndVectors) {
   EXPECT_THAT(std::string(status.message()), HasSubstr("batch.vectors does not go with header.chunking"));
 }
 
+TEST_F(IngesterDocuments, AreCutByTheEncoderOfTheStoreAndByNoOther) {
+  Start();
+  ASSERT_TRUE(Ingest("s", {Section("a", Sentences("cat", 7, 3))}, Options()).ok());
+  Stop();
+  ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(DataDirectory(), "encoders")).ok());
+  Start(/*import_encoder=*/false);
+  // A default that takes shorter texts.
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, CheckpointDirectory(2), {.max_positions = 16, .seed = 2}).ok());
+  ASSERT_TRUE(registry_->Import(CheckpointDirectory(2)).ok());
+  IngestOptions options = Options(IngestMode::kUpsert);
+  options.chunking->max_tokens = 12;
+  const auto upsert = [&] { return Ingest("s", {Section("b", Sentences("dog", 7, 3))}, options).status(); };
+  EXPECT_EQ(GetErrorReason(upsert())->reason, "ENCODER_MISMATCH");
+  ASSERT_TRUE(registry_->Import(CheckpointDirectory(1), /*make_default=*/false).ok());
+  options.chunking->max_tokens = 32;  // Too many for the default.
+  EXPECT_TRUE(upsert().ok()) << upsert();
+}
+
 }  // namespace
 }  // namespace loci

@@ -63,11 +63,20 @@ void LoadRates::ObservePublish(int64_t change_count, int64_t duration_us) {
   publish_.Observe(change_count, duration_us);
 }
 
-int64_t LoadRates::PredictUs(const storage::Manifest& manifest, int64_t change_count, bool verified) const {
-  const Sizes sizes = SizesOf(manifest);
+void LoadRates::ObserveWhole(const storage::Manifest& manifest, int64_t change_count, int64_t duration_us) {
   MutexLock lock(&mutex_);
-  return static_cast<int64_t>((verified ? 0 : verify_.PredictUs(sizes.all_bytes)) + parse_.PredictUs(sizes.parsed_bytes) + probe_.PredictUs(sizes.vector_bytes) +
-                              warm_.PredictUs(sizes.vector_bytes) + publish_.PredictUs(change_count));
+  rest_.Observe(0, std::max<int64_t>(0, duration_us - static_cast<int64_t>(PartsUs(manifest, change_count, /*verified=*/false))));
+}
+
+double LoadRates::PartsUs(const storage::Manifest& manifest, int64_t change_count, bool verified) const {
+  const Sizes sizes = SizesOf(manifest);
+  return (verified ? 0 : verify_.PredictUs(sizes.all_bytes)) + parse_.PredictUs(sizes.parsed_bytes) + probe_.PredictUs(sizes.vector_bytes) +
+         warm_.PredictUs(sizes.vector_bytes) + publish_.PredictUs(change_count);
+}
+
+int64_t LoadRates::PredictUs(const storage::Manifest& manifest, int64_t change_count, bool verified) const {
+  MutexLock lock(&mutex_);
+  return static_cast<int64_t>(PartsUs(manifest, change_count, verified) + rest_.PredictUs(0));
 }
 
 }  // namespace loci

@@ -132,11 +132,13 @@ absl::Status PassageSink::Upsert(std::vector<loci::v1::Passage> passages, const 
     GenerationManager& manager = *options_.manager;
     if (options_.encoder == nullptr) return manager.Upsert(options_.store, std::move(passages), options_.limits);
     const EncoderSpec& spec = options_.encoder->spec();
-    if (vectors != nullptr) return manager.UpsertVectors(options_.store, std::move(passages), vectors, spec.dim, spec.fingerprint.passage);
+    if (vectors != nullptr) {
+      return manager.UpsertVectors(options_.store, std::move(passages), vectors, spec.dim, spec.fingerprint.passage, options_.limits);
+    }
     LOCI_ASSIGN_OR_RETURN(Batch batch, StartBatch(std::move(passages)));
     LOCI_RETURN_IF_ERROR(FinishBatch(batch));
     absl::StatusOr<UpsertResult> upserted =
-        manager.UpsertVectors(options_.store, batch.passages, batch.vectors.data(), spec.dim, spec.fingerprint.passage);
+        manager.UpsertVectors(options_.store, batch.passages, batch.vectors.data(), spec.dim, spec.fingerprint.passage, options_.limits);
     if (!absl::IsFailedPrecondition(upserted.status()) && !absl::IsAborted(upserted.status())) return upserted;
     // A generation of another encoder was activated meanwhile.
     return manager.Upsert(options_.store, std::move(batch.passages), options_.limits);

@@ -164,6 +164,15 @@ std::shared_ptr<const ServingSet> StoreEntry::FindOpened(std::string_view genera
   return nullptr;
 }
 
+void StoreEntry::ReplaceOpened(const std::shared_ptr<const ServingSet>& opened, std::shared_ptr<const ServingSet> next) {
+  MutexLock lock(&mutex_);
+  for (auto& [id, serving_set] : opened_) {
+    if (serving_set != opened) continue;
+    serving_set.swap(next);  // Dies after the lock.
+    return;
+  }
+}
+
 std::shared_ptr<const ServingSet> StoreEntry::KeepOpened(std::string generation, std::shared_ptr<const ServingSet> serving_set, size_t limit) {
   MutexLock lock(&mutex_);
   std::shared_ptr<const ServingSet> dropped;

@@ -78,6 +78,8 @@ struct StoreEntry {
   // Generations that are not active and that requests named stay open, so that the next such request need not load them again. (Whether
   // operators have pinned one, for retention, is the store's to know.) Null where it is not open.
   std::shared_ptr<const ServingSet> FindOpened(std::string_view generation) const;
+  // Puts `next`, of the same generation, where `opened` is; nowhere where it is not open any more.
+  void ReplaceOpened(const std::shared_ptr<const ServingSet>& opened, std::shared_ptr<const ServingSet> next);
   // Closes it: what was open is returned; its state stays.
   std::shared_ptr<const ServingSet> TakeOpened(const std::string& generation);
   std::shared_ptr<const ServingSet> TakeOldestOpened();  // Null where none is open.

@@ -28,19 +28,18 @@ struct Queries {
   std::string source;
 };
 
-absl::StatusOr<Queries> MakeQueries(const ServingSet& set, const TuneOptions& options, const RequestLimits& limits) {
-  const Generation& generation = set.view->generation();
+absl::StatusOr<Queries> MakeQueries(GenerationManager& manager, const std::shared_ptr<const ServingSet>& set, const TuneOptions& options,
+                                    const RequestLimits& limits) {
+  const Generation& generation = set->view->generation();
+  const absl::StatusOr<std::shared_ptr<const ServingSet>> with_encoder = manager.WithEncoder(set);
   Queries queries;
   if (!options.queries.empty()) {
-    if (set.encoder == nullptr) {
-      return ErrorWithReason(absl::FailedPreconditionError("no encoder of this server serves the generation's vectors, so that texts can't be encoded"),
-                             "ENCODER_MISMATCH", {{"passage_fingerprint", generation.manifest().passage_fingerprint()}});
-    }
-    LOCI_ASSIGN_OR_RETURN(queries.vectors, EncodeQueries(*set.encoder, options.queries, limits));
+    LOCI_RETURN_IF_ERROR(with_encoder.status());
+    LOCI_ASSIGN_OR_RETURN(queries.vectors, EncodeQueries(*(*with_encoder)->encoder, options.queries, limits));
     queries.source = "queries of the request";
     return queries;
   }
-  if (set.encoder == nullptr) {
+  if (!with_encoder.ok()) {
     queries.vectors = MakeMidpointQueries(generation.vectors(), kMadeQueries);
     queries.source = kMidpointQuerySource;
     return queries;
@@ -50,7 +49,7 @@ absl::StatusOr<Queries> MakeQueries(const ServingSet& set, const TuneOptions& op
   for (int64_t i = 0; i < count; ++i) rows.push_back(generation.row_count() * i / count);
   std::vector<loci::v1::Passage> sample;
   LOCI_RETURN_IF_ERROR(generation.passages().Read(rows, &sample));
-  LOCI_ASSIGN_OR_RETURN(queries.vectors, EncodeRecallQueries(*set.encoder, sample, limits));
+  LOCI_ASSIGN_OR_RETURN(queries.vectors, EncodeRecallQueries(*(*with_encoder)->encoder, sample, limits));
   queries.source = kRecallQuerySource;
   return queries;
 }
@@ -71,7 +70,7 @@ absl::StatusOr<TuneResult> TuneStore(GenerationManager& manager, std::string_vie
   };
   report("encode", 0, 0);
   LOCI_RETURN_IF_ERROR(control.limits.Check(RealClock().NowMicros()));
-  LOCI_ASSIGN_OR_RETURN(const Queries queries, MakeQueries(*set, options, control.limits));
+  LOCI_ASSIGN_OR_RETURN(const Queries queries, MakeQueries(manager, set, options, control.limits));
   TunerOptions tuner;
   tuner.recall_target = options.recall_target;
   tuner.memory_budget_bytes = options.memory_budget_bytes;
@@ -87,6 +86,7 @@ absl::StatusOr<TuneResult> TuneStore(GenerationManager& manager, std::string_vie
   const MatrixView<const float> vectors{queries.vectors.data(), static_cast<int64_t>(queries.vectors.size()) / generation.dim(), generation.dim()};
   absl::StatusOr<v1::IndexTuning> tuning = TuneIndex(generation.shared_vectors(), vectors, tuner);
   ReleaseFreeMemory();  // Of the indexes that were tried, each about as large as the one that serves.
+  if (absl::IsNotFound(tuning.status())) LOCI_RETURN_IF_ERROR(manager.GetStore(store).status());  // It was deleted meanwhile.
   LOCI_ASSIGN_OR_RETURN(result.tuning, std::move(tuning));
   return result;
 }

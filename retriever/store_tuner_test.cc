@@ -47,7 +47,7 @@ TEST_F(StoreTunerTest, MeasuresWhatServesAndChangesNothing) {
   EXPECT_EQ(chosen, generation);
   EXPECT_EQ(result->tuning.row_count(), 600);
   EXPECT_GT(result->tuning.query_count(), 200);
-  EXPECT_NE(result->tuning.query_source().find("middle third"), std::string::npos);
+  EXPECT_NE(result->tuning.query_source().find("words in a row"), std::string::npos);
   EXPECT_GE(result->tuning.front_size(), 1);
   EXPECT_EQ(phases, (std::set<std::string>{"encode", "tune"}));
   EXPECT_TRUE(Leftovers().empty());
@@ -63,6 +63,20 @@ TEST_F(StoreTunerTest, TakesQueriesOfTheRequest) {
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(result->tuning.query_count(), 2);
   EXPECT_EQ(result->tuning.query_source(), "queries of the request");
+}
+
+TEST_F(StoreTunerTest, AnEncoderThatComesLaterEncodesTheQueries) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Passages(200)).ok());
+  Stop();
+  ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(DataDirectory(), "encoders")).ok());
+  Start(/*import_encoder=*/false);
+  TuneOptions options = Options();
+  options.queries = {"word3 thing4"};
+  EXPECT_EQ(GetErrorReason(TuneStore(*manager_, "s", options, {}).status())->reason, "ENCODER_MISMATCH");
+  ASSERT_TRUE(registry_->Import(CheckpointDirectory(1)).ok());
+  const auto result = TuneStore(*manager_, "s", options, {});
+  EXPECT_TRUE(result.ok()) << result.status();
 }
 
 TEST_F(StoreTunerTest, RefusesWhatHasNothingToMeasure) {
@@ -86,6 +100,21 @@ TEST_F(StoreTunerTest, EndsWhenCancelledAndLeavesNothing) {
   };
   EXPECT_EQ(TuneStore(*manager_, "s", Options(), control).status().code(), absl::StatusCode::kCancelled);
   EXPECT_TRUE(Leftovers().empty());
+}
+
+TEST_F(StoreTunerTest, AStoreThatIsDeletedMeanwhileStaysDeleted) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Passages(300)).ok());
+  OperationControl control;
+  control.progress = [&](std::string_view phase, int64_t, int64_t) {
+    if (phase == "encode") {
+      EXPECT_TRUE(manager_->DeleteStore("s").ok());
+    }
+  };
+  const absl::Status status = TuneStore(*manager_, "s", Options(), control).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kNotFound) << status;
+  EXPECT_EQ(GetErrorReason(status)->reason, "STORE_NOT_FOUND");
+  EXPECT_FALSE(fs_.Exists(manager_->StoreDirectory("s")));
 }
 
 }  // namespace

@@ -8,7 +8,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "base/logging.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 
@@ -64,38 +63,6 @@ absl::Status WriteEncoder::EncodeAhead() {
     LOCI_ASSIGN_OR_RETURN(places, store->FindUnencoded(*options_.generation, options_.after, store->revision(), /*all=*/false));
   }
   return EncodeAt(places);
-}
-
-absl::StatusOr<int64_t> EncodeAhead(StoreEntry& entry, const std::string& generation, bool roll_back, EncoderRegistry& encoders, Clock* clock,
-                                    const OperationControl& control) {
-  std::shared_ptr<const Generation> opened;
-  int64_t after = 0;
-  {
-    const absl::StatusOr<std::shared_ptr<Store>> store = entry.GetStore();
-    if (!store.ok()) return 0;
-    const absl::StatusOr<storage::Manifest> manifest = (*store)->GetManifest(generation);
-    const std::shared_ptr<const ServingSet> active = entry.holder.Get();
-    if (!manifest.ok() || (active != nullptr && active->view->generation().manifest().passage_fingerprint() == manifest->passage_fingerprint())) {
-      return 0;
-    }
-    absl::StatusOr<std::shared_ptr<const Generation>> unverified = (*store)->OpenGeneration(generation, /*verify=*/false);
-    if (!unverified.ok()) return 0;
-    opened = *std::move(unverified);
-    after = manifest->base_revision();
-  }
-  const absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = encoders.ForPassageHalf(opened->manifest().passage_fingerprint());
-  if (!encoder.ok()) return 0;
-  if (roll_back) {
-    MutexLock writer(&entry.writer);
-    const absl::StatusOr<std::shared_ptr<Store>> store = entry.GetStore();
-    if (!store.ok()) return 0;
-    after = std::max(after, (*store)->RollbackFloor(generation));
-  }
-  WriteEncoder writes({.entry = &entry, .generation = std::move(opened), .encoder = *encoder, .after = after, .clock = clock, .control = &control});
-  const absl::Status encoded = writes.EncodeAhead();
-  LOCI_RETURN_IF_ERROR(control.limits.Check(clock->NowMicros()));
-  if (!encoded.ok()) LogWarning("generation_manager", absl::StrCat("store=", entry.name, " writes are not encoded ahead: ", encoded.message()));
-  return writes.encoded_count();
 }
 
 absl::Status WriteEncoder::CatchUp() {

@@ -67,11 +67,6 @@ class WriteEncoder {
   int64_t encoded_count_ = 0;
 };
 
-// Before an activation of `generation` with REPLAY takes `entry.pinning`, which others wait for: WriteEncoder::EncodeAhead, where the server has an
-// encoder of the generation's half and another half serves; how many writes were encoded. What is wrong with the generation the activation finds.
-absl::StatusOr<int64_t> EncodeAhead(StoreEntry& entry, const std::string& generation, bool roll_back, EncoderRegistry& encoders, Clock* clock,
-                                    const OperationControl& control);
-
 }  // namespace loci
 
 #endif  // LOCI_RETRIEVER_WRITE_ENCODER_H_

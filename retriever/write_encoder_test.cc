@@ -9,10 +9,12 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "index/forwarding_file_system.h"
 #include "retriever/testing/retriever_fixture.h"
 
 namespace loci {
@@ -187,6 +189,15 @@ TEST_F(WriteEncoderTest, WhatIsWrittenJustBeforeTheSwitchBringsBothVectors) {
     Upsert("c", "three");
     const auto encoded = first->EncodeAndWait({"four"}, {.role = TextRole::kPassage});
     ASSERT_TRUE(manager_->UpsertVectors("s", {MakePassage("d", "four")}, encoded->vectors.data(), kDim, first->spec().fingerprint.passage).ok());
+    // What was cancelled is not encoded for it, and not written.
+    const MetricLabels next = {{"encoder", other->spec().model_name}, {"fingerprint", other->spec().fingerprint.ToString()}};
+    const double sequences = metrics_.value("loci_batcher_batch_sequences", next);
+    EXPECT_GT(sequences, 0);
+    RequestLimits cancelled;
+    cancelled.Cancel();
+    EXPECT_TRUE(absl::IsCancelled(
+        manager_->UpsertVectors("s", {MakePassage("e", "four")}, encoded->vectors.data(), kDim, first->spec().fingerprint.passage, cancelled).status()));
+    EXPECT_EQ(metrics_.value("loci_batcher_batch_sequences", next), sequences);
   };
   const auto activated = manager_->Activate("s", built, WritesPolicy::kReplay, false, control);
   ASSERT_TRUE(activated.ok()) << activated.status();
@@ -218,6 +229,86 @@ TEST_F(WriteEncoderTest, WithoutAnEncoderOfTheHalfItIsRefusedAndTheGenerationSta
   ImportOther();
   ASSERT_TRUE(manager_->Activate("s", built, WritesPolicy::kReplay, false).ok());
   EXPECT_EQ(ContentsOf("s").size(), 2u);
+}
+
+class CountingFiles : public ForwardingFileSystem {
+ public:
+  std::atomic<int> index_count{0}, vectors_count{0};
+
+  absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) override {
+    index_count += absl::EndsWith(path, "/index.faiss");
+    vectors_count += absl::EndsWith(path, "/vectors.bin");
+    return ForwardingFileSystem::Map(path);
+  }
+};
+
+TEST_F(WriteEncoderTest, AnIndexThatDoesNotFitBesideWhatServesIsNotOpenedToEncodeFor) {
+  Start();
+  const std::shared_ptr<TextEncoder> other = ImportOther();
+  std::vector<loci::v1::Passage> passages;
+  for (int i = 0; i < 300; ++i) passages.push_back(MakePassage(absl::StrCat("p", i), absl::StrCat("number ", i)));
+  ASSERT_TRUE(Ingest("s", {MakePassage("a", "one")}).ok());
+  const auto built = Ingest("s", passages, {.index = "HNSW16", .activate = false, .encoder_fingerprint = other->spec().fingerprint.passage});
+  ASSERT_TRUE(built.ok()) << built.status();
+  Upsert("b", "two");
+  const int64_t needed = manager_->PlanActivation("s", built->generation, WritesPolicy::kReplay)->need.most_bytes();
+  int64_t taken = 0;
+  {
+    const auto serving = *manager_->Capture("s", "");
+    taken = serving->view->generation().most_memory_bytes() + serving->view->overlay_memory_bytes();
+  }
+  // Half of what is needed to either side: what RocksDB's tables hold differs a little from one opening to the next.
+  const int64_t half = needed / 2;
+  CountingFiles files;
+  for (const int64_t missing : {half, -half}) {
+    manager_.reset();
+    manager_ = *GenerationManager::Open({.data_directory = DataDirectory(),
+                                         .fs = &files,
+                                         .encoders = registry_.get(),
+                                         .search_pool = &pool_,
+                                         .memory_budget_bytes = taken + needed - missing,
+                                         .memory_wait_us = 0});
+    const auto activated = manager_->Activate("s", built->generation, WritesPolicy::kReplay, false);
+    if (missing > 0) {
+      ASSERT_TRUE(GetErrorReason(activated.status()).has_value()) << activated.status();
+      EXPECT_EQ(GetErrorReason(activated.status())->reason, "MEMORY");
+      EXPECT_EQ(files.index_count, 0);
+    } else {
+      ASSERT_TRUE(activated.ok()) << activated.status();
+      EXPECT_EQ(activated->encoded_count, 1);
+      EXPECT_GT(files.index_count, 0);
+    }
+  }
+  manager_.reset();  // Before the files.
+}
+
+TEST_F(WriteEncoderTest, ADamagedEncoderRefusesTheActivationBeforeTheGenerationIsRead) {
+  Start();
+  const std::string staging = registry_->MakeStagingDirectory().value();
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, staging, {.seed = 2}).ok());
+  std::shared_ptr<TextEncoder> other = registry_->Adopt(staging, "other").value().encoder;
+  const Fingerprint fingerprint = other->spec().fingerprint;
+  ASSERT_TRUE(Ingest("s", {MakePassage("a", "one")}).ok());
+  const std::string built = BuildWith(*other, {MakePassage("a", "one")});
+  other.reset();
+  Stop();
+  const std::string damaged = JoinPath(DataDirectory(), absl::StrCat("encoders/", fingerprint.query, "-", fingerprint.passage, "/config.json"));
+  ASSERT_TRUE(WriteFileAtomically(fs_, damaged, "{").ok());
+  Start();
+  manager_.reset();
+  CountingFiles files;
+  manager_ = *GenerationManager::Open({.data_directory = DataDirectory(), .fs = &files, .encoders = registry_.get(), .search_pool = &pool_});
+  const int before = files.vectors_count;
+  for (const bool dry_run : {true, false}) {
+    const absl::Status refused = manager_->Activate("s", built, WritesPolicy::kDiscard, dry_run).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kDataLoss) << refused;
+    EXPECT_EQ(GetErrorReason(refused)->reason, "ENCODER_DAMAGED");
+  }
+  EXPECT_EQ(files.vectors_count, before);
+  const GenerationList list = *manager_->ListGenerations("s");
+  EXPECT_EQ(list.generations.back().manifest.generation(), built);
+  EXPECT_EQ(list.generations.back().state, GenerationState::kReady) << "it is as good as before";
+  manager_.reset();  // Before the files.
 }
 
 TEST_F(WriteEncoderTest, AnActivationThatIsCancelledWhileItEncodesChangesNothing) {
