@@ -6,16 +6,17 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/field_error.h"
 #include "base/status_macros.h"
 #include "encoder/encode_backlog.h"
 #include "encoder/text_encoder.h"
+#include "retriever/hit_fetcher.h"
 
 namespace loci {
 namespace {
 
 absl::Status BadQuery(size_t index, std::string_view field, const std::string& problem) {
-  const std::string path = absl::StrCat("queries[", index, "].", absl::string_view(field.data(), field.size()));
-  return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat(path, " ", problem)), "INVALID_ARGUMENT", {{"field", path}});
+  return InvalidField(absl::StrCat("queries[", index, "].", absl::string_view(field.data(), field.size())), problem);
 }
 
 }  // namespace
@@ -222,7 +223,8 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
   absl::StatusOr<std::shared_ptr<const ServingSet>> with_encoder = options_.manager->WithEncoder(reply.serving_set);
   if (!with_encoder.ok()) return state->finish(with_encoder.status());
   reply.serving_set = *std::move(with_encoder);
-  TextEncoder* const encoder = reply.serving_set->encoder.get();
+  // Held here too, while Encode runs: the callback may have given the reply, and what it holds, away before that returns.
+  const std::shared_ptr<TextEncoder> encoder = reply.serving_set->encoder;
   // Counted until the batcher counts them itself. Not in `state`, which may be another thread's by then.
   const EncodeBacklog::Share tokens = std::move(state->tokens);
   encoder->Encode(texts, {.role = TextRole::kQuery, .limits = call.options.limits},
@@ -300,45 +302,18 @@ void Pipeline::RunSearch(std::shared_ptr<SearchState> state) {
 }
 
 absl::Status Pipeline::Fetch(ViewSearchResult& found, const SearchCall& call, SearchReply* reply) const {
-  // Hits are turned into the reply in pieces, so that neither a reply that can't be sent nor one that nobody waits for is gathered.
-  constexpr size_t kPiece = 64;
-  const View& view = *reply->serving_set->view;
-  int64_t reply_bytes = 0;
+  HitFetcher fetcher(*reply->serving_set->view, {.include_text = call.include_text,
+                                                 .include_vectors = call.include_vectors,
+                                                 .max_reply_bytes = call.max_reply_bytes,
+                                                 .limits = call.options.limits,
+                                                 .clock = options_.clock});
   reply->results.resize(found.hits.size());
   for (size_t q = 0; q < found.hits.size(); ++q) {
-    std::vector<ViewHit>& hits = found.hits[q];
-    reply->results[q].reserve(hits.size());
-    for (size_t first = 0; first < hits.size(); first += kPiece) {
-      LOCI_RETURN_IF_ERROR(call.options.limits.Check(options_.clock->NowMicros()));
-      const size_t count = std::min(kPiece, hits.size() - first);
-      std::vector<loci::v1::Passage> passages;
-      if (call.include_text) {
-        std::vector<ViewRow> rows;
-        for (size_t i = first; i < first + count; ++i) rows.push_back(hits[i].row);
-        LOCI_RETURN_IF_ERROR(view.Read(rows, &passages));
-      }
-      for (size_t i = 0; i < count; ++i) {
-        SearchHit hit;
-        hit.id = std::move(hits[first + i].id);
-        hit.score = hits[first + i].score;
-        reply_bytes += static_cast<int64_t>(hit.id.size() + sizeof(float));
-        if (call.include_text) {
-          hit.passage = std::move(passages[i]);
-          reply_bytes += static_cast<int64_t>(hit.passage.ByteSizeLong());
-        }
-        if (call.include_vectors) {
-          hit.vector.resize(view.dim());
-          LOCI_RETURN_IF_ERROR(view.CopyVector(hits[first + i].row, hit.vector.data()));
-          reply_bytes += static_cast<int64_t>(hit.vector.size() * sizeof(float));
-        }
-        reply->results[q].push_back(std::move(hit));
-      }
-      if (reply_bytes > call.max_reply_bytes) {
-        return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("the reply would have more than ", call.max_reply_bytes,
-                                                                       " bytes; ask for less at once")),
-                               "REPLY_TOO_LARGE", {{"field", "top_k"}, {"limit_bytes", absl::StrCat(call.max_reply_bytes)}});
-      }
-    }
+    std::vector<SearchHit>& hits = reply->results[q];
+    hits.reserve(found.hits[q].size());
+    LOCI_RETURN_IF_ERROR(fetcher.Fetch(found.hits[q], [&hits](ViewHit& hit, loci::v1::Passage&& passage, std::vector<float>&& vector) {
+      hits.push_back({std::move(hit.id), hit.score, std::move(passage), std::move(vector)});
+    }));
   }
   return absl::OkStatus();
 }

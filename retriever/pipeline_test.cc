@@ -12,6 +12,7 @@
 #include "base/fake_metrics.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "retriever/hit_fetcher.h"
 #include "retriever/testing/retriever_fixture.h"
 
 namespace loci {
@@ -129,7 +130,7 @@ TEST_F(PipelineTest, NeverMoreThanThereIs) {
 
 TEST_F(PipelineTest, GathersNoReplyThatCanNotBeSent) {
   SearchCall call{.store = "s", .queries = {std::string("tea")}, .options = {.top_k = 3}, .include_vectors = true};
-  call.max_reply_bytes = 3 * (kDim * 4 + 1 + 4);
+  call.max_reply_bytes = 3 * (kDim * 4 + 1 + 4 + kHitFramingBytes + kVectorFramingBytes);
   EXPECT_TRUE(Search(call).ok());
   --call.max_reply_bytes;
   const auto refused = Search(call);

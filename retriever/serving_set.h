@@ -35,6 +35,13 @@ class ServingSetHolder {
     current_.swap(next);
     return next;
   }
+  // The same, where that still is `expected`; whether it was.
+  bool Replace(const std::shared_ptr<const ServingSet>& expected, std::shared_ptr<const ServingSet> next) {
+    MutexLock lock(&mutex_);
+    if (current_ != expected) return false;
+    current_.swap(next);  // Dies after the lock.
+    return true;
+  }
 
  private:
   mutable Mutex mutex_;

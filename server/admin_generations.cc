@@ -40,7 +40,8 @@ void FillActivation(const ActivationResult& result, bool done, Response* respons
   response->set_done(done);
 }
 
-// Of operations that nobody waits for: so that none of them waits behind another kind's.
+// Of operations that nobody waits for, and of those that take hours: so that none waits behind a kind that takes longer. (Verifications and tunings
+// read all of a store once or a few times.)
 ThreadPool& PoolOf(const ServiceContext& services, JobKind kind) {
   switch (kind) {
     case JobKind::kVerify:
@@ -181,6 +182,29 @@ bool WatchOn(const ServiceContext& services, const std::string& store, const Wat
 
 }  // namespace
 
+template <typename Response>
+absl::StatusOr<CallRest> AdminServiceImpl::QueueJob(JobSpec spec, bool no_wait,
+                                                                  std::function<absl::Status(const OperationControl&, Response*)> operation,
+                                                                  Response* response) {
+  if (no_wait) {
+    LOCI_RETURN_IF_ERROR(RunJob<Response>(services_, std::move(spec), no_wait, std::move(operation), response));
+    return CallRest();
+  }
+  CallRest rest{.pool = &PoolOf(services_, spec.kind)};
+  const bool builds = spec.kind == JobKind::kReembed || spec.kind == JobKind::kFold;
+  spec.request_id = CurrentRequestId();
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<JobHandle> job, services_.jobs->Start(std::move(spec)));
+  response->set_job(job->id());
+  job->SetPhase("queued", 0, "");
+  rest.run = [job, builds, response, &clock = *services_.clock, operation = std::move(operation)] {
+    absl::Status status = job->limits().Check(clock.NowMicros());
+    if (status.ok()) status = operation(ControlOf(job, builds ? kFoldSwitch : ""), response);
+    return job->Finish(status, status.ok() ? response->SerializeAsString() : "");
+  };
+  rest.refused = [job](absl::Status why) { return job->Finish(std::move(why)); };
+  return rest;
+}
+
 grpc::ServerUnaryReactor* AdminServiceImpl::ListGenerations(grpc::CallbackServerContext* context,
                                                             const loci::v1::ListGenerationsRequest* request,
                                                             loci::v1::ListGenerationsResponse* response) {
@@ -220,6 +244,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackSer
       FillActivation(result, !dry_run, reply);
       return absl::OkStatus();
     };
+    if (strategy == ActivationStrategy::kInPlace) LOCI_RETURN_IF_ERROR(services_.training->CheckNotLeased(store, request->generation()));
     if (request->dry_run()) return activate({.limits = limits}, response);
     LOCI_RETURN_IF_ERROR(services_.manager->CheckGeneration(store, request->generation()));
     response->set_generation(request->generation());
@@ -231,9 +256,15 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ActivateGeneration(grpc::CallbackSer
         return WatchOn(services, store, watch, strategy, place, job, reply);
       };
     }
-    return RunJob<loci::v1::ActivateGenerationResponse>(
+    const int64_t start_us = services_.clock->NowMicros();
+    const absl::Status activated = RunJob<loci::v1::ActivateGenerationResponse>(
         services_, {.kind = JobKind::kActivate, .store = store, .generation = request->generation(), .limits = limits}, request->no_wait(),
         activate, response, std::move(follow));
+    const bool plain = gates->empty() && watch.watch_us == 0 && strategy == ActivationStrategy::kBlueGreen && response->encoded_count() == 0;
+    if (activated.ok() && response->done() && plain && response->previous_generation() != response->generation()) {
+      services_.manager->ObserveActivation(store, services_.clock->NowMicros() - start_us);
+    }
+    return activated;
   });
 }
 
@@ -289,6 +320,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::RollbackStore(grpc::CallbackServerCo
       FillActivation(result, !dry_run, reply);
       return absl::OkStatus();
     };
+    if (strategy == ActivationStrategy::kInPlace) LOCI_RETURN_IF_ERROR(services_.training->CheckNotLeased(store, /*target=*/""));
     if (request->dry_run()) return roll_back({.limits = limits}, response);
     LOCI_RETURN_IF_ERROR(services_.manager->GetStore(store).status());
     return RunJob<loci::v1::RollbackStoreResponse>(services_, {.kind = JobKind::kRollback, .store = store, .limits = limits},
@@ -314,7 +346,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::FoldStore(grpc::CallbackServerContex
 
 grpc::ServerUnaryReactor* AdminServiceImpl::ReembedStore(grpc::CallbackServerContext* context, const loci::v1::ReembedStoreRequest* request,
                                                          loci::v1::ReembedStoreResponse* response) {
-  return Run(Method::kReembedStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
+  return RunCallThen(services_, Method::kReembedStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::StatusOr<CallRest> {
     LOCI_ASSIGN_OR_RETURN(ReembedOptions options, ValidateReembed(*request));
     LOCI_RETURN_IF_ERROR(services_.manager->TryCapture(options.store, "").status());  // No job for what serves nothing.
     LOCI_ASSIGN_OR_RETURN(options.encoder, services_.manager->encoders().Get(request->encoder()));
@@ -322,7 +354,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ReembedStore(grpc::CallbackServerCon
     if (request->dry_run()) {
       LOCI_ASSIGN_OR_RETURN(const ReembedEstimate estimate, EstimateReembedding(*services_.manager, options, limits));
       FillReembedEstimate(estimate, response);
-      return absl::OkStatus();
+      return CallRest();
     }
     const JobSpec spec{.kind = JobKind::kReembed, .store = options.store, .limits = limits};
     const auto reembed = [&services = services_, options](const OperationControl& control, loci::v1::ReembedStoreResponse* reply) -> absl::Status {
@@ -331,13 +363,13 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ReembedStore(grpc::CallbackServerCon
       FillReembed(result, reply);
       return absl::OkStatus();
     };
-    return RunJob<loci::v1::ReembedStoreResponse>(services_, spec, request->no_wait(), reembed, response);
+    return QueueJob<loci::v1::ReembedStoreResponse>(spec, request->no_wait(), reembed, response);
   });
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::TuneStore(grpc::CallbackServerContext* context, const loci::v1::TuneStoreRequest* request,
                                                       loci::v1::TuneStoreResponse* response) {
-  return Run(Method::kTuneStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::Status {
+  return RunCallThen(services_, Method::kTuneStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::StatusOr<CallRest> {
     LOCI_ASSIGN_OR_RETURN(ValidTune valid, ValidateTune(*request));
     LOCI_RETURN_IF_ERROR(services_.manager->TryCapture(valid.store, "").status());  // No job for what serves nothing.
     const auto tune = [&manager = *services_.manager, store = valid.store, options = std::move(valid.options)](
@@ -349,8 +381,8 @@ grpc::ServerUnaryReactor* AdminServiceImpl::TuneStore(grpc::CallbackServerContex
       reply->set_done(true);
       return absl::OkStatus();
     };
-    return RunJob<loci::v1::TuneStoreResponse>(services_, {.kind = JobKind::kTune, .store = valid.store, .limits = limits}, request->no_wait(),
-                                               tune, response);
+    return QueueJob<loci::v1::TuneStoreResponse>({.kind = JobKind::kTune, .store = valid.store, .limits = limits}, request->no_wait(), tune,
+                                                 response);
   });
 }
 
@@ -379,6 +411,12 @@ grpc::ServerUnaryReactor* AdminServiceImpl::PlanActivation(grpc::CallbackServerC
     if (strategy == ActivationStrategy::kInPlace && !gates.empty()) return NoGatesInPlace();
     LOCI_ASSIGN_OR_RETURN(const ActivationPlan plan, services_.manager->PlanActivation(store, request->generation(), policy, strategy));
     FillPlan(plan, response);
+    if (strategy == ActivationStrategy::kInPlace) {
+      if (const absl::Status leased = services_.training->CheckNotLeased(store, request->generation()); !leased.ok()) {
+        response->add_blockers(absl::StrCat("HELD: ", leased.message()));
+        response->set_can_activate(false);
+      }
+    }
     return PlanGates(*services_.manager, store, request->generation(), gates, limits, response);
   });
 }

@@ -9,7 +9,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
-#include "base/log_context.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
@@ -20,7 +19,6 @@
 #include "server/matrix_codec.h"
 #include "server/reply.h"
 #include "server/request_errors.h"
-#include "server/unary_call.h"
 #include "server/validation.h"
 
 namespace loci {
@@ -35,19 +33,7 @@ constexpr int64_t kYieldingEndMs = 10'000;  // So long the deletion of a store w
 
 grpc::ServerUnaryReactor* AdminServiceImpl::Run(Method method, grpc::CallbackServerContext* context, size_t size_bytes,
                                                 std::function<absl::Status(const RequestLimits&)> body) {
-  UnaryCall* const call = new UnaryCall(services_, method, context);
-  if (!call->Admit(static_cast<int64_t>(size_bytes))) return call;
-  ThreadPool& pool = IsControl(method) ? *services_.control_pool : *services_.admin_pool;
-  const bool queued = pool.TrySubmit([this, call, body = std::move(body)] {
-    const ScopedLogContext context(call->trace().request_id, call->trace().trace_id);
-    absl::Status status = call->limits().Check(services_.clock->NowMicros());
-    if (status.ok()) status = body(call->limits());
-    call->Answer(status);
-  });
-  if (!queued) {
-    call->Answer(ErrorWithReason(absl::ResourceExhaustedError("the queue of the admin pool is full"), "OVERLOADED"));
-  }
-  return call;
+  return RunCall(services_, method, context, size_bytes, std::move(body));
 }
 
 grpc::ServerUnaryReactor* AdminServiceImpl::CreateStore(grpc::CallbackServerContext* context, const loci::v1::CreateStoreRequest* request,

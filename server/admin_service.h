@@ -6,10 +6,14 @@
 #include <functional>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/cancellation.h"
 #include "grpcpp/grpcpp.h"
 #include "proto/loci/v1/admin.grpc.pb.h"
+#include "retriever/generation_manager.h"
+#include "retriever/job_registry.h"
 #include "server/service_context.h"
+#include "server/unary_call.h"
 
 namespace loci {
 
@@ -77,6 +81,11 @@ class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMet
   // Admits a request of `size_bytes` and runs `body` on the admin pool; its status ends the call.
   grpc::ServerUnaryReactor* Run(Method method, grpc::CallbackServerContext* context, size_t size_bytes,
                                 std::function<absl::Status(const RequestLimits&)> body);
+
+  // As RunJob, but that a job that is waited for runs on its kind's pool too, and takes no thread from what is short.
+  template <typename Response>
+  absl::StatusOr<CallRest> QueueJob(JobSpec spec, bool no_wait, std::function<absl::Status(const OperationControl&, Response*)> operation,
+                                Response* response);
 
   absl::Status ReadPassages(const loci::v1::GetPassagesRequest& request, const RequestLimits& limits,
                             loci::v1::GetPassagesResponse* response) const;

@@ -25,27 +25,6 @@ bool SizeFits(int64_t rows, int64_t cols, size_t element_size, size_t size_bytes
   return size_bytes % row_bytes == 0 && size_bytes / row_bytes == static_cast<size_t>(rows);
 }
 
-absl::Status CheckShape(const Matrix& matrix, ElementType type, std::string_view field) {
-  if (matrix.rows() < 0) return InvalidField(Part(field, "rows"), absl::StrCat("is ", matrix.rows(), "; it must be at least 0"));
-  const int64_t least_cols = matrix.rows() == 0 ? 0 : 1;
-  if (matrix.cols() < least_cols || matrix.cols() > kMaxMatrixCols) {
-    return InvalidField(Part(field, "cols"),
-                        absl::StrCat("is ", matrix.cols(), "; it must be from ", least_cols, " to ", kMaxMatrixCols));
-  }
-  if (!SizeFits(matrix.rows(), matrix.cols(), ElementSize(type), matrix.data().size())) {
-    return InvalidField(Part(field, "data"), absl::StrCat("has ", matrix.data().size(), " bytes; ", matrix.rows(), " x ", matrix.cols(),
-                                                          " elements of ", AbslView(ElementTypeName(type)), " need ",
-                                                          ElementSize(type), " bytes each"));
-  }
-  const int64_t scale_count = type == ElementType::kInt8 ? matrix.rows() : 0;
-  if (matrix.scales_size() != scale_count) {
-    return InvalidField(Part(field, "scales"),
-                        absl::StrCat("has ", matrix.scales_size(), " entries; it must have ", scale_count,
-                                     type == ElementType::kInt8 ? ", one a row" : ": scales go with INT8 only"));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<ElementType> ElementTypeOf(VectorType type, std::string_view field) {
@@ -82,9 +61,31 @@ VectorType VectorTypeOf(ElementType type) {
   return loci::v1::VECTOR_TYPE_UNSPECIFIED;
 }
 
+absl::Status CheckMatrixShape(const Matrix& matrix, std::string_view field) {
+  LOCI_ASSIGN_OR_RETURN(const ElementType type, ElementTypeOf(matrix.type(), Part(field, "type")));
+  if (matrix.rows() < 0) return InvalidField(Part(field, "rows"), absl::StrCat("is ", matrix.rows(), "; it must be at least 0"));
+  const int64_t least_cols = matrix.rows() == 0 ? 0 : 1;
+  if (matrix.cols() < least_cols || matrix.cols() > kMaxMatrixCols) {
+    return InvalidField(Part(field, "cols"),
+                        absl::StrCat("is ", matrix.cols(), "; it must be from ", least_cols, " to ", kMaxMatrixCols));
+  }
+  if (!SizeFits(matrix.rows(), matrix.cols(), ElementSize(type), matrix.data().size())) {
+    return InvalidField(Part(field, "data"), absl::StrCat("has ", matrix.data().size(), " bytes; ", matrix.rows(), " x ", matrix.cols(),
+                                                          " elements of ", AbslView(ElementTypeName(type)), " need ",
+                                                          ElementSize(type), " bytes each"));
+  }
+  const int64_t scale_count = type == ElementType::kInt8 ? matrix.rows() : 0;
+  if (matrix.scales_size() != scale_count) {
+    return InvalidField(Part(field, "scales"),
+                        absl::StrCat("has ", matrix.scales_size(), " entries; it must have ", scale_count,
+                                     type == ElementType::kInt8 ? ", one a row" : ": scales go with INT8 only"));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<DecodedMatrix> DecodeMatrix(const Matrix& matrix, std::string_view field, NonFinite non_finite) {
   LOCI_ASSIGN_OR_RETURN(const ElementType type, ElementTypeOf(matrix.type(), Part(field, "type")));
-  LOCI_RETURN_IF_ERROR(CheckShape(matrix, type, field));
+  LOCI_RETURN_IF_ERROR(CheckMatrixShape(matrix, field));
   DecodedMatrix result;
   result.rows = matrix.rows();
   result.cols = matrix.cols();

@@ -33,7 +33,9 @@ enum class NonFinite {
 absl::StatusOr<ElementType> ElementTypeOf(loci::v1::VectorType type, std::string_view field);
 loci::v1::VectorType VectorTypeOf(ElementType type);
 
-// INVALID_ARGUMENT, naming `field`, value and limit, for negative rows, cols outside [1, 65536] (0 is good where rows is 0), data of another length than
+// Looks at the shape alone: the errors of DecodeMatrix but for numbers.
+absl::Status CheckMatrixShape(const loci::v1::Matrix& matrix, std::string_view field);
+// INVALID_ARGUMENT, naming `field`, value and limit, for an unknown type, negative rows, cols outside [1, 65536] (0 is good where rows is 0), data of another length than
 // rows x cols elements, or scales that do not fit: one finite number a row for INT8, none for another type.
 absl::StatusOr<DecodedMatrix> DecodeMatrix(const loci::v1::Matrix& matrix, std::string_view field, NonFinite non_finite);
 

@@ -38,10 +38,15 @@ enum class Method {
   kCancelJob,
   kWatchJob,
   kGetServerInfo,
+  kOpenSession,
+  kRenewSession,
+  kCloseSession,
+  kRetrieve,
+  kBackward,
 };
-inline constexpr int kMethodCount = static_cast<int>(Method::kGetServerInfo) + 1;
+inline constexpr int kMethodCount = static_cast<int>(Method::kBackward) + 1;
 std::string_view MethodName(Method method);  // "Encode"
-// Whether it looks after the server: reads of its state, cancelling and watching jobs. Short, and needed most when there is much else.
+// Whether it looks after the server: reads of its state, cancelling and watching jobs, leases of sessions. Short, and needed most when there is much else.
 bool IsControl(Method method);
 
 // Whether it goes through phases: tokenize, encode, search, fetch, read.

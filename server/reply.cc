@@ -15,13 +15,6 @@
 namespace loci {
 namespace {
 
-void FillHit(SearchHit&& hit, bool include_text, bool include_vectors, loci::v1::Hit* out) {
-  out->set_id(std::move(hit.id));
-  out->set_score(hit.score);
-  if (include_text) *out->mutable_passage() = std::move(hit.passage);
-  if (include_vectors) EncodeMatrix(hit.vector.data(), 1, static_cast<int64_t>(hit.vector.size()), ElementType::kFloat32, out->mutable_vector());
-}
-
 loci::v1::JobState StateOf(storage::JobRecord::State state) {
   switch (state) {
     case storage::JobRecord::STATE_RUNNING:
@@ -78,6 +71,13 @@ void FillTimings(const PhaseTimes& times, loci::v1::Timings* out) {
   out->set_read_us(times.read_us);
   out->set_total_us(times.total_us);
   out->set_filter_us(times.filter_us);
+}
+
+void FillHit(SearchHit&& hit, bool include_text, bool include_vectors, loci::v1::Hit* out) {
+  out->set_id(std::move(hit.id));
+  out->set_score(hit.score);
+  if (include_text) *out->mutable_passage() = std::move(hit.passage);
+  if (include_vectors) EncodeMatrix(hit.vector.data(), 1, static_cast<int64_t>(hit.vector.size()), ElementType::kFloat32, out->mutable_vector());
 }
 
 void FillEncodeResponse(const EncodeReply& reply, ElementType vector_type, loci::v1::EncodeResponse* out) {

@@ -26,6 +26,7 @@ namespace loci {
 // Each fills an empty message; replies that are passed as rvalues are moved from.
 void FillUsage(const TokenUsage& usage, loci::v1::TokenUsage* out);
 void FillTimings(const PhaseTimes& times, loci::v1::Timings* out);
+void FillHit(SearchHit&& hit, bool include_text, bool include_vectors, loci::v1::Hit* out);
 void FillEncodeResponse(const EncodeReply& reply, ElementType vector_type, loci::v1::EncodeResponse* out);
 void FillSearchResponse(SearchReply&& reply, bool include_text, bool include_vectors, loci::v1::SearchResponse* out);
 void FillAnswerResponse(AnswerReply&& reply, const std::string& reader, loci::v1::AnswerResponse* out);

@@ -10,11 +10,6 @@
 
 namespace loci {
 
-absl::Status InvalidField(std::string_view field, std::string_view problem) {
-  return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat(AbslView(field), " ", AbslView(problem))), "INVALID_ARGUMENT",
-                         {{"field", std::string(field)}});
-}
-
 absl::Status InField(const absl::Status& status, std::string_view field) {
   if (!absl::IsInvalidArgument(status)) return status;
   ErrorReason reason = GetErrorReason(status).value_or(ErrorReason{.reason = "INVALID_ARGUMENT"});

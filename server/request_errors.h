@@ -6,12 +6,9 @@
 #include <string_view>
 
 #include "absl/status/status.h"
+#include "base/field_error.h"  // InvalidField, for who validates.
 
 namespace loci {
-
-// INVALID_ARGUMENT "`field` `problem`", its ErrorInfo with reason INVALID_ARGUMENT and `field` in the metadata:
-// InvalidField("top_k", "is 0; it must be from 1 to 10000").
-absl::Status InvalidField(std::string_view field, std::string_view problem);
 
 // `status` with `field` in its ErrorInfo where it is an INVALID_ARGUMENT that names none, or, where it names one, with `field` and a dot before
 // that: InField(ValidatePassage(passage), "passages[3]") is about "passages[3].text". Others stay as they are.

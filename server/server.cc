@@ -1,10 +1,7 @@
 #include "server/server.h"
 
-#include <sys/sysinfo.h>
-
 #include <algorithm>
 #include <chrono>
-#include <fstream>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -27,6 +24,8 @@
 #include "retriever/job_registry.h"
 #include "retriever/live_recall.h"
 #include "retriever/pipeline.h"
+#include "retriever/training_pipeline.h"
+#include "retriever/training_sessions.h"
 #include "server/address.h"
 #include "server/admin_service.h"
 #include "server/admission.h"
@@ -36,9 +35,10 @@
 #include "server/refusal_queue.h"
 #include "server/request_metrics.h"
 #include "server/retrieval_service.h"
+#include "server/server_info.h"
 #include "server/service_context.h"
+#include "server/training_service.h"
 #include "server/validation.h"
-#include "server/version.h"
 
 // OpenBLAS runs its own threads unless told otherwise. Weak: there where something links it.
 extern "C" void openblas_set_num_threads(int) __attribute__((weak));
@@ -71,62 +71,6 @@ constexpr int64_t kMaxWatches = 1'024;
 // Files that connections never take.
 constexpr int64_t kSpareFiles = 32;
 
-std::string CpuName() {
-  std::ifstream cpuinfo("/proc/cpuinfo");
-  std::string line;
-  while (std::getline(cpuinfo, line)) {
-    if (line.starts_with("model name")) {
-      const size_t colon = line.find(": ");
-      if (colon != std::string::npos) return line.substr(colon + 2);
-    }
-  }
-  return "";
-}
-
-int64_t MemoryBytes() {
-  struct sysinfo info {};
-  return sysinfo(&info) == 0 ? static_cast<int64_t>(info.totalram) * info.mem_unit : 0;
-}
-
-loci::v1::GetServerInfoResponse MakeInfo(const CudaProbe& probe, const DeviceChoice& choice, const ServerOptions& options) {
-  loci::v1::GetServerInfoResponse info;
-  info.set_version(kVersion);
-  info.set_cpu_isa(std::string(CpuIsaName(DetectCpuIsa())));
-  loci::v1::Device& cpu = *info.add_devices();
-  cpu.set_device("cpu");
-  cpu.set_name(CpuName());
-  cpu.set_memory_bytes(MemoryBytes());
-  for (const CudaDevice& device : probe.devices) {
-    loci::v1::Device& cuda = *info.add_devices();
-    cuda.set_device(absl::StrCat("cuda:", device.ordinal));
-    cuda.set_name(device.name);
-    cuda.set_memory_bytes(device.total_memory_bytes);
-  }
-  for (loci::v1::Device& device : *info.mutable_devices()) {
-    device.set_chosen(device.device() == choice.name);
-    device.set_reason(device.chosen() ? choice.reason : absl::StrCat(choice.name, " was chosen"));
-  }
-  loci::v1::Limits& limits = *info.mutable_limits();
-  limits.set_max_message_bytes(kMaxMessageBytes);
-  limits.set_max_top_k(kMaxTopK);
-  limits.set_max_queries(kMaxQueries);
-  limits.set_max_texts(kMaxTexts);
-  limits.set_max_text_bytes(kMaxTextBytes);
-  limits.set_max_passages_per_batch(kMaxPassages);
-  limits.set_max_in_flight_requests(options.max_in_flight);
-  limits.set_max_in_flight_bytes(options.max_in_flight_bytes);
-  limits.set_max_ingests(options.max_ingests);
-  limits.set_max_control_requests(kMaxControlRequests);
-  limits.set_max_queued_tokens(options.batcher.max_queued_tokens);
-  for (const MethodLimit& limit : options.method_limits) {
-    loci::v1::MethodLimit& out = *limits.add_method_limits();
-    out.set_method(limit.method);
-    out.set_max_in_flight(limit.max_in_flight);
-    out.set_max_deadline_ms(limit.max_deadline_ms);
-  }
-  return info;
-}
-
 int ThreadCount(const ServerOptions& options) {
   if (options.thread_count > 0) return options.thread_count;
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
@@ -146,6 +90,8 @@ struct Server::State {
   std::unique_ptr<GenerationManager> manager;
   std::unique_ptr<LiveRecall> live_recall;
   std::unique_ptr<Pipeline> pipeline;
+  std::unique_ptr<TrainingSessions> training_sessions;
+  std::unique_ptr<TrainingPipeline> training_pipeline;
   std::unique_ptr<JobRegistry> jobs;
   std::unique_ptr<ThreadPool> admin_pool;
   std::unique_ptr<ThreadPool> load_pool;
@@ -169,6 +115,7 @@ struct Server::State {
   ServiceContext services;
   std::unique_ptr<RetrievalServiceImpl> retrieval;
   std::unique_ptr<AdminServiceImpl> admin;
+  std::unique_ptr<TrainingServiceImpl> training;
   std::unique_ptr<grpc::Server> grpc_server;
   // Before the server that they hand connections to.
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> hand_over;
@@ -184,11 +131,12 @@ struct Server::State {
   void CloseData();
 };
 
-// What is looked up whenever metrics are read: of stores, of live recall, and what the process takes as a whole.
+// What is looked up whenever metrics are read: of stores, of live recall, of training, and what the process takes as a whole.
 std::vector<GaugeSample> Server::State::Samples() const {
   std::vector<GaugeSample> samples = manager->Metrics();
-  const std::vector<GaugeSample> recall = live_recall->Metrics();
-  samples.insert(samples.end(), recall.begin(), recall.end());
+  for (const std::vector<GaugeSample>& further : {live_recall->Metrics(), training_sessions->Metrics()}) {
+    samples.insert(samples.end(), further.begin(), further.end());
+  }
   const ProcessUsage usage = ReadProcessUsage(PosixFileSystem());
   samples.push_back({"loci_process_resident_bytes", "Memory of the process that is in RAM, pages of mapped files included.", {},
                      static_cast<double>(usage.resident_bytes)});
@@ -282,6 +230,10 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   pipeline_options.live_recall = live_recall.get();
   pipeline_options.readers = MakeReaders(options.abstain_threshold);
   pipeline = std::make_unique<Pipeline>(std::move(pipeline_options));
+
+  training_sessions = std::make_unique<TrainingSessions>(TrainingSessions::Options{.clock = options.clock, .metrics = &metrics});
+  training_pipeline = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{
+      .manager = manager.get(), .sessions = training_sessions.get(), .pool = compute_pool.get(), .clock = options.clock});
   return absl::OkStatus();
 }
 
@@ -294,6 +246,7 @@ absl::Status Server::State::Listen() {
                                                                    grpc::InsecureServerCredentials());
   builder.RegisterService(retrieval.get());
   builder.RegisterService(admin.get());
+  builder.RegisterService(training.get());
   builder.SetMaxReceiveMessageSize(static_cast<int>(kMaxMessageBytes));
   builder.SetMaxSendMessageSize(static_cast<int>(kMaxMessageBytes));
   builder.AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, options.keepalive.time_ms);
@@ -323,7 +276,8 @@ absl::Status Server::State::Listen() {
 
 void Server::State::SetHealth(bool serving) {
   grpc::HealthCheckServiceInterface* const health = grpc_server->GetHealthCheckService();
-  for (const char* service : {loci::v1::RetrievalService::service_full_name(), loci::v1::AdminService::service_full_name()}) {
+  for (const char* service : {loci::v1::RetrievalService::service_full_name(), loci::v1::AdminService::service_full_name(),
+                              loci::v1::TrainingService::service_full_name()}) {
     health->SetServingStatus(service, serving);
   }
   health->SetServingStatus(serving);  // Overall.
@@ -343,6 +297,7 @@ void Server::State::CloseData() {
   fold_pool.reset();
   reembed_pool.reset();
   jobs.reset();
+  training_sessions->CloseAll();
   std::vector<std::shared_ptr<TextEncoder>> held = encoders->Loaded();
   manager.reset();
   encoders.reset();
@@ -350,7 +305,9 @@ void Server::State::CloseData() {
     while (encoder.use_count() > 1) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   held.clear();
-  compute_pool.reset();  // Its tasks use both of these.
+  compute_pool.reset();  // Its tasks use all of these.
+  training_pipeline.reset();
+  training_sessions.reset();
   pipeline.reset();
   live_recall.reset();
   lock.reset();
@@ -404,6 +361,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   ServiceContext& services = state->services;
   services.manager = state->manager.get();
   services.pipeline = state->pipeline.get();
+  services.training = state->training_pipeline.get();
   services.admin_pool = state->admin_pool.get();
   services.jobs = state->jobs.get();
   services.build_pool = state->build_pool.get();
@@ -440,10 +398,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   }
   services.pushback_ms = state->options.pushback_ms;
   services.ingest_idle_timeout_ms = state->options.ingest_idle_timeout_ms;
-  services.info = MakeInfo(probe, device, state->options);
+  services.info = MakeServerInfo(probe, device, state->options, kMaxControlRequests);
   for (const std::string& reader : state->pipeline->reader_names()) services.info.add_readers(reader);
   state->retrieval = std::make_unique<RetrievalServiceImpl>(services);
   state->admin = std::make_unique<AdminServiceImpl>(services);
+  state->training = std::make_unique<TrainingServiceImpl>(services);
   // The port opens when everything behind it is there, so that health never says SERVING too early.
   LOCI_RETURN_IF_ERROR(state->Listen());
   state->metrics.SetSamples([state = state.get()] { return state->Samples(); });

@@ -1,4 +1,4 @@
-// What both services work with.
+// What the services work with.
 #ifndef LOCI_SERVER_SERVICE_CONTEXT_H_
 #define LOCI_SERVER_SERVICE_CONTEXT_H_
 
@@ -12,6 +12,7 @@
 #include "retriever/generation_manager.h"
 #include "retriever/job_registry.h"
 #include "retriever/pipeline.h"
+#include "retriever/training_pipeline.h"
 #include "server/admission.h"
 #include "server/refusal_queue.h"
 #include "server/request_metrics.h"
@@ -28,6 +29,7 @@ struct ServiceContext {
 
   GenerationManager* manager = nullptr;
   Pipeline* pipeline = nullptr;
+  TrainingPipeline* training = nullptr;
   ThreadPool* admin_pool = nullptr;    // Runs what blocks. Its queue has room for a task of every call that is admitted.
   ThreadPool* control_pool = nullptr;  // Runs what `control` admits.
   JobRegistry* jobs = nullptr;

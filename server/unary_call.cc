@@ -6,6 +6,8 @@
 #include <string>
 #include <utility>
 
+#include "base/error.h"
+#include "base/log_context.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "server/conclude_call.h"
@@ -78,6 +80,36 @@ void UnaryCall::Answer(const absl::Status& status) {
   const bool can_wait = limits_.deadline_us() - now_us > kLeastPatience * services_.refusals->hold().count();
   if (conclusion.overloaded && can_wait) return services_.refusals->Add([this, answer = std::move(conclusion.status)] { Finish(answer); });
   Finish(std::move(conclusion.status));
+}
+
+grpc::ServerUnaryReactor* RunCall(const ServiceContext& services, Method method, grpc::CallbackServerContext* context, size_t size_bytes,
+                                  std::function<absl::Status(const RequestLimits&)> body) {
+  return RunCallThen(services, method, context, size_bytes, [body = std::move(body)](const RequestLimits& limits) -> absl::StatusOr<CallRest> {
+    LOCI_RETURN_IF_ERROR(body(limits));
+    return CallRest();
+  });
+}
+
+grpc::ServerUnaryReactor* RunCallThen(const ServiceContext& services, Method method, grpc::CallbackServerContext* context, size_t size_bytes,
+                                      std::function<absl::StatusOr<CallRest>(const RequestLimits&)> body) {
+  UnaryCall* const call = new UnaryCall(services, method, context);
+  if (!call->Admit(static_cast<int64_t>(size_bytes))) return call;
+  ThreadPool& pool = IsControl(method) ? *services.control_pool : *services.admin_pool;
+  const bool queued = pool.TrySubmit([&services, call, body = std::move(body)] {
+    const ScopedLogContext context(call->trace().request_id, call->trace().trace_id);
+    if (absl::Status live = call->limits().Check(services.clock->NowMicros()); !live.ok()) return call->Answer(live);
+    absl::StatusOr<CallRest> rest = body(call->limits());
+    if (!rest.ok() || rest->pool == nullptr) return call->Answer(rest.status());
+    const bool queued = rest->pool->TrySubmit([call, run = std::move(rest->run)] {
+      const ScopedLogContext context(call->trace().request_id, call->trace().trace_id);
+      call->Answer(run());
+    });
+    if (!queued) call->Answer(rest->refused(ErrorWithReason(absl::ResourceExhaustedError("the queue of such jobs is full"), "OVERLOADED")));
+  });
+  if (!queued) {
+    call->Answer(ErrorWithReason(absl::ResourceExhaustedError("the queue of the admin pool is full"), "OVERLOADED"));
+  }
+  return call;
 }
 
 }  // namespace loci

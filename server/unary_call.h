@@ -8,10 +8,14 @@
 #define LOCI_SERVER_UNARY_CALL_H_
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "base/cancellation.h"
+#include "base/thread_pool.h"
 #include "grpcpp/grpcpp.h"
 #include "retriever/pipeline.h"
 #include "server/admission.h"
@@ -57,6 +61,21 @@ class UnaryCall final : public grpc::ServerUnaryReactor {
   Admission::Permit method_permit_;
   std::atomic<bool> answered_{false};
 };
+
+// A call of `method` that is validated and answered by `body`, which may block: on the control pool where the method looks after the server, on the
+// admin pool else. Returns what the handler must return.
+grpc::ServerUnaryReactor* RunCall(const ServiceContext& services, Method method, grpc::CallbackServerContext* context, size_t size_bytes,
+                                  std::function<absl::Status(const RequestLimits&)> body);
+
+// What is left of a call once its body has returned, for another pool's threads.
+struct CallRest {
+  ThreadPool* pool = nullptr;         // Null: nothing is, and the call ends.
+  std::function<absl::Status()> run;  // Its status ends the call.
+  std::function<absl::Status(absl::Status)> refused;  // The same, where the pool has no place for it, which it is told.
+};
+// As RunCall.
+grpc::ServerUnaryReactor* RunCallThen(const ServiceContext& services, Method method, grpc::CallbackServerContext* context, size_t size_bytes,
+                                      std::function<absl::StatusOr<CallRest>(const RequestLimits&)> body);
 
 }  // namespace loci
 

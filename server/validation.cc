@@ -11,31 +11,11 @@
 #include "index/index_specification.h"
 #include "index/store.h"
 #include "retriever/passage_validation.h"
+#include "server/field_checks.h"
 #include "server/request_errors.h"
 
 namespace loci {
 namespace {
-
-std::string Element(std::string_view field, int64_t i) { return absl::StrCat(AbslView(field), "[", i, "]"); }
-
-std::string Range(int64_t value, int64_t least, int64_t most) {
-  return absl::StrCat("is ", value, "; it must be from ", least, " to ", most);
-}
-
-absl::Status CheckCount(std::string_view field, int64_t count, int64_t least, int64_t most) {
-  if (count >= least && count <= most) return absl::OkStatus();
-  return InvalidField(field, absl::StrCat("has ", count, " entries; it must have from ", least, " to ", most));
-}
-
-absl::Status CheckText(std::string_view field, std::string_view text) {
-  if (static_cast<int64_t>(text.size()) <= kMaxTextBytes) return absl::OkStatus();
-  return InvalidField(field, absl::StrCat("has ", text.size(), " bytes; the limit is ", kMaxTextBytes));
-}
-
-absl::Status CheckQuestion(std::string_view field, std::string_view text) {
-  if (text.empty()) return InvalidField(field, "is empty; it must have at least 1 byte");
-  return CheckText(field, text);
-}
 
 absl::Status CheckIds(const google::protobuf::RepeatedPtrField<std::string>& ids) {
   LOCI_RETURN_IF_ERROR(CheckCount("ids", ids.size(), 1, kMaxPassages));
@@ -72,7 +52,9 @@ absl::StatusOr<std::vector<float>> QueryVector(const loci::v1::Matrix& matrix, s
   return std::move(decoded.values);
 }
 
-absl::StatusOr<IndexSearchOptions> ValidateOptions(const loci::v1::SearchOptions& options, int64_t top_k, int64_t query_count) {
+}  // namespace
+
+absl::StatusOr<IndexSearchOptions> ValidateSearchOptions(const loci::v1::SearchOptions& options, int64_t top_k, int64_t query_count) {
   IndexSearchOptions result;
   result.exact = options.exact();
   if (options.nprobe() < 0) {
@@ -103,8 +85,6 @@ absl::StatusOr<IndexSearchOptions> ValidateOptions(const loci::v1::SearchOptions
   }
   return result;
 }
-
-}  // namespace
 
 absl::StatusOr<std::string> ValidateStore(std::string_view store) {
   if (store.empty()) return std::string(kDefaultStore);
@@ -170,7 +150,7 @@ absl::StatusOr<SearchCall> ValidateSearch(const loci::v1::SearchRequest& request
     return InvalidField("top_k", absl::StrCat("is ", request.top_k(), " for ", request.queries_size(),
                                               " queries; their product must be at most ", kMaxHits));
   }
-  LOCI_ASSIGN_OR_RETURN(result.options, ValidateOptions(request.options(), request.top_k(), request.queries_size()));
+  LOCI_ASSIGN_OR_RETURN(result.options, ValidateSearchOptions(request.options(), request.top_k(), request.queries_size()));
   if (!request.filter().empty()) {
     LOCI_ASSIGN_OR_RETURN(result.filter, FilterExpression::Parse(request.filter()));
   }

@@ -27,12 +27,12 @@
 #include "retriever/pipeline.h"
 #include "retriever/reembedder.h"
 #include "retriever/store_tuner.h"
+#include "server/field_checks.h"
 #include "server/matrix_codec.h"
 
 namespace loci {
 
 inline constexpr int64_t kMaxMessageBytes = int64_t{64} << 20;
-inline constexpr int64_t kMaxTextBytes = int64_t{1} << 20;
 inline constexpr int kMaxTexts = 2'048;
 inline constexpr int kMaxQueries = 1'024;
 inline constexpr int64_t kMaxHits = 1'000'000;  // queries x top_k of one request.
@@ -56,6 +56,9 @@ absl::StatusOr<std::string> ValidateStore(std::string_view store);
 // A generation that a request names, empty included. NOT_FOUND where no generation can have that name ([A-Za-z0-9_.-], up to 64
 // characters, not starting with a dot), so that it never becomes a path.
 absl::Status ValidateGeneration(std::string_view store, std::string_view generation);
+
+// All but top_k and limits, of a request with so many queries.
+absl::StatusOr<IndexSearchOptions> ValidateSearchOptions(const loci::v1::SearchOptions& options, int64_t top_k, int64_t query_count);
 
 struct ValidEncode {
   EncodeCall call;

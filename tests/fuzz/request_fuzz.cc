@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "base/utf8.h"
+#include "server/training_validation.h"
 #include "server/validation.h"
 
 namespace {
@@ -57,13 +58,34 @@ void CheckSearch(const loci::v1::SearchRequest& request, const loci::SearchCall&
   }
 }
 
+void CheckRetrieve(const loci::v1::RetrieveRequest& request, const loci::TrainingRetrieveCall& call) {
+  Require(!call.session_id.empty() && call.query_count >= 1 && call.query_count <= loci::kMaxTrainingQueries);
+  Require(call.options.search.top_k >= 1 && call.options.search.top_k <= 10'000 && call.query_count * call.options.search.top_k <= loci::kMaxHits);
+  Require(call.options.temperature > 0 && std::isfinite(call.options.temperature));
+  Require((call.options.estimator == loci::Estimator::kExactZTail) == (call.options.tail_samples > 0));
+  Require(call.excluded.empty() || static_cast<int64_t>(call.excluded.size()) == call.query_count);
+  Require(request.filter().empty() == (call.filter == nullptr));
+  const auto require_finite = [&call](const auto& values) {
+    Require(static_cast<int64_t>(values.size()) == call.query_count * call.query_dim && !values.empty());
+    for (const auto value : values) Require(std::isfinite(value));
+  };
+  if (const auto* const texts = std::get_if<std::vector<std::string>>(&call.queries)) {
+    Require(static_cast<int64_t>(texts->size()) == call.query_count);
+    for (const std::string& text : *texts) Require(!text.empty());
+  } else if (const auto* const floats = std::get_if<std::vector<float>>(&call.queries)) {
+    require_finite(*floats);
+  } else {
+    require_finite(std::get<std::vector<double>>(call.queries));
+  }
+}
+
 }  // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
   const loci::RequestLimits limits;
-  switch (data[0] % 7) {
+  switch (data[0] % 9) {
     case 0:
       Run<loci::v1::SearchRequest>(bytes, [&](const auto& request) { return loci::ValidateSearch(request, limits); }, CheckSearch);
       break;
@@ -102,6 +124,20 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
         Require(IsName(valid.store) && valid.passages.size() == static_cast<size_t>(request.passages_size()) && !valid.passages.empty());
         for (const loci::v1::Passage& passage : valid.passages) Require(!passage.id().empty());
       });
+      break;
+    case 7:
+      Run<loci::v1::RetrieveRequest>(bytes, [&](const auto& request) { return loci::ValidateRetrieve(request, limits); }, CheckRetrieve);
+      break;
+    case 8:
+      Run<loci::v1::BackwardRequest>(
+          bytes, [&](const auto& request) { return loci::ValidateBackward(request, limits); },
+          [](const auto& request, const loci::ValidBackward& valid) {
+            const loci::TrainingBackwardCall& call = valid.call;
+            Require(!call.session_id.empty() && !call.handle.empty() && call.log_likelihoods.empty() != call.grad_log_probs.empty());
+            Require(static_cast<int64_t>(call.log_likelihoods.size() + call.grad_log_probs.size()) == call.rows * call.cols);
+            Require(call.row_query.size() == static_cast<size_t>(request.row_query_size()));
+            Require(!call.max_log_likelihood.has_value() || *call.max_log_likelihood < HUGE_VAL);
+          });
       break;
     default:
       Run<loci::v1::GetPassagesRequest>(bytes, loci::ValidateGetPassages,

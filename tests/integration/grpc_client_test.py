@@ -9,7 +9,7 @@ import os
 import unittest
 
 import grpc
-from loci_server import ReflectionClient, ServerProcess, error_info, main
+from loci_server import ReflectionClient, ServerProcess, delete_stores_and_stop, error_info, main
 
 CORPUS = {
     "sky": ("The sky", "The sky is blue because air molecules scatter short wavelengths of sunlight more than long ones."),
@@ -39,14 +39,7 @@ class GrpcClientTest(unittest.TestCase):
 
     @classmethod
     def tearDownClass(cls):
-        for store in cls.stores:
-            try:
-                cls.client.call("AdminService.DeleteStore", store=store, confirm_name=store)
-            except grpc.RpcError:
-                pass
-        cls.client.close()
-        status = cls.server.stop()
-        assert status in (None, 0), f"the server ended with {status} after SIGTERM"
+        delete_stores_and_stop(cls.client, cls.server, cls.stores)
 
     def passage(self, passage_id, text=None, **fields):
         title, corpus_text = CORPUS.get(passage_id, ("", ""))

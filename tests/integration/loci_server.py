@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import re
@@ -158,45 +159,59 @@ def error_info(error: grpc.RpcError) -> Any:
 class ReflectionClient:
     """Calls methods by name, with messages that the server itself describes."""
 
+    # Descriptors and classes are made at the beginning and by one thread: protobuf's C code crashes where two make them at once.
+    _descriptors_lock = threading.RLock()
+
     def __init__(self, address: str, like: ReflectionClient | None = None) -> None:
-        """With `like`, of the same server, messages are its: threads that each ask for descriptors crash protobuf's C code."""
+        """With `like`, of the same server, messages are its, already made."""
         self.channel = grpc.insecure_channel(address, options=[
             ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", 2 * MAX_MESSAGE_BYTES),
             ("grpc.enable_http_proxy", 0)])
         if like is not None:
             self.database, self.pool = like.database, like.pool
             return
-        self.database = ProtoReflectionDescriptorDatabase(self.channel)
-        self.pool = descriptor_pool.DescriptorPool(self.database)
+        with self._descriptors_lock:
+            self.database = ProtoReflectionDescriptorDatabase(self.channel)
+            self.pool = descriptor_pool.DescriptorPool(self.database)
+            for service in ("AdminService", "RetrievalService", "TrainingService"):
+                file = self.pool.FindServiceByName("loci.v1." + service).file
+                for described in (file, *file.dependencies):
+                    self._make_classes(described.message_types_by_name.values())
 
-    def load_all(self) -> None:
-        """Makes every message's class, so that none is made while threads use others."""
-        for service in ("AdminService", "RetrievalService"):
-            file = self.pool.FindServiceByName("loci.v1." + service).file
-            for described in (file, *file.dependencies):
-                for message in described.message_types_by_name.values():
-                    message_factory.GetMessageClass(message)
+    def _make_classes(self, descriptors: Iterable[Any]) -> None:
+        for descriptor in descriptors:
+            message_factory.GetMessageClass(descriptor)
+            self._make_classes(descriptor.nested_types)
+
+    def message_class(self, name: str) -> type:
+        with self._descriptors_lock:
+            return message_factory.GetMessageClass(self.pool.FindMessageTypeByName("loci.v1." + name))
+
+    def method_classes(self, service: str, name: str) -> tuple[type, type]:
+        """Of a method's request and response."""
+        with self._descriptors_lock:
+            method = self.pool.FindServiceByName("loci.v1." + service).FindMethodByName(name)
+            return message_factory.GetMessageClass(method.input_type), message_factory.GetMessageClass(method.output_type)
 
     def close(self) -> None:
         self.channel.close()
 
     def message(self, name: str, **fields: Any) -> Any:
-        return message_factory.GetMessageClass(self.pool.FindMessageTypeByName("loci.v1." + name))(**fields)
+        return self.message_class(name)(**fields)
 
     def value(self, enum: str, name: str) -> int:
-        return self.pool.FindEnumTypeByName("loci.v1." + enum).values_by_name[name].number
+        with self._descriptors_lock:
+            return self.pool.FindEnumTypeByName("loci.v1." + enum).values_by_name[name].number
 
     def call(self, method: str, timeout: float = 60, **fields: Any) -> Any:
         """`method` is "RetrievalService.Search"; `fields` are the request's."""
         service, name = method.split(".")
-        descriptor = self.pool.FindServiceByName("loci.v1." + service).FindMethodByName(name)
-        request = message_factory.GetMessageClass(descriptor.input_type)(**fields)
-        response = message_factory.GetMessageClass(descriptor.output_type)
+        request, response = self.method_classes(service, name)
         stub = self.channel.unary_unary(f"/loci.v1.{service}/{name}", lambda message: message.SerializeToString(), response.FromString)
-        return stub(request, timeout=timeout)
+        return stub(request(**fields), timeout=timeout)
 
     def ingest(self, header: dict[str, Any], batches: Iterable[dict[str, Any]], timeout: float = 120) -> Any:
-        response = message_factory.GetMessageClass(self.pool.FindMessageTypeByName("loci.v1.IngestResponse"))
+        response = self.message_class("IngestResponse")
 
         def requests() -> Iterator[Any]:
             yield self.message("IngestRequest", header=self.message("IngestHeader", **header))
@@ -208,12 +223,12 @@ class ReflectionClient:
 
     def export_store(self, timeout: float = 60, **fields: Any) -> bytes:
         """The archive of a store."""
-        chunk = message_factory.GetMessageClass(self.pool.FindMessageTypeByName("loci.v1.ExportChunk"))
+        chunk = self.message_class("ExportChunk")
         stub = self.channel.unary_stream("/loci.v1.AdminService/ExportStore", lambda message: message.SerializeToString(), chunk.FromString)
         return b"".join(part.data for part in stub(self.message("ExportRequest", **fields), timeout=timeout))
 
     def import_store(self, header: dict[str, Any], archive: bytes, timeout: float = 120, piece: int = 4096) -> Any:
-        response = message_factory.GetMessageClass(self.pool.FindMessageTypeByName("loci.v1.ImportResponse"))
+        response = self.message_class("ImportResponse")
 
         def requests() -> Iterator[Any]:
             yield self.message("ImportRequest", header=self.message("ImportHeader", **header))
@@ -224,7 +239,7 @@ class ReflectionClient:
         return stub(requests(), timeout=timeout)
 
     def import_encoder(self, name: str, folder: str, timeout: float = 120) -> Any:
-        response = message_factory.GetMessageClass(self.pool.FindMessageTypeByName("loci.v1.ImportEncoderResponse"))
+        response = self.message_class("ImportEncoderResponse")
 
         def requests() -> Iterator[Any]:
             request = self.message("ImportEncoderRequest")
@@ -265,6 +280,7 @@ class _XmlResult(unittest.TextTestResult):
 
 def main() -> None:
     """unittest.main() that also writes $XML_OUTPUT_FILE, so that Bazel counts cases and not files."""
+    faulthandler.enable()  # A crash in a C extension says where.
     program = unittest.main(module="__main__", exit=False, verbosity=2,
                             testRunner=unittest.TextTestRunner(resultclass=_XmlResult, verbosity=2))
     result = program.result
@@ -282,3 +298,15 @@ def main() -> None:
         with open(os.environ["XML_OUTPUT_FILE"], "w", encoding="utf-8") as file:
             file.write("\n".join(lines + ["</testsuite></testsuites>"]))
     sys.exit(0 if result.wasSuccessful() and result.testsRun > 0 else 1)
+
+
+def delete_stores_and_stop(client: ReflectionClient, server: ServerProcess, stores: list[str]) -> None:
+    """Of a test class that is done: its stores, where they are still there, its client, and the server, which must end well."""
+    for store in stores:
+        try:
+            client.call("AdminService.DeleteStore", store=store, confirm_name=store)
+        except grpc.RpcError:
+            pass
+    client.close()
+    status = server.stop()
+    assert status in (None, 0), f"the server ended with {status} after SIGTERM"

@@ -1,7 +1,10 @@
 // Re-embedding, and encoders that clients send, as a client sees them.
+#include <algorithm>
+#include <chrono>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
+#include <future>
 #include <map>
 #include <sstream>
 #include <string>
@@ -11,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "encoder/testing/tiny_checkpoint.h"
 #include "gmock/gmock.h"
+#include "tests/integration/gate_file_system.h"
 #include "tests/integration/server_fixture.h"
 
 namespace loci {
@@ -32,7 +36,12 @@ class ServerReembed : public ServerFixture {
     ServerFixture::SetUp();
     // Of the default encoder's dimension.
     ASSERT_TRUE(WriteTinyCheckpoint(PosixFileSystem(), OtherDirectory(), {.seed = 77}).ok());
+    options.fs = &gate_;
     StartServer();
+  }
+  void TearDown() override {
+    gate_.Release();
+    ServerFixture::TearDown();
   }
   std::string OtherDirectory() const { return directory_ + "/other"; }
 
@@ -131,6 +140,8 @@ class ServerReembed : public ServerFixture {
     for ([[maybe_unused]] const auto& entry : std::filesystem::directory_iterator(options.data_directory + "/encoders")) ++count;
     return count;
   }
+
+  GateFileSystem gate_;
 };
 
 TEST_F(ServerReembed, AnEncoderThatIsSentAnswersAsAFreshIngestByItAndARollBackUndoesIt) {
@@ -349,6 +360,43 @@ TEST_F(ServerReembed, AnEncoderThatDoesNotServeTheHalfIsRefusedEverywhere) {
   ASSERT_TRUE(Call(*admin, &Admin::ListGenerations, list, &listed).ok());
   for (const loci::v1::Generation& generation : listed.generations()) {
     EXPECT_NE(generation.state(), loci::v1::GENERATION_STATE_FAILED) << "it is whole, whatever the encoders are";
+  }
+}
+
+TEST_F(ServerReembed, NoMoreThanTwoRunAtOnceThoughTheirClientsWaitAndTheThirdWaitsItsTurn) {
+  constexpr int kStores = 4;
+  const std::string other = SendOther();
+  for (int i = 0; i < kStores; ++i) Ingest(absl::StrCat("held-", i), Corpus(3));
+  Ingest("written", Corpus(1));
+  gate_.Hold("/stores/held-");
+  std::vector<std::future<grpc::Status>> calls;
+  std::vector<loci::v1::ReembedStoreResponse> responses(kStores);
+  for (int i = 0; i < kStores; ++i) {
+    calls.push_back(std::async(std::launch::async, [this, i, &other, &responses] {
+      loci::v1::ReembedStoreRequest request = Request(other);
+      request.set_store(absl::StrCat("held-", i));
+      return Reembed(request, &responses[static_cast<size_t>(i)]);
+    }));
+  }
+  gate_.AwaitHeld(2);
+  const auto count_jobs = [&](bool queued) {
+    loci::v1::ListJobsResponse listed;
+    EXPECT_TRUE(Call(*admin, &Admin::ListJobs, loci::v1::ListJobsRequest(), &listed).ok());
+    return std::count_if(listed.jobs().begin(), listed.jobs().end(),
+                         [&](const loci::v1::Job& job) { return job.kind() == "reembed" && (!queued || job.phase() == "queued"); });
+  };
+  const auto deadline = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+  while (count_jobs(/*queued=*/false) < kStores && std::chrono::steady_clock::now() < deadline) std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  EXPECT_EQ(count_jobs(/*queued=*/true), kStores - 2);
+  Upsert("written", "a", "one");  // Threads are left for others.
+  gate_.Release();
+  for (std::future<grpc::Status>& call : calls) {
+    const grpc::Status status = call.get();
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  }
+  for (const loci::v1::ReembedStoreResponse& response : responses) {
+    EXPECT_TRUE(response.done());
+    EXPECT_EQ(WaitForEnd(response.job()).reembed().generation(), response.generation());
   }
 }
 

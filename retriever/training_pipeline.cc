@@ -1,0 +1,317 @@
+#include "retriever/training_pipeline.h"
+
+#include <algorithm>
+#include <iterator>
+#include <span>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/field_error.h"
+#include "base/status_macros.h"
+#include "encoder/text_encoder.h"
+#include "index/softmax_scan.h"
+#include "retriever/hit_fetcher.h"
+
+namespace loci {
+namespace {
+
+// Of a reply, at most, beside what HitFetcher counts.
+constexpr int64_t kReplyHeaderBytes = 512;  // Handle, generation, revision, fingerprint, staleness, timings.
+constexpr int64_t kTokenUsageBytes = 32;
+constexpr int64_t kResultFramingBytes = 16;
+
+std::string FingerprintOf(const ServingSet& set) { return set.encoder == nullptr ? "" : set.encoder->spec().fingerprint.ToString(); }
+
+TrainingSessionInfo InfoOf(const TrainingLease& lease) {
+  const View& view = *lease.serving_set->view;
+  return {lease.session_id, lease.lease_ms, view.generation().id(), view.revision(), FingerprintOf(*lease.serving_set), view.passage_count(),
+          view.dim()};
+}
+
+absl::Status CheckElements(int64_t query_count, int64_t dim, const char* field) {
+  if (query_count <= kMaxTrainingQueryElements / std::max<int64_t>(dim, 1)) return absl::OkStatus();
+  return InvalidField(field, absl::StrCat("have ", query_count, " rows of ", dim, " numbers; the limit is ", kMaxTrainingQueryElements, " numbers at once"));
+}
+
+}  // namespace
+
+// One Retrieve on its way through the phases. Used by one thread at a time: each phase hands it to the next.
+struct TrainingPipeline::RetrieveState {
+  TrainingRetrieveCall call;
+  std::function<void(absl::StatusOr<TrainingRetrieveReply>)> done;
+  TrainingSessions::Use use;
+  TrainingRetrieveReply reply;
+  int64_t start_us = 0;
+  int64_t phase_start_us = 0;  // When what is waited for was queued.
+
+  void Finish(absl::Status status) {
+    use.Release();  // Before the answer: who has it finds its lease renewed.
+    if (!status.ok()) return done(std::move(status));
+    done(std::move(reply));
+  }
+};
+
+absl::StatusOr<TrainingSessionInfo> TrainingPipeline::Open(const std::string& store, const std::string& generation, int32_t lease_ms,
+                                                           const RequestLimits& limits) {
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> set, options_.manager->Capture(store, generation));
+  LOCI_RETURN_IF_ERROR(limits.Check(options_.clock->NowMicros()));
+  absl::StatusOr<std::shared_ptr<const ServingSet>> with_encoder = options_.manager->WithEncoder(set);
+  if (with_encoder.ok()) set = *with_encoder;
+  // Both may take minutes, and a lease that nobody knows of lasts an hour.
+  LOCI_RETURN_IF_ERROR(limits.Check(options_.clock->NowMicros()));
+  LOCI_ASSIGN_OR_RETURN(const TrainingLease lease, options_.sessions->Open(std::move(set), lease_ms));
+  return InfoOf(lease);
+}
+
+absl::StatusOr<TrainingSessionInfo> TrainingPipeline::Renew(const std::string& session_id, int32_t lease_ms) {
+  LOCI_ASSIGN_OR_RETURN(const TrainingLease lease, options_.sessions->Renew(session_id, lease_ms));
+  return InfoOf(lease);
+}
+
+absl::Status TrainingPipeline::Close(const std::string& session_id) { return options_.sessions->Close(session_id); }
+
+absl::Status TrainingPipeline::CheckNotLeased(const std::string& store, const std::string& target) const {
+  const absl::StatusOr<std::shared_ptr<const ServingSet>> active = options_.manager->TryCapture(store, "");
+  if (!active.ok() || *active == nullptr) return absl::OkStatus();
+  const std::string& generation = (*active)->view->generation().id();
+  if (!target.empty()) {
+    const absl::StatusOr<std::shared_ptr<const ServingSet>> open = options_.manager->TryCapture(store, target);
+    if (open.ok() && *open != nullptr) return absl::OkStatus();
+  }
+  const int64_t count = options_.sessions->LeaseCount(store, generation);
+  if (count == 0) return absl::OkStatus();
+  return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("generation ", generation, " is leased by ", count,
+                                                                   " training sessions and could not be freed; close them, wait until their leases are "
+                                                                   "over, or do not activate in place")),
+                         "HELD", {{"generation", generation}, {"sessions", absl::StrCat(count)}});
+}
+
+void TrainingPipeline::Submit(std::function<void()> task, const std::function<void(absl::Status)>& refuse) {
+  if (options_.pool->TrySubmit(std::move(task))) return;
+  refuse(ErrorWithReason(absl::ResourceExhaustedError("the server's work queue is full"), "OVERLOADED"));
+}
+
+// --- Retrieve: the session, tokenize and encode, filter, retrieve, fetch ---
+
+void TrainingPipeline::Retrieve(TrainingRetrieveCall call, std::function<void(absl::StatusOr<TrainingRetrieveReply>)> done) {
+  absl::StatusOr<TrainingSessions::Use> use = options_.sessions->Begin(call.session_id);
+  if (!use.ok()) return done(use.status());
+  auto state = std::make_shared<RetrieveState>();
+  state->call = std::move(call);
+  state->done = std::move(done);
+  state->use = *std::move(use);
+  state->start_us = state->phase_start_us = options_.clock->NowMicros();
+  state->call.options.pool = options_.pool;
+
+  const TrainingRetrieveCall& taken = state->call;
+  const View& view = *state->use.serving_set().view;
+  const bool has_texts = std::holds_alternative<std::vector<std::string>>(taken.queries);
+  absl::Status fits;
+  if (!has_texts && taken.query_dim != view.dim()) {
+    fits = InvalidField("query_vectors", absl::StrCat("have dimension ", taken.query_dim, "; the vectors of store \"", state->use.serving_set().store,
+                                                  "\" have ", view.dim()));
+  } else {
+    fits = CheckElements(taken.query_count, view.dim(), has_texts ? "query_texts" : "query_vectors");
+  }
+  if (fits.ok() && taken.filter != nullptr) fits = view.CheckFilter();
+  if (!fits.ok()) return state->Finish(std::move(fits));
+  Submit(
+      [this, state, has_texts] {
+        if (has_texts) return Encode(state);
+        Run(state);
+      },
+      [state](absl::Status status) { state->Finish(std::move(status)); });
+}
+
+void TrainingPipeline::Encode(std::shared_ptr<RetrieveState> state) {
+  const int64_t now_us = options_.clock->NowMicros();
+  const RequestLimits& limits = state->call.options.search.limits;
+  state->reply.times.queue_us += now_us - state->phase_start_us;
+  if (absl::Status live = limits.Check(now_us); !live.ok()) return state->Finish(std::move(live));
+  const std::vector<std::string> texts = std::get<std::vector<std::string>>(std::move(state->call.queries));
+  // Held here too, while Encode runs: the session may be gone before it returns.
+  std::shared_ptr<const ServingSet> set = state->use.encoding_set();
+  if (set->encoder == nullptr) {  // It may have been imported since, or could not be read at that moment.
+    absl::StatusOr<std::shared_ptr<const ServingSet>> with_encoder = options_.manager->WithEncoder(std::move(set));
+    if (!with_encoder.ok()) return state->Finish(with_encoder.status());
+    set = *std::move(with_encoder);
+    state->use.FoundEncoder(set);
+  }
+  set->encoder->Encode(texts, {.role = TextRole::kQuery, .limits = limits}, [this, state](absl::StatusOr<EncodedTexts> encoded) {
+    if (!encoded.ok()) return state->Finish(encoded.status());
+    PhaseTimes& times = state->reply.times;
+    times.tokenize_us += encoded->tokenize_us;
+    times.queue_us += encoded->queue_us;
+    times.encode_us += encoded->encode_us;
+    state->call.queries = std::move(encoded->vectors);
+    state->reply.usage = std::move(encoded->usage);
+    state->phase_start_us = options_.clock->NowMicros();
+    // The encoder's thread goes back to encoding.
+    Submit([this, state] { Run(state); }, [state](absl::Status status) { state->Finish(std::move(status)); });
+  });
+}
+
+void TrainingPipeline::Run(const std::shared_ptr<RetrieveState>& state) {
+  const int64_t now_us = options_.clock->NowMicros();
+  state->reply.times.queue_us += now_us - state->phase_start_us;
+  absl::Status status = state->call.options.search.limits.Check(now_us);
+  if (status.ok()) status = Retrieve(*state);
+  state->reply.times.total_us = options_.clock->NowMicros() - state->start_us;
+  state->Finish(std::move(status));
+}
+
+template <typename T>
+absl::StatusOr<std::vector<TrainingResult>> TrainingPipeline::RetrieveInPieces(const View& view, MatrixView<const T> queries,
+                                                                               const TrainingRetrieveCall& call, const FilteredRows* filtered) const {
+  TrainingOptions options = call.options;
+  int64_t piece_rows = queries.rows;
+  if (options.estimator == Estimator::kExactZTail) {
+    const int64_t block_count = view.passage_count() / kMassBlockRows + 1;
+    piece_rows = std::clamp<int64_t>(options_.max_block_masses / block_count, 1, queries.rows);
+  }
+  if (piece_rows == queries.rows) return RetrieveForTraining(view, queries, options, filtered, call.excluded);
+  const std::span<const std::vector<std::string>> excluded = call.excluded;
+  std::vector<TrainingResult> results;
+  for (int64_t first = 0; first < queries.rows; first += piece_rows) {
+    const int64_t rows = std::min(piece_rows, queries.rows - first);
+    options.first_query = first;
+    LOCI_ASSIGN_OR_RETURN(std::vector<TrainingResult> piece,
+                          RetrieveForTraining(view, MatrixView<const T>{queries.data + first * queries.cols, rows, queries.cols}, options, filtered,
+                                              excluded.empty() ? excluded : excluded.subspan(static_cast<size_t>(first), static_cast<size_t>(rows))));
+    std::move(piece.begin(), piece.end(), std::back_inserter(results));
+  }
+  return results;
+}
+
+absl::Status TrainingPipeline::Retrieve(RetrieveState& state) {
+  TrainingRetrieveCall& call = state.call;
+  TrainingRetrieveReply& reply = state.reply;
+  const View& view = *state.use.serving_set().view;
+  const RequestLimits& limits = call.options.search.limits;
+  const int64_t filter_start_us = options_.clock->NowMicros();
+  std::optional<FilteredRows> filtered;
+  if (call.filter != nullptr) {
+    LOCI_ASSIGN_OR_RETURN(filtered, view.Filter(*call.filter, limits));
+    reply.times.filter_us = options_.clock->NowMicros() - filter_start_us;
+  }
+  const FilteredRows* const rows = filtered.has_value() ? &*filtered : nullptr;
+
+  const int64_t search_start_us = options_.clock->NowMicros();
+  auto retrieval = std::make_shared<TrainingRetrieval>();
+  retrieval->options = call.options;
+  if (auto* const doubles = std::get_if<std::vector<double>>(&call.queries)) {
+    const MatrixView<const double> queries{doubles->data(), call.query_count, view.dim()};
+    LOCI_ASSIGN_OR_RETURN(retrieval->results, RetrieveInPieces(view, queries, call, rows));
+    retrieval->queries = std::move(*doubles);
+  } else {
+    const std::vector<float>& floats = std::get<std::vector<float>>(call.queries);
+    const MatrixView<const float> queries{floats.data(), call.query_count, view.dim()};
+    LOCI_ASSIGN_OR_RETURN(retrieval->results, RetrieveInPieces(view, queries, call, rows));
+    retrieval->queries.assign(floats.begin(), floats.end());
+  }
+  const int64_t fetch_start_us = options_.clock->NowMicros();
+  reply.times.search_us = fetch_start_us - search_start_us;
+
+  HitFetcher fetcher(view, {.include_text = call.include_text,
+                            .include_vectors = call.include_vectors,
+                            .max_reply_bytes = call.max_reply_bytes,
+                            .limits = limits,
+                            .clock = options_.clock});
+  if (call.include_mean_vectors) {
+    const size_t element_bytes = std::holds_alternative<std::vector<double>>(call.queries) ? sizeof(double) : sizeof(float);
+    LOCI_RETURN_IF_ERROR(fetcher.Add(kVectorFramingBytes + call.query_count * view.dim() * static_cast<int64_t>(element_bytes)));
+  }
+  LOCI_RETURN_IF_ERROR(fetcher.Add(kReplyHeaderBytes + kTokenUsageBytes * static_cast<int64_t>(reply.usage.size())));
+  const auto fetch = [&fetcher](std::vector<ViewHit>& hits, std::vector<SearchHit>* out) {
+    out->reserve(hits.size());
+    return fetcher.Fetch(hits, [out](ViewHit& hit, loci::v1::Passage&& passage, std::vector<float>&& vector) {
+      out->push_back({std::exchange(hit.id, {}), hit.score, std::move(passage), std::move(vector)});
+    });
+  };
+  reply.hits.resize(retrieval->results.size());
+  reply.tail_hits.resize(retrieval->results.size());
+  for (size_t q = 0; q < retrieval->results.size(); ++q) {
+    TrainingResult& result = retrieval->results[q];
+    LOCI_RETURN_IF_ERROR(fetcher.Add(kResultFramingBytes + static_cast<int64_t>(sizeof(double) * (result.log_probs.size() + 3))));
+    LOCI_RETURN_IF_ERROR(fetch(result.hits, &reply.hits[q]));
+    LOCI_RETURN_IF_ERROR(fetch(result.tail_hits, &reply.tail_hits[q]));
+  }
+  reply.times.fetch_us = options_.clock->NowMicros() - fetch_start_us;
+
+  state.use.monitor().Retrieved(retrieval->results);
+  reply.retrieval = std::move(retrieval);
+  // After all that can refuse the reply: its handle may push an older one out.
+  LOCI_ASSIGN_OR_RETURN(reply.handle, state.use.Keep(reply.retrieval));
+  reply.dim = view.dim();
+  reply.generation = view.generation().id();
+  reply.revision = view.revision();
+  reply.encoder_fingerprint = FingerprintOf(*state.use.encoding_set());
+  reply.age_us = std::max<int64_t>(options_.clock->UnixMicros() - view.generation().manifest().created_unix_us(), 0);
+  return absl::OkStatus();
+}
+
+// --- Backward ---
+
+void TrainingPipeline::Backward(TrainingBackwardCall call, std::function<void(absl::StatusOr<TrainingBackwardReply>)> done) {
+  absl::StatusOr<TrainingSessions::Use> begun = options_.sessions->Begin(call.session_id);
+  if (!begun.ok()) return done(begun.status());
+  const auto use = std::make_shared<TrainingSessions::Use>(*std::move(begun));
+  const int64_t start_us = options_.clock->NowMicros();
+  auto shared_call = std::make_shared<const TrainingBackwardCall>(std::move(call));
+  const auto finish = [use, done = std::move(done)](absl::StatusOr<TrainingBackwardReply> reply) {
+    use->Release();
+    done(std::move(reply));
+  };
+  Submit(
+      [this, shared_call, use, start_us, finish] {
+        const int64_t begin_us = options_.clock->NowMicros();
+        if (absl::Status live = shared_call->limits.Check(begin_us); !live.ok()) return finish(std::move(live));
+        absl::StatusOr<TrainingBackwardReply> reply = Differentiate(*shared_call, *use);
+        if (reply.ok()) {
+          const int64_t end_us = options_.clock->NowMicros();
+          reply->times.queue_us = begin_us - start_us;
+          reply->times.search_us = end_us - begin_us;
+          reply->times.total_us = end_us - start_us;
+        }
+        finish(std::move(reply));
+      },
+      finish);
+}
+
+absl::StatusOr<TrainingBackwardReply> TrainingPipeline::Differentiate(const TrainingBackwardCall& call, const TrainingSessions::Use& use) const {
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<const TrainingRetrieval> retrieval, use.Find(call.handle));
+  const View& view = *use.serving_set().view;
+  TrainingBackwardReply reply;
+  reply.query_count = static_cast<int64_t>(retrieval->results.size());
+  reply.dim = view.dim();
+  TrainingOptions options = retrieval->options;
+  options.search.limits = call.limits;
+  const int64_t vectors = reply.query_count * (call.include_passage_gradients ? 1 + int64_t{options.search.top_k} : 1);
+  const int64_t vector_bytes = vectors * reply.dim * call.element_bytes;
+  const int64_t marginal_bytes = call.log_likelihoods.empty() ? 0 : call.rows * static_cast<int64_t>(sizeof(double));
+  const int64_t certificate_bytes = reply.query_count * static_cast<int64_t>(sizeof(double));
+  if (vector_bytes + marginal_bytes + certificate_bytes > call.max_reply_bytes) {
+    const char* const field = marginal_bytes > vector_bytes          ? "log_likelihoods"
+                              : call.include_passage_gradients ? "include_passage_gradients"
+                                                               : "vector_type";
+    return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("the reply would have ", vectors, " vectors of ", reply.dim, " numbers of ",
+                                                                   call.element_bytes, " bytes, and marginals of ", marginal_bytes,
+                                                                   " bytes; its limit is ", call.max_reply_bytes, " bytes; ask for less at once")),
+                           "REPLY_TOO_LARGE", {{"field", field}, {"limit_bytes", absl::StrCat(call.max_reply_bytes)}});
+  }
+  TrainingFeedback feedback;
+  if (!call.log_likelihoods.empty()) feedback.log_likelihoods = {call.log_likelihoods.data(), call.rows, call.cols};
+  if (!call.grad_log_probs.empty()) feedback.grad_log_probs = {call.grad_log_probs.data(), call.rows, call.cols};
+  feedback.row_query = call.row_query;
+  feedback.max_log_likelihood = call.max_log_likelihood;
+  feedback.include_passage_gradients = call.include_passage_gradients;
+  const MatrixView<const double> queries{retrieval->queries.data(), reply.query_count, reply.dim};
+  LOCI_ASSIGN_OR_RETURN(reply.gradients, BackwardForTraining(view, queries, options, retrieval->results, feedback));
+  use.monitor().Differentiated(reply.gradients);
+  reply.generation = view.generation().id();
+  reply.revision = view.revision();
+  return reply;
+}
+
+}  // namespace loci
