@@ -65,7 +65,6 @@ class KillReembeddingTest(unittest.TestCase):
     def start(self):
         server = ServerProcess(self.data_dir.name)
         self.client = ReflectionClient(server.address)
-        self.client.load_all()
         return server
 
     # --- What goes on until the server is gone ---

@@ -37,7 +37,6 @@ def text_of(entry):
 class Recorder:
     def __init__(self, address):
         self.client = ReflectionClient(address)
-        self.client.load_all()
         self.address = address
         self.numbers = iter(range(1_000, 1 << 60))
         self.lock = threading.Lock()

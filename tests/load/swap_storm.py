@@ -46,7 +46,6 @@ class Storm:
         self.directory = tempfile.TemporaryDirectory(prefix="loci_storm_")
         self.server = ServerProcess()
         self.client = ReflectionClient(self.server.address)
-        self.client.load_all()
         fingerprint = self.client.call("AdminService.GetServerInfo").encoders[0].fingerprint
         self.generations = {}
         for label in ("red", "blue"):

@@ -173,7 +173,6 @@ class SoakTest(unittest.TestCase):
             client.ingest({"store": "corpus"}, [{"passages": corpus(client, name)}])
         client.call("AdminService.UpsertPassages", store="writes", passages=[client.message("Passage", id="first", text="first")])
 
-        client.load_all()
         soak = Soak(server, client)
         threads = [threading.Thread(target=soak.run, args=(name, number, step)) for name, (count, step) in WORK.items()
                    for number in range(count)]
