@@ -1,0 +1,99 @@
+"""The messages and methods of loci.v1, from the compiled descriptors that the package carries.
+
+`protocol.binpb` is a FileDescriptorSet of proto/loci, made when the package is built. Unlike generated code it is tied to no release of
+protobuf; the pool is the package's own, so that nothing else registered in the process can clash with it.
+"""
+
+from __future__ import annotations
+
+import pkgutil
+from typing import Any
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+SERVICES = ("RetrievalService", "AdminService", "TrainingService")
+
+
+def _load() -> tuple[descriptor_pool.DescriptorPool, dict[str, type]]:
+    try:
+        data = pkgutil.get_data(__package__, "protocol.binpb")
+    except OSError as error:
+        raise ImportError(
+            "loci/protocol.binpb is missing: the package was not built. Install it (pip install ./clients/python), or in a checkout run "
+            "`python setup.py build_protocol` in clients/python") from error
+    files = descriptor_pb2.FileDescriptorSet.FromString(data)
+    pool = descriptor_pool.DescriptorPool()
+    for file in files.file:
+        pool.AddSerializedFile(file.SerializeToString())
+    classes: dict[str, type] = {}
+
+    def add(descriptors: Any) -> None:
+        for descriptor in descriptors:
+            classes[descriptor.full_name] = message_factory.GetMessageClass(descriptor)
+            add(descriptor.nested_types)
+
+    # All of them now: making classes is not thread-safe in every release of protobuf.
+    for file in files.file:
+        add(pool.FindFileByName(file.name).message_types_by_name.values())
+    return pool, classes
+
+
+_POOL, _CLASSES = _load()
+
+
+class Method:
+    """How a method is called: its path, kind and message classes. Immutable."""
+
+    def __init__(self, service: str, descriptor: Any) -> None:
+        self.name = descriptor.name
+        self.full_name = f"{service}.{descriptor.name}"
+        self.path = f"/loci.v1.{service}/{descriptor.name}"
+        self.request = _CLASSES[descriptor.input_type.full_name]
+        self.response = _CLASSES[descriptor.output_type.full_name]
+
+
+METHODS = {
+    f"{service}.{descriptor.name}": Method(service, descriptor)
+    for service in SERVICES
+    for descriptor in _POOL.FindServiceByName(f"loci.v1.{service}").methods
+}
+
+
+def message_class(name: str) -> Any:
+    """The class of a message of loci.v1."""
+    return _CLASSES["loci.v1." + name]
+
+
+def message(name: str, **fields: Any) -> Any:
+    """A message of loci.v1."""
+    return _CLASSES["loci.v1." + name](**fields)
+
+
+STATUS = _CLASSES["loci.rpc.Status"]
+ERROR_INFO = _CLASSES["loci.rpc.ErrorInfo"]
+
+
+def _enum(name: str) -> Any:
+    return _POOL.FindEnumTypeByName("loci.v1." + name)
+
+
+_PREFIXES = {"VectorType": "VECTOR_TYPE_", "TextRole": "TEXT_ROLE_", "Truncation": "TRUNCATION_", "Estimator": "ESTIMATOR_", "IngestMode": "INGEST_MODE_",
+             "WritesSince": "WRITES_SINCE_", "LinePolicy": "LINE_POLICY_", "GenerationState": "GENERATION_STATE_", "JobState": "JOB_STATE_",
+             "ActivationStrategy": "ACTIVATION_STRATEGY_"}
+_NUMBERS = {name: {value.name[len(prefix):]: value.number for value in _enum(name).values} for name, prefix in _PREFIXES.items()}
+_NAMES = {name: {number: value for value, number in values.items()} for name, values in _NUMBERS.items()}
+
+
+def enum_number(enum: str, value: str | None, argument: str) -> int:
+    """The number of "exact_z" or "EXACT_Z" in an enum; 0, the server's default, for None. ValueError names `argument` and what it can be."""
+    if value is None:
+        return 0
+    number = _NUMBERS[enum].get(str(value).upper().replace("-", "_"))
+    if number is None:
+        raise ValueError(f"{argument} is {value!r}, not one of {', '.join(name for name, number in _NUMBERS[enum].items() if number)}")
+    return number
+
+
+def enum_name(enum: str, number: int) -> str:
+    """The name of a value without its prefix; of one that this client does not know, its number."""
+    return _NAMES[enum].get(number, str(number))

@@ -1,0 +1,213 @@
+"""Calls over a channel: deadlines, retries, errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import random
+import threading
+import time
+from typing import Any, Callable, Iterable, Iterator
+
+import grpc
+
+from . import _protocol
+from .errors import LociError, error_of, trailers_of
+
+# Messages of the server have at most 64 MiB; what is sent may be more, and is refused by it with its limit.
+_MAX_RECEIVED_BYTES = 64 << 20
+
+# What may be done twice: a call whose connection broke may have been carried out. The others are only repeated where the server refused them.
+_REPEATABLE = frozenset("""
+    Encode Search Answer
+    GetStore ListStores UpdateStore UpsertPassages DeletePassages GetPassages ListGenerations PinGeneration PlanActivation CompareGenerations
+    GetJob ListJobs GetServerInfo
+    OpenSession RenewSession CloseSession Retrieve Backward
+""".split())
+
+
+class _Default:
+    def __repr__(self) -> str:
+        return "DEFAULT"
+
+
+DEFAULT: Any = _Default()  # The client's own time limit.
+
+
+@dataclasses.dataclass(frozen=True)
+class RetryPolicy:
+    """When a call is tried again.
+
+    Tried again are calls that were refused for now, RESOURCE_EXHAUSTED with the trailer `grpc-retry-pushback-ms`, after the time that it
+    says; and calls that may be done twice (all reads, upserts and deletions of passages, sessions; not ingests, activations, creations)
+    that end with UNAVAILABLE. The waits between tries grow exponentially with jitter: try n is waited for between half of and all of
+    min(max_backoff_s, initial_backoff_s * multiplier ** (n - 1)), and never less than the server asked for. The call's time limit
+    holds for all tries together: where a wait does not fit in it the last error is raised at once.
+
+    Parameters
+    ----------
+    max_attempts : int
+        In all; 1 turns retries off.
+    initial_backoff_s, max_backoff_s : float
+        Seconds.
+    multiplier : float
+        At least 1.
+    """
+
+    max_attempts: int = 8
+    initial_backoff_s: float = 0.1
+    max_backoff_s: float = 5.0
+    multiplier: float = 2.0
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ValueError(f"max_attempts is {self.max_attempts}, the least is 1")
+        if self.initial_backoff_s < 0 or self.max_backoff_s < 0 or self.multiplier < 1:
+            raise ValueError("backoffs are at least 0 seconds, multiplier is at least 1")
+
+    def backoff_s(self, attempt: int) -> float:
+        """Seconds to wait after attempt number `attempt`, from 1."""
+        ceiling = min(self.max_backoff_s, self.initial_backoff_s * self.multiplier ** min(attempt - 1, 64))
+        return ceiling * random.uniform(0.5, 1.0)
+
+
+def _asked_wait_s(error: LociError, trailers: dict[str, Any]) -> float | None:
+    """Seconds that the server asks to wait; None where it says nothing, negative where it asks not to try again."""
+    for text in (trailers.get("grpc-retry-pushback-ms"), error.metadata.get("retry_after_ms")):
+        if text is not None:
+            try:
+                return int(text) / 1000
+            except ValueError:
+                return -1.0  # As gRPC's own retries take it.
+    return None
+
+
+class Transport:
+    """A channel and how it is called. Thread-safe. Not to be used in a forked child (RuntimeError): gRPC's threads do not survive a fork."""
+
+    def __init__(self, address: str, timeout_s: float | None, retry: RetryPolicy, credentials: grpc.ChannelCredentials | None,
+                 sleep: Callable[[float], None] = time.sleep) -> None:
+        options = [
+            ("grpc.max_receive_message_length", _MAX_RECEIVED_BYTES),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.min_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+        ]
+        self.timeout_s = timeout_s
+        self.retry = retry
+        self._sleep = sleep
+        self._pid = os.getpid()
+        self._channel = grpc.insecure_channel(address, options) if credentials is None else grpc.secure_channel(address, credentials, options)
+        self._closed = False
+        self._lock = threading.Lock()
+        self._stubs: dict[tuple[str, str], Any] = {}  # Guarded by _lock.
+
+    def close(self) -> None:
+        self._closed = True
+        if os.getpid() == self._pid:
+            self._channel.close()
+
+    def check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise RuntimeError("this loci client was made before a fork; make a loci.Client in the child (for a DataLoader: in worker_init_fn)")
+        if self._closed:
+            raise RuntimeError("this loci client is closed")
+
+    def deadline(self, timeout_s: Any) -> float | None:
+        """When a call that begins now ends at the latest, by time.monotonic(); None: never."""
+        limit = self.timeout_s if timeout_s is DEFAULT else timeout_s
+        return None if limit is None else time.monotonic() + limit
+
+    def call(self, name: str, request: Any, timeout_s: Any = DEFAULT, deadline: float | None = None) -> Any:
+        """Calls a method that takes and answers one message, with retries. `deadline`, where given, stands for `timeout_s`."""
+        method = _protocol.METHODS[name]
+        stub = self._stub("unary_unary", method)
+        if deadline is None:
+            deadline = self.deadline(timeout_s)
+        attempt = 0
+        while True:
+            self.check_usable()
+            attempt += 1
+            try:
+                return stub(request, timeout=_left(deadline))
+            except grpc.RpcError as raised:
+                error = error_of(raised, name, attempt)
+                wait_s = self._wait_s(error, trailers_of(raised), method, attempt)
+                if wait_s is None or (deadline is not None and wait_s >= _left(deadline)):
+                    raise error from None
+            self._sleep(wait_s)
+
+    def wait_after(self, attempt: int, deadline: float | None) -> bool:
+        """Waits as between two tries of a call, after its try number `attempt`; False, at once, where there is no further try."""
+        wait_s = self.retry.backoff_s(attempt)
+        if attempt >= self.retry.max_attempts or (deadline is not None and wait_s >= _left(deadline)):
+            return False
+        self._sleep(wait_s)
+        return True
+
+    def stream(self, name: str, request: Any, deadline: float | None) -> Iterator[Any]:
+        """Calls a method that answers a stream. Not tried again. To close the iterator cancels the call."""
+        method = _protocol.METHODS[name]
+        call = self._stub("unary_stream", method)(request, timeout=_left(deadline))
+        try:
+            yield from call
+        except grpc.RpcError as raised:
+            raise error_of(raised, name) from None
+        finally:
+            call.cancel()
+
+    def send(self, name: str, requests: Iterable[Any], timeout_s: Any = DEFAULT) -> Any:
+        """Calls a method that takes a stream. Not tried again. Where `requests` raises, the call is cancelled and that is raised."""
+        method = _protocol.METHODS[name]
+        raised_by_requests: list[BaseException] = []
+        started = threading.Event()
+        call: Any = None
+
+        def guarded() -> Iterator[Any]:
+            try:
+                yield from requests
+            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread.
+                raised_by_requests.append(error)
+                started.wait()
+                call.cancel()  # Before the iterator ends: its end would tell the server that the stream is whole.
+
+        call = self._stub("stream_unary", method).future(guarded(), timeout=_left(self.deadline(timeout_s)))
+        started.set()
+        try:
+            return call.result()
+        except (grpc.RpcError, grpc.FutureCancelledError) as raised:
+            if raised_by_requests:
+                raise raised_by_requests[0]
+            if isinstance(raised, grpc.RpcError):
+                raise error_of(raised, name) from None
+            raise LociError(grpc.StatusCode.CANCELLED, "the call was cancelled", method=name) from None
+        except BaseException:  # An interrupt: nothing is to go on in the background.
+            call.cancel()
+            raise
+
+    def _stub(self, kind: str, method: _protocol.Method) -> Any:
+        self.check_usable()
+        with self._lock:
+            stub = self._stubs.get((kind, method.path))
+            if stub is None:
+                stub = self._stubs[kind, method.path] = getattr(self._channel, kind)(
+                    method.path, request_serializer=lambda message: message.SerializeToString(), response_deserializer=method.response.FromString)
+            return stub
+
+    def _wait_s(self, error: LociError, trailers: dict[str, Any], method: _protocol.Method, attempt: int) -> float | None:
+        """Seconds until the next try; None where there is none."""
+        if attempt >= self.retry.max_attempts:
+            return None
+        asked_s = _asked_wait_s(error, trailers)
+        if asked_s is not None and asked_s < 0:
+            return None
+        refused = asked_s is not None and error.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
+        lost = error.code == grpc.StatusCode.UNAVAILABLE and method.name in _REPEATABLE
+        if not refused and not lost:
+            return None
+        return max(asked_s or 0.0, self.retry.backoff_s(attempt))
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(deadline - time.monotonic(), 0.0)

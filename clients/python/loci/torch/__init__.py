@@ -1,0 +1,11 @@
+"""Training through Loci's retriever with PyTorch: retrieve(), losses, an encoder that the server can run.
+
+Needs torch: `pip install loci[torch]`.
+"""
+
+from .losses import contrastive_loss, emdr2_loss, log_marginals, log_sum_exp, rag_sequence_loss, rag_token_loss, realm_loss
+from .retrieval import Retrieved, retrieve
+
+__all__ = [
+    "Retrieved", "contrastive_loss", "emdr2_loss", "log_marginals", "log_sum_exp", "rag_sequence_loss", "rag_token_loss", "realm_loss", "retrieve",
+]
