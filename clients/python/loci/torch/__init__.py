@@ -3,9 +3,11 @@
 Needs torch: `pip install loci[torch]`.
 """
 
+from .bert import BertConfig, BertEncoder, pad
 from .losses import contrastive_loss, emdr2_loss, log_marginals, log_sum_exp, rag_sequence_loss, rag_token_loss, realm_loss
 from .retrieval import Retrieved, retrieve
 
 __all__ = [
-    "Retrieved", "contrastive_loss", "emdr2_loss", "log_marginals", "log_sum_exp", "rag_sequence_loss", "rag_token_loss", "realm_loss", "retrieve",
+    "BertConfig", "BertEncoder", "Retrieved", "contrastive_loss", "emdr2_loss", "log_marginals", "log_sum_exp", "pad", "rag_sequence_loss",
+    "rag_token_loss", "realm_loss", "retrieve",
 ]

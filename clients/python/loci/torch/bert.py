@@ -1,0 +1,412 @@
+"""The encoder that the server runs, as a torch module: the same checkpoint folder in, the same vectors, and a folder out that the server takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import tempfile
+from typing import Any, Iterable, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..types import Passage
+from . import safetensors
+
+_OTHER_FILES = ("config.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json", "special_tokens_map.json", "modules.json",
+                "sentence_bert_config.json", "config_sentence_transformers.json", "1_Pooling/config.json")
+_LINEAR_NAMES = ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense")
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """What a checkpoint's small files say, read as the server reads them.
+
+    Attributes
+    ----------
+    hidden_size, layer_count, head_count, intermediate_size, vocabulary_size, max_positions, type_vocabulary_size : int
+    layer_norm_epsilon : float
+    dropout, attention_dropout : float
+        In training only.
+    max_length : int
+        Tokens of a sequence, special ones counted.
+    pooling : str
+        "mean", "cls" or "max", over the last layer.
+    normalize : bool
+        Vectors have unit length.
+    query_prefix, passage_prefix : str
+        Stand before texts of that role.
+    """
+
+    hidden_size: int
+    layer_count: int
+    head_count: int
+    intermediate_size: int
+    vocabulary_size: int
+    max_positions: int
+    type_vocabulary_size: int = 2
+    layer_norm_epsilon: float = 1e-12
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    max_length: int = 0
+    pooling: str = "mean"
+    normalize: bool = False
+    query_prefix: str = ""
+    passage_prefix: str = ""
+
+    @staticmethod
+    def load(folder: str | os.PathLike[str]) -> BertConfig:
+        """ValueError names what is not implemented, which the server refuses too."""
+        return _config_of(_read_files(folder), os.fspath(folder))
+
+
+class BertEncoder(nn.Module):
+    """A BERT-family text encoder (Devlin et al. 2018) with sentence-transformers' pooling, normalisation and prompts.
+
+        encoder = loci.torch.BertEncoder.load("models/all-MiniLM-L6-v2")
+        encoder.freeze_but_last(2)
+        q = encoder.embed(["who discovered radium?"], role="QUERY")   # [1, dim], differentiable
+        encoder.export("models/mine")                                  # loci_server --model models/mine, or client.import_encoder("mine", ...)
+
+    Parameters are float32 and have the names of the checkpoint's tensors. As of every module, dropout is on until eval(), and load() gives it in
+    eval(). Texts need the package `tokenizers`; forward() takes token ids and does not.
+    """
+
+    def __init__(self, config: BertConfig) -> None:
+        """A randomly initialised one, which can't tokenize; export() needs a loaded one."""
+        super().__init__()
+        if config.hidden_size % config.head_count:
+            raise ValueError(f"hidden_size {config.hidden_size} is not a multiple of head_count {config.head_count}")
+        self.config = config
+        self.embeddings = _Embeddings(config)
+        self.encoder = nn.ModuleDict({"layer": nn.ModuleList([_Layer(config) for _ in range(config.layer_count)])})
+        self._files: dict[str, bytes] = {}  # The checkpoint's, but for the weights.
+        self._tokenizer: Any = None
+        for module in self.modules():
+            if isinstance(module, (nn.Linear, nn.Embedding)):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> BertEncoder:
+        """Of a checkpoint's folder: config.json, model.safetensors, tokenizer.json or vocab.txt, and sentence-transformers' files.
+
+        Pooler and heads are left out, as the server leaves them. ValueError names the file, and the tensor that is missing or has another shape.
+        """
+        files = _read_files(folder)
+        encoder = cls(_config_of(files, os.fspath(folder)))
+        encoder._files = files
+        path = os.path.join(folder, "model.safetensors")
+        tensors = safetensors.read(path)
+        probe = "embeddings.word_embeddings.weight"
+        prefix = "bert." if probe not in tensors and "bert." + probe in tensors else ""
+        with torch.no_grad():
+            for name, parameter in encoder.named_parameters():
+                stored = prefix + name
+                if stored not in tensors and "LayerNorm" in name:  # Older checkpoints.
+                    stored = stored.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+                if stored not in tensors or tensors[stored].shape != tuple(parameter.shape):
+                    found = f"has shape {list(tensors[stored].shape)}, not {list(parameter.shape)}" if stored in tensors else "is missing"
+                    raise ValueError(f"{path}: tensor {stored!r} {found}")
+                parameter.copy_(torch.from_numpy(tensors[stored].astype(np.float32)))
+        return encoder.eval()
+
+    @property
+    def dim(self) -> int:
+        return self.config.hidden_size
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor | None = None) -> torch.Tensor:
+        """Vectors of token sequences.
+
+        Parameters
+        ----------
+        input_ids : torch.Tensor
+            [sequences, tokens] int64, special tokens included; at most max_positions tokens.
+        attention_mask : torch.Tensor, optional
+            [sequences, tokens] bool or 0 and 1: which are no padding. Default: all.
+
+        Returns
+        -------
+        torch.Tensor
+            [sequences, dim].
+        """
+        mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+        hidden = self.embeddings(input_ids)
+        # Added to the scores: nothing is looked at that is padding.
+        bias = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]
+        for layer in self.encoder["layer"]:
+            hidden = layer(hidden, bias)
+        if self.config.pooling == "cls":
+            vectors = hidden[:, 0]
+        elif self.config.pooling == "max":
+            vectors = hidden.masked_fill(~mask[:, :, None], torch.finfo(hidden.dtype).min).amax(1)
+        else:
+            weights = mask[:, :, None].to(hidden.dtype)
+            vectors = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
+        return F.normalize(vectors, dim=1, eps=1e-12) if self.config.normalize else vectors
+
+    def tokenize(self, texts: Sequence[str | Passage], role: str = "PASSAGE") -> dict[str, torch.Tensor]:
+        """What forward() takes, on this module's device: prefixed, truncated to max_length, padded to the longest.
+
+        A Passage stands for `title + " " + text`, as on the server. ImportError without the package `tokenizers`.
+        """
+        if role.upper() not in ("QUERY", "PASSAGE"):
+            raise ValueError(f"role is {role!r}, not QUERY or PASSAGE")
+        prefix = self.config.query_prefix if role.upper() == "QUERY" else self.config.passage_prefix
+        if self._tokenizer is None:
+            self._tokenizer = _make_tokenizer(self._files, self.config.max_length)
+        encodings = self._tokenizer.encode_batch([prefix + _text_of(text) for text in texts])
+        return pad([encoding.ids for encoding in encodings], self.embeddings.word_embeddings.weight.device)
+
+    def embed(self, texts: Sequence[str | Passage], role: str = "PASSAGE") -> torch.Tensor:
+        """Vectors of texts, [texts, dim], differentiable in the parameters. One batch: its memory grows with texts times the longest one's tokens."""
+        return self(**self.tokenize(texts, role))
+
+    def freeze_but_last(self, layers: int) -> None:
+        """Lets only the last `layers` layers learn, 0 to all of them; embeddings learn with none of them frozen only where this is not called."""
+        if not 0 <= layers <= self.config.layer_count:
+            raise ValueError(f"layers is {layers}, it must lie in [0, {self.config.layer_count}]")
+        self.requires_grad_(False)
+        for layer in self.encoder["layer"][self.config.layer_count - layers:]:
+            layer.requires_grad_(True)
+
+    def add_adapters(self, rank: int = 8, alpha: float = 16.0, targets: Iterable[str] = ("query", "value"), dropout: float = 0.0) -> None:
+        """Freezes everything, and adds low-rank adapters to linear layers (Hu et al. 2021), which begin as no change.
+
+        Parameters
+        ----------
+        rank : int
+        alpha : float
+            The change of a weight is alpha / rank * B A.
+        targets : iterable of str
+            Ends of names: "query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense".
+        dropout : float
+            Of the adapters' inputs, in training.
+        """
+        if rank < 1:
+            raise ValueError(f"rank is {rank}, the least is 1")
+        targets = list(targets)
+        for target in targets:
+            if target not in _LINEAR_NAMES:
+                raise ValueError(f"target {target!r} is not one of {', '.join(_LINEAR_NAMES)}")
+        self.requires_grad_(False)
+        for name, module in list(self.named_modules()):
+            # "output.dense" ends the attention's too.
+            matches = [target for target in targets if name.endswith("." + target)]
+            if isinstance(module, nn.Linear) and any(target != "output.dense" or "attention" not in name for target in matches):
+                parent, _, last = name.rpartition(".")
+                setattr(self.get_submodule(parent), last, _AdaptedLinear(module, rank, alpha, dropout))
+
+    def merge_adapters(self) -> None:
+        """Adds the adapters to the weights and takes them out. Everything stays frozen."""
+        for name, module in list(self.named_modules()):
+            if isinstance(module, _AdaptedLinear):
+                parent, _, last = name.rpartition(".")
+                setattr(self.get_submodule(parent), last, module.merged())
+
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The checkpoint's tensors, float32, adapters merged."""
+        merged = {name + ".weight": module.merged_weight() for name, module in self.named_modules() if isinstance(module, _AdaptedLinear)}
+        return {name: merged.get(name, value).detach().cpu().float().numpy() for name, value in self.state_dict().items() if ".adapter_" not in name}
+
+    def weights(self) -> bytes:
+        """model.safetensors, adapters merged: what Client.publish_encoder sends. ValueError where a value is not finite, which the server refuses."""
+        tensors = self.tensors()
+        for name, values in tensors.items():
+            if not np.isfinite(values).all():
+                raise ValueError(f"tensor {name!r} has a value that is not finite")
+        return safetensors.dumps(tensors)
+
+    def export(self, folder: str | os.PathLike[str]) -> None:
+        """Writes a checkpoint's folder that the server takes; files that lie there are replaced, each whole. Adapters are merged in it, not here."""
+        if not self._files:
+            raise ValueError("this encoder was not loaded from a checkpoint, so that it has no tokenizer to export")
+        for path, data in {**self._files, "model.safetensors": self.weights()}.items():
+            target = os.path.join(folder, path)
+            os.makedirs(os.path.dirname(target), exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=os.path.dirname(target), prefix=".export-", delete=False) as file:
+                try:
+                    file.write(data)
+                    os.fchmod(file.fileno(), 0o644)
+                    file.close()
+                    os.replace(file.name, target)
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
+
+
+def pad(ids: Sequence[Sequence[int]], device: Any = None) -> dict[str, torch.Tensor]:
+    """Token ids of sequences as what BertEncoder.forward takes: [sequences, longest], and which of them are no padding."""
+    width = max((len(row) for row in ids), default=0)
+    input_ids = torch.zeros(len(ids), width, dtype=torch.int64)
+    mask = torch.zeros(len(ids), width, dtype=torch.bool)
+    for row, values in enumerate(ids):
+        input_ids[row, :len(values)] = torch.tensor(values, dtype=torch.int64)
+        mask[row, :len(values)] = True
+    return {"input_ids": input_ids.to(device), "attention_mask": mask.to(device)}
+
+
+class _Embeddings(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.word_embeddings = nn.Embedding(config.vocabulary_size, config.hidden_size)
+        self.position_embeddings = nn.Embedding(config.max_positions, config.hidden_size)
+        self.token_type_embeddings = nn.Embedding(config.type_vocabulary_size, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, input_ids: torch.Tensor) -> torch.Tensor:
+        positions = self.position_embeddings.weight[:input_ids.shape[1]]
+        return self.dropout(self.LayerNorm(self.word_embeddings(input_ids) + positions + self.token_type_embeddings.weight[0]))
+
+
+class _Layer(nn.Module):
+    """One post-norm layer."""
+
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        hidden = config.hidden_size
+        self.attention = nn.ModuleDict({
+            "self": nn.ModuleDict({name: nn.Linear(hidden, hidden) for name in ("query", "key", "value")}),
+            "output": nn.ModuleDict({"dense": nn.Linear(hidden, hidden), "LayerNorm": nn.LayerNorm(hidden, config.layer_norm_epsilon)}),
+        })
+        self.intermediate = nn.ModuleDict({"dense": nn.Linear(hidden, config.intermediate_size)})
+        self.output = nn.ModuleDict({"dense": nn.Linear(config.intermediate_size, hidden), "LayerNorm": nn.LayerNorm(hidden, config.layer_norm_epsilon)})
+        self.head_count = config.head_count
+        self.dropout = nn.Dropout(config.dropout)
+        self.attention_dropout = config.attention_dropout
+
+    def forward(self, hidden: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        attended = self.attention["output"]["dense"](self._attend(hidden, bias))
+        hidden = self.attention["output"]["LayerNorm"](hidden + self.dropout(attended))
+        expanded = F.gelu(self.intermediate["dense"](hidden))
+        return self.output["LayerNorm"](hidden + self.dropout(self.output["dense"](expanded)))
+
+    def _attend(self, hidden: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+        shape = (hidden.shape[0], hidden.shape[1], self.head_count, hidden.shape[2] // self.head_count)
+        query, key, value = (self.attention["self"][name](hidden).view(shape).transpose(1, 2) for name in ("query", "key", "value"))
+        dropout = self.attention_dropout if self.training else 0.0
+        if hasattr(F, "scaled_dot_product_attention"):
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout)
+        else:
+            scores = query @ key.transpose(2, 3) / shape[3] ** 0.5 + bias
+            attended = F.dropout(torch.softmax(scores, 3), dropout) @ value
+        return attended.transpose(1, 2).reshape(hidden.shape)
+
+
+class _AdaptedLinear(nn.Linear):
+    """A linear layer whose weight is frozen, plus a low-rank change of it that learns."""
+
+    def __init__(self, linear: nn.Linear, rank: int, alpha: float, dropout: float) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self.scale = alpha / rank
+        self.dropout = dropout
+        self.adapter_a = nn.Parameter(torch.empty(rank, linear.in_features, device=linear.weight.device, dtype=linear.weight.dtype))
+        self.adapter_b = nn.Parameter(torch.zeros(linear.out_features, rank, device=linear.weight.device, dtype=linear.weight.dtype))
+        nn.init.kaiming_uniform_(self.adapter_a, a=5**0.5)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        change = F.linear(F.linear(F.dropout(inputs, self.dropout, self.training), self.adapter_a), self.adapter_b)
+        return F.linear(inputs, self.weight, self.bias) + self.scale * change
+
+    def merged_weight(self) -> torch.Tensor:
+        return (self.weight + self.scale * (self.adapter_b @ self.adapter_a)).detach()
+
+    def merged(self) -> nn.Linear:
+        linear = nn.Linear(self.in_features, self.out_features, device=self.weight.device, dtype=self.weight.dtype)
+        linear.weight = nn.Parameter(self.merged_weight(), requires_grad=False)
+        linear.bias = self.bias
+        return linear
+
+
+def _text_of(text: str | Passage) -> str:
+    if isinstance(text, Passage):
+        return f"{text.title} {text.text}" if text.title else text.text
+    return text
+
+
+def _make_tokenizer(files: dict[str, bytes], max_length: int) -> Any:
+    try:
+        import tokenizers
+    except ImportError:
+        raise ImportError("texts need the package tokenizers (pip install tokenizers); BertEncoder.forward takes token ids without it") from None
+    if "tokenizer.json" in files:
+        tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
+    elif "vocab.txt" in files:
+        lowercase = json.loads(files.get("tokenizer_config.json", b"{}")).get("do_lower_case", True)
+        vocabulary = {word: number for number, word in enumerate(files["vocab.txt"].decode().splitlines())}
+        tokenizer = tokenizers.BertWordPieceTokenizer(vocabulary, lowercase=lowercase)
+    else:
+        raise ValueError("this encoder was not loaded from a checkpoint with a tokenizer")
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length)
+    return tokenizer
+
+
+def _read_files(folder: str | os.PathLike[str]) -> dict[str, bytes]:
+    files = {}
+    for path in _OTHER_FILES:
+        name = os.path.join(folder, path)
+        if os.path.exists(name):
+            with open(name, "rb") as file:
+                files[path] = file.read()
+    return files
+
+
+def _config_of(files: dict[str, bytes], folder: str) -> BertConfig:
+    def content(path: str, otherwise: Any) -> Any:
+        if path not in files:
+            return otherwise
+        try:
+            return json.loads(files[path])
+        except ValueError as error:
+            raise ValueError(f"{os.path.join(folder, path)} is not JSON: {error}") from None
+
+    def refuse(path: str, what: str) -> None:
+        raise ValueError(f"{os.path.join(folder, path)}: {what}")
+
+    config = content("config.json", None)
+    if config is None:
+        raise ValueError(f"there is no {os.path.join(folder, 'config.json')}")
+    for key, only in (("model_type", "bert"), ("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
+        if config.get(key, only) != only:
+            refuse("config.json", f"{key} {config[key]!r} is not supported, only {only} is")
+    if config.get("is_decoder"):
+        refuse("config.json", "is_decoder is true, only encoders are supported")
+    modules = [module["type"].rpartition(".")[2] for module in content("modules.json", [])]
+    if modules and modules not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        refuse("modules.json", "the modules are not Transformer, Pooling and perhaps Normalize, in this order")
+    pooling = _pooling_of(content("1_Pooling/config.json", {})) if modules else "mean"
+    if pooling not in ("mean", "cls", "max"):
+        refuse("1_Pooling/config.json", f"pooling mode {pooling} is not supported, only mean, cls and max are")
+    prompts_file = content("config_sentence_transformers.json", {})
+    prompts = prompts_file.get("prompts") or {}
+    fallback = prompts.get(prompts_file.get("default_prompt_name") or "", "")
+    max_length = config["max_position_embeddings"]
+    asked = content("sentence_bert_config.json", {}).get("max_seq_length")
+    if asked is not None:
+        max_length = min(asked, max_length)
+    else:
+        allowed = content("tokenizer_config.json", {}).get("model_max_length")
+        if isinstance(allowed, (int, float)) and 3 <= allowed < max_length:
+            max_length = int(allowed)
+    return BertConfig(
+        hidden_size=config["hidden_size"], layer_count=config["num_hidden_layers"], head_count=config["num_attention_heads"],
+        intermediate_size=config["intermediate_size"], vocabulary_size=config["vocab_size"], max_positions=config["max_position_embeddings"],
+        type_vocabulary_size=config.get("type_vocab_size", 2), layer_norm_epsilon=config.get("layer_norm_eps", 1e-12),
+        dropout=config.get("hidden_dropout_prob", 0.1), attention_dropout=config.get("attention_probs_dropout_prob", 0.1), max_length=max_length,
+        pooling=pooling, normalize="Normalize" in modules, query_prefix=prompts.get("query", fallback),
+        passage_prefix=next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), fallback))
+
+
+def _pooling_of(config: dict[str, Any]) -> str:
+    modes = [config["pooling_mode"]] if config.get("pooling_mode") else []
+    modes += [key[len("pooling_mode_"):].replace("_tokens", "").replace("_token", "") for key, on in config.items()
+              if key.startswith("pooling_mode_") and on]
+    return modes[0] if len(modes) == 1 else f"of {len(modes)} names"
