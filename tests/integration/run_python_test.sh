@@ -7,6 +7,6 @@ fi
 LOCI_SERVER_BINARY=$PWD/$2
 LOCI_CLI_BINARY=${3:+$PWD/$3}
 export LOCI_SERVER_BINARY LOCI_CLI_BINARY
-export PYTHONPATH=$PWD/tests/integration
+export PYTHONPATH=$PWD/tests/integration:$PWD/clients/python
 unset LOCI_SERVER
 exec "$LOCI_PYTHON" -B "$1"

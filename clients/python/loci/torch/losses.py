@@ -106,7 +106,7 @@ def contrastive_loss(queries: torch.Tensor, positives: torch.Tensor, hard_negati
         hard_negatives = queries.new_zeros((count, 0, queries.shape[1]))
     each = hard_negatives.shape[1]
     own = torch.arange(count, device=queries.device)
-    candidates = torch.cat([positives, hard_negatives.reshape(count * each, -1)])
+    candidates = torch.cat([positives, hard_negatives.reshape(count * each, queries.shape[1])])
     scores = queries @ candidates.t() / temperature
     owner = torch.cat([own, own.repeat_interleave(each)])
     is_positive = torch.zeros_like(scores, dtype=torch.bool)

@@ -1,0 +1,252 @@
+"""What the client does with failures, against a server of Python that fails as it is told."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import socket
+import threading
+import time
+import unittest
+from concurrent import futures
+
+import grpc
+from loci_server import main
+
+import loci
+from loci import _protocol
+
+UNAVAILABLE, EXHAUSTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
+class FailingServer:
+    """Answers each call with the next of `failures`, a function of the call's context that aborts it, and `replies` once there are none left."""
+
+    def __init__(self):
+        self.failures = []
+        self.calls = []  # Names.
+        self.remaining_s = []  # Of each call's deadline.
+        self.replies = {}  # Fields, by name.
+        handlers = []
+        for service in _protocol.SERVICES:
+            methods = {name.split(".")[1]: grpc.unary_unary_rpc_method_handler(self._handler(method), method.request.FromString,
+                                                                            lambda message: message.SerializeToString())
+                       for name, method in _protocol.METHODS.items() if name.startswith(service + ".")}
+            handlers.append(grpc.method_handlers_generic_handler("loci.v1." + service, methods))
+        self.server = grpc.server(futures.ThreadPoolExecutor(8), handlers=handlers)
+        self.port = self.server.add_insecure_port("127.0.0.1:0")
+        self.server.start()
+
+    def _handler(self, method):
+        def handle(request, context):
+            self.calls.append(method.name)
+            self.remaining_s.append(context.time_remaining())
+            if self.failures:
+                self.failures.pop(0)(context)
+            return method.response(**self.replies.get(method.name, {}))
+
+        return handle
+
+
+def fails(code, message="no", trailers=(), reason="", metadata=None):
+    def abort(context):
+        details = [("grpc-status-details-bin", status(code, message, reason, metadata or {}))] if reason else []
+        context.set_trailing_metadata([*trailers, *details])
+        context.abort(code, message)
+
+    return abort
+
+
+def status(code, message, reason, metadata):
+    result = _protocol.STATUS(code=code.value[0], message=message)
+    info = _protocol.ERROR_INFO(reason=reason, domain="loci", metadata=metadata)
+    result.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=info.SerializeToString())
+    return result.SerializeToString()
+
+
+def pushback(value):
+    return [("grpc-retry-pushback-ms", str(value))]
+
+
+class RetryTest(unittest.TestCase):
+    def setUp(self):
+        self.server = FailingServer()
+        self.addCleanup(lambda: self.server.server.stop(None).wait())
+        self.waits = []
+        self.client = self.make_client()
+
+    def make_client(self, **options):
+        client = loci.Client(f"127.0.0.1:{self.server.port}", **options)
+        client._transport._sleep = self.waits.append
+        self.addCleanup(client.close)
+        return client
+
+    def fail(self, *failures):
+        self.server.failures[:] = failures
+        self.server.calls.clear()
+        self.server.remaining_s.clear()
+        self.waits.clear()
+
+    def raises(self, code, call):
+        with self.assertRaises(loci.LociError) as raised:
+            call()
+        self.assertEqual(raised.exception.code, code, raised.exception)
+        return raised.exception
+
+    def test_an_unavailable_server_is_asked_again_with_growing_waits(self):
+        self.fail(*[fails(UNAVAILABLE)] * 5)
+        self.client.list_stores()
+        self.assertEqual(self.server.calls, ["ListStores"] * 6)
+        self.assertEqual(len(self.waits), 5)
+        for attempt, wait_s in enumerate(self.waits):
+            self.assertGreaterEqual(wait_s, 0.05 * 2**attempt)
+            self.assertLessEqual(wait_s, 0.1 * 2**attempt)
+
+    def test_so_often_and_no_more(self):
+        self.fail(*[fails(UNAVAILABLE, "draining")] * 20)
+        error = self.raises(UNAVAILABLE, self.client.list_stores)
+        self.assertEqual((error.attempts, len(self.server.calls), error.message, error.method), (8, 8, "draining", "AdminService.ListStores"))
+        self.fail(*[fails(UNAVAILABLE)] * 20)
+        self.raises(UNAVAILABLE, self.make_client(retry=loci.RetryPolicy(max_attempts=1)).list_stores)
+        self.assertEqual((len(self.server.calls), self.waits), (1, []))
+
+    def test_pushback_is_honoured(self):
+        self.fail(fails(EXHAUSTED, trailers=pushback(7000)), fails(EXHAUSTED, trailers=pushback(0)))
+        self.client.list_stores()
+        self.assertEqual(self.waits[0], 7.0)
+        self.assertGreaterEqual(self.waits[1], 0.1)
+        self.assertEqual(len(self.server.calls), 3)
+
+    def test_what_is_exhausted_for_good_is_not_asked_again(self):
+        for trailers in ([], pushback(-1), pushback("soon")):
+            with self.subTest(trailers=trailers):
+                self.fail(fails(EXHAUSTED, trailers=trailers, reason="DISK"))
+                self.assertEqual(self.raises(EXHAUSTED, self.client.list_stores).reason, "DISK")
+                self.assertEqual(len(self.server.calls), 1)
+        self.fail(fails(UNAVAILABLE, trailers=pushback(-1)))
+        self.raises(UNAVAILABLE, self.client.list_stores)
+        self.assertEqual(len(self.server.calls), 1)
+
+    def test_what_may_have_been_done_is_not_done_twice(self):
+        for call in (lambda: self.client.create_store("a"), lambda: self.client.delete_store("a", confirm_name="a"), lambda: self.client.rollback("a"),
+                     lambda: self.client.activate("a", "g")):
+            self.fail(fails(UNAVAILABLE))
+            self.raises(UNAVAILABLE, call)
+            self.assertEqual(len(self.server.calls), 1)
+        # But what was refused was not done.
+        for failure in (fails(EXHAUSTED, trailers=pushback(30)), fails(UNAVAILABLE, reason="SWITCHING", metadata={"retry_after_ms": "30"})):
+            self.fail(failure)
+            self.client.rollback("a")
+            self.assertEqual(len(self.server.calls), 2)
+        self.fail(fails(UNAVAILABLE), fails(UNAVAILABLE))
+        self.client.upsert_passages("a", [loci.Passage("p", "text")])
+        self.client.delete_passages("a", ["p"])
+        self.assertEqual(self.server.calls, ["UpsertPassages"] * 3 + ["DeletePassages"])
+
+    def test_other_errors_come_at_once(self):
+        for code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.ABORTED, grpc.StatusCode.INTERNAL,
+                     grpc.StatusCode.DATA_LOSS, grpc.StatusCode.FAILED_PRECONDITION):
+            self.fail(fails(code, trailers=pushback(5)))
+            self.raises(code, self.client.list_stores)
+            self.assertEqual(len(self.server.calls), 1)
+
+    def test_the_time_limit_is_of_all_tries_together(self):
+        self.fail(fails(EXHAUSTED, trailers=pushback(59_000)), fails(EXHAUSTED, trailers=pushback(3_600_000)))
+        error = self.raises(EXHAUSTED, self.client.list_stores)
+        self.assertEqual((error.attempts, self.waits), (2, [59.0]))  # The hour does not fit into the minute.
+        for remaining_s in self.server.remaining_s:
+            self.assertLessEqual(remaining_s, 60.0)
+        self.fail(fails(EXHAUSTED, trailers=pushback(3_600_000)))
+        self.client.list_stores(timeout_s=None)
+        self.assertEqual(self.waits, [3600.0])
+        self.fail(fails(UNAVAILABLE))
+        self.raises(UNAVAILABLE, lambda: self.client.list_stores(timeout_s=0.04))
+        self.assertEqual(self.waits, [])
+        # Each try has what the ones before left.
+        transport = self.client._transport
+        transport._sleep = lambda wait_s: time.sleep(0.2)
+        self.fail(fails(UNAVAILABLE), fails(UNAVAILABLE))
+        self.client.list_stores(timeout_s=50)
+        first, second, third = self.server.remaining_s
+        self.assertGreater(first, second)
+        self.assertGreater(second, third)
+
+    def test_a_slow_server_is_not_waited_for(self):
+        released = threading.Event()
+        self.addCleanup(released.set)
+        self.fail(lambda context: released.wait(60))
+        error = self.raises(grpc.StatusCode.DEADLINE_EXCEEDED, lambda: self.client.list_stores(timeout_s=0.3))
+        self.assertEqual(error.attempts, 1)
+
+    def test_errors_say_what_the_server_said(self):
+        self.fail(fails(grpc.StatusCode.INVALID_ARGUMENT, "top_k is 0, the least is 1", reason="INVALID_FIELD", metadata={"field": "top_k"}))
+        error = self.raises(grpc.StatusCode.INVALID_ARGUMENT, lambda: self.client.search("s", "q", 0))
+        self.assertEqual((error.reason, error.metadata), ("INVALID_FIELD", {"field": "top_k"}))
+        self.assertEqual(str(error), "RetrievalService.Search: INVALID_ARGUMENT (INVALID_FIELD): top_k is 0, the least is 1")
+        copy = pickle.loads(pickle.dumps(error))  # As between processes of a training job.
+        self.assertEqual((copy.code, copy.reason, copy.metadata, str(copy)), (error.code, error.reason, error.metadata, str(error)))
+        # What is no google.rpc.Status, or has no ErrorInfo, is an error like any other.
+        wrong = _protocol.STATUS(code=3)
+        wrong.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff\xff")
+        wrong.details.add(type_url="type.googleapis.com/else", value=b"else")
+        for details in (b"\xff\xff\xff", wrong.SerializeToString(), b""):
+            self.fail(fails(grpc.StatusCode.INTERNAL, "why", trailers=[("grpc-status-details-bin", details)]))
+            error = self.raises(grpc.StatusCode.INTERNAL, self.client.list_stores)
+            self.assertEqual((error.message, error.reason, error.metadata), ("why", "", {}))
+
+    def test_no_server_at_all(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # Nobody listens.
+            client = loci.Client(f"127.0.0.1:{taken.getsockname()[1]}", retry=loci.RetryPolicy(max_attempts=3, initial_backoff_s=0.01))
+            self.assertEqual(self.raises(UNAVAILABLE, client.server_info).attempts, 3)
+            client.close()
+
+    def test_a_closed_client_says_so(self):
+        with self.make_client() as client:
+            client.list_stores()
+        with self.assertRaisesRegex(RuntimeError, "closed"):
+            client.list_stores()
+        client.close()
+
+    def test_a_forked_child_is_told(self):
+        self.client.list_stores()
+        real = os.getpid
+        os.getpid = lambda: real() + 1  # What a child sees; gRPC itself may not survive a real one here.
+        try:
+            with self.assertRaisesRegex(RuntimeError, "fork"):
+                self.client.list_stores()
+        finally:
+            os.getpid = real
+        self.client.list_stores()
+
+    def test_a_lease_outlives_a_server_that_is_away(self):
+        self.server.replies["OpenSession"] = {"session_id": "s", "lease_ms": 300, "dim": 4}
+        session = self.client.open_session()
+        self.server.failures[:] = [fails(UNAVAILABLE)] * 3
+        deadline = time.monotonic() + 60
+        while self.server.calls.count("RenewSession") < 6:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        self.assertIsNone(session.lost)
+        self.server.failures[:] = [fails(grpc.StatusCode.NOT_FOUND, reason="SESSION_NOT_FOUND")]
+        while session.lost is None:
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.01)
+        self.assertEqual(session.lost.reason, "SESSION_NOT_FOUND")
+        session.close()
+        session.close()
+
+    def test_arguments_are_checked_before_anything_is_sent(self):
+        for call in (lambda: self.client.encode(["a"], role="POET"), lambda: self.client.call("RetrievalService.Find"),
+                     lambda: self.client.upsert_passages("s", [{"id": "a", "body": "b"}]), lambda: self.client.search("s", [[[1.0]]]),
+                     lambda: loci.RetryPolicy(max_attempts=0)):
+            with self.assertRaises(ValueError):
+                call()
+        for call in (lambda: self.client.get_passages("s", "p001"), lambda: self.client.upsert_passages("s", [loci.Passage("a", metadata={"x": None})])):
+            with self.assertRaises(TypeError):
+                call()
+        self.assertEqual(self.server.calls, [])
+
+
+if __name__ == "__main__":
+    main()
