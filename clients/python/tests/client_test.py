@@ -222,17 +222,20 @@ class ClientTest(unittest.TestCase):
             yield from self.passages
             raise KeyError("the source is gone")
 
+        ended = lambda: not self.client.list_jobs("failing", state="RUNNING")
         for broken, error in ((passages(), KeyError), ([{"id": "a", "no": 1}], ValueError), ([loci.Passage("a"), None], AttributeError)):
             with self.assertRaises(error):
                 self.client.ingest("failing", broken)
+            self.eventually(ended)
         for vectors in (self.vectors[:3], self.vectors[:5]):
             with self.assertRaisesRegex(ValueError, "vectors than passages"):
                 self.client.ingest("failing", self.passages[:4], vectors=vectors, encoder_fingerprint=self.encoder.fingerprint)
-        self.eventually(lambda: not self.client.list_jobs("failing", state="RUNNING"))
+            self.eventually(ended)
         self.assertEqual((self.client.get_store("failing").passage_count, len(self.client.list_generations("failing"))), (4, 1))
         result = self.client.ingest("failing", [loci.Passage("ok", "text"), loci.Passage("", "no id")], mode="upsert")
         self.assertEqual((result.accepted_count, result.rejected_count, result.errors[0].line), (1, 1, 2))
         self.raises(grpc.StatusCode.INVALID_ARGUMENT, lambda: self.client.ingest("failing", [loci.Passage("", "no id")], bad_lines="FAIL"), "BAD_LINE")
+        self.eventually(ended)
         chunked = self.client.ingest("failing", [{"id": "doc", "text": "A sentence of some words. " * 40}], mode="UPSERT",
                                      chunking=loci.Chunking(max_tokens=32, overlap_tokens=8))
         self.assertGreater(chunked.passage_count, 5)
