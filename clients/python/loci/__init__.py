@@ -12,8 +12,31 @@ from ._transport import RetryPolicy
 from .client import Client
 from .errors import LociError
 from .session import Session
-from .types import (Activation, Answer, AnswerResult, Chunking, EncodeResult, EncoderInfo, Evidence, Generation, Gradients, Hit, IngestResult, Job,
-                    LineError, Passage, PassagesResult, Retrieval, SearchResult, ServerInfo, Staleness, Store, Timings, TokenUsage, WriteResult)
+from .types import (
+    Activation,
+    Answer,
+    AnswerResult,
+    Chunking,
+    EncodeResult,
+    EncoderInfo,
+    Evidence,
+    Generation,
+    Gradients,
+    Hit,
+    IngestResult,
+    Job,
+    LineError,
+    Passage,
+    PassagesResult,
+    Retrieval,
+    SearchResult,
+    ServerInfo,
+    Staleness,
+    Store,
+    Timings,
+    TokenUsage,
+    WriteResult,
+)
 
 __all__ = [
     "Activation", "Answer", "AnswerResult", "Chunking", "Client", "EncodeResult", "EncoderInfo", "Evidence", "Generation", "Gradients", "Hit",

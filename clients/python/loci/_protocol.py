@@ -14,7 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 SERVICES = ("RetrievalService", "AdminService", "TrainingService")
 
 
-def _load() -> tuple[descriptor_pool.DescriptorPool, dict[str, type]]:
+def _load() -> tuple[descriptor_pool.DescriptorPool, dict[str, Any]]:
     try:
         data = pkgutil.get_data(__package__, "protocol.binpb")
     except OSError as error:
@@ -25,7 +25,7 @@ def _load() -> tuple[descriptor_pool.DescriptorPool, dict[str, type]]:
     pool = descriptor_pool.DescriptorPool()
     for file in files.file:
         pool.AddSerializedFile(file.SerializeToString())
-    classes: dict[str, type] = {}
+    classes: dict[str, Any] = {}
 
     def add(descriptors: Any) -> None:
         for descriptor in descriptors:
@@ -69,8 +69,8 @@ def message(name: str, **fields: Any) -> Any:
     return _CLASSES["loci.v1." + name](**fields)
 
 
-STATUS = _CLASSES["loci.rpc.Status"]
-ERROR_INFO = _CLASSES["loci.rpc.ErrorInfo"]
+STATUS: Any = _CLASSES["loci.rpc.Status"]
+ERROR_INFO: Any = _CLASSES["loci.rpc.ErrorInfo"]
 
 
 def _enum(name: str) -> Any:

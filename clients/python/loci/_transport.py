@@ -7,7 +7,8 @@ import os
 import random
 import threading
 import time
-from typing import Any, Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any, Callable
 
 import grpc
 
@@ -134,14 +135,14 @@ class Transport:
             except grpc.RpcError as raised:
                 error = error_of(raised, name, attempt)
                 wait_s = self._wait_s(error, trailers_of(raised), method, attempt)
-                if wait_s is None or (deadline is not None and wait_s >= _left(deadline)):
+                if wait_s is None or not _fits(wait_s, deadline):
                     raise error from None
             self._sleep(wait_s)
 
     def wait_after(self, attempt: int, deadline: float | None) -> bool:
         """Waits as between two tries of a call, after its try number `attempt`; False, at once, where there is no further try."""
         wait_s = self.retry.backoff_s(attempt)
-        if attempt >= self.retry.max_attempts or (deadline is not None and wait_s >= _left(deadline)):
+        if attempt >= self.retry.max_attempts or not _fits(wait_s, deadline):
             return False
         self._sleep(wait_s)
         return True
@@ -177,14 +178,15 @@ class Transport:
         try:
             return call.result()
         except (grpc.RpcError, grpc.FutureCancelledError) as raised:
-            if raised_by_requests:
-                raise raised_by_requests[0]
-            if isinstance(raised, grpc.RpcError):
-                raise error_of(raised, name) from None
-            raise LociError(grpc.StatusCode.CANCELLED, "the call was cancelled", method=name) from None
+            failure = raised
         except BaseException:  # An interrupt: nothing is to go on in the background.
             call.cancel()
             raise
+        if raised_by_requests:
+            raise raised_by_requests[0]
+        if isinstance(failure, grpc.RpcError):
+            raise error_of(failure, name)
+        raise LociError(grpc.StatusCode.CANCELLED, "the call was cancelled", method=name)
 
     def _stub(self, kind: str, method: _protocol.Method) -> Any:
         self.check_usable()
@@ -211,3 +213,7 @@ class Transport:
 
 def _left(deadline: float | None) -> float | None:
     return None if deadline is None else max(deadline - time.monotonic(), 0.0)
+
+
+def _fits(wait_s: float, deadline: float | None) -> bool:
+    return deadline is None or time.monotonic() + wait_s < deadline

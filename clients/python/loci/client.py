@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from typing import Any, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Callable
 
 import grpc
 import numpy as np
@@ -440,7 +441,8 @@ def _batches(passages: Iterable[types.PassageLike], vectors: Any) -> Iterator[An
     missing = object()
     rows: Iterable[Any] = itertools.repeat(None) if vectors is None else itertools.chain(vectors, itertools.repeat(missing))
     rows = iter(rows)
-    batch, batch_rows, size_bytes = _protocol.message("PassageBatch"), [], 0
+    batch_rows: list[np.ndarray] = []
+    batch, size_bytes = _protocol.message("PassageBatch"), 0
 
     def finished() -> Any:
         if batch_rows:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from typing import Any, Iterable, List, Mapping, Union
+from collections.abc import Iterable, Mapping
+from typing import Any, Union
 
 import numpy as np
 
 from . import _matrix, _protocol
 
-MetadataValue = Union[str, int, float, bool, List[str]]
+MetadataValue = Union[str, int, float, bool, list[str]]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 import tempfile
@@ -120,7 +119,8 @@ class ClientTest(unittest.TestCase):
         one = self.client.search("search", queries[1], 5, filter="not even", include_text=False)
         self.assertEqual((len(one.results), one.match_count), (1, COUNT // 2))
         self.assertTrue(all(int(hit.id[1:]) % 2 and hit.passage is None and hit.vector is None for hit in one.hits))
-        self.assertEqual(self.raises(grpc.StatusCode.INVALID_ARGUMENT, lambda: self.client.search("search", "q", 5, filter="even =")).metadata["field"], "filter")
+        error = self.raises(grpc.StatusCode.INVALID_ARGUMENT, lambda: self.client.search("search", "q", 5, filter="even ="))
+        self.assertEqual(error.metadata["field"], "filter")
         self.raises(grpc.StatusCode.NOT_FOUND, lambda: self.client.search("no-such-store", "q"), "STORE_NOT_FOUND")
 
     def test_passages_are_written_read_and_deleted_with_all_their_fields(self):

@@ -267,7 +267,8 @@ class TorchEncoderTest(unittest.TestCase):
         self.assertEqual(raised.exception.code, grpc.StatusCode.INVALID_ARGUMENT)
 
     def test_safetensors(self):
-        tensors = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float64([1.5]), "c": np.float16([[2]]), "d": np.int64(7), "e": np.zeros((0, 3), "f4")}
+        tensors = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float64([1.5]), "c": np.float16([[2]]), "d": np.int64([7]),
+                   "e": np.zeros((0, 3), np.float32)}
         path = self.path("tensors")
 
         def write(data):

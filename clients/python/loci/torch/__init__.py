@@ -1,6 +1,6 @@
 """Training through Loci's retriever with PyTorch: retrieve(), losses, an encoder that the server can run.
 
-Needs torch: `pip install loci[torch]`.
+Needs torch: `pip install "./clients/python[torch]"` in a checkout of Loci.
 """
 
 from .bert import BertConfig, BertEncoder, pad

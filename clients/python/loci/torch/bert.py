@@ -6,7 +6,8 @@ import dataclasses
 import json
 import os
 import tempfile
-from typing import Any, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,7 +83,7 @@ class BertEncoder(nn.Module):
             raise ValueError(f"hidden_size {config.hidden_size} is not a multiple of head_count {config.head_count}")
         self.config = config
         self.embeddings = _Embeddings(config)
-        self.encoder = nn.ModuleDict({"layer": nn.ModuleList([_Layer(config) for _ in range(config.layer_count)])})
+        self.encoder = _Layers(config)
         self._files: dict[str, bytes] = {}  # The checkpoint's, but for the weights.
         self._tokenizer: Any = None
         for module in self.modules():
@@ -138,7 +139,7 @@ class BertEncoder(nn.Module):
         hidden = self.embeddings(input_ids)
         # Added to the scores: nothing is looked at that is padding.
         bias = torch.zeros(mask.shape, dtype=hidden.dtype, device=hidden.device).masked_fill(~mask, torch.finfo(hidden.dtype).min)[:, None, None, :]
-        for layer in self.encoder["layer"]:
+        for layer in self.encoder.layer:
             hidden = layer(hidden, bias)
         if self.config.pooling == "cls":
             vectors = hidden[:, 0]
@@ -171,7 +172,7 @@ class BertEncoder(nn.Module):
         if not 0 <= layers <= self.config.layer_count:
             raise ValueError(f"layers is {layers}, it must lie in [0, {self.config.layer_count}]")
         self.requires_grad_(False)
-        for layer in self.encoder["layer"][self.config.layer_count - layers:]:
+        for layer in self.encoder.layer[self.config.layer_count - layers:]:
             layer.requires_grad_(True)
 
     def add_adapters(self, rank: int = 8, alpha: float = 16.0, targets: Iterable[str] = ("query", "value"), dropout: float = 0.0) -> None:
@@ -264,38 +265,72 @@ class _Embeddings(nn.Module):
         return self.dropout(self.LayerNorm(self.word_embeddings(input_ids) + positions + self.token_type_embeddings.weight[0]))
 
 
+class _Layers(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.layer = nn.ModuleList([_Layer(config) for _ in range(config.layer_count)])
+
+
 class _Layer(nn.Module):
     """One post-norm layer."""
 
     def __init__(self, config: BertConfig) -> None:
         super().__init__()
-        hidden = config.hidden_size
-        self.attention = nn.ModuleDict({
-            "self": nn.ModuleDict({name: nn.Linear(hidden, hidden) for name in ("query", "key", "value")}),
-            "output": nn.ModuleDict({"dense": nn.Linear(hidden, hidden), "LayerNorm": nn.LayerNorm(hidden, config.layer_norm_epsilon)}),
-        })
-        self.intermediate = nn.ModuleDict({"dense": nn.Linear(hidden, config.intermediate_size)})
-        self.output = nn.ModuleDict({"dense": nn.Linear(config.intermediate_size, hidden), "LayerNorm": nn.LayerNorm(hidden, config.layer_norm_epsilon)})
-        self.head_count = config.head_count
-        self.dropout = nn.Dropout(config.dropout)
-        self.attention_dropout = config.attention_dropout
+        self.attention = _Attention(config)
+        self.intermediate = _Intermediate(config)
+        self.output = _Output(config.intermediate_size, config)
 
     def forward(self, hidden: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
-        attended = self.attention["output"]["dense"](self._attend(hidden, bias))
-        hidden = self.attention["output"]["LayerNorm"](hidden + self.dropout(attended))
-        expanded = F.gelu(self.intermediate["dense"](hidden))
-        return self.output["LayerNorm"](hidden + self.dropout(self.output["dense"](expanded)))
+        hidden = self.attention.output(self.attention.self(hidden, bias), hidden)
+        return self.output(self.intermediate(hidden), hidden)
 
-    def _attend(self, hidden: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+
+class _Attention(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.self = _Heads(config)
+        self.output = _Output(config.hidden_size, config)
+
+
+class _Heads(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.query = nn.Linear(config.hidden_size, config.hidden_size)
+        self.key = nn.Linear(config.hidden_size, config.hidden_size)
+        self.value = nn.Linear(config.hidden_size, config.hidden_size)
+        self.head_count = config.head_count
+        self.dropout = config.attention_dropout
+
+    def forward(self, hidden: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
         shape = (hidden.shape[0], hidden.shape[1], self.head_count, hidden.shape[2] // self.head_count)
-        query, key, value = (self.attention["self"][name](hidden).view(shape).transpose(1, 2) for name in ("query", "key", "value"))
-        dropout = self.attention_dropout if self.training else 0.0
+        query, key, value = (linear(hidden).view(shape).transpose(1, 2) for linear in (self.query, self.key, self.value))
+        dropout = self.dropout if self.training else 0.0
         if hasattr(F, "scaled_dot_product_attention"):
             attended = F.scaled_dot_product_attention(query, key, value, attn_mask=bias.to(query.dtype), dropout_p=dropout)
         else:
             scores = query @ key.transpose(2, 3) / shape[3] ** 0.5 + bias
             attended = F.dropout(torch.softmax(scores, 3), dropout) @ value
         return attended.transpose(1, 2).reshape(hidden.shape)
+
+
+class _Intermediate(nn.Module):
+    def __init__(self, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.intermediate_size)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return F.gelu(self.dense(hidden))
+
+
+class _Output(nn.Module):
+    def __init__(self, inputs: int, config: BertConfig) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, config.hidden_size)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, config.layer_norm_epsilon)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, inputs: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+        return self.LayerNorm(residual + self.dropout(self.dense(inputs)))
 
 
 class _AdaptedLinear(nn.Linear):

@@ -7,7 +7,7 @@ a loss of inf, and no gradient; never NaN.
 
 from __future__ import annotations
 
-from typing import Sequence
+from collections.abc import Sequence
 
 import torch
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Iterable, Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -151,11 +152,14 @@ def retrieve(q: torch.Tensor, store: Session | tuple[Client, str], k: int, *, es
     found = session.retrieve(queries.detach().cpu().numpy(), k, include_text=include_text, include_vectors=include_vectors or passage_gradients,
                              include_mean_vectors=include_mean_vectors, **arguments)
 
-    def tensor(values: np.ndarray | None) -> torch.Tensor | None:
-        return None if values is None else torch.from_numpy(values).to(device=queries.device, dtype=queries.dtype)
+    def tensor(values: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(values).to(device=queries.device, dtype=queries.dtype)
 
-    vectors = tensor(found.vectors)
-    if passage_gradients:
+    def optional(values: np.ndarray | None) -> torch.Tensor | None:
+        return None if values is None else tensor(values)
+
+    vectors = optional(found.vectors)
+    if passage_gradients and vectors is not None:
         vectors.requires_grad_()
     weights = found.log_probs
     if estimator == "EXACT_Z_NULL":
@@ -168,8 +172,8 @@ def retrieve(q: torch.Tensor, store: Session | tuple[Client, str], k: int, *, es
         log_weights=log_weights, log_probs=log_weights[:, :k], log_null_prob=log_weights[:, k] if estimator == "EXACT_Z_NULL" else tensor(found.log_null_prob),
         log_tail_weights=log_weights[:, k:] if estimator == "EXACT_Z_TAIL" else None,
         found=torch.arange(k, device=queries.device) < torch.from_numpy(found.hit_counts).to(queries.device)[:, None],
-        log_z=tensor(found.log_z), head_mass=tensor(found.head_mass), vectors=vectors, tail_vectors=tensor(found.tail_vectors),
-        mean_vectors=tensor(found.mean_vectors), estimator=estimator, retrieval=found, session=session)
+        log_z=tensor(found.log_z), head_mass=tensor(found.head_mass), vectors=vectors, tail_vectors=optional(found.tail_vectors),
+        mean_vectors=optional(found.mean_vectors), estimator=estimator, retrieval=found, session=session)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,7 +186,8 @@ class _Call:
     arguments: dict[str, Any]
 
     def backward(self, queries: torch.Tensor, gradients: np.ndarray, passages: bool) -> types.Gradients:
-        asked = {"grad_log_probs": gradients, "include_passage_gradients": passages, "timeout_s": self.arguments.get("timeout_s", self.session.client.timeout_s)}
+        asked: dict[str, Any] = {"grad_log_probs": gradients, "include_passage_gradients": passages,
+                                 "timeout_s": self.arguments.get("timeout_s", self.session.client.timeout_s)}
         try:
             return self.session.backward(self.found, **asked)
         except LociError as error:
@@ -207,15 +212,15 @@ class _LogWeights(torch.autograd.Function):
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         queries, weights = ctx.saved_tensors
         # Of what has no mass there is no gradient, whatever a loss made of its -inf.
-        gradient = torch.where(torch.isneginf(weights), torch.zeros_like(gradient), gradient).cpu().numpy()
+        upstream = torch.where(torch.isneginf(weights), torch.zeros_like(gradient), gradient).cpu().numpy()
         # Rows that overflowed stay visible to who scales losses, as they would with any other layer; the server refuses them.
-        finite = np.isfinite(gradient).all(1)
-        gradient = np.where(finite[:, None], gradient, 0)
+        finite = np.isfinite(upstream).all(axis=1)
+        upstream = np.where(finite[:, None], upstream, 0)
         scale = 1.0
-        if gradient.dtype != np.float64:  # The product is linear: neither way it leaves the range of float32.
-            scale = float(np.abs(gradient).max(initial=0)) or 1.0
-            gradient = (gradient / scale).astype(np.float32)
-        answer = ctx.call.backward(queries, gradient, ctx.passages)
+        if upstream.dtype != np.float64:  # The product is linear: so it leaves the range of float32 in neither direction.
+            scale = float(np.abs(upstream).max(initial=0)) or 1.0
+            upstream = (upstream / scale).astype(np.float32)
+        answer = ctx.call.backward(queries, upstream, ctx.passages)
 
         def tensor(values: np.ndarray | None) -> torch.Tensor | None:
             if values is None:

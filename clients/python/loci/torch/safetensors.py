@@ -6,7 +6,7 @@ import json
 import math
 import os
 import struct
-from typing import Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
