@@ -28,6 +28,7 @@ from .types import (
     LineError,
     Passage,
     PassagesResult,
+    PublishResult,
     Retrieval,
     SearchResult,
     ServerInfo,
@@ -40,6 +41,6 @@ from .types import (
 
 __all__ = [
     "Activation", "Answer", "AnswerResult", "Chunking", "Client", "EncodeResult", "EncoderInfo", "Evidence", "Generation", "Gradients", "Hit",
-    "IngestResult", "Job", "LineError", "LociError", "Passage", "PassagesResult", "Retrieval", "RetryPolicy", "SearchResult", "ServerInfo", "Session",
+    "IngestResult", "Job", "LineError", "LociError", "Passage", "PassagesResult", "PublishResult", "Retrieval", "RetryPolicy", "SearchResult", "ServerInfo", "Session",
     "Staleness", "Store", "Timings", "TokenUsage", "WriteResult",
 ]

@@ -6,6 +6,7 @@ protobuf; the pool is the package's own, so that nothing else registered in the 
 
 from __future__ import annotations
 
+import functools
 import pkgutil
 from typing import Any
 
@@ -73,27 +74,27 @@ STATUS: Any = _CLASSES["loci.rpc.Status"]
 ERROR_INFO: Any = _CLASSES["loci.rpc.ErrorInfo"]
 
 
-def _enum(name: str) -> Any:
-    return _POOL.FindEnumTypeByName("loci.v1." + name)
-
-
 _PREFIXES = {"VectorType": "VECTOR_TYPE_", "TextRole": "TEXT_ROLE_", "Truncation": "TRUNCATION_", "Estimator": "ESTIMATOR_", "IngestMode": "INGEST_MODE_",
              "WritesSince": "WRITES_SINCE_", "LinePolicy": "LINE_POLICY_", "GenerationState": "GENERATION_STATE_", "JobState": "JOB_STATE_",
-             "ActivationStrategy": "ACTIVATION_STRATEGY_"}
-_NUMBERS = {name: {value.name[len(prefix):]: value.number for value in _enum(name).values} for name, prefix in _PREFIXES.items()}
-_NAMES = {name: {number: value for value, number in values.items()} for name, values in _NUMBERS.items()}
+             "ActivationStrategy": "ACTIVATION_STRATEGY_", "EncoderHalves": "ENCODER_HALVES_"}
+
+
+@functools.lru_cache(maxsize=None)
+def _numbers(enum: str) -> dict[str, int]:
+    prefix = _PREFIXES[enum]
+    return {value.name[len(prefix):]: value.number for value in _POOL.FindEnumTypeByName("loci.v1." + enum).values}
 
 
 def enum_number(enum: str, value: str | None, argument: str) -> int:
     """The number of "exact_z" or "EXACT_Z" in an enum; 0, the server's default, for None. ValueError names `argument` and what it can be."""
     if value is None:
         return 0
-    number = _NUMBERS[enum].get(str(value).upper().replace("-", "_"))
+    number = _numbers(enum).get(str(value).upper().replace("-", "_"))
     if number is None:
-        raise ValueError(f"{argument} is {value!r}, not one of {', '.join(name for name, number in _NUMBERS[enum].items() if number)}")
+        raise ValueError(f"{argument} is {value!r}, not one of {', '.join(name for name, number in _numbers(enum).items() if number)}")
     return number
 
 
 def enum_name(enum: str, number: int) -> str:
     """The name of a value without its prefix; of one that this client does not know, its number."""
-    return _NAMES[enum].get(number, str(number))
+    return next((name for name, value in _numbers(enum).items() if value == number), str(number))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import os
 import threading
@@ -428,6 +429,61 @@ class Client:
             if session is None or session.lost is not None or refresh:
                 session = self._sessions[store] = self.open_session(store)
             return session
+
+    def publish_encoder(self, weights: bytes | None = None, *, store: str = "", halves: str | None = None, parent_fingerprint: str = "", job_name: str = "",
+                        metrics: Mapping[str, float] | None = None, max_encoder_share: float = 0.0, activate: bool = True, fingerprint: str = "",
+                        progress: bool | None = None, timeout_s: float | None = None) -> types.PublishResult:
+        """Gives the server trained weights as a new encoder, and a store to use it.
+
+            client.publish_encoder(encoder.weights(), store="facts", halves="QUERY", job_name="run-7", metrics={"step": 1000})
+
+        A query half goes live at once: queries are encoded by it when this returns. Passage weights begin a job that re-encodes the store, which
+        goes on with the old encoder until the end: wait_for_job(result.job).
+
+        Parameters
+        ----------
+        weights : bytes
+            A safetensors file, 1 byte to 2 GiB, with the tensors of the parent's: BertEncoder.weights(). None with `fingerprint`.
+        store : str
+            That the encoder goes into. Empty (here it does not mean "default"): none; it is stored, to be named by its fingerprint.
+        halves : str
+            "QUERY", "PASSAGE" or "BOTH": which texts the weights are for; the other half stays the parent's. No default.
+        parent_fingerprint : str
+            The encoder that was trained. Empty: the one that encodes the store's queries now; without a store the server's default.
+        job_name, metrics : str, mapping of str to float
+            For the lineage: the training job's name and figures.
+        max_encoder_share : float
+            Where the store is re-encoded: of the time in which passages wait, how much is spent on them, 0.01 to 1; 0 means 0.5.
+        activate : bool
+            Where the store is re-encoded: activate the generation at the end.
+        fingerprint : str
+            Instead of weights: an encoder that the server has, "QUERY:PASSAGE", goes into the store. So a query half is taken back.
+
+        Raises
+        ------
+        LociError
+            INVALID_ARGUMENT, reasons ENCODER_INVALID and WEIGHTS_MISMATCH; NOT_FOUND, reason ENCODER_NOT_FOUND; FAILED_PRECONDITION, reason
+            ENCODER_MISMATCH: the store's vectors are not of the passage half that these queries would ask; ABORTED, reason JOB_IN_THE_WAY.
+        """
+        if (weights is None) == (not fingerprint):
+            raise ValueError("give exactly one of weights and fingerprint")
+        header = _protocol.message("PublishHeader", store=store, parent_fingerprint=parent_fingerprint, job_name=job_name, metrics=metrics,
+                                   max_encoder_share=max_encoder_share, no_activate=not activate, fingerprint=fingerprint,
+                                   halves=_protocol.enum_number("EncoderHalves", halves, "halves"))
+        data = memoryview(weights or b"")
+        if weights is not None:
+            header.size_bytes = data.nbytes
+            header.sha256 = hashlib.sha256(data).hexdigest()
+
+        with ProgressBar(shown(progress), "publish", "bytes") as bar:
+            def requests() -> Iterator[Any]:
+                yield _protocol.message("PublishRequest", header=header)
+                for begin in range(0, data.nbytes, _PIECE_BYTES):
+                    yield _protocol.message("PublishRequest", weights=bytes(data[begin:begin + _PIECE_BYTES]))
+                    bar.update(min(begin + _PIECE_BYTES, data.nbytes), data.nbytes)
+                bar.update(data.nbytes, data.nbytes, last=True)
+
+            return types.from_message(types.PublishResult, self._transport.send("TrainingService.PublishEncoder", requests(), timeout_s))
 
 
 def _ids(ids: Sequence[str]) -> Sequence[str]:

@@ -502,6 +502,32 @@ class Gradients:
     passage_gradients: np.ndarray | None
 
 
+@dataclasses.dataclass(frozen=True)
+class PublishResult:
+    """Of Client.publish_encoder.
+
+    Attributes
+    ----------
+    fingerprint : str
+        Of the new encoder, "QUERY:PASSAGE".
+    job : str
+        That re-encodes the store; empty where nothing is re-encoded.
+    generation, revision : str, int
+        The store's, that is active now; empty and 0 without a store.
+    live : bool
+        The store's query texts are encoded by it from now on.
+    was_there : bool
+        The server had this encoder before.
+    """
+
+    fingerprint: str
+    job: str
+    generation: str
+    revision: int
+    live: bool
+    was_there: bool
+
+
 def from_message(kind: Any, message: Any, **replaced: Any) -> Any:
     """A dataclass whose fields have the names of the message's, but for those given."""
     return kind(**{field.name: replaced[field.name] if field.name in replaced else getattr(message, field.name) for field in dataclasses.fields(kind)})

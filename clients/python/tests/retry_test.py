@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pickle
 import socket
@@ -235,6 +236,37 @@ class RetryTest(unittest.TestCase):
         self.assertEqual(session.lost.reason, "SESSION_NOT_FOUND")
         session.close()
         session.close()
+
+    @unittest.skipUnless("TrainingService.PublishEncoder" in _protocol.METHODS, "this build's protos have no PublishEncoder")
+    def test_publish_encoder_sends_what_it_promises(self):
+        weights = bytes(range(256)) * 10_000
+        received = []
+
+        def publish(requests, context):
+            requests = list(requests)
+            received.append((requests[0].header, b"".join(request.weights for request in requests[1:]), len(requests)))
+            return _protocol.message("PublishResponse", fingerprint="a:b", live=True)
+
+        method = _protocol.METHODS["TrainingService.PublishEncoder"]
+        server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[grpc.method_handlers_generic_handler("loci.v1.TrainingService", {
+            "PublishEncoder": grpc.stream_unary_rpc_method_handler(publish, method.request.FromString, lambda message: message.SerializeToString())})])
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        with loci.Client(f"127.0.0.1:{port}") as client:
+            result = client.publish_encoder(weights, store="facts", halves="query", parent_fingerprint="p", job_name="run", metrics={"loss": 0.5},
+                                            max_encoder_share=0.25, activate=False)
+            self.assertEqual((result.fingerprint, result.live, result.job), ("a:b", True, ""))
+            client.publish_encoder(store="facts", fingerprint="a:b")
+            for wrong in ({}, {"weights": b"a", "fingerprint": "a:b"}, {"weights": b"a", "halves": "THIRD"}):
+                with self.assertRaises(ValueError):
+                    client.publish_encoder(**wrong)
+        server.stop(None).wait()
+        (header, sent, messages), (again, nothing, _) = received
+        self.assertEqual((sent, messages), (weights, 1 + 3))
+        self.assertEqual((header.size_bytes, header.sha256), (len(weights), hashlib.sha256(weights).hexdigest()))
+        self.assertEqual((header.store, header.halves, header.parent_fingerprint, header.job_name, dict(header.metrics), header.max_encoder_share,
+                          header.no_activate), ("facts", 1, "p", "run", {"loss": 0.5}, 0.25, True))
+        self.assertEqual((again.fingerprint, again.halves, again.size_bytes, again.sha256, nothing), ("a:b", 0, 0, "", b""))
 
     def test_arguments_are_checked_before_anything_is_sent(self):
         for call in (lambda: self.client.encode(["a"], role="POET"), lambda: self.client.call("RetrievalService.Find"),
