@@ -40,7 +40,7 @@ from .types import (
 )
 
 __all__ = [
-    "Activation", "Answer", "AnswerResult", "Chunking", "Client", "EncodeResult", "EncoderInfo", "Evidence", "Generation", "Gradients", "Hit",
-    "IngestResult", "Job", "LineError", "LociError", "Passage", "PassagesResult", "PublishResult", "Retrieval", "RetryPolicy", "SearchResult", "ServerInfo", "Session",
-    "Staleness", "Store", "Timings", "TokenUsage", "WriteResult",
+    "Activation", "Answer", "AnswerResult", "Chunking", "Client", "EncodeResult", "EncoderInfo", "Evidence", "Generation", "Gradients",
+    "Hit", "IngestResult", "Job", "LineError", "LociError", "Passage", "PassagesResult", "PublishResult", "Retrieval", "RetryPolicy",
+    "SearchResult", "ServerInfo", "Session", "Staleness", "Store", "Timings", "TokenUsage", "WriteResult",
 ]

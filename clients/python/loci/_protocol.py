@@ -79,7 +79,7 @@ _PREFIXES = {"VectorType": "VECTOR_TYPE_", "TextRole": "TEXT_ROLE_", "Truncation
              "ActivationStrategy": "ACTIVATION_STRATEGY_", "EncoderHalves": "ENCODER_HALVES_"}
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _numbers(enum: str) -> dict[str, int]:
     prefix = _PREFIXES[enum]
     return {value.name[len(prefix):]: value.number for value in _POOL.FindEnumTypeByName("loci.v1." + enum).values}

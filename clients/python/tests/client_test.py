@@ -219,11 +219,15 @@ class ClientTest(unittest.TestCase):
         self.make_store("failing", 4)
 
         def passages():
-            yield from self.passages
+            for i in range(1500):  # More than a batch: some of it was sent.
+                yield loci.Passage(f"q{i}", "")
             raise KeyError("the source is gone")
 
+        with self.assertRaises(KeyError):
+            self.client.ingest("failing", passages(), vectors=(self.vectors[0] for _ in range(1500)), encoder_fingerprint=self.encoder.fingerprint)
         ended = lambda: not self.client.list_jobs("failing", state="RUNNING")
-        for broken, error in ((passages(), KeyError), ([{"id": "a", "no": 1}], ValueError), ([loci.Passage("a"), None], AttributeError)):
+        self.eventually(ended)
+        for broken, error in (([{"id": "a", "no": 1}], ValueError), ([loci.Passage("a"), None], AttributeError)):
             with self.assertRaises(error):
                 self.client.ingest("failing", broken)
             self.eventually(ended)

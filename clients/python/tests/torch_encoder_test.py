@@ -50,6 +50,7 @@ class TorchEncoderTest(unittest.TestCase):
         cls.server = ServerProcess()
         cls.client = loci.Client(cls.server.address)
         cls.folder = tempfile.TemporaryDirectory(prefix="loci_encoder_")
+        torch.set_num_threads(1)  # The server has the machine's cores.
         torch.manual_seed(7)
 
     @classmethod
@@ -105,10 +106,10 @@ class TorchEncoderTest(unittest.TestCase):
 
     def test_vectors_are_those_of_transformers(self):
         encoder = BertEncoder.load(MODEL)
-        golden = read_golden("tests/golden/encoder.golden")
+        golden = sorted(read_golden("tests/golden/encoder.golden"), key=lambda entry: len(entry[0]))
         with torch.no_grad():
-            for begin in range(0, len(golden), 16):
-                ids, vectors = zip(*golden[begin:begin + 16])
+            for begin in range(0, len(golden), 8):
+                ids, vectors = zip(*golden[begin:begin + 8])
                 self.assertGreater(cosines(encoder(**loci.torch.pad(ids)), vectors).min(), 0.999999)
 
     def test_texts_are_encoded_as_the_server_encodes_them(self):
@@ -138,7 +139,7 @@ class TorchEncoderTest(unittest.TestCase):
                     self.assert_parity(encoder.embed(TEXTS, role).numpy(), self.served(name, folder, TEXTS, role))
 
     def test_what_is_exported_is_what_the_server_runs(self):
-        encoder = BertEncoder.load(MODEL)
+        encoder = BertEncoder.load(self.small_checkpoint("untrained"))
         encoder.freeze_but_last(2)
         optimizer = torch.optim.SGD([parameter for parameter in encoder.parameters() if parameter.requires_grad], 5.0)
         before = encoder.embed(TEXTS[:4]).detach()
@@ -149,7 +150,7 @@ class TorchEncoderTest(unittest.TestCase):
         self.assertLess(cosines(before, after[:4]).max(), 0.999)
         encoder.export(self.path("trained"))
         info = self.client.import_encoder("trained", self.path("trained"))
-        self.assertEqual((info.dim, info.max_tokens, info.model), (encoder.dim, 256, "trained"))
+        self.assertEqual((info.dim, info.max_tokens, info.model), (32, 64, "trained"))
         self.assertNotEqual(info.fingerprint, self.client.server_info().encoders[0].fingerprint)
         self.assert_parity(after.numpy(), self.client.encode(TEXTS, encoder=info.fingerprint).vectors)
         again = BertEncoder.load(self.path("trained"))

@@ -46,6 +46,7 @@ class TorchRetrievalTest(unittest.TestCase):
         delete_stores_and_stop(ReflectionClient(cls.server.address), cls.server, cls.stores)
 
     def setUp(self):
+        torch.set_num_threads(1)  # The server has the machine's cores.
         torch.manual_seed(11)
 
     def widened(self, q):
@@ -333,6 +334,20 @@ class TorchRetrievalTest(unittest.TestCase):
         # As the server's own gradient of J, which takes the likelihoods.
         gradients = self.session.backward(found.handle, likelihoods.numpy())
         self.close(q.grad, -torch.from_numpy(gradients.query_gradients[:, :SMALL]) / 3)
+
+    def test_what_a_mask_leaves_out_may_be_anything(self):
+        mask = torch.tensor([[True, False]] * 3)
+        for loss in (loci.torch.realm_loss, loci.torch.rag_token_loss):
+            gradients = []
+            for padding in (0.0, math.nan):
+                q = self.leaf()
+                likelihoods = torch.zeros(3, K + 1, 2, dtype=torch.float64)
+                likelihoods[:, 0, 0] = 2.0
+                likelihoods[:, :, 1] = padding
+                loss(self.retrieve(q), likelihoods, mask).backward()
+                gradients.append(q.grad)
+            self.assertTrue(torch.equal(*gradients))
+            self.assertGreater(float(gradients[0].norm()), 0)
 
     def test_without_masked_tokens_there_is_no_loss(self):
         found = self.retrieve(self.leaf())
