@@ -14,6 +14,7 @@
 #include "encoder/fingerprint.h"
 #include "encoder/model_config.h"
 #include "encoder/safetensors.h"
+#include "encoder/towers.h"
 
 namespace loci {
 namespace {
@@ -52,8 +53,25 @@ absl::Status CheckVectorOfText(const Encoder& encoder, const std::string& weight
 
 absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const std::string& model_directory,
                                                            const EncoderOptions& options) {
+  return LoadTower(fs, model_directory, kWeightsFile, /*served_passage_half=*/"", options);
+}
+
+absl::StatusOr<EncoderTowers> LoadEncoderTowers(FileSystem& fs, const std::string& model_directory, const EncoderOptions& options,
+                                                std::shared_ptr<const Encoder> passage) {
+  EncoderTowers towers{.passage = std::move(passage), .query = nullptr, .model_name = options.model_name};
+  if (towers.passage == nullptr) {
+    LOCI_ASSIGN_OR_RETURN(towers.passage, LoadEncoder(fs, model_directory, options));
+  }
+  if (fs.Exists(JoinPath(model_directory, kQueryWeightsFile))) {
+    LOCI_ASSIGN_OR_RETURN(towers.query, LoadTower(fs, model_directory, kQueryWeightsFile, towers.passage->spec().fingerprint.passage, options));
+  }
+  return towers;
+}
+
+absl::StatusOr<std::shared_ptr<const Encoder>> LoadTower(FileSystem& fs, const std::string& model_directory, const std::string& weights_file,
+                                                         std::string_view served_passage_half, const EncoderOptions& options) {
   LOCI_ASSIGN_OR_RETURN(const ModelConfig config, LoadModelConfig(fs, model_directory));
-  const std::string weights_path = JoinPath(model_directory, "model.safetensors");
+  const std::string weights_path = JoinPath(model_directory, weights_file);
   LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<Safetensors> weights, Safetensors::Open(fs, weights_path));
   LOCI_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> tokenizer, Tokenizer::Load(fs, model_directory));
   if (tokenizer->vocabulary_size() > config.vocabulary_size) {
@@ -91,7 +109,8 @@ absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const
   spec.normalize = config.normalize;
   spec.query_prefix = config.query_prefix;
   spec.passage_prefix = config.passage_prefix;
-  spec.fingerprint = ComputeFingerprint(space);
+  spec.fingerprint = ComputeFingerprint(space, served_passage_half);
+  if (!served_passage_half.empty()) spec.fingerprint.passage = served_passage_half;
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, CpuEncoder::Create(BertReader(*weights, config), config, std::move(spec),
                                                                               std::move(tokenizer), options.pool, options.isa));
   LOCI_RETURN_IF_ERROR(weights->Check());

@@ -125,20 +125,24 @@ std::vector<float> PoolWindows(const std::vector<int64_t>& first, const std::vec
 
 }  // namespace
 
-TextEncoder::TextEncoder(std::shared_ptr<const Encoder> encoder, BatcherOptions options, Clock& clock, MetricsSink& metrics)
-    : encoder_(std::move(encoder)),
+TextEncoder::TextEncoder(EncoderTowers towers, BatcherOptions options, Clock& clock, MetricsSink& metrics)
+    : towers_(std::move(towers)),
+      spec_(towers_.spec()),
       clock_(clock),
       max_request_tokens_(std::min<int64_t>(options.max_queued_tokens, INT32_MAX)),
       work_(metrics),
-      batcher_(Batcher::Create(*encoder_, options, clock, metrics)) {
-  LOCI_CHECK(encoder_->spec().max_length > kSpecialTokens);
+      batcher_(Batcher::Create(*towers_.passage, options, clock, metrics)) {
+  LOCI_CHECK(spec_.max_length > kSpecialTokens);
+  if (towers_.query == nullptr) return;
+  LOCI_CHECK(towers_.query->spec().dim == spec_.dim && towers_.query->spec().max_length == spec_.max_length);
+  query_batcher_ = Batcher::Create(*towers_.query, options, clock, metrics);
 }
 
 TextEncoder::~TextEncoder() = default;
 
 void TextEncoder::Encode(const std::vector<std::string>& texts, const EncodeTextOptions& options, Done done) {
   const int64_t start_us = clock_.NowMicros();
-  absl::StatusOr<Sequences> tokenized = Tokenize(*encoder_, texts, options, max_request_tokens_, clock_, work_);
+  absl::StatusOr<Sequences> tokenized = Tokenize(*towers_.passage, texts, options, max_request_tokens_, clock_, work_);
   if (!tokenized.ok()) return done(tokenized.status());
   const bool one_each = tokenized->one_each();
   EncodedTexts result;
@@ -150,10 +154,10 @@ void TextEncoder::Encode(const std::vector<std::string>& texts, const EncodeText
     first = std::move(tokenized->first);
     offsets = tokenized->batch.offsets;
   }
-  batcher_->Submit(std::move(tokenized->batch), options.limits,
+  BatcherOf(options.role).Submit(std::move(tokenized->batch), options.limits,
                    [done = std::move(done), result = std::move(result), one_each, first = std::move(first),
-                    offsets = std::move(offsets), dim = static_cast<size_t>(encoder_->spec().dim),
-                    normalize = encoder_->spec().normalize](absl::StatusOr<BatchedVectors> batched) mutable {
+                    offsets = std::move(offsets), dim = static_cast<size_t>(spec_.dim),
+                    normalize = spec_.normalize](absl::StatusOr<BatchedVectors> batched) mutable {
                      if (!batched.ok()) return done(std::move(batched).status());
                      result.queue_us = batched->queue_us;
                      result.encode_us = batched->encode_us;
@@ -167,8 +171,8 @@ absl::StatusOr<EncodeBacklog::Share> TextEncoder::Reserve(int64_t text_count, in
                                                           int64_t other_work_us) {
   constexpr int64_t kBytesPerToken = 4;
   int64_t tokens = text_bytes / kBytesPerToken + kSpecialTokens * text_count;
-  if (options.truncation == Truncation::kTruncate) tokens = std::min(tokens, text_count * encoder_->spec().max_length);
-  return batcher_->Reserve(tokens, options.limits, other_work_us);
+  if (options.truncation == Truncation::kTruncate) tokens = std::min(tokens, text_count * spec_.max_length);
+  return BatcherOf(options.role).Reserve(tokens, options.limits, other_work_us);
 }
 
 absl::StatusOr<EncodedTexts> TextEncoder::EncodeAndWait(const std::vector<std::string>& texts, const EncodeTextOptions& options) {

@@ -6,6 +6,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -15,6 +16,7 @@
 #include "encoder/batcher.h"
 #include "encoder/encode_backlog.h"
 #include "encoder/encoder.h"
+#include "encoder/towers.h"
 #include "encoder/work_metrics.h"
 
 namespace loci {
@@ -33,16 +35,19 @@ struct EncodedTexts {
   int64_t encode_us = 0;
 };
 
-// Owns an encoder and its batcher. Thread-safe.
+// Owns an encoder's towers, each with its batcher: texts of the QUERY role go to the query tower, where there is one. Thread-safe.
 class TextEncoder {
  public:
   using Done = std::function<void(absl::StatusOr<EncodedTexts>)>;
 
-  TextEncoder(std::shared_ptr<const Encoder> encoder, BatcherOptions options, Clock& clock, MetricsSink& metrics);
+  TextEncoder(EncoderTowers towers, BatcherOptions options, Clock& clock, MetricsSink& metrics);
+  TextEncoder(std::shared_ptr<const Encoder> encoder, BatcherOptions options, Clock& clock, MetricsSink& metrics)
+      : TextEncoder(EncoderTowers{.passage = std::move(encoder), .query = nullptr, .model_name = ""}, options, clock, metrics) {}
   ~TextEncoder();  // Answers what was submitted.
 
-  const EncoderSpec& spec() const { return encoder_->spec(); }
-  const Encoder& encoder() const { return *encoder_; }
+  const EncoderSpec& spec() const { return spec_; }  // Of both towers.
+  const Encoder& encoder() const { return *towers_.passage; }  // That encodes passages; the query tower has the same tokenizer.
+  const std::shared_ptr<const Encoder>& passage_tower() const { return towers_.passage; }
 
   // Tokenizes on the calling thread (so: never a gRPC thread), then queues. `done` is called exactly once, on this thread or on a
   // batcher's (see Batcher::Submit for what it may do there). No texts: answered at once. Prefixes count as input tokens.
@@ -53,17 +58,22 @@ class TextEncoder {
   // Before any work on a request: Batcher::Reserve for texts of so many bytes, which have about a quarter as many tokens, and at most
   // as many as the encoder takes of each. The share is to be dropped once Encode has returned. Does not wait.
   absl::StatusOr<EncodeBacklog::Share> Reserve(int64_t text_count, int64_t text_bytes, const EncodeTextOptions& options, int64_t other_work_us);
-  int64_t BacklogMicros() const { return batcher_->BacklogMicros(); }
+  int64_t BacklogMicros() const { return batcher_->BacklogMicros() + (query_batcher_ == nullptr ? 0 : query_batcher_->BacklogMicros()); }
 
   // Encode, waiting for the answer. Blocks; never call it from a `done`.
   absl::StatusOr<EncodedTexts> EncodeAndWait(const std::vector<std::string>& texts, const EncodeTextOptions& options);
 
  private:
-  std::shared_ptr<const Encoder> encoder_;
+  Batcher& BatcherOf(TextRole role) const { return role == TextRole::kQuery && query_batcher_ != nullptr ? *query_batcher_ : *batcher_; }
+
+  const EncoderTowers towers_;
+  const EncoderSpec spec_;
   Clock& clock_;
   const int64_t max_request_tokens_;
   WorkMetrics work_;
-  std::unique_ptr<Batcher> batcher_;  // Last: it answers before the encoder goes.
+  // Last: they answer before the towers go. With one tower the first is the only one.
+  std::unique_ptr<Batcher> batcher_;
+  std::unique_ptr<Batcher> query_batcher_;
 };
 
 }  // namespace loci

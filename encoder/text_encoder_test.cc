@@ -218,5 +218,29 @@ TEST_F(TextEncoderTest, ManyThreadsGetTheirOwnVectors) {
   for (std::thread& thread : threads) thread.join();
 }
 
+TEST_F(TextEncoderTest, QueriesGoToTheQueryTower) {
+  const auto passage = std::make_shared<FakeEncoder>(FakeEncoderOptions{.max_length = 12, .query_prefix = "ask ", .fingerprint = {"q1", "p1"}});
+  const auto query = std::make_shared<FakeEncoder>(FakeEncoderOptions{.max_length = 12, .query_prefix = "ask ", .fingerprint = {"q2", "p1"}});
+  int passage_batches = 0, query_batches = 0;
+  passage->set_on_encode([&](const PackedBatch&) { return ++passage_batches, absl::OkStatus(); });
+  query->set_on_encode([&](const PackedBatch&) { return ++query_batches, absl::OkStatus(); });
+  TextEncoder two({.passage = passage, .query = query, .model_name = "two"}, {.max_queued_tokens = 100}, clock_, metrics_);
+  EXPECT_EQ(two.spec().fingerprint, (Fingerprint{"q2", "p1"}));
+  EXPECT_EQ(two.spec().model_name, "two");
+  EXPECT_EQ(two.passage_tower(), passage);
+  ASSERT_TRUE(two.EncodeAndWait({"one", Words(0, 40)}, {.role = TextRole::kQuery, .truncation = Truncation::kPoolWindows}).ok());
+  EXPECT_EQ(passage_batches, 0);
+  EXPECT_EQ(query_batches, 1);
+  ASSERT_TRUE(two.EncodeAndWait({"one"}, {.role = TextRole::kPassage}).ok());
+  EXPECT_EQ(passage_batches, 1);
+  EXPECT_EQ(query_batches, 1);
+  // Each has its own queue.
+  const auto held = two.Reserve(9, 0, {.role = TextRole::kPassage, .truncation = Truncation::kPoolWindows}, 0);
+  const auto more = two.Reserve(36, 0, {.role = TextRole::kPassage, .truncation = Truncation::kPoolWindows}, 0);
+  ASSERT_TRUE(held.ok() && more.ok());
+  EXPECT_FALSE(two.Reserve(9, 0, {.role = TextRole::kPassage, .truncation = Truncation::kPoolWindows}, 0).ok());
+  EXPECT_TRUE(two.Reserve(9, 0, {.role = TextRole::kQuery, .truncation = Truncation::kPoolWindows}, 0).ok());
+}
+
 }  // namespace
 }  // namespace loci

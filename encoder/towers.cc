@@ -1,0 +1,14 @@
+#include "encoder/towers.h"
+
+namespace loci {
+
+EncoderSpec EncoderTowers::spec() const {
+  EncoderSpec spec = passage->spec();
+  if (!model_name.empty()) spec.model_name = model_name;
+  if (query == nullptr) return spec;
+  spec.fingerprint.query = query->spec().fingerprint.query;
+  spec.memory_bytes += query->spec().memory_bytes;
+  return spec;
+}
+
+}  // namespace loci
