@@ -12,18 +12,18 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/utf8.h"
+#include "encoder/towers.h"
 #include "index/build_forecast.h"
 
 namespace loci {
 namespace {
 
 constexpr size_t kMaxNameBytes = 64;
-constexpr char kWeightsFile[] = "model.safetensors";
 // Weights are kept as they are and packed for the kernels.
 constexpr int64_t kMemoryPerWeightByte = 2;
 
 int64_t LimitOf(std::string_view path) {
-  if (path == kWeightsFile) return EncoderImporter::kMaxWeightBytes;
+  if (path == kWeightsFile || path == kQueryWeightsFile) return EncoderImporter::kMaxWeightBytes;
   return path == "tokenizer.json" || path == "vocab.txt" ? EncoderImporter::kMaxTokenizerBytes : EncoderImporter::kMaxConfigBytes;
 }
 
@@ -65,16 +65,24 @@ absl::Status EncoderImporter::Add(std::string_view path, std::string_view data) 
     return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat(path_, " has ", file_bytes_, " bytes or more, the limit is ", limit)),
                            "ENCODER_TOO_LARGE", {{"path", path_}, {"limit_bytes", absl::StrCat(limit)}});
   }
-  const int64_t available = AvailableMemoryBytes(fs_), needed = kMemoryPerWeightByte * file_bytes_;
-  if (available >= 0 && needed > available) {
-    return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("the encoder needs ", needed, " bytes of memory or more, ", available, " are available")),
-                           "MEMORY", {{"needed_bytes", absl::StrCat(needed)}, {"available_bytes", absl::StrCat(available)}});
-  }
+  LOCI_RETURN_IF_ERROR(CheckMemory(file_bytes_));
   if (received_bytes_ > next_look_bytes_) {
     next_look_bytes_ = received_bytes_ + kRoomBytes;
     LOCI_RETURN_IF_ERROR(CheckDisk("an encoder", static_cast<int64_t>(data.size()) + 2 * kRoomBytes, available_disk_bytes_(directory_)));
   }
   return file_->Append(data);
+}
+
+absl::Status EncoderImporter::CheckMemory(int64_t weight_bytes) const {
+  const int64_t available = AvailableMemoryBytes(fs_), needed = kMemoryPerWeightByte * weight_bytes;
+  if (available < 0 || needed <= available) return absl::OkStatus();
+  return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("the encoder needs ", needed, " bytes of memory or more, ", available, " are available")),
+                         "MEMORY", {{"needed_bytes", absl::StrCat(needed)}, {"available_bytes", absl::StrCat(available)}});
+}
+
+absl::Status EncoderImporter::CheckRoom(int64_t weight_bytes) const {
+  LOCI_RETURN_IF_ERROR(CheckMemory(weight_bytes));
+  return CheckDisk("an encoder", weight_bytes + 2 * kRoomBytes, available_disk_bytes_(directory_));
 }
 
 absl::Status EncoderImporter::CloseFile() {
@@ -85,9 +93,9 @@ absl::Status EncoderImporter::CloseFile() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<ImportedEncoder> EncoderImporter::Finish() {
+absl::StatusOr<ImportedEncoder> EncoderImporter::Finish(const EncoderOrigin& origin) {
   LOCI_RETURN_IF_ERROR(CloseFile());
-  absl::StatusOr<ImportedEncoder> imported = registry_.Adopt(directory_, name_);
+  absl::StatusOr<ImportedEncoder> imported = registry_.Adopt(directory_, name_, origin);
   if (!absl::IsNotFound(imported.status()) && !absl::IsInvalidArgument(imported.status())) return imported;
   // Which file is missing, or wrong, without where it lies here.
   std::string what(StdView(imported.status().message()));

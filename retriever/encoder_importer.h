@@ -44,8 +44,13 @@ class EncoderImporter {
   // an error this can only be dropped.
   absl::Status Add(std::string_view path, std::string_view data);
   // Loads the encoder. INVALID_ARGUMENT, reason ENCODER_INVALID, where it can't be. Blocks.
-  absl::StatusOr<ImportedEncoder> Finish();
+  absl::StatusOr<ImportedEncoder> Finish(const EncoderOrigin& origin = {});
 
+  // Parts of it, for who adds files that come otherwise: whether weights of that size have room now, as Add; the end of the file that came last, synced;
+  // the folder.
+  absl::Status CheckRoom(int64_t weight_bytes) const;
+  absl::Status CloseFile();
+  const std::string& directory() const { return directory_; }
   int64_t received_bytes() const { return received_bytes_; }
 
  private:
@@ -56,7 +61,7 @@ class EncoderImporter {
         name_(std::move(name)),
         directory_(std::move(directory)),
         available_disk_bytes_(std::move(available_disk_bytes)) {}
-  absl::Status CloseFile();
+  absl::Status CheckMemory(int64_t weight_bytes) const;
 
   EncoderRegistry& registry_;
   FileSystem& fs_;

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <iterator>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -16,6 +17,7 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/utf8.h"
+#include "encoder/towers.h"
 #include "google/protobuf/util/json_util.h"
 #include "proto/loci/storage/storage.pb.h"
 
@@ -24,7 +26,7 @@ namespace {
 
 constexpr char kImportingPrefix[] = ".importing-";
 constexpr char kLineageFile[] = "LINEAGE";
-constexpr int kLineageFormat = 1;
+constexpr int kLineageFormat = 2;  // 2: of two towers; what has one is written as 1, which older servers read.
 constexpr char kPoolingDirectory[] = "1_Pooling";
 
 std::string DirectoryName(const Fingerprint& fingerprint) { return absl::StrCat(fingerprint.query, "-", fingerprint.passage); }
@@ -56,7 +58,7 @@ absl::Status DamagedEncoder(std::string_view directory, std::string_view what) {
 
 storage::EncoderLineage LineageOf(Clock& clock, const EncoderSpec& spec) {
   storage::EncoderLineage lineage;
-  lineage.set_format_version(kLineageFormat);
+  lineage.set_format_version(1);
   lineage.set_query_fingerprint(spec.fingerprint.query);
   lineage.set_passage_fingerprint(spec.fingerprint.passage);
   lineage.set_model(spec.model_name);
@@ -91,10 +93,18 @@ absl::Status CopyCheckpoint(FileSystem& fs, Clock& clock, const EncoderSpec& spe
     if (!fs.Exists(JoinPath(from, file))) continue;
     LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> copy, fs.NewWritableFile(JoinPath(importing, file)));
     LOCI_ASSIGN_OR_RETURN(*lineage.add_files(), ReadFileEntry(fs, from, file, copy.get()));
+    if (file == std::string_view(kQueryWeightsFile)) lineage.set_format_version(kLineageFormat);
     LOCI_RETURN_IF_ERROR(copy->Sync());
     LOCI_RETURN_IF_ERROR(copy->Close());
   }
   return InstallCheckpoint(fs, lineage, importing, JoinPath(registry_directory, name));
+}
+
+// "QUERY-PASSAGE"; nothing for another name.
+std::optional<Fingerprint> FingerprintOfFolder(const std::string& name) {
+  const std::vector<std::string> halves = absl::StrSplit(name, '-');
+  if (halves.size() != 2) return std::nullopt;
+  return Fingerprint{.query = halves[0], .passage = halves[1]};
 }
 
 absl::StatusOr<storage::EncoderLineage> ReadLineage(FileSystem& fs, const std::string& directory) {
@@ -142,8 +152,8 @@ absl::StatusOr<std::unique_ptr<EncoderRegistry>> EncoderRegistry::Open(Options o
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Import(const std::string& model_directory, bool make_default) {
   MutexLock loading(&loading_);
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, LoadEncoder(*options_.fs, model_directory, options_.encoder));
-  const EncoderSpec& spec = encoder->spec();
+  LOCI_ASSIGN_OR_RETURN(EncoderTowers towers, LoadEncoderTowers(*options_.fs, model_directory, options_.encoder));
+  const EncoderSpec spec = towers.spec();
   const std::string target = JoinPath(options_.directory, DirectoryName(spec.fingerprint));
   const auto copy = [&] { return CopyCheckpoint(*options_.fs, *options_.clock, spec, model_directory, options_.directory); };
   if (!options_.fs->Exists(target)) {
@@ -154,7 +164,7 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Import(const std::
     LogWarning("encoder_registry", absl::StrCat(copied.ok() ? "replaced by the files of the model: " : "could not be replaced: ", whole.message(),
                                                 copied.ok() ? "" : "; ", copied.message()));
   }
-  return Insert(std::move(encoder), make_default, /*stays=*/true);
+  return Insert(std::move(towers), make_default, /*stays=*/true);
 }
 
 absl::StatusOr<std::string> EncoderRegistry::MakeStagingDirectory() {
@@ -168,24 +178,57 @@ absl::StatusOr<std::string> EncoderRegistry::MakeStagingDirectory() {
   return directory;
 }
 
-absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& staging_directory, const std::string& model_name) {
+std::string EncoderRegistry::Directory(const Fingerprint& encoder) const { return JoinPath(options_.directory, DirectoryName(encoder)); }
+
+absl::StatusOr<std::string> EncoderRegistry::CopyFiles(const Fingerprint& encoder, const std::string& staging_directory, TextRole weights_role,
+                                                       const std::string& weights_file) {
+  FileSystem& fs = *options_.fs;
+  MutexLock loading(&loading_);  // Nobody replaces the folder meanwhile.
+  const std::string name = DirectoryName(encoder), from = JoinPath(options_.directory, name);
+  const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(fs, from);
+  if (absl::IsNotFound(lineage.status())) return DamagedEncoder(name, "its LINEAGE is gone");
+  LOCI_RETURN_IF_ERROR(lineage.status());
+  const bool two_towers =
+      std::any_of(lineage->files().begin(), lineage->files().end(), [](const storage::FileEntry& file) { return file.path() == kQueryWeightsFile; });
+  const std::string_view weights = weights_role == TextRole::kQuery && two_towers ? kQueryWeightsFile : kWeightsFile;
+  std::string weights_sha256;
+  for (const storage::FileEntry& file : lineage->files()) {
+    const bool is_weights = file.path() == kWeightsFile || file.path() == kQueryWeightsFile;
+    if (is_weights && (weights_file.empty() || file.path() != weights)) continue;
+    LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> copy, fs.NewWritableFile(JoinPath(staging_directory, is_weights ? weights_file : file.path())));
+    const absl::StatusOr<storage::FileEntry> copied = ReadFileEntry(fs, from, file.path(), copy.get());
+    if (absl::IsNotFound(copied.status())) return DamagedEncoder(name, absl::StrCat("its ", file.path(), " is gone"));
+    LOCI_RETURN_IF_ERROR(copied.status());
+    if (copied->sha256() != file.sha256()) return DamagedEncoder(name, absl::StrCat("its ", file.path(), " is not what it was"));
+    LOCI_RETURN_IF_ERROR(copy->Sync());
+    LOCI_RETURN_IF_ERROR(copy->Close());
+    if (is_weights) weights_sha256 = copied->sha256();
+  }
+  return weights_sha256;
+}
+
+absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& staging_directory, const std::string& model_name, const EncoderOrigin& origin) {
   FileSystem& fs = *options_.fs;
   MutexLock loading(&loading_);
   EncoderOptions encoder_options = options_.encoder;
   encoder_options.model_name = model_name;
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, LoadEncoder(fs, staging_directory, encoder_options));
-  const Fingerprint fingerprint = encoder->spec().fingerprint;
+  LOCI_ASSIGN_OR_RETURN(EncoderTowers towers, LoadEncoderTowers(fs, staging_directory, encoder_options, origin.passage_tower));
+  const Fingerprint fingerprint = towers.spec().fingerprint;
   const std::string target = JoinPath(options_.directory, DirectoryName(fingerprint));
   const auto install = [&](const EncoderSpec& spec) -> absl::Status {
     storage::EncoderLineage lineage = LineageOf(*options_.clock, spec);
+    lineage.set_parent_fingerprint(origin.parent_fingerprint);
+    lineage.set_job(origin.job);
+    lineage.mutable_metrics()->insert(origin.metrics.begin(), origin.metrics.end());
     for (const char* file : kCheckpointFiles) {
       if (!fs.Exists(JoinPath(staging_directory, file))) continue;
       LOCI_ASSIGN_OR_RETURN(*lineage.add_files(), ReadFileEntry(fs, staging_directory, file, nullptr));
+      if (file == std::string_view(kQueryWeightsFile)) lineage.set_format_version(kLineageFormat);
     }
     return InstallCheckpoint(fs, lineage, staging_directory, target);
   };
   if (fs.Exists(target)) {
-    encoder.reset();
+    towers = {};
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> there, Find(fingerprint.ToString()));
     absl::Status damage = CheckFiles(fs, target);
     if (there != nullptr) {
@@ -201,7 +244,7 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
     }
     if (!absl::IsDataLoss(damage)) return damage;
     LogWarning("encoder_registry", absl::StrCat("replaced, as it was sent again: ", damage.message()));
-    LOCI_ASSIGN_OR_RETURN(encoder, LoadEncoder(fs, staging_directory, encoder_options));
+    LOCI_ASSIGN_OR_RETURN(towers, LoadEncoderTowers(fs, staging_directory, encoder_options, origin.passage_tower));
   }
   // Also by one that is not loaded now.
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> namesakes, Folders(model_name));
@@ -209,16 +252,15 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
   for (const std::shared_ptr<TextEncoder>& loaded : Loaded()) is_taken = is_taken || loaded->spec().model_name == model_name;
   if (is_taken) {
     // Who names that one must not be told that two have the name.
-    encoder.reset();
-    encoder_options.model_name = absl::StrCat(model_name, "-", fingerprint.passage.substr(0, 8));
-    LOCI_ASSIGN_OR_RETURN(encoder, LoadEncoder(fs, staging_directory, encoder_options));
+    const std::string& half = origin.parent_fingerprint.empty() ? fingerprint.passage : fingerprint.query;
+    towers.model_name = absl::StrCat(model_name, "-", half.substr(0, 8));
   }
-  LOCI_RETURN_IF_ERROR(install(encoder->spec()));
-  return ImportedEncoder{.encoder = Insert(std::move(encoder), /*make_default=*/false, /*stays=*/false)};
+  LOCI_RETURN_IF_ERROR(install(towers.spec()));
+  return ImportedEncoder{.encoder = Insert(std::move(towers), /*make_default=*/false, /*stays=*/false)};
 }
 
-std::shared_ptr<TextEncoder> EncoderRegistry::Insert(std::shared_ptr<const Encoder> encoder, bool make_default, bool stays) {
-  const std::string fingerprint = encoder->spec().fingerprint.ToString();
+std::shared_ptr<TextEncoder> EncoderRegistry::Insert(EncoderTowers towers, bool make_default, bool stays) {
+  const std::string fingerprint = towers.spec().fingerprint.ToString();
   std::vector<std::shared_ptr<TextEncoder>> unused;  // Freed after the lock is given back: their threads end with them.
   MutexLock lock(&mutex_);
   if (make_default) default_ = fingerprint;
@@ -235,7 +277,7 @@ std::shared_ptr<TextEncoder> EncoderRegistry::Insert(std::shared_ptr<const Encod
   }
   std::shared_ptr<TextEncoder>& slot = loaded_[fingerprint];
   if (slot == nullptr) {
-    slot = std::make_shared<TextEncoder>(std::move(encoder), options_.batcher, *options_.clock, *options_.metrics);
+    slot = std::make_shared<TextEncoder>(std::move(towers), options_.batcher, *options_.clock, *options_.metrics);
     LogInfo("encoder_registry", absl::StrCat("loaded ", slot->spec().model_name, " fingerprint=", fingerprint, " dim=", slot->spec().dim));
   }
   return slot;
@@ -248,18 +290,18 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::LoadLocked(const s
   LOCI_RETURN_IF_ERROR(lineage.status());
   EncoderOptions encoder_options = options_.encoder;
   encoder_options.model_name = lineage->model();
-  absl::StatusOr<std::shared_ptr<const Encoder>> encoder = LoadEncoder(*options_.fs, path, encoder_options);
+  absl::StatusOr<EncoderTowers> towers = LoadEncoderTowers(*options_.fs, path, encoder_options);
   // It was an encoder when it was put there.
-  const absl::StatusCode code = encoder.status().code();
+  const absl::StatusCode code = towers.status().code();
   if (code == absl::StatusCode::kInvalidArgument || code == absl::StatusCode::kNotFound || code == absl::StatusCode::kDataLoss) {
-    return DamagedEncoder(directory, StdView(encoder.status().message()));
+    return DamagedEncoder(directory, StdView(towers.status().message()));
   }
-  LOCI_RETURN_IF_ERROR(encoder.status());
-  const Fingerprint& fingerprint = (*encoder)->spec().fingerprint;
+  LOCI_RETURN_IF_ERROR(towers.status());
+  const Fingerprint fingerprint = towers->spec().fingerprint;
   if (DirectoryName(fingerprint) != directory) {
     return DamagedEncoder(directory, absl::StrCat("the files in ", path, " have fingerprint ", fingerprint.ToString()));
   }
-  return Insert(*std::move(encoder), /*make_default=*/false, /*stays=*/false);
+  return Insert(*std::move(towers), /*make_default=*/false, /*stays=*/false);
 }
 
 namespace {
@@ -316,8 +358,8 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Load(std::string_v
   if (loaded != nullptr) return loaded;
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> directories, Folders());
   for (const std::string& directory : directories) {
-    const std::vector<std::string> halves = absl::StrSplit(directory, '-');
-    if (halves.size() == 2 && Matches(name, {.query = halves[0], .passage = halves[1]})) return LoadLocked(directory);
+    const std::optional<Fingerprint> fingerprint = FingerprintOfFolder(directory);
+    if (fingerprint.has_value() && Matches(name, *fingerprint)) return LoadLocked(directory);
   }
   if (by_model) {
     LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> named, Folders(name));
@@ -332,14 +374,45 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Load(std::string_v
 }
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::ForPassageHalf(std::string_view passage_half) {
-  // A passage half may be given alone or as the end of "QUERY:PASSAGE"; only a whole half finds an encoder.
-  const absl::StatusOr<std::shared_ptr<TextEncoder>> found = Load(passage_half, /*by_model=*/false);
-  if (found.ok() && (*found)->spec().fingerprint.passage == passage_half) return *found;
-  if (!found.ok() && !absl::IsNotFound(found.status())) return found.status();
+  const absl::StatusOr<std::shared_ptr<TextEncoder>> default_encoder = Find("");
+  if (default_encoder.ok() && (*default_encoder)->spec().fingerprint.passage == passage_half) return *default_encoder;
+  LOCI_ASSIGN_OR_RETURN(std::vector<std::string> names, FoldersOfHalf(passage_half));
+  for (std::string& name : names) name = absl::StrReplaceAll(name, {{"-", ":"}});
+  names.emplace_back(passage_half);  // One whose folder somebody took away.
+  for (const std::string& name : names) {
+    const absl::StatusOr<std::shared_ptr<TextEncoder>> found = Load(name, /*by_model=*/false);
+    // A passage half may be given alone or as the end of "QUERY:PASSAGE"; only a whole half finds an encoder.
+    if (found.ok() && (*found)->spec().fingerprint.passage == passage_half) return *found;
+    if (!found.ok() && !absl::IsNotFound(found.status())) return found.status();
+  }
   return ErrorWithReason(
       absl::FailedPreconditionError(absl::StrCat("no encoder of this server serves vectors of the passage half \"",
                                                  AbslView(passage_half.substr(0, 80)), "\"")),
       "ENCODER_MISMATCH", {{"passage_fingerprint", std::string(passage_half.substr(0, 80))}});
+}
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::ForVectors(const Fingerprint& made_by) {
+  const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(*options_.fs, Directory(made_by));
+  if (!lineage.ok() || lineage->parent_fingerprint().empty()) {
+    const absl::StatusOr<std::shared_ptr<TextEncoder>> default_encoder = Find("");
+    if (default_encoder.ok() && (*default_encoder)->spec().fingerprint.passage == made_by.passage) return *default_encoder;
+  }
+  absl::StatusOr<std::shared_ptr<TextEncoder>> found = Load(made_by.ToString(), /*by_model=*/false);
+  return absl::IsNotFound(found.status()) ? ForPassageHalf(made_by.passage) : found;
+}
+
+absl::StatusOr<std::vector<std::string>> EncoderRegistry::FoldersOfHalf(std::string_view passage_half) const {
+  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, Folders());
+  std::vector<std::string> imported, damaged, published;
+  for (const std::string& name : names) {
+    const std::optional<Fingerprint> fingerprint = FingerprintOfFolder(name);
+    if (!fingerprint.has_value() || fingerprint->passage != passage_half) continue;
+    const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(*options_.fs, JoinPath(options_.directory, name));
+    (!lineage.ok() ? damaged : lineage->parent_fingerprint().empty() ? imported : published).push_back(name);
+  }
+  imported.insert(imported.end(), damaged.begin(), damaged.end());
+  imported.insert(imported.end(), published.begin(), published.end());
+  return imported;
 }
 
 std::vector<std::shared_ptr<TextEncoder>> EncoderRegistry::Loaded() const {

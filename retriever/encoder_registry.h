@@ -23,6 +23,15 @@ namespace loci {
 // Whether it is a path, in a checkpoint's folder, that an encoder may be read from.
 bool IsCheckpointFile(std::string_view path);
 
+// Where an encoder comes from, for its LINEAGE.
+struct EncoderOrigin {
+  std::string parent_fingerprint;  // "QUERY:PASSAGE"; empty: it was imported as it is.
+  std::string job;                 // The training job's own name.
+  std::map<std::string, double> metrics;
+  // With a parent: its passage tower, where the folder's model.safetensors and configuration are the parent's; it is not loaded again.
+  std::shared_ptr<const Encoder> passage_tower;
+};
+
 struct ImportedEncoder {
   std::shared_ptr<TextEncoder> encoder;
   bool was_there = false;  // In the registry.
@@ -52,16 +61,26 @@ class EncoderRegistry {
   absl::StatusOr<std::string> MakeStagingDirectory();
   // As Import of that folder, not as the default, under this model name (where another has it, with a part of the fingerprint behind it);
   // but that the files are not copied: the folder becomes the encoder's, where it is not there yet, or is damaged there.
-  absl::StatusOr<ImportedEncoder> Adopt(const std::string& staging_directory, const std::string& model_name);
+  // With a parent, in `origin`, the part is of the query half.
+  absl::StatusOr<ImportedEncoder> Adopt(const std::string& staging_directory, const std::string& model_name, const EncoderOrigin& origin = {});
+  std::string Directory(const Fingerprint& encoder) const;  // Whether it is there or not.
+  // Copies the files of an encoder of the registry into a folder of MakeStagingDirectory: tokenizer and configuration, and its query or passage weights under
+  // the name `weights_file` (empty: none). Synced, but for the folder. Returns the SHA-256 of those weights. DATA_LOSS, reason ENCODER_DAMAGED, where its files
+  // are not what they were. Blocks.
+  absl::StatusOr<std::string> CopyFiles(const Fingerprint& encoder, const std::string& staging_directory, TextRole weights_role,
+                                        const std::string& weights_file);
 
   // `name` is a fingerprint ("QUERY:PASSAGE" or either half), a model name (of one that is loaded, or else of one that lies in the registry), or
   // empty for the default. Loads it where it is not loaded yet. NOT_FOUND names it; INVALID_ARGUMENT, reason ENCODER_AMBIGUOUS, for the name of
   // two; DATA_LOSS, reason ENCODER_DAMAGED, where its files are not what they were.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Get(std::string_view name);
 
-  // An encoder whose queries may ask vectors made by `passage_half`. FAILED_PRECONDITION, reason ENCODER_MISMATCH, where there is none; DATA_LOSS
-  // as Get.
+  // An encoder whose queries may ask vectors made by `passage_half`: the default; else one that was imported as it is; else any. FAILED_PRECONDITION,
+  // reason ENCODER_MISMATCH, where there is none; DATA_LOSS as Get.
   absl::StatusOr<std::shared_ptr<TextEncoder>> ForPassageHalf(std::string_view passage_half);
+  // The same for vectors that `made_by` has made: that very encoder where it was published; else the default, if it is of the half, since whoever set it
+  // meant it; else that very encoder; else ForPassageHalf.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> ForVectors(const Fingerprint& made_by);
 
   // Those loaded, the default first.
   std::vector<std::shared_ptr<TextEncoder>> Loaded() const;
@@ -70,12 +89,14 @@ class EncoderRegistry {
   explicit EncoderRegistry(Options options) : options_(std::move(options)) {}
   // The same; not by model names of what is not loaded, unless `by_model`.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Load(std::string_view name, bool by_model) ABSL_LOCKS_EXCLUDED(loading_);
+  // The folders of encoders in the registry that have this passage half, those first that were imported as they are.
+  absl::StatusOr<std::vector<std::string>> FoldersOfHalf(std::string_view passage_half) const;
   // The folders of encoders in the registry, whose LINEAGE says this model name, if one is given.
   absl::StatusOr<std::vector<std::string>> Folders(std::string_view model_name = {}) const;
   absl::StatusOr<std::shared_ptr<TextEncoder>> LoadLocked(const std::string& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
   // Of those loaded; null where none matches.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Find(std::string_view name) const;
-  std::shared_ptr<TextEncoder> Insert(std::shared_ptr<const Encoder> encoder, bool make_default, bool stays);
+  std::shared_ptr<TextEncoder> Insert(EncoderTowers towers, bool make_default, bool stays);
 
   const Options options_;
   Mutex loading_;  // Held while an encoder is loaded, so that none is twice. Taken before `mutex_`, which is never held for long.
