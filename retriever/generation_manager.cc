@@ -120,7 +120,7 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::TryCapture(
 
 absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::WithEncoder(std::shared_ptr<const ServingSet> set) {
   if (set->encoder != nullptr) return set;
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> encoder, encoders().ForPassageHalf(set->view->generation().manifest().passage_fingerprint()));
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> encoder, state_->EncoderOf(set->store, set->view->generation().manifest()));
   const auto with_encoder = std::make_shared<const ServingSet>(ServingSet{set->store, set->view, std::move(encoder)});
   // Else nobody but this request would hold the encoder: the next other one would unload it, and the next request would load it again.
   if (const absl::StatusOr<std::shared_ptr<StoreEntry>> entry = state_->Find(set->store); entry.ok()) {
@@ -221,7 +221,8 @@ absl::StatusOr<StoreInfo> GenerationManager::GetStore(std::string_view store) {
     info.revision = active->view->revision();
     info.passage_count = active->view->passage_count();
     info.overlay_count = active->view->overlay_count();
-    info.encoder_fingerprint = absl::StrCat(manifest.query_fingerprint(), ":", manifest.passage_fingerprint());
+    info.encoder_fingerprint = active->encoder != nullptr ? active->encoder->spec().fingerprint.ToString()
+                                                          : absl::StrCat(manifest.query_fingerprint(), ":", manifest.passage_fingerprint());
   }
   return info;
 }

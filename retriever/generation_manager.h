@@ -39,7 +39,7 @@ struct StoreInfo {
   int64_t passage_count = 0;
   int64_t overlay_count = 0;
   int64_t generation_count = 0;
-  std::string encoder_fingerprint;  // "QUERY:PASSAGE" of the active generation.
+  std::string encoder_fingerprint;  // "QUERY:PASSAGE": of what encodes its texts; where nothing does, of the active generation.
   int64_t size_bytes = 0;
   int32_t keep_generations = 0;  // 0: all.
   std::string error;  // Why it serves nothing, where something of it is damaged.
@@ -159,6 +159,12 @@ class GenerationManager {
   // `set`; or where there was no encoder for it when it was published, the same with the one that there is now, which later requests find at once
   // then. Errors as EncoderRegistry::ForPassageHalf.
   absl::StatusOr<std::shared_ptr<const ServingSet>> WithEncoder(std::shared_ptr<const ServingSet> set);
+
+  // From now on the store's texts are encoded by `encoder`, which lies in the registry, whenever a generation of its passage half serves them: now,
+  // where the active one is (requests that come later have it, those in flight keep what they hold), or once one is. Until another encoder of that
+  // half is set; over restarts (retriever/query_halves.h). Where none was set, it is EncoderRegistry::ForVectors of what the generation was built
+  // with. Returns what serves then. Errors as TryCapture. Writes a file.
+  absl::StatusOr<std::shared_ptr<const ServingSet>> SetEncoder(std::string_view store, std::shared_ptr<TextEncoder> encoder);
 
   // ALREADY_EXISTS. `keep_generations` as UpdateStore; not set: Options'.
   absl::StatusOr<StoreInfo> CreateStore(std::string_view store, std::optional<int32_t> keep_generations = std::nullopt);

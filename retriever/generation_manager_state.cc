@@ -99,8 +99,7 @@ absl::StatusOr<std::shared_ptr<Store>> GenerationManager::State::OpenStore(const
 }
 
 std::shared_ptr<TextEncoder> GenerationManager::State::EncoderFor(const std::string& store, const View& view) const {
-  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder =
-      options.encoders->ForPassageHalf(view.generation().manifest().passage_fingerprint());
+  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = EncoderOf(store, view.generation().manifest());
   if (encoder.ok()) return *std::move(encoder);
   LogWarning("generation_manager", absl::StrCat("store=", store, " ", encoder.status().ToString(absl::StatusToStringMode::kWithNoExtraData)));
   return nullptr;
@@ -108,6 +107,8 @@ std::shared_ptr<TextEncoder> GenerationManager::State::EncoderFor(const std::str
 
 void GenerationManager::State::Publish(StoreEntry& entry, std::shared_ptr<const View> view, std::shared_ptr<TextEncoder> encoder) {
   const std::string generation = view->generation().id();
+  const std::shared_ptr<TextEncoder> published = entry.published_encoder();
+  if (published != nullptr && published->spec().fingerprint.passage == view->generation().manifest().passage_fingerprint()) encoder = published;
   entry.AddLive(view->shared_generation());
   std::shared_ptr<const ServingSet> old = entry.holder.Publish(
       std::make_shared<const ServingSet>(ServingSet{entry.name, std::move(view), std::move(encoder)}));

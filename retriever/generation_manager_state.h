@@ -49,10 +49,13 @@ struct GenerationManager::State {
   void OpenEntry(StoreEntry& entry);
   absl::StatusOr<std::shared_ptr<Store>> OpenStore(const std::string& name) const;
 
-  // The encoder that serves a view, or null (logged) where there is none.
+  // The encoder that serves a generation of the store: see SetEncoder.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderOf(const std::string& store, const storage::Manifest& manifest) const;
+  // That which serves a view, or null (logged) where there is none.
   std::shared_ptr<TextEncoder> EncoderFor(const std::string& store, const View& view) const;
 
-  // Makes `view` what the store serves. The generation that it replaces, if another, drains.
+  // Makes `view` what the store serves; with the encoder that was set of its passage half, if one was while `encoder` was looked for. The generation
+  // that it replaces, if another, drains.
   void Publish(StoreEntry& entry, std::shared_ptr<const View> view, std::shared_ptr<TextEncoder> encoder);
   void Retire(const std::string& store, std::shared_ptr<const Generation> generation);
 

@@ -123,6 +123,16 @@ void StoreEntry::SetNextEncoder(std::shared_ptr<TextEncoder> encoder) {
   next_encoder_.swap(encoder);  // Dies after the lock.
 }
 
+std::shared_ptr<TextEncoder> StoreEntry::published_encoder() const {
+  MutexLock lock(&mutex_);
+  return published_encoder_;
+}
+
+void StoreEntry::SetPublishedEncoder(std::shared_ptr<TextEncoder> encoder) {
+  MutexLock lock(&mutex_);
+  published_encoder_.swap(encoder);  // Dies after the lock.
+}
+
 bool StoreEntry::HasBuilds() const {
   MutexLock lock(&mutex_);
   return builder_count_ > 0;

@@ -88,6 +88,9 @@ struct StoreEntry {
   // with it too: what is not, the activation must.
   std::shared_ptr<TextEncoder> next_encoder() const;
   void SetNextEncoder(std::shared_ptr<TextEncoder> encoder);
+  // That GenerationManager::SetEncoder was told last; null: none was since the start.
+  std::shared_ptr<TextEncoder> published_encoder() const;
+  void SetPublishedEncoder(std::shared_ptr<TextEncoder> encoder);
   std::optional<Switching> switching() const;
   void SetSwitching(std::optional<Switching> switching);
   // Returns what had to go so that at most `limit` are open.
@@ -100,6 +103,7 @@ struct StoreEntry {
 
   mutable Mutex mutex_;
   std::shared_ptr<TextEncoder> next_encoder_ ABSL_GUARDED_BY(mutex_);
+  std::shared_ptr<TextEncoder> published_encoder_ ABSL_GUARDED_BY(mutex_);
   int builder_count_ ABSL_GUARDED_BY(mutex_) = 0;  // Builds that are under way.
   std::optional<Switching> switching_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Store> store_ ABSL_GUARDED_BY(mutex_);

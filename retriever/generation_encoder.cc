@@ -1,0 +1,54 @@
+// GenerationManager: which encoder a store's texts are encoded by.
+#include <memory>
+#include <string>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/logging.h"
+#include "base/mutex.h"
+#include "base/status_macros.h"
+#include "retriever/generation_manager.h"
+#include "retriever/generation_manager_state.h"
+#include "retriever/query_halves.h"
+
+namespace loci {
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> GenerationManager::State::EncoderOf(const std::string& store, const storage::Manifest& manifest) const {
+  const Fingerprint made_by{.query = manifest.query_fingerprint(), .passage = manifest.passage_fingerprint()};
+  LOCI_ASSIGN_OR_RETURN(const Fingerprint published, PublishedFor(*options.fs, JoinPath(StoresDirectory(), store), made_by));
+  if (published == made_by) return options.encoders->ForVectors(made_by);
+  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = options.encoders->Get(published.ToString());
+  if (!absl::IsNotFound(encoder.status())) return encoder;
+  LogWarning("generation_manager", absl::StrCat("store=", store, " the encoder ", published.ToString(), " that was published to it is gone"));
+  return options.encoders->ForVectors(made_by);
+}
+
+absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::SetEncoder(std::string_view store, std::shared_ptr<TextEncoder> encoder) {
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  const Fingerprint& fingerprint = encoder->spec().fingerprint;
+  std::shared_ptr<const ServingSet> before;  // Dies after the lock.
+  std::shared_ptr<const ServingSet> serving;
+  {
+    MutexLock writer(&entry->writer);
+    LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
+    serving = entry->holder.Get();
+    if (serving == nullptr) return state_->WhyNothingServes(*entry, *opened);
+    LOCI_RETURN_IF_ERROR(WriteQueryHalf(*state_->options.fs, opened->directory(), fingerprint));
+    entry->SetPublishedEncoder(encoder);
+    if (serving->view->generation().manifest().passage_fingerprint() == fingerprint.passage && serving->encoder != encoder) {
+      serving = std::make_shared<const ServingSet>(ServingSet{entry->name, serving->view, encoder});
+      before = entry->holder.Publish(serving);
+    }
+    // Inactive generations that requests named.
+    for (const std::shared_ptr<const Generation>& generation : entry->Live()) {
+      const std::shared_ptr<const ServingSet> named = entry->FindOpened(generation->id());
+      if (named == nullptr || generation->manifest().passage_fingerprint() != fingerprint.passage) continue;
+      entry->ReplaceOpened(named, std::make_shared<const ServingSet>(ServingSet{entry->name, named->view, encoder}));
+    }
+  }
+  LogInfo("generation_manager", absl::StrCat("published store=", entry->name, " encoder=", fingerprint.ToString(),
+                                             serving->encoder == encoder ? " live" : " for later"));
+  return serving;
+}
+
+}  // namespace loci

@@ -1,0 +1,77 @@
+#include "retriever/query_halves.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
+#include "base/checksum.h"
+#include "base/error.h"
+#include "base/logging.h"
+#include "base/status_macros.h"
+#include "base/strings.h"
+
+namespace loci {
+namespace {
+
+constexpr std::string_view kHeader = "loci query halves 1\n";
+constexpr std::string_view kAnyHeader = "loci query halves ";
+constexpr size_t kHalfDigits = 16;
+
+bool IsHalf(std::string_view text) {
+  return text.size() == kHalfDigits && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+absl::Status Damaged(const std::string& path, std::string_view what) {
+  return ErrorWithReason(absl::DataLossError(absl::StrCat(path, " is damaged: ", AbslView(what), "; publish an encoder to the store again")),
+                         "FILE_DAMAGED", {{"file", path}});
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<Fingerprint>> ReadQueryHalves(FileSystem& fs, const std::string& store_directory) {
+  const std::string path = JoinPath(store_directory, kQueryHalvesFile);
+  const absl::StatusOr<std::string> content = fs.ReadFile(path);
+  if (absl::IsNotFound(content.status())) return std::vector<Fingerprint>();
+  LOCI_RETURN_IF_ERROR(content.status());
+  const absl::StatusOr<std::string_view> body = Unsealed(*content);
+  if (!body.ok()) return Damaged(path, StdView(body.status().message()));
+  if (!body->starts_with(kHeader)) {
+    if (!body->starts_with(kAnyHeader)) return Damaged(path, "it does not begin as such a file does");
+    return absl::FailedPreconditionError(absl::StrCat(path, " is of a newer server"));
+  }
+  std::vector<Fingerprint> halves;
+  for (const absl::string_view line : absl::StrSplit(AbslView(body->substr(kHeader.size())), '\n', absl::SkipEmpty())) {
+    const std::vector<std::string> pair = absl::StrSplit(line, ':');
+    if (pair.size() != 2 || !IsHalf(pair[0]) || !IsHalf(pair[1])) return Damaged(path, "a line is not QUERY:PASSAGE");
+    halves.push_back({.query = pair[0], .passage = pair[1]});
+  }
+  return halves;
+}
+
+absl::StatusOr<Fingerprint> PublishedFor(FileSystem& fs, const std::string& store_directory, const Fingerprint& made_by) {
+  LOCI_ASSIGN_OR_RETURN(const std::vector<Fingerprint> halves, ReadQueryHalves(fs, store_directory));
+  for (const Fingerprint& half : halves) {
+    if (half.passage == made_by.passage) return half;
+  }
+  return made_by;
+}
+
+absl::Status WriteQueryHalf(FileSystem& fs, const std::string& store_directory, const Fingerprint& encoder) {
+  absl::StatusOr<std::vector<Fingerprint>> halves = ReadQueryHalves(fs, store_directory);
+  if (absl::IsDataLoss(halves.status())) {
+    LogWarning("query_halves", absl::StrCat("replaced: ", halves.status().message()));
+    halves = std::vector<Fingerprint>();
+  }
+  LOCI_RETURN_IF_ERROR(halves.status());
+  if (!halves->empty() && halves->back() == encoder) return absl::OkStatus();
+  std::erase_if(*halves, [&](const Fingerprint& half) { return half.passage == encoder.passage; });
+  halves->push_back(encoder);
+  if (halves->size() > kMaxQueryHalves) halves->erase(halves->begin());
+  std::string body(kHeader);
+  for (const Fingerprint& half : *halves) absl::StrAppend(&body, half.ToString(), "\n");
+  return WriteFileAtomically(fs, JoinPath(store_directory, kQueryHalvesFile), Sealed(std::move(body)));
+}
+
+}  // namespace loci
