@@ -53,6 +53,9 @@ absl::Status InTheWay(const JobRecord& record) {
 // Whether it makes a generation, or writes, of what a client sends.
 bool IsUpload(std::string_view kind) { return kind == JobKindName(JobKind::kIngest) || kind == JobKindName(JobKind::kImport); }
 
+// Of no store.
+bool IsEncoderUpload(std::string_view kind) { return kind == JobKindName(JobKind::kImportEncoder) || kind == JobKindName(JobKind::kPublish); }
+
 // Whether it makes a generation of what the store serves.
 bool IsRebuild(std::string_view kind) { return kind == JobKindName(JobKind::kFold) || kind == JobKindName(JobKind::kReembed); }
 
@@ -64,7 +67,7 @@ absl::Status JobNotFound(std::string_view job) {
 }  // namespace
 
 std::string_view JobKindName(JobKind kind) {
-  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify", "import", "fold", "reembed", "import-encoder", "tune"};
+  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify", "import", "fold", "reembed", "import-encoder", "tune", "publish"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -328,7 +331,7 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
     const auto conflicts = [&](const JobHandle::Entry& running) {
       if (entry->activating && running.activating) return true;
       if (spec.kind == JobKind::kTune) return running.record.kind() == record.kind();
-      if (spec.kind == JobKind::kImportEncoder) return running.record.kind() == record.kind();
+      if (IsEncoderUpload(record.kind())) return IsEncoderUpload(running.record.kind());
       const bool rebuilds = IsRebuild(running.record.kind());
       if (IsRebuild(record.kind())) return rebuilds || running.activating || IsUpload(running.record.kind());
       return IsUpload(record.kind()) && (rebuilds || IsUpload(running.record.kind()));

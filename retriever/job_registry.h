@@ -25,8 +25,8 @@
 
 namespace loci {
 
-enum class JobKind { kIngest, kActivate, kRollback, kVerify, kImport, kFold, kReembed, kImportEncoder, kTune };
-inline constexpr int kJobKindCount = 9;
+enum class JobKind { kIngest, kActivate, kRollback, kVerify, kImport, kFold, kReembed, kImportEncoder, kTune, kPublish };
+inline constexpr int kJobKindCount = 10;
 std::string_view JobKindName(JobKind kind);  // "ingest"
 
 struct JobSpec {
@@ -99,8 +99,8 @@ class JobHandle {
 //   fold, switching                    refused   refused                  goes on         refused
 //   (a re-embedding is as a fold, but that it never yields)
 //
-// An activation that only watches what it activated is in nobody's way. A fold starts beside verifications alone. Imports of
-// encoders are of no store: one at a time. One that yields is cancelled where the table says refused, and by an activation or a roll-back,
+// An activation that only watches what it activated is in nobody's way. A fold starts beside verifications alone. Imports and
+// publications of encoders are of no store: one at a time. One that yields is cancelled where the table says refused, and by an activation or a roll-back,
 // under which it would end in vain; the deletion of the store first calls EndYielding. A tuning is as a verification, but for another tuning,
 // which it refuses.
 //

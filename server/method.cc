@@ -8,7 +8,7 @@ constexpr std::string_view kMethodNames[kMethodCount] = {
     "DeleteStore",      "UpdateStore",     "Ingest",          "ExportStore",     "ImportStore",   "UpsertPassages", "DeletePassages",   "GetPassages",        "ListGenerations",
     "ActivateGeneration", "RollbackStore", "FoldStore", "ReembedStore", "ImportEncoder", "TuneStore", "DeleteGeneration", "PinGeneration",  "VerifyGeneration", "PlanActivation", "CompareGenerations",
     "GetJob",           "ListJobs",        "CancelJob",     "WatchJob",         "GetServerInfo",
-    "OpenSession", "RenewSession", "CloseSession", "Retrieve", "Backward"};
+    "OpenSession", "RenewSession", "CloseSession", "Retrieve", "Backward", "PublishEncoder"};
 
 }  // namespace
 

@@ -43,8 +43,9 @@ enum class Method {
   kCloseSession,
   kRetrieve,
   kBackward,
+  kPublishEncoder,
 };
-inline constexpr int kMethodCount = static_cast<int>(Method::kBackward) + 1;
+inline constexpr int kMethodCount = static_cast<int>(Method::kPublishEncoder) + 1;
 std::string_view MethodName(Method method);  // "Encode"
 // Whether it looks after the server: reads of its state, cancelling and watching jobs, leases of sessions. Short, and needed most when there is much else.
 bool IsControl(Method method);

@@ -1,14 +1,17 @@
 #include "server/training_service.h"
 
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
 
 #include "base/status_macros.h"
 #include "server/double_matrix.h"
+#include "server/publish_call.h"
 #include "server/reply.h"
 #include "server/training_validation.h"
 #include "server/unary_call.h"
+#include "server/upload_call.h"
 #include "server/validation.h"
 
 namespace loci {
@@ -131,6 +134,10 @@ grpc::ServerUnaryReactor* TrainingServiceImpl::Backward(grpc::CallbackServerCont
     call->Answer(FillBackwardResponse(*reply, *request, type, response));
   });
   return call;
+}
+
+grpc::ServerReadReactor<grpc::ByteBuffer>* TrainingServiceImpl::PublishEncoder(grpc::CallbackServerContext* context, grpc::ByteBuffer* response) {
+  return new UploadCall(services_, std::make_unique<PublishUpload>(services_), context, response);
 }
 
 }  // namespace loci

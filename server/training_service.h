@@ -9,7 +9,8 @@
 namespace loci {
 
 // Validates on the gRPC thread, hands over to the training pipeline and returns. Thread-safe.
-class TrainingServiceImpl final : public loci::v1::TrainingService::CallbackService {
+class TrainingServiceImpl final
+    : public loci::v1::TrainingService::WithRawCallbackMethod_PublishEncoder<loci::v1::TrainingService::CallbackService> {
  public:
   explicit TrainingServiceImpl(const ServiceContext& services) : services_(services) {}
 
@@ -23,6 +24,7 @@ class TrainingServiceImpl final : public loci::v1::TrainingService::CallbackServ
                                      loci::v1::RetrieveResponse* response) override;
   grpc::ServerUnaryReactor* Backward(grpc::CallbackServerContext* context, const loci::v1::BackwardRequest* request,
                                      loci::v1::BackwardResponse* response) override;
+  grpc::ServerReadReactor<grpc::ByteBuffer>* PublishEncoder(grpc::CallbackServerContext* context, grpc::ByteBuffer* response) override;
 
  private:
   const ServiceContext& services_;

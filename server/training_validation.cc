@@ -1,6 +1,8 @@
 #include "server/training_validation.h"
 
+#include <algorithm>
 #include <cmath>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -34,6 +36,61 @@ absl::StatusOr<Estimator> ValidateEstimator(loci::v1::Estimator estimator) {
     default:
       return InvalidField("estimator", Range(estimator, 0, 5));
   }
+}
+
+absl::StatusOr<EncoderHalves> ValidateHalves(loci::v1::EncoderHalves halves) {
+  switch (halves) {
+    case loci::v1::ENCODER_HALVES_QUERY:
+      return EncoderHalves::kQuery;
+    case loci::v1::ENCODER_HALVES_PASSAGE:
+      return EncoderHalves::kPassage;
+    case loci::v1::ENCODER_HALVES_BOTH:
+      return EncoderHalves::kBoth;
+    default:
+      return InvalidField("header.halves", Range(halves, 1, 3));
+  }
+}
+
+bool IsHex(std::string_view text, size_t digits) {
+  return text.size() == digits && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
+}
+
+// "QUERY:PASSAGE", or, where `half` may do, one of both. What is none is no model's name either.
+absl::Status CheckEncoder(std::string_view field, const std::string& fingerprint, bool half) {
+  constexpr size_t kDigits = 16;
+  if (half && IsHex(fingerprint, kDigits)) return absl::OkStatus();
+  if (fingerprint.size() == 2 * kDigits + 1 && fingerprint[kDigits] == ':' && IsHex(std::string_view(fingerprint).substr(0, kDigits), kDigits) &&
+      IsHex(std::string_view(fingerprint).substr(kDigits + 1), kDigits)) {
+    return absl::OkStatus();
+  }
+  return InvalidField(field, absl::StrCat("is ", Quoted(fingerprint), "; it must be QUERY:PASSAGE, 16 lower-case hex digits each", half ? ", or one half" : ""));
+}
+
+absl::Status ReadWeightsOfHeader(const loci::v1::PublishHeader& header, EncoderPublication* publication) {
+  LOCI_ASSIGN_OR_RETURN(publication->halves, ValidateHalves(header.halves()));
+  if (const int64_t bytes = static_cast<int64_t>(header.job_name().size()); bytes > kMaxJobNameBytes) {
+    return InvalidField("header.job_name", absl::StrCat("has ", bytes, " bytes, the limit is ", kMaxJobNameBytes));
+  }
+  publication->job = header.job_name();
+  LOCI_RETURN_IF_ERROR(CheckCount("header.metrics", header.metrics_size(), 0, kMaxPublishMetrics));
+  for (const auto& [name, value] : header.metrics()) {
+    const std::string field = absl::StrCat("header.metrics[", Quoted(name), "]");
+    if (name.empty() || static_cast<int64_t>(name.size()) > kMaxMetricNameBytes) {
+      return InvalidField(field, absl::StrCat("has a name of ", name.size(), " bytes; it must have 1 to ", kMaxMetricNameBytes));
+    }
+    if (!std::isfinite(value)) return InvalidField(field, absl::StrCat("is ", value, "; it must be finite"));
+    publication->metrics.emplace(name, value);
+  }
+  if (header.size_bytes() < 1 || header.size_bytes() > EncoderImporter::kMaxWeightBytes) {
+    return InvalidField("header.size_bytes", Range(header.size_bytes(), 1, EncoderImporter::kMaxWeightBytes));
+  }
+  publication->size_bytes = header.size_bytes();
+  publication->sha256 = header.sha256();
+  for (char& c : publication->sha256) c = c >= 'A' && c <= 'F' ? static_cast<char>(c - 'A' + 'a') : c;
+  if (!IsHex(publication->sha256, 64)) {
+    return InvalidField("header.sha256", absl::StrCat("is ", Quoted(header.sha256()), "; it must be the 64 hex digits of the weights' SHA-256"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status ReadQueryVectors(const loci::v1::Matrix& matrix, TrainingRetrieveCall* call) {
@@ -182,6 +239,38 @@ absl::StatusOr<ValidBackward> ValidateBackward(const loci::v1::BackwardRequest& 
   call.element_bytes = static_cast<int64_t>(ElementSize(valid.vector_type));
   call.max_reply_bytes = kMaxMessageBytes;
   call.limits = limits;
+  return valid;
+}
+
+absl::StatusOr<ValidPublish> ValidatePublishHeader(const loci::v1::PublishHeader& header) {
+  ValidPublish valid;
+  if (!header.store().empty()) {
+    LOCI_ASSIGN_OR_RETURN(valid.store, ValidateStore(header.store()));
+  }
+  if (!header.fingerprint().empty()) {
+    LOCI_RETURN_IF_ERROR(CheckEncoder("header.fingerprint", header.fingerprint(), /*half=*/false));
+    if (header.halves() != 0 || header.size_bytes() != 0 || !header.sha256().empty() || !header.parent_fingerprint().empty() ||
+        !header.job_name().empty() || header.metrics_size() > 0) {
+      return InvalidField("header.fingerprint", "names an encoder that is there; nothing may be said of weights, which do not come");
+    }
+    if (valid.store.empty()) return InvalidField("header.store", "is empty; with header.fingerprint it must name the store that the encoder goes into");
+    valid.fingerprint = header.fingerprint();
+  } else {
+    if (!header.parent_fingerprint().empty()) {
+      LOCI_RETURN_IF_ERROR(CheckEncoder("header.parent_fingerprint", header.parent_fingerprint(), /*half=*/true));
+    }
+    valid.parent_fingerprint = header.parent_fingerprint();
+    LOCI_RETURN_IF_ERROR(ReadWeightsOfHeader(header, &valid.publication));
+  }
+  if (const double share = header.max_encoder_share(); share != 0) {
+    if (!(share >= 0.01 && share <= 1)) return InvalidField("header.max_encoder_share", absl::StrCat("is ", share, "; it must be from 0.01 to 1, or 0"));
+    valid.max_encoder_share = share;
+  }
+  if (header.no_activate() && valid.store.empty()) return InvalidField("header.no_activate", "is set, but no store is named");
+  if (header.no_activate() && valid.fingerprint.empty() && valid.publication.halves == EncoderHalves::kQuery) {
+    return InvalidField("header.no_activate", "is set for a query half, for which nothing is built; name no store to have it stored alone");
+  }
+  valid.activate = !header.no_activate();
   return valid;
 }
 

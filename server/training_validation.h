@@ -13,6 +13,7 @@
 #include "base/cancellation.h"
 #include "base/vector_type.h"
 #include "proto/loci/v1/training.pb.h"
+#include "retriever/encoder_publisher.h"
 #include "retriever/training_pipeline.h"
 
 namespace loci {
@@ -33,6 +34,21 @@ struct ValidBackward {
   ElementType vector_type = ElementType::kFloat32;  // Of the reply; or kFloat64.
 };
 absl::StatusOr<ValidBackward> ValidateBackward(const loci::v1::BackwardRequest& request, const RequestLimits& limits);
+
+inline constexpr int64_t kMaxJobNameBytes = 256;
+inline constexpr int64_t kMaxPublishMetrics = 64;
+inline constexpr int64_t kMaxMetricNameBytes = 64;
+inline constexpr double kDefaultPublishShare = 0.5;
+
+struct ValidPublish {
+  std::string store;               // Empty: none.
+  std::string parent_fingerprint;  // Of the parent, which is still to be found.
+  EncoderPublication publication;  // All but the parent.
+  std::string fingerprint;         // Not empty: of an encoder that is there; there is no publication then.
+  double max_encoder_share = kDefaultPublishShare;
+  bool activate = true;
+};
+absl::StatusOr<ValidPublish> ValidatePublishHeader(const loci::v1::PublishHeader& header);
 
 }  // namespace loci
 

@@ -202,5 +202,86 @@ TEST(ValidateLease, IsBounded) {
   }
 }
 
+loci::v1::PublishHeader GoodPublish() {
+  loci::v1::PublishHeader header;
+  header.set_store("s");
+  header.set_parent_fingerprint("0123456789abcdef:fedcba9876543210");
+  header.set_halves(loci::v1::ENCODER_HALVES_PASSAGE);
+  header.set_job_name("job");
+  (*header.mutable_metrics())["loss"] = 0.5;
+  header.set_size_bytes(90'000'000);
+  header.set_sha256(std::string(63, '0') + "A");
+  return header;
+}
+
+TEST(TrainingValidation, APublicationComesThroughWhole) {
+  const auto valid = ValidatePublishHeader(GoodPublish());
+  ASSERT_TRUE(valid.ok()) << valid.status();
+  EXPECT_EQ(valid->store, "s");
+  EXPECT_EQ(valid->parent_fingerprint, "0123456789abcdef:fedcba9876543210");
+  EXPECT_EQ(valid->publication.halves, EncoderHalves::kPassage);
+  EXPECT_EQ(valid->publication.job, "job");
+  EXPECT_EQ(valid->publication.metrics.at("loss"), 0.5);
+  EXPECT_EQ(valid->publication.size_bytes, 90'000'000);
+  EXPECT_EQ(valid->publication.sha256, std::string(63, '0') + "a");
+  EXPECT_EQ(valid->max_encoder_share, kDefaultPublishShare);
+  EXPECT_TRUE(valid->activate);
+  loci::v1::PublishHeader header = GoodPublish();
+  header.clear_store();
+  header.clear_parent_fingerprint();
+  header.clear_job_name();
+  header.clear_metrics();
+  header.set_max_encoder_share(0.25);
+  const auto stored = ValidatePublishHeader(header);
+  ASSERT_TRUE(stored.ok()) << stored.status();
+  EXPECT_TRUE(stored->store.empty()) << "not \"default\"";
+  EXPECT_EQ(stored->max_encoder_share, 0.25);
+  loci::v1::PublishHeader there;
+  there.set_store("s");
+  there.set_fingerprint("0123456789abcdef:fedcba9876543210");
+  there.set_no_activate(true);
+  const auto named = ValidatePublishHeader(there);
+  ASSERT_TRUE(named.ok()) << named.status();
+  EXPECT_EQ(named->fingerprint, there.fingerprint());
+  EXPECT_FALSE(named->activate);
+}
+
+TEST(TrainingValidation, APublicationNamesTheFieldThatIsWrong) {
+  using Header = loci::v1::PublishHeader;
+  const struct {
+    const char* field;
+    std::function<void(Header*)> spoil;
+  } kCases[] = {
+      {"store", [](Header* h) { h->set_store("a/b"); }},
+      {"header.parent_fingerprint", [](Header* h) { h->set_parent_fingerprint("all-MiniLM-L6-v2"); }},
+      {"header.parent_fingerprint", [](Header* h) { h->set_parent_fingerprint("0123456789ABCDEF"); }},
+      {"header.parent_fingerprint", [](Header* h) { h->set_parent_fingerprint("0123456789abcdef:"); }},
+      {"header.halves", [](Header* h) { h->clear_halves(); }},
+      {"header.halves", [](Header* h) { h->set_halves(static_cast<loci::v1::EncoderHalves>(9)); }},
+      {"header.job_name", [](Header* h) { h->set_job_name(std::string(257, 'j')); }},
+      {"header.metrics[\"\"]", [](Header* h) { (*h->mutable_metrics())[""] = 1; }},
+      {"header.metrics[\"loss\"]", [](Header* h) { (*h->mutable_metrics())["loss"] = kNan; }},
+      {"header.metrics", [](Header* h) { for (int i = 0; i < 64; ++i) (*h->mutable_metrics())[std::to_string(i)] = 1; }},
+      {"header.size_bytes", [](Header* h) { h->set_size_bytes(0); }},
+      {"header.size_bytes", [](Header* h) { h->set_size_bytes((int64_t{2} << 30) + 1); }},
+      {"header.sha256", [](Header* h) { h->clear_sha256(); }},
+      {"header.sha256", [](Header* h) { h->set_sha256(std::string(65, '0')); }},
+      {"header.max_encoder_share", [](Header* h) { h->set_max_encoder_share(kNan); }},
+      {"header.max_encoder_share", [](Header* h) { h->set_max_encoder_share(-1); }},
+      {"header.no_activate", [](Header* h) { h->clear_store(), h->set_no_activate(true); }},
+      {"header.no_activate", [](Header* h) { h->set_halves(loci::v1::ENCODER_HALVES_QUERY), h->set_no_activate(true); }},
+      {"header.fingerprint", [](Header* h) { h->set_fingerprint("0123456789abcdef:fedcba9876543210"); }},
+      {"header.fingerprint", [](Header* h) { h->Clear(), h->set_store("s"), h->set_fingerprint("0123456789abcdef"); }},
+      {"header.store", [](Header* h) { h->Clear(), h->set_fingerprint("0123456789abcdef:fedcba9876543210"); }},
+  };
+  for (const auto& c : kCases) {
+    Header header = GoodPublish();
+    c.spoil(&header);
+    const absl::Status status = ValidatePublishHeader(header).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << header.ShortDebugString();
+    EXPECT_EQ(GetErrorReason(status)->metadata.at("field"), c.field) << status;
+  }
+}
+
 }  // namespace
 }  // namespace loci

@@ -7,7 +7,7 @@ import math
 import pathlib
 import struct
 
-from proto.loci.v1 import admin_pb2, common_pb2, retrieval_pb2
+from proto.loci.v1 import admin_pb2, common_pb2, retrieval_pb2, training_pb2
 
 FOLDER = pathlib.Path("tests/fuzz/corpus/request")
 
@@ -48,6 +48,11 @@ def main() -> None:
     write("upsert", 5, admin_pb2.UpsertPassagesRequest(store="s", passages=passages[1:]))
     write("upsert_bad", 5, admin_pb2.UpsertPassagesRequest(store="s", passages=passages))
     write("get", 6, admin_pb2.GetPassagesRequest(store="s", ids=["a", "b"], include_vectors=True))
+    publish = training_pb2.PublishHeader
+    write("publish", 9, publish(store="s", parent_fingerprint="0123456789abcdef:fedcba9876543210", halves=1, job_name="job", metrics={"loss": 0.5},
+                                size_bytes=90_000_000, sha256="0123456789abcdef" * 4, max_encoder_share=0.25))
+    write("publish_there", 9, publish(store="s", fingerprint="0123456789abcdef:fedcba9876543210", no_activate=True))
+    write("publish_bad", 9, publish(store="../x", parent_fingerprint="\u00e9" * 40, halves=9, metrics={"": math.nan}, size_bytes=-1, sha256="F" * 64))
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   if (size == 0) return 0;
   const std::string_view bytes(reinterpret_cast<const char*>(data) + 1, size - 1);
   const loci::RequestLimits limits;
-  switch (data[0] % 9) {
+  switch (data[0] % 10) {
     case 0:
       Run<loci::v1::SearchRequest>(bytes, [&](const auto& request) { return loci::ValidateSearch(request, limits); }, CheckSearch);
       break;
@@ -138,6 +138,17 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
             Require(call.row_query.size() == static_cast<size_t>(request.row_query_size()));
             Require(!call.max_log_likelihood.has_value() || *call.max_log_likelihood < HUGE_VAL);
           });
+      break;
+    case 9:
+      Run<loci::v1::PublishHeader>(bytes, loci::ValidatePublishHeader, [](const auto&, const loci::ValidPublish& valid) {
+        Require(valid.store.empty() || IsName(valid.store));
+        Require(valid.max_encoder_share >= 0.01 && valid.max_encoder_share <= 1);
+        if (!valid.fingerprint.empty()) return Require(!valid.store.empty() && valid.fingerprint.size() == 33);
+        const loci::EncoderPublication& publication = valid.publication;
+        Require(publication.size_bytes >= 1 && publication.size_bytes <= loci::EncoderImporter::kMaxWeightBytes && publication.sha256.size() == 64);
+        Require(publication.job.size() <= 256 && publication.metrics.size() <= 64);
+        for (const auto& [name, value] : publication.metrics) Require(!name.empty() && std::isfinite(value));
+      });
       break;
     default:
       Run<loci::v1::GetPassagesRequest>(bytes, loci::ValidateGetPassages,
