@@ -323,6 +323,32 @@ TEST_F(EncoderPublisherTest, OthersOfTheHalfKeepTheEncoderThatWasImported) {
   EXPECT_EQ(registry_->ForVectors({fingerprint.query, "0123456789abcdef"}).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
+TEST_F(EncoderPublisherTest, OldOnesThatNothingUsesAreDeleted) {
+  Start();
+  std::vector<std::string> names;
+  std::shared_ptr<TextEncoder> held;
+  for (int seed = 2; seed < 7; ++seed) {
+    const auto published = Publish(Weights(seed), EncoderHalves::kQuery);
+    ASSERT_TRUE(published.ok()) << published.status();
+    names.push_back(published->encoder->spec().fingerprint.ToString());
+    if (seed == 4) held = published->encoder;
+  }
+  EXPECT_EQ(*registry_->DeletePublished(5, {}), 0);
+  EXPECT_EQ(*registry_->DeletePublished(1, {names[1]}), 2) << "the first and the fourth";
+  const auto left = [&] {
+    std::vector<bool> there;
+    for (const std::string& name : names) there.push_back(registry_->Get(name).ok());
+    return there;
+  };
+  EXPECT_THAT(left(), ElementsAre(false, true, true, false, true));
+  EXPECT_TRUE(registry_->Get("").ok()) << "that was imported";
+  held.reset();
+  EXPECT_EQ(*registry_->DeletePublished(0, {names[1]}), 2);
+  EXPECT_THAT(left(), ElementsAre(false, true, false, false, false));
+  EXPECT_EQ(Folders().size(), 2u);
+  EXPECT_FALSE(Publish(Weights(2), EncoderHalves::kQuery)->was_there) << "it comes again";
+}
+
 // Before every sync of a publication, and at its end.
 TEST_F(EncoderPublisherTest, APowerCutLeavesAllOfAnEncoderOrNothing) {
   const std::string weights = Weights(2);

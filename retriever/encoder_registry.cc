@@ -259,6 +259,42 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
   return ImportedEncoder{.encoder = Insert(std::move(towers), /*make_default=*/false, /*stays=*/false)};
 }
 
+absl::StatusOr<int64_t> EncoderRegistry::DeletePublished(size_t keep, const std::set<std::string>& used) {
+  FileSystem& fs = *options_.fs;
+  MutexLock loading(&loading_);
+  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, Folders());
+  std::vector<std::pair<int64_t, std::string>> published;
+  for (const std::string& name : names) {
+    const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(fs, JoinPath(options_.directory, name));
+    if (lineage.ok() && !lineage->parent_fingerprint().empty()) published.emplace_back(lineage->created_unix_us(), name);
+  }
+  std::sort(published.begin(), published.end());
+  int64_t deleted_count = 0;
+  for (size_t i = 0; i + keep < published.size(); ++i) {
+    const std::string& name = published[i].second;
+    const std::string fingerprint = absl::StrReplaceAll(name, {{"-", ":"}});
+    if (used.contains(fingerprint)) continue;
+    std::shared_ptr<TextEncoder> unused;  // Freed after the lock is given back.
+    {
+      MutexLock lock(&mutex_);
+      const auto loaded = loaded_.find(fingerprint);
+      if (loaded != loaded_.end()) {
+        if (loaded->second.use_count() > 1 || staying_.contains(fingerprint) || default_ == fingerprint) continue;
+        unused = std::move(loaded->second);
+        loaded_.erase(loaded);
+      }
+    }
+    // Whole or not at all; what is left of the deletion is removed by the next start.
+    const std::string aside = JoinPath(options_.directory, absl::StrCat(kImportingPrefix, "deleted-", name));
+    LOCI_RETURN_IF_ERROR(fs.Rename(JoinPath(options_.directory, name), aside));
+    LOCI_RETURN_IF_ERROR(fs.SyncDirectory(options_.directory));
+    LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(aside));
+    LogInfo("encoder_registry", absl::StrCat("deleted published fingerprint=", fingerprint, ", which nothing uses; the newest ", keep, " are kept"));
+    ++deleted_count;
+  }
+  return deleted_count;
+}
+
 std::shared_ptr<TextEncoder> EncoderRegistry::Insert(EncoderTowers towers, bool make_default, bool stays) {
   const std::string fingerprint = towers.spec().fingerprint.ToString();
   std::vector<std::shared_ptr<TextEncoder>> unused;  // Freed after the lock is given back: their threads end with them.

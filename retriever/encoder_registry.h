@@ -70,6 +70,10 @@ class EncoderRegistry {
   absl::StatusOr<std::string> CopyFiles(const Fingerprint& encoder, const std::string& staging_directory, TextRole weights_role,
                                         const std::string& weights_file);
 
+  // Deletes the oldest of the encoders that were published (Adopt with a parent), so that `keep` of them are left, but for those of `used`
+  // ("QUERY:PASSAGE") and those that somebody holds. Returns how many it deleted. Blocks.
+  absl::StatusOr<int64_t> DeletePublished(size_t keep, const std::set<std::string>& used);
+
   // `name` is a fingerprint ("QUERY:PASSAGE" or either half), a model name (of one that is loaded, or else of one that lies in the registry), or
   // empty for the default. Loads it where it is not loaded yet. NOT_FOUND names it; INVALID_ARGUMENT, reason ENCODER_AMBIGUOUS, for the name of
   // two; DATA_LOSS, reason ENCODER_DAMAGED, where its files are not what they were.

@@ -1,7 +1,9 @@
 // GenerationManager: which encoder a store's texts are encoded by.
 #include <memory>
+#include <set>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/logging.h"
@@ -49,6 +51,27 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::SetEncoder(
   LogInfo("generation_manager", absl::StrCat("published store=", entry->name, " encoder=", fingerprint.ToString(),
                                              serving->encoder == encoder ? " live" : " for later"));
   return serving;
+}
+
+absl::StatusOr<std::set<std::string>> GenerationManager::UsedEncoders() {
+  std::vector<std::string> names;
+  {
+    MutexLock lock(&state_->mutex);
+    for (const auto& [name, entry] : state_->stores) names.push_back(name);
+  }
+  std::set<std::string> used;
+  for (const std::string& name : names) {
+    const absl::StatusOr<GenerationList> list = ListGenerations(name);
+    if (absl::IsNotFound(list.status())) continue;  // It was deleted meanwhile.
+    LOCI_RETURN_IF_ERROR(list.status());
+    for (const GenerationInfo& info : list->generations) {
+      if (info.unreadable) return absl::DataLossError(absl::StrCat("generation ", info.manifest.generation(), " of store \"", name, "\" can't be read"));
+      used.insert(absl::StrCat(info.manifest.query_fingerprint(), ":", info.manifest.passage_fingerprint()));
+    }
+    LOCI_ASSIGN_OR_RETURN(const std::vector<Fingerprint> halves, ReadQueryHalves(*state_->options.fs, StoreDirectory(name)));
+    for (const Fingerprint& half : halves) used.insert(half.ToString());
+  }
+  return used;
 }
 
 }  // namespace loci

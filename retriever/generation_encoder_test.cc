@@ -170,6 +170,20 @@ TEST_F(GenerationEncoderTest, AnEncoderThatIsGoneOrDamagedIsTold) {
   EXPECT_EQ(Serves(), Name(Default()));
 }
 
+TEST_F(GenerationEncoderTest, WhatIsUsedIsOfGenerationsAndOfWhatWasSet) {
+  Start();
+  EXPECT_TRUE(manager_->UsedEncoders()->empty());
+  FillStore();
+  FillStore("other");
+  EXPECT_THAT(*manager_->UsedEncoders(), ::testing::ElementsAre(Name(Default())));
+  const std::shared_ptr<TextEncoder> child = Publish(2, EncoderHalves::kQuery, Default()), both = Publish(3, EncoderHalves::kBoth, Default());
+  ASSERT_TRUE(manager_->SetEncoder("other", child).ok());
+  ASSERT_TRUE(Reembed(*manager_, {.store = "s", .encoder = both, .index = "", .activate = false}).ok());
+  EXPECT_THAT(*manager_->UsedEncoders(), ::testing::UnorderedElementsAre(Name(Default()), Name(child), Name(both)));
+  ASSERT_TRUE(WriteFileAtomically(fs_, JoinPath(DataDirectory(), absl::StrCat("stores/s/", kQueryHalvesFile)), "{").ok());
+  EXPECT_EQ(manager_->UsedEncoders().status().code(), absl::StatusCode::kDataLoss);
+}
+
 TEST_F(GenerationEncoderTest, AStoreThatServesNothingTakesNone) {
   Start();
   EXPECT_EQ(manager_->SetEncoder("s", Default()).status().code(), absl::StatusCode::kNotFound);

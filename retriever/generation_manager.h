@@ -11,6 +11,7 @@
 #include <functional>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -165,6 +166,9 @@ class GenerationManager {
   // half is set; over restarts (retriever/query_halves.h). Where none was set, it is EncoderRegistry::ForVectors of what the generation was built
   // with. Returns what serves then. Errors as TryCapture. Writes a file.
   absl::StatusOr<std::shared_ptr<const ServingSet>> SetEncoder(std::string_view store, std::shared_ptr<TextEncoder> encoder);
+  // "QUERY:PASSAGE" of the encoders that generations of the stores were built with, and of those that were set. An error where something of a store
+  // can't be read. Reads files.
+  absl::StatusOr<std::set<std::string>> UsedEncoders();
 
   // ALREADY_EXISTS. `keep_generations` as UpdateStore; not set: Options'.
   absl::StatusOr<StoreInfo> CreateStore(std::string_view store, std::optional<int32_t> keep_generations = std::nullopt);

@@ -1,5 +1,6 @@
 #include "server/publish_call.h"
 
+#include <set>
 #include <string>
 #include <utility>
 
@@ -17,6 +18,7 @@
 namespace loci {
 namespace {
 
+constexpr size_t kKeptEncoders = 32;  // That were published, whether anything uses them or not.
 constexpr int64_t kYieldingEndMs = 10'000;  // So long a re-embedding waits for the end of a fold that gave way.
 
 // As ReembedStore with no_wait: the job's id.
@@ -133,12 +135,19 @@ absl::StatusOr<std::string> PublishUpload::Finish(JobHandle& job) {
                                     published.was_there ? " was there" : ""));
   }
   response.set_fingerprint(there_->spec().fingerprint.ToString());
+  if (!response.was_there()) DeleteUnused();
   if (!request_.store.empty()) {
     if (const absl::Status status = GoLive(there_, &response); !status.ok()) {
       return Annotate(status, absl::StrCat("encoder ", response.fingerprint(), " is stored, but store \"", request_.store, "\" does not take it"));
     }
   }
   return response.SerializeAsString();
+}
+
+void PublishUpload::DeleteUnused() const {
+  const absl::StatusOr<std::set<std::string>> used = services_.manager->UsedEncoders();
+  const absl::Status deleted = used.ok() ? services_.manager->encoders().DeletePublished(kKeptEncoders, *used).status() : used.status();
+  if (!deleted.ok()) LogWarning("publish", absl::StrCat("published encoders that nothing uses stay: ", deleted.message()));
 }
 
 absl::Status PublishUpload::GoLive(const std::shared_ptr<TextEncoder>& encoder, loci::v1::PublishResponse* response) const {

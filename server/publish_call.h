@@ -35,6 +35,8 @@ class PublishUpload final : public Upload {
   absl::StatusOr<std::shared_ptr<const ServingSet>> CheckStore() const;
   absl::StatusOr<std::shared_ptr<TextEncoder>> FindParent(std::shared_ptr<const ServingSet> serving) const;
   absl::Status CheckVectors(const Fingerprint& encoder, const ServingSet& serving) const;
+  // So that a job that publishes for weeks does not fill the disk.
+  void DeleteUnused() const;
   // Has the store take the encoder, now or by a job.
   absl::Status GoLive(const std::shared_ptr<TextEncoder>& encoder, loci::v1::PublishResponse* response) const;
 
