@@ -81,7 +81,8 @@ struct JobHandle::Entry {
   bool server_ends = false;  // It was not asked to end before the server was.
   bool activating = false;  // An activation, a roll-back, or an ingest or a fold that wants to activate.
   bool watching = false;    // What it activated, and does nothing else.
-  bool yields = false;      // Constant.
+  bool yields = false, refreshes = false;  // Constant.
+  std::string superseded_by;  // The job that it was asked to end for.
   int64_t version = 1;
   std::deque<std::pair<int64_t, int64_t>> samples;  // (clock, done) of the phase, oldest first.
 };
@@ -238,6 +239,9 @@ absl::Status JobRegistry::State::End(Entry& entry, const absl::Status& status, s
     interrupted = entry.server_ends && absl::IsCancelled(status);
     if (interrupted) {
       outcome = ErrorWithReason(absl::UnavailableError(kInterruptedMessage), "DRAINING", {{"job", entry.id}});
+    } else if (!entry.superseded_by.empty() && absl::IsCancelled(status)) {
+      outcome = ErrorWithReason(absl::CancelledError(absl::StrCat("job ", entry.id, " was superseded by job ", entry.superseded_by)), "JOB_SUPERSEDED",
+                                {{"job", entry.id}, {"superseded_by", entry.superseded_by}});
     } else if (entry.cancel_asked && absl::IsCancelled(status)) {
       outcome = ErrorWithReason(absl::CancelledError(absl::StrCat("job ", entry.id, " was cancelled")), "JOB_CANCELLED", {{"job", entry.id}});
     }
@@ -321,10 +325,12 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
   record.set_started_unix_us(state.options.clock->UnixMicros());
   entry->activating = spec.kind == JobKind::kActivate || spec.kind == JobKind::kRollback;
   entry->yields = spec.yields;
+  entry->refreshes = spec.refreshes;
   const int kind = static_cast<int>(spec.kind);
   JobRecord first;
   std::vector<std::shared_ptr<JobHandle::Entry>> yielding;
   std::vector<std::function<void()>> callbacks;
+  std::shared_ptr<JobHandle::Entry> interrupted;  // That goes on.
   {
     MutexLock lock(&state.mutex);
     if (state.closed) return ErrorWithReason(absl::UnavailableError("the server is draining; ask again when it is back"), "DRAINING");
@@ -336,7 +342,9 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
       if (IsRebuild(record.kind())) return rebuilds || running.activating || IsUpload(running.record.kind());
       return IsUpload(record.kind()) && (rebuilds || IsUpload(running.record.kind()));
     };
-    const auto gives_way = [&](const JobHandle::Entry& running) { return running.yields && !entry->yields; };
+    const auto gives_way = [&](const JobHandle::Entry& running) {
+      return (running.yields && !entry->yields) || (running.refreshes && entry->refreshes);
+    };
     // A tuning takes the machine: there is one at a time, of whatever store.
     const std::string_view among = spec.kind == JobKind::kTune ? std::string_view() : std::string_view(record.store());
     const JobHandle::Entry* const other =
@@ -344,10 +352,21 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
     if (other != nullptr) return InTheWay(other->record);
     state.TakeOut(record.store(), [&](const JobHandle::Entry& running) { return gives_way(running) && (conflicts(running) || entry->activating); },
                   &yielding, &callbacks);
-    do {
-      entry->id = MakeTimestampId(record.started_unix_us());
-    } while (state.entries.contains(entry->id));
+    const auto earlier = spec.job.empty() ? state.entries.end() : state.entries.find(spec.job);
+    if (earlier != state.entries.end() && earlier->second->record.state() == JobRecord::STATE_INTERRUPTED &&
+        earlier->second->record.kind() == record.kind() && earlier->second->record.store() == record.store()) {
+      interrupted = earlier->second;
+      state.Forget(*interrupted);
+      entry->id = interrupted->id;
+      entry->version = interrupted->version + 1;
+      record.set_started_unix_us(interrupted->record.started_unix_us());
+      record.set_request_id(interrupted->record.request_id());
+    }
+    while (entry->id.empty() || state.entries.contains(entry->id)) entry->id = MakeTimestampId(record.started_unix_us());
     record.set_job(entry->id);
+    for (const auto& other : yielding) {
+      if (other->refreshes && entry->refreshes) other->superseded_by = entry->id;
+    }
     state.entries.emplace(entry->id, entry);
     state.order.push_back(entry);
     state.AddRunning(kind, 1);
@@ -357,19 +376,24 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
   if (absl::Status written = state.Write(first); !written.ok()) {
     written = Annotate(written, "the job can't be recorded");
     if (spec.kind != JobKind::kVerify) {
-      // The file may be there, and not known to be durable: a restart would find a job that was interrupted.
-      if (const absl::Status deleted = state.options.fs->DeleteFile(state.PathOf(entry->id)); !deleted.ok() && !absl::IsNotFound(deleted)) {
+      // The file may be there, and not known to be durable: a restart would find a job that was interrupted. So it should, where one was.
+      const absl::Status deleted = interrupted != nullptr ? absl::OkStatus() : state.options.fs->DeleteFile(state.PathOf(entry->id));
+      if (!deleted.ok() && !absl::IsNotFound(deleted)) {
         LogWarning("jobs", absl::StrCat("job ", entry->id, ", which did not start, stays in the history: ", deleted.message()));
       }
       MutexLock lock(&state.mutex);
       state.Forget(*entry);
+      if (interrupted != nullptr) {
+        state.order.push_back(interrupted);
+        state.entries.emplace(interrupted->id, std::move(interrupted));
+      }
       state.AddRunning(kind, -1);
       state.ended.NotifyAll();
       return written;
     }
     LogWarning("jobs", absl::StrCat("job=", entry->id, " ", written.message()));
   }
-  LogInfo("jobs", absl::StrCat("job=", entry->id, " kind=", first.kind(), " store=", first.store(), " started"));
+  LogInfo("jobs", absl::StrCat("job=", entry->id, " kind=", first.kind(), " store=", first.store(), interrupted != nullptr ? " goes on" : " started"));
   return std::shared_ptr<JobHandle>(new JobHandle(this, std::move(entry)));
 }
 
@@ -474,10 +498,17 @@ bool JobRegistry::WaitUntilIdle(int64_t timeout_ms) const {
 
 void JobRegistry::Drain() {
   state_->draining = true;
-  MutexLock lock(&state_->mutex);
-  for (const auto& entry : state_->order) {
-    if (entry->watching) entry->own_limits.Cancel();
+  std::vector<std::shared_ptr<JobHandle::Entry>> refreshes;
+  std::vector<std::function<void()>> callbacks;
+  {
+    MutexLock lock(&state_->mutex);
+    for (const auto& entry : state_->order) {
+      if (entry->watching) entry->own_limits.Cancel();
+    }
+    state_->TakeOut("", [](const JobHandle::Entry& entry) { return entry.refreshes; }, &refreshes, &callbacks);
+    for (const auto& entry : refreshes) entry->server_ends = true;
   }
+  State::AskToEnd(refreshes, callbacks);
 }
 bool JobRegistry::draining() const { return state_->draining; }
 
@@ -522,6 +553,25 @@ void JobHandle::SetGeneration(std::string_view generation) {
   if (entry_->record.state() != JobRecord::STATE_RUNNING) return;
   entry_->record.set_generation(std::string(generation));
   ++entry_->version;
+}
+
+absl::Status JobHandle::WaitForThoseThatGaveWay() {
+  JobRegistry::State& state = *registry_->state_;
+  MutexLock lock(&state.mutex);
+  const std::string store = entry_->record.store();
+  while (state.FindRunning(store, [this](const Entry& other) { return other.cancel_asked && IsRebuild(other.record.kind()) && &other != entry_.get(); }) !=
+         nullptr) {
+    LOCI_RETURN_IF_ERROR(entry_->limits.Check(state.options.clock->NowMicros()));
+    state.ended.WaitFor(&state.mutex, kWaitPeriod);
+  }
+  return entry_->limits.Check(state.options.clock->NowMicros());
+}
+
+void JobHandle::EndActivation() {
+  JobRegistry::State& state = *registry_->state_;
+  MutexLock lock(&state.mutex);
+  entry_->activating = false;
+  state.ended.NotifyAll();
 }
 
 absl::Status JobHandle::BeginActivation() {

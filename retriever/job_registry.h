@@ -37,6 +37,11 @@ struct JobSpec {
   RequestLimits limits;    // What the operation looks at; Cancel raises its flag.
   // A fold that nobody asked for: what starts and would find it in the way has it cancelled, and goes on.
   bool yields = false;
+  // A re-embedding that follows the newest encoder: one of those that runs in the store is asked to end, and says that this one supersedes it
+  // (WaitForThoseThatGaveWay comes before the work). It goes on after a restart, so it is asked to end as soon as the registry drains.
+  bool refreshes = false;
+  // Of an INTERRUPTED one of the same kind and store: it goes on under its id. Empty, or not there: a new one.
+  std::string job;
   // Called once, without a lock held, when the job is asked to end while it runs. For operations that wait for something.
   std::function<void()> on_cancel;
 };
@@ -68,9 +73,13 @@ class JobHandle {
   void SetDone(int64_t done);
   void SetGeneration(std::string_view generation);
 
+  // Waits for the end of what Start has asked to end in the store for a fold or a re-embedding. The error of limits() where they say so first. Blocks.
+  absl::Status WaitForThoseThatGaveWay();
   // For an ingest, a fold or a re-embedding that comes to its own activation: waits for an activation or roll-back that runs in the store, and keeps others from
   // starting until this job's Finish. The error of limits() where they say so first; after BeginWatch, of own_limits(). Blocks.
   absl::Status BeginActivation();
+  // It came to nothing, and the job goes back to other work: others may activate from now on, until BeginActivation.
+  void EndActivation();
   // For an activation that is done and is looked after: from now on it is in nobody's way, until BeginActivation, and ends (own_limits() say so)
   // once the registry drains.
   void BeginWatch();
@@ -140,7 +149,7 @@ class JobRegistry {
   absl::Status CheckNoJob(std::string_view store) const;         // ABORTED as from Start, where any job of the store runs, but for a watch.
   absl::Status CheckNoActivation(std::string_view store) const;  // The same for one that activates.
 
-  // From now on draining() is true: whoever waits for a job lets go. Jobs that only watch are asked to end.
+  // From now on draining() is true: whoever waits for a job lets go. Jobs that only watch, and refreshes, are asked to end.
   void Drain();
   bool draining() const;
 

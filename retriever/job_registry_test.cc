@@ -439,5 +439,86 @@ TEST_F(JobRegistryTest, CountsWhatRunsAndWhatEnded) {
   EXPECT_EQ(metrics_.value("loci_jobs_total", {{"kind", "activate"}, {"state", "succeeded"}}), 1);
 }
 
+TEST_F(JobRegistryTest, ANewerRefreshSupersedesTheOneUnderWayAndWaitsForItsEnd) {
+  const auto refresh = [&] { return *jobs_->Start({.kind = JobKind::kReembed, .store = "movies", .refreshes = true}); };
+  const auto first = refresh();
+  EXPECT_EQ(ReasonOf(jobs_->Start({.kind = JobKind::kReembed, .store = "movies"}).status()), "JOB_IN_THE_WAY") << "one that was asked for by hand";
+  EXPECT_EQ(ReasonOf(jobs_->Start({.kind = JobKind::kFold, .store = "movies"}).status()), "JOB_IN_THE_WAY");
+  EXPECT_FALSE(first->limits().cancelled());
+  const auto second = refresh();
+  EXPECT_TRUE(first->limits().cancelled());
+  std::atomic<bool> waited{false};
+  std::thread waiter([&] {
+    EXPECT_TRUE(second->WaitForThoseThatGaveWay().ok());
+    waited = true;
+  });
+  EXPECT_FALSE(waited);
+  const absl::Status outcome = first->Finish(first->limits().Check(0));
+  waiter.join();
+  EXPECT_TRUE(absl::IsCancelled(outcome));
+  EXPECT_EQ(ReasonOf(outcome), "JOB_SUPERSEDED");
+  EXPECT_EQ(GetErrorReason(outcome)->metadata.at("superseded_by"), second->id());
+  EXPECT_EQ(Record(first->id()).state(), JobRecord::STATE_CANCELLED);
+  EXPECT_NE(Record(first->id()).error_message().find(second->id()), std::string::npos);
+  EXPECT_FALSE(second->limits().cancelled());
+  // One that waits is superseded too, and one that had made its switch has succeeded.
+  const auto third = refresh();
+  const auto fourth = refresh();
+  EXPECT_TRUE(absl::IsCancelled(third->WaitForThoseThatGaveWay()));
+  EXPECT_EQ(ReasonOf(third->Finish(third->limits().Check(0))), "JOB_SUPERSEDED");
+  EXPECT_TRUE(second->Finish(absl::OkStatus()).ok());
+  EXPECT_TRUE(fourth->WaitForThoseThatGaveWay().ok());
+  EXPECT_TRUE(jobs_->Start({.kind = JobKind::kReembed, .store = "books"}).ok());
+}
+
+TEST_F(JobRegistryTest, AnInterruptedJobGoesOnUnderItsId) {
+  const auto ran = Start(JobKind::kReembed, "movies");
+  const std::string id = ran->id();
+  const int64_t started_unix_us = Record(id).started_unix_us();
+  jobs_->CancelAll();
+  (void)ran->Finish(ran->limits().Check(0));
+  clock_.Advance(1'000'000);
+  Open();
+  ASSERT_EQ(Record(id).state(), JobRecord::STATE_INTERRUPTED);
+  const auto again = *jobs_->Start({.kind = JobKind::kReembed, .store = "movies", .job = id});
+  EXPECT_EQ(again->id(), id);
+  EXPECT_EQ(Record(id).state(), JobRecord::STATE_RUNNING);
+  EXPECT_EQ(Record(id).started_unix_us(), started_unix_us);
+  EXPECT_EQ(jobs_->List("", JobRecord::STATE_UNSPECIFIED, 10).size(), 1u);
+  (void)again->Finish(absl::OkStatus(), "result");
+  EXPECT_EQ(Record(id).result(), "result");
+  Open();
+  EXPECT_EQ(Record(id).state(), JobRecord::STATE_SUCCEEDED);
+  // One that ended, or is not there, or is another store's, does not.
+  for (const std::string& other : {id, std::string("no-such-job")}) {
+    const auto job = *jobs_->Start({.kind = JobKind::kReembed, .store = "movies", .job = other});
+    EXPECT_NE(job->id(), other);
+    (void)job->Finish(absl::OkStatus());
+  }
+  EXPECT_EQ(Record(id).result(), "result");
+}
+
+TEST_F(JobRegistryTest, DrainingInterruptsRefreshesWhichGoOnAfterARestart) {
+  const auto refresh = *jobs_->Start({.kind = JobKind::kReembed, .store = "movies", .refreshes = true});
+  const auto reembed = Start(JobKind::kReembed, "books");
+  jobs_->Drain();
+  EXPECT_TRUE(refresh->limits().cancelled());
+  EXPECT_FALSE(reembed->limits().cancelled());
+  EXPECT_EQ(ReasonOf(refresh->Finish(refresh->limits().Check(0))), "DRAINING");
+  EXPECT_EQ(Record(refresh->id()).state(), JobRecord::STATE_INTERRUPTED);
+}
+
+TEST_F(JobRegistryTest, AnActivationThatCameToNothingIsInNobodysWay) {
+  const auto refresh = Start(JobKind::kReembed, "movies");
+  ASSERT_TRUE(refresh->BeginActivation().ok());
+  EXPECT_EQ(ReasonOf(jobs_->Start({.kind = JobKind::kActivate, .store = "movies"}).status()), "JOB_IN_THE_WAY");
+  refresh->EndActivation();
+  const auto activation = jobs_->Start({.kind = JobKind::kActivate, .store = "movies"});
+  ASSERT_TRUE(activation.ok()) << activation.status();
+  (void)(*activation)->Finish(absl::OkStatus());
+  ASSERT_TRUE(refresh->BeginActivation().ok());
+  EXPECT_EQ(ReasonOf(jobs_->CheckNoActivation("movies")), "JOB_IN_THE_WAY");
+}
+
 }  // namespace
 }  // namespace loci
