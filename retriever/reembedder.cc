@@ -1,9 +1,7 @@
 #include "retriever/reembedder.h"
 
 #include <algorithm>
-#include <chrono>
 #include <string>
-#include <thread>
 #include <utility>
 #include <vector>
 
@@ -14,6 +12,7 @@
 #include "index/manifest.h"
 #include "index/passage_file.h"
 #include "index/view_copy.h"
+#include "retriever/encoder_pace.h"
 #include "retriever/passage_sink.h"
 #include "retriever/recall_queries.h"
 
@@ -21,12 +20,6 @@ namespace loci {
 namespace {
 
 constexpr size_t kReadPassages = 64;
-// Of texts that are encoded in one go where others may have to go first: about one batch.
-constexpr size_t kTurnBytes = 4 << 10;
-// So long, for each go, the texts of other encoders are waited for: bulk work is slowed, not stopped.
-constexpr int64_t kMaxYieldUs = 200'000;
-constexpr std::chrono::milliseconds kYieldPause(2);
-constexpr int64_t kPausePieceUs = 50'000;  // A cancellation is looked for so often.
 
 constexpr int64_t kSamplePassages = 512;
 constexpr int64_t kSampleTokens = 8'192;     // That are encoded to measure the rate.
@@ -64,8 +57,7 @@ BuildOptions BuildOptionsOf(const ReembedOptions& options, const View& view, con
 // Gives passages to the sink no faster than it may encode.
 class PacedSink {
  public:
-  PacedSink(GenerationManager& manager, const ReembedOptions& options, const RequestLimits& limits, PassageSink& sink)
-      : manager_(manager), options_(options), limits_(limits), sink_(sink) {}
+  PacedSink(const EncoderPace& pace, PassageSink& sink) : pace_(pace), sink_(sink) {}
 
   absl::Status Take(std::vector<loci::v1::Passage> passages) {
     std::vector<loci::v1::Passage> piece;
@@ -73,7 +65,7 @@ class PacedSink {
     for (loci::v1::Passage& passage : passages) {
       bytes += passage.title().size() + passage.text().size();
       piece.push_back(std::move(passage));
-      if (bytes < kTurnBytes) continue;
+      if (bytes < EncoderPace::kTurnBytes) continue;
       LOCI_RETURN_IF_ERROR(TakePiece(std::exchange(piece, {})));
       bytes = 0;
     }
@@ -82,45 +74,19 @@ class PacedSink {
 
  private:
   absl::Status TakePiece(std::vector<loci::v1::Passage> piece) {
-    LOCI_ASSIGN_OR_RETURN(const bool others, Yield());
+    LOCI_ASSIGN_OR_RETURN(const bool others, pace_.Yield());
     const int64_t start_us = RealClock().NowMicros();
     LOCI_RETURN_IF_ERROR(sink_.Take(std::move(piece), nullptr));
-    if (!others && options_.max_encoder_share >= 1) return absl::OkStatus();
+    if (!others && !pace_.is_limited()) return absl::OkStatus();
     LOCI_RETURN_IF_ERROR(sink_.Flush());  // So that no more of them are on their way.
-    const double busy_us = static_cast<double>(RealClock().NowMicros() - start_us);
-    return Pause(static_cast<int64_t>(busy_us * (1 / options_.max_encoder_share - 1)));
+    const int64_t encoded = sink_.written_count() - sink_.reused_count();
+    if (std::exchange(encoded_, encoded) == encoded) return absl::OkStatus();  // What was taken over kept nobody waiting.
+    return pace_.Pause(RealClock().NowMicros() - start_us);
   }
 
-  // Lets texts of other encoders, which the queue of this one knows nothing of, go first. Whether there were some.
-  absl::StatusOr<bool> Yield() const {
-    bool others = false;
-    for (const int64_t until_us = RealClock().NowMicros() + kMaxYieldUs; RealClock().NowMicros() < until_us;) {
-      LOCI_RETURN_IF_ERROR(limits_.Check(RealClock().NowMicros()));
-      bool busy = false;
-      for (const std::shared_ptr<TextEncoder>& encoder : manager_.encoders().Loaded()) {
-        busy = busy || (encoder != options_.encoder && encoder->BacklogMicros() > 0);
-      }
-      if (!busy) break;
-      others = true;
-      std::this_thread::sleep_for(kYieldPause);
-    }
-    return others;
-  }
-
-  absl::Status Pause(int64_t duration_us) const {
-    while (duration_us > 0) {
-      LOCI_RETURN_IF_ERROR(limits_.Check(RealClock().NowMicros()));
-      const int64_t piece_us = std::min(duration_us, kPausePieceUs);
-      std::this_thread::sleep_for(std::chrono::microseconds(piece_us));
-      duration_us -= piece_us;
-    }
-    return absl::OkStatus();
-  }
-
-  GenerationManager& manager_;
-  const ReembedOptions& options_;
-  const RequestLimits& limits_;
+  const EncoderPace& pace_;
   PassageSink& sink_;
+  int64_t encoded_ = 0;
 };
 
 }  // namespace
@@ -136,15 +102,7 @@ absl::StatusOr<ReembedResult> Reembed(GenerationManager& manager, const ReembedO
                        .previous_encoder_fingerprint = FingerprintOf(view.generation().manifest())};
   const auto check = [&]() -> absl::Status {
     LOCI_RETURN_IF_ERROR(control.limits.Check(RealClock().NowMicros()));
-    if (!options.activate) return absl::OkStatus();
-    const absl::StatusOr<std::shared_ptr<const ServingSet>> active = manager.TryCapture(options.store, "");
-    if (active.ok() && (*active)->view->generation().id() == built_from) return absl::OkStatus();
-    LOCI_RETURN_IF_ERROR(active.status());
-    // The switch would say so, after work for nothing.
-    const std::string now = (*active)->view->generation().id();
-    return ErrorWithReason(absl::AbortedError(absl::StrCat("generation ", now, " became active in store \"", options.store, "\" while ", built_from,
-                                                           " was re-embedded")),
-                           "GENERATION_CHANGED", {{"store", options.store}, {"reembedded_from", built_from}, {"generation", now}});
+    return options.activate ? CheckStillServes(manager, options.store, built_from) : absl::OkStatus();
   };
 
   // The builder stays until the generation is active: while there is one, retention leaves what is newer than the active one alone.
@@ -162,9 +120,13 @@ absl::StatusOr<ReembedResult> Reembed(GenerationManager& manager, const ReembedO
                     .element_type = view.generation().vectors().element_type(),
                     .limits = control.limits,
                     .on_written = report});
-  PacedSink paced(manager, options, control.limits, sink);
+  const EncoderPace pace(manager.encoders(), options.encoder, options.max_encoder_share, control.limits);
+  PacedSink paced(pace, sink);
   LOCI_RETURN_IF_ERROR(VisitPassages(view, kReadPassages, [&](const std::vector<ViewRow>&, std::vector<loci::v1::Passage>& passages) -> absl::Status {
-    LOCI_RETURN_IF_ERROR(check());
+    if (absl::Status status = check(); !status.ok()) {
+      (void)sink.Flush();  // Else its end would cancel the limits, with which the caller may go on.
+      return status;
+    }
     return paced.Take(std::move(passages));
   }));
   LOCI_RETURN_IF_ERROR(sink.Flush());
@@ -195,6 +157,16 @@ absl::StatusOr<ReembedResult> Reembed(GenerationManager& manager, const ReembedO
   }
   sink.ForgetEncoded();
   return result;
+}
+
+absl::Status CheckStillServes(GenerationManager& manager, const std::string& store, const std::string& generation) {
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<const ServingSet> active, manager.TryCapture(store, ""));
+  const std::string now = active->view->generation().id();
+  if (now == generation) return absl::OkStatus();
+  // The switch would say so, after work for nothing.
+  return ErrorWithReason(
+      absl::AbortedError(absl::StrCat("generation ", now, " became active in store \"", store, "\" while ", generation, " was re-embedded")),
+      "GENERATION_CHANGED", {{"store", store}, {"reembedded_from", generation}, {"generation", now}});
 }
 
 absl::Status CheckReembedding(GenerationManager& manager, const ReembedOptions& options) {

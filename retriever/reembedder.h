@@ -54,6 +54,9 @@ absl::StatusOr<ReembedResult> Reembed(GenerationManager& manager, const ReembedO
 // Whether Reembed would begin: its FAILED_PRECONDITIONs.
 absl::Status CheckReembedding(GenerationManager& manager, const ReembedOptions& options);
 
+// ABORTED, reason GENERATION_CHANGED, where another generation than that, which is being re-embedded, is active in the store. Does not block.
+absl::Status CheckStillServes(GenerationManager& manager, const std::string& store, const std::string& generation);
+
 // What it would take.
 struct ReembedEstimate {
   std::string generation;  // That serves.
