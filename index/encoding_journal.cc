@@ -92,9 +92,10 @@ std::vector<EncodingJournal::File> EncodingJournal::ListFiles(const Options& opt
     if (file.dim > 0 && file.dim <= kMaxDim && begun_us >= now_us - options.max_age_us &&
         static_cast<int64_t>(files.size()) < options.max_files) {
       file.records = (static_cast<int64_t>(data.size()) - static_cast<int64_t>(kHeaderBytes)) / RecordBytes(file.dim);
-      bytes += static_cast<int64_t>(data.size());
-      records += file.records;
-      if (bytes <= options.max_bytes && records <= options.max_records) {
+      const bool is_wanted = !options.delete_others || header.substr(kHalfOffset, kHalfBytes) == options.passage_half.substr(0, kHalfBytes);
+      bytes += is_wanted ? static_cast<int64_t>(data.size()) : 0;
+      records += is_wanted ? file.records : 0;
+      if (is_wanted && bytes <= options.max_bytes && records <= options.max_records) {
         file.passage_half = header.substr(kHalfOffset, kHalfBytes);
         file.mapped = *std::move(mapped);
         files.push_back(std::move(file));
@@ -105,7 +106,7 @@ std::vector<EncodingJournal::File> EncodingJournal::ListFiles(const Options& opt
   }
   for (const std::string& path : dropped) {
     const absl::Status deleted = options.fs->DeleteFile(path);
-    LogInfo("ingest", absl::StrCat(path, ", of an ingest that was interrupted, is old, damaged or too much: ",
+    LogInfo("ingest", absl::StrCat(path, ", of an ingest that was interrupted, is old, damaged, too much or of another encoder: ",
                                    deleted.ok() ? "deleted" : deleted.message()));
   }
   std::reverse(files.begin(), files.end());

@@ -40,6 +40,7 @@ class EncodingJournal {
     std::string directory;
     std::string passage_half;  // 16 hex digits. Files of another are passed over.
     int dim = 0;
+    bool delete_others = false;  // Files of another passage half are deleted, not passed over.
     // Of all files: the writing ends there.
     int64_t max_bytes = kMaxBytes;
     int64_t max_records = kMaxRecords;
@@ -59,6 +60,9 @@ class EncodingJournal {
 
   // `vectors` [hashes.size(), dim]. They are found by the next one that is opened.
   void Append(std::span<const ContentHash> hashes, const float* vectors);
+
+  // False once something ended the writing: what is appended is not kept.
+  bool writing() const { return !stopped_; }
 
   // Deletes all of it, also what was found; there is nothing to find, and what is appended begins anew.
   absl::Status Clear();
