@@ -248,6 +248,9 @@ absl::Status TrainingPipeline::Retrieve(RetrieveState& state) {
   reply.revision = view.revision();
   reply.encoder_fingerprint = FingerprintOf(*state.use.encoding_set());
   reply.age_us = std::max<int64_t>(options_.clock->UnixMicros() - view.generation().manifest().created_unix_us(), 0);
+  if (options_.drifts != nullptr) {
+    reply.drift = options_.drifts->Find(state.use.serving_set().store, view.generation().manifest().passage_fingerprint());
+  }
   return absl::OkStatus();
 }
 

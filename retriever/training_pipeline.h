@@ -16,6 +16,7 @@
 #include "base/metrics.h"
 #include "base/thread_pool.h"
 #include "index/filter_expression.h"
+#include "retriever/encoder_drift_table.h"
 #include "retriever/generation_manager.h"
 #include "retriever/pipeline.h"
 #include "retriever/training_estimator.h"
@@ -48,6 +49,7 @@ struct TrainingRetrieveReply {
   int64_t revision = 0;
   std::string encoder_fingerprint;
   int64_t age_us = 0;  // Of the generation.
+  EncoderDrift drift;  // Of its vectors, from the newest encoder that was published.
   std::vector<TokenUsage> usage;  // One a text.
   PhaseTimes times;
 };
@@ -94,6 +96,7 @@ class TrainingPipeline {
   struct Options {
     GenerationManager* manager = nullptr;  // Borrowed, like all below.
     TrainingSessions* sessions = nullptr;
+    const EncoderDriftTable* drifts = nullptr;  // Null: none.
     ThreadPool* pool = nullptr;  // Tokenizes, retrieves, differentiates.
     // Of the blocks that tails are drawn from, at once for one request: a query has one for each 1,024 passages. Queries are taken in pieces that
     // need no more, one at least; what is found does not depend on it.

@@ -53,6 +53,7 @@ class TrainingPipelineTest : public RetrieverFixture {
     sessions_ = std::make_unique<TrainingSessions>(TrainingSessions::Options{.max_handles = 1});
     pipeline_ = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{.manager = manager_.get(),
                                                                              .sessions = sessions_.get(),
+                                                                             .drifts = &drifts_,
                                                                              .pool = &work_pool_,
                                                                              .max_block_masses = max_block_masses,
                                                                              .clock = &clock_});
@@ -91,6 +92,7 @@ class TrainingPipelineTest : public RetrieverFixture {
     return -1;
   }
 
+  EncoderDriftTable drifts_;
   TellingClock clock_;
   ThreadPool work_pool_{"work", 2, 64};
   std::unique_ptr<TrainingSessions> sessions_;
@@ -241,6 +243,24 @@ TEST_F(TrainingPipelineTest, AnEncoderThatComesLaterEncodesASessionsTexts) {
     EXPECT_NE(reply->encoder_fingerprint, "");
   }
   EXPECT_NE(pipeline_->Renew(opened->session_id, 0)->encoder_fingerprint, "");
+}
+
+TEST_F(TrainingPipelineTest, TellsHowFarThePublishedEncoderIs) {
+  const std::string id = OpenId();
+  const std::string half = (*registry_->Get(""))->spec().fingerprint.passage;
+  const auto drift = [&] {
+    const auto reply = Retrieve(CallOf(id, 2));
+    EXPECT_TRUE(reply.ok()) << reply.status();
+    return reply.ok() ? reply->drift : EncoderDrift();
+  };
+  EXPECT_EQ(drift().sample_count, 0) << "none was published";
+  drifts_.Publish("s", "0123456789abcdef");
+  drifts_.Measured("s", half, {.drift = .25, .sample_count = 7});
+  EXPECT_EQ(drift().drift, .25);
+  EXPECT_EQ(drift().sample_count, 7);
+  drifts_.Publish("s", half);
+  EXPECT_EQ(drift().drift, 0) << "that is the session's own";
+  EXPECT_EQ(drift().sample_count, 0);
 }
 
 }  // namespace

@@ -321,6 +321,13 @@ std::vector<GaugeSample> TrainingSessions::Metrics() const {
     const MetricLabels labels = {{"store", set.store}, {"session", session->id.substr(0, kLabelDigits)}};
     samples.push_back({"loci_training_staleness_seconds", "Age of the generation that a training session has leased.", labels,
                        static_cast<double>(std::max<int64_t>(unix_us - generation.manifest().created_unix_us(), 0)) / 1e6});
+    if (options_.drifts != nullptr) {
+      const EncoderDrift drift = options_.drifts->Find(set.store, generation.manifest().passage_fingerprint());
+      if (drift.sample_count > 0) {
+        samples.push_back({"loci_training_drift", "Mean distance, 1 - cosine, of the passages that a training session has leased to those that the newest "
+                                                  "published encoder makes.", labels, drift.drift});
+      }
+    }
     std::vector<GaugeSample> figures = session->monitor.Metrics(labels);
     std::move(figures.begin(), figures.end(), std::back_inserter(samples));
   }

@@ -26,6 +26,7 @@
 #include "base/memory_info.h"
 #include "base/metrics.h"
 #include "base/mutex.h"
+#include "retriever/encoder_drift_table.h"
 #include "retriever/serving_set.h"
 #include "retriever/training_estimator.h"
 #include "retriever/training_monitor.h"
@@ -63,6 +64,7 @@ class TrainingSessions {
   struct Options {
     Clock* clock = &RealClock();  // Borrowed, as `metrics`.
     MetricsSink* metrics = &NullMetrics();
+    const EncoderDriftTable* drifts = nullptr;  // Borrowed; null: none.
     int64_t max_sessions = 256;
     int64_t max_handles = 64;                         // Of a session.
     int64_t max_handle_bytes = int64_t{1} << 30;      // Of all sessions.

@@ -276,5 +276,22 @@ TEST_F(TrainingSessionsTest, ManyThreadsAtOnce) {
   EXPECT_EQ(Sample("loci_training_handle_bytes"), 0);
 }
 
+TEST_F(TrainingSessionsTest, TheDriftOfASessionIsAMetric) {
+  EncoderDriftTable drifts;
+  MakeSessions({.drifts = &drifts});
+  const std::string id = OpenId();
+  const auto drift = [&] {
+    for (const GaugeSample& sample : sessions_->Metrics()) {
+      if (sample.name == "loci_training_drift") return sample.value;
+    }
+    return -1.0;
+  };
+  EXPECT_EQ(drift(), -1) << "nothing was measured";
+  drifts.Publish("s", "0123456789abcdef");
+  drifts.Measured("s", (*registry_->Get(""))->spec().fingerprint.passage, {.drift = .25, .sample_count = 7});
+  EXPECT_EQ(drift(), .25);
+  sessions_.reset();  // Before the table.
+}
+
 }  // namespace
 }  // namespace loci

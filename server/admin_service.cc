@@ -86,7 +86,9 @@ grpc::ServerUnaryReactor* AdminServiceImpl::DeleteStore(grpc::CallbackServerCont
     LOCI_ASSIGN_OR_RETURN(const std::string store, ValidateDeleteStore(*request));
     services_.jobs->EndYielding(store, kYieldingEndMs);
     LOCI_RETURN_IF_ERROR(services_.jobs->CheckNoJob(store));
-    return services_.manager->DeleteStore(store);
+    LOCI_RETURN_IF_ERROR(services_.manager->DeleteStore(store));
+    services_.refresher->Forget(store);
+    return absl::OkStatus();
   });
 }
 

@@ -19,6 +19,8 @@
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
 #include "retriever/auto_folder.h"
+#include "retriever/encoder_drift_table.h"
+#include "retriever/encoder_refresh.h"
 #include "retriever/encoder_registry.h"
 #include "retriever/generation_manager.h"
 #include "retriever/job_registry.h"
@@ -33,6 +35,7 @@
 #include "server/prometheus_metrics.h"
 #include "server/readers.h"
 #include "server/refusal_queue.h"
+#include "server/reply.h"
 #include "server/request_metrics.h"
 #include "server/retrieval_service.h"
 #include "server/server_info.h"
@@ -89,6 +92,7 @@ struct Server::State {
   std::unique_ptr<EncoderRegistry> encoders;
   std::unique_ptr<GenerationManager> manager;
   std::unique_ptr<LiveRecall> live_recall;
+  EncoderDriftTable drifts;
   std::unique_ptr<Pipeline> pipeline;
   std::unique_ptr<TrainingSessions> training_sessions;
   std::unique_ptr<TrainingPipeline> training_pipeline;
@@ -102,6 +106,7 @@ struct Server::State {
   std::unique_ptr<ThreadPool> verify_pool;
   std::unique_ptr<ThreadPool> fold_pool;
   std::unique_ptr<ThreadPool> reembed_pool;
+  std::unique_ptr<EncoderRefresher> refresher;
   std::unique_ptr<AutoFolder> folder;
   std::unique_ptr<ThreadPool> control_pool;
   std::unique_ptr<Admission> requests;
@@ -214,6 +219,20 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   job_options.metrics = &metrics;
   LOCI_ASSIGN_OR_RETURN(jobs, JobRegistry::Open(std::move(job_options)));
 
+  EncoderRefresher::Options refresh_options;
+  refresh_options.manager = manager.get();
+  refresh_options.jobs = jobs.get();
+  refresh_options.pool = reembed_pool.get();
+  refresh_options.drifts = &drifts;
+  refresh_options.clock = options.clock;
+  refresh_options.encode_result = [](const ReembedResult& result, const std::string& job) {
+    loci::v1::ReembedStoreResponse reply;
+    FillReembed(result, &reply);
+    reply.set_job(job);
+    return reply.SerializeAsString();
+  };
+  refresher = std::make_unique<EncoderRefresher>(std::move(refresh_options));
+
   LiveRecall::Options recall_options;
   recall_options.pool = compute_pool.get();
   recall_options.share = options.live_recall_share;
@@ -231,9 +250,9 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   pipeline_options.readers = MakeReaders(options.abstain_threshold);
   pipeline = std::make_unique<Pipeline>(std::move(pipeline_options));
 
-  training_sessions = std::make_unique<TrainingSessions>(TrainingSessions::Options{.clock = options.clock, .metrics = &metrics});
+  training_sessions = std::make_unique<TrainingSessions>(TrainingSessions::Options{.clock = options.clock, .metrics = &metrics, .drifts = &drifts});
   training_pipeline = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{
-      .manager = manager.get(), .sessions = training_sessions.get(), .pool = compute_pool.get(), .clock = options.clock});
+      .manager = manager.get(), .sessions = training_sessions.get(), .drifts = &drifts, .pool = compute_pool.get(), .clock = options.clock});
   return absl::OkStatus();
 }
 
@@ -296,6 +315,7 @@ void Server::State::CloseData() {
   verify_pool.reset();
   fold_pool.reset();
   reembed_pool.reset();
+  refresher.reset();
   jobs.reset();
   training_sessions->CloseAll();
   std::vector<std::shared_ptr<TextEncoder>> held = encoders->Loaded();
@@ -364,6 +384,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   services.training = state->training_pipeline.get();
   services.admin_pool = state->admin_pool.get();
   services.jobs = state->jobs.get();
+  services.refresher = state->refresher.get();
   services.build_pool = state->build_pool.get();
   services.switch_pool = state->switch_pool.get();
   services.watch_pool = state->watch_pool.get();
@@ -412,6 +433,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
     connection.fd = fd;
     hand_over->HandleNewConnection(&connection);
   });
+  state->refresher->Resume();
   state->folder = std::make_unique<AutoFolder>(AutoFolder::Options{
       .manager = state->manager.get(), .jobs = state->jobs.get(), .clock = state->options.clock, .limits = state->options.fold});
   // From here on it is Stop that ends what these look at.

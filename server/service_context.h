@@ -9,6 +9,7 @@
 #include "base/thread_pool.h"
 #include "proto/loci/v1/admin.pb.h"
 #include "retriever/activation_watch.h"
+#include "retriever/encoder_refresh.h"
 #include "retriever/generation_manager.h"
 #include "retriever/job_registry.h"
 #include "retriever/pipeline.h"
@@ -33,6 +34,7 @@ struct ServiceContext {
   ThreadPool* admin_pool = nullptr;    // Runs what blocks. Its queue has room for a task of every call that is admitted.
   ThreadPool* control_pool = nullptr;  // Runs what `control` admits.
   JobRegistry* jobs = nullptr;
+  EncoderRefresher* refresher = nullptr;
   // Run the jobs whose clients do not wait. A build may wait for an activation, and both may be long: each sort has threads of its own.
   ThreadPool* build_pool = nullptr;   // A thread for each ingest that `ingests` admits.
   ThreadPool* switch_pool = nullptr;  // Activations and roll-backs.

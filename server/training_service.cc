@@ -39,7 +39,10 @@ absl::Status FillRetrieveResponse(TrainingRetrieveReply&& reply, const loci::v1:
   out->set_generation(reply.generation);
   out->set_revision(reply.revision);
   out->set_encoder_fingerprint(reply.encoder_fingerprint);
-  out->mutable_staleness()->set_age_ms(reply.age_us / 1000);
+  loci::v1::Staleness& staleness = *out->mutable_staleness();
+  staleness.set_age_ms(reply.age_us / 1000);
+  staleness.set_drift(reply.drift.drift);
+  staleness.set_drift_sample_count(reply.drift.sample_count);
   FillTimings(reply.times, out->mutable_timings());
   for (const TokenUsage& usage : reply.usage) FillUsage(usage, out->add_usage());
   return CheckReplySize(*out);
