@@ -404,7 +404,7 @@ TEST_F(EncoderRefreshTest, ACancelledOneIsNotTakenUpAndTellsItsDriftOn) {
   for (const std::string at : {"rest", "a crash between the ends of job and refresh", "a history that forgot the job"}) {
     ASSERT_TRUE(WriteFileAtomically(fs_, RefreshPath(), at.find("crash") != std::string::npos ? running : ended).ok());
     const bool forgotten = at.find("forgot") != std::string::npos;
-    if (forgotten) ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(DataDirectory(), "jobs")).ok());
+    ASSERT_TRUE(!forgotten || fs_.DeleteRecursively(JoinPath(DataDirectory(), "jobs")).ok());
     StartAll();
     refresher_->Resume();
     std::this_thread::sleep_for(std::chrono::milliseconds(30));

@@ -10,42 +10,13 @@
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "grpcpp/impl/codegen/proto_utils.h"
-#include "retriever/job_progress.h"
-#include "retriever/reembedder.h"
-#include "server/reply.h"
+#include "retriever/encoder_refresh.h"
 #include "server/request_errors.h"
 
 namespace loci {
 namespace {
 
 constexpr size_t kKeptEncoders = 32;  // That were published, whether anything uses them or not.
-constexpr int64_t kYieldingEndMs = 10'000;  // So long a re-embedding waits for the end of a fold that gave way.
-
-// As ReembedStore with no_wait: the job's id.
-absl::StatusOr<std::string> StartReembedding(const ServiceContext& services, ReembedOptions options) {
-  LOCI_RETURN_IF_ERROR(CheckReembedding(*services.manager, options));
-  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<JobHandle> job,
-                        services.jobs->Start({.kind = JobKind::kReembed, .store = options.store, .request_id = CurrentRequestId()}));
-  const std::string id = job->id();
-  job->SetPhase("queued", 0, "");
-  const bool queued = services.reembed_pool->TrySubmit(
-      [&services, job, options = std::move(options), request_id = CurrentRequestId(), trace_id = CurrentTraceId()] {
-        const ScopedLogContext context(request_id, trace_id);
-        loci::v1::ReembedStoreResponse reply;
-        reply.set_job(job->id());
-        const auto reembed = [&]() -> absl::Status {
-          LOCI_RETURN_IF_ERROR(job->limits().Check(services.clock->NowMicros()));
-          services.jobs->EndYielding(options.store, kYieldingEndMs);  // A fold that gave way may be at its switch, and no other begins.
-          LOCI_ASSIGN_OR_RETURN(const ReembedResult result, Reembed(*services.manager, options, ControlOf(job, kFoldSwitch)));
-          FillReembed(result, &reply);
-          return absl::OkStatus();
-        };
-        const absl::Status status = reembed();
-        (void)job->Finish(status, status.ok() ? reply.SerializeAsString() : "");  // Which logs and keeps it.
-      });
-  if (!queued) return job->Finish(ErrorWithReason(absl::ResourceExhaustedError("the queue of such jobs is full"), "OVERLOADED"));
-  return id;
-}
 
 }  // namespace
 
@@ -155,13 +126,16 @@ absl::Status PublishUpload::GoLive(const std::shared_ptr<TextEncoder>& encoder, 
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> serving, manager.TryCapture(request_.store, ""));
   const Fingerprint& fingerprint = encoder->spec().fingerprint;
   if (request_.fingerprint.empty() && request_.publication.halves == EncoderHalves::kQuery) LOCI_RETURN_IF_ERROR(CheckVectors(fingerprint, *serving));
-  if (fingerprint.passage != serving->view->generation().manifest().passage_fingerprint()) {
-    LOCI_ASSIGN_OR_RETURN(std::string job, StartReembedding(services_, {.store = request_.store,
-                                                                        .encoder = encoder,
-                                                                        .index = "",
-                                                                        .activate = request_.activate,
-                                                                        .max_encoder_share = request_.max_encoder_share}));
-    response->set_job(std::move(job));
+  const bool is_serving_half = fingerprint.passage == serving->view->generation().manifest().passage_fingerprint();
+  const bool has_passage_weights = request_.fingerprint.empty() && request_.publication.halves != EncoderHalves::kQuery;
+  if (!is_serving_half || has_passage_weights) {
+    absl::StatusOr<std::string> job = services_.refresher->Start(
+        request_.store, encoder, {.activate = request_.activate, .max_encoder_share = request_.max_encoder_share, .request_id = CurrentRequestId()});
+    if (job.ok()) {
+      response->set_job(*std::move(job));
+    } else if (const auto reason = GetErrorReason(job.status()); !is_serving_half || !reason.has_value() || reason->reason != "SAME_ENCODER") {
+      return job.status();
+    }  // Else the store has these vectors, and none of another half are being made for it.
   }
   LOCI_ASSIGN_OR_RETURN(serving, manager.SetEncoder(request_.store, encoder));
   response->set_generation(serving->view->generation().id());
