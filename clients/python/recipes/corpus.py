@@ -13,7 +13,6 @@ from typing import Any, Callable, Iterator, Sequence
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 PASSAGE_TOKENS = 64
 QUESTION_TOKENS = 32
@@ -83,6 +82,8 @@ class Tokens:
     """WordPiece tokens of texts, without padding."""
 
     def __init__(self, model: pathlib.Path) -> None:
+        from tokenizers import Tokenizer
+
         self.tokenizer = Tokenizer.from_file(str(model / "tokenizer.json"))
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
