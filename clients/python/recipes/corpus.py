@@ -8,8 +8,9 @@ import json
 import pathlib
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable
 
 import numpy as np
 import torch
@@ -74,8 +75,10 @@ class Data:
         return result
 
     def questions(self) -> list[Question]:
-        return [Question(row["id"], SQUAD + row["pid"], row["question"], row["answers"][0]["text"], row["answers"][0]["start"])
-                for row in read_jsonl(self.folder / "squad_train" / "qas.jsonl.gz")]
+        return [
+            Question(row["id"], SQUAD + row["pid"], row["question"], row["answers"][0]["text"], row["answers"][0]["start"])
+            for row in read_jsonl(self.folder / "squad_train" / "qas.jsonl.gz")
+        ]
 
 
 class Tokens:
@@ -102,7 +105,7 @@ class Tokens:
         if len(offsets) <= tokens - 2:
             return passage
         end = offsets[tokens - 3][1] - (len(text) - len(passage.text))
-        return Passage(passage.id, passage.title, passage.text[:max(end, 1)])
+        return Passage(passage.id, passage.title, passage.text[: max(end, 1)])
 
 
 class Progress:
@@ -131,7 +134,7 @@ def padded(rows: Sequence[Sequence[int]], length: int) -> np.ndarray:
     """[rows, length] int32, zeros where a row has ended; longer rows are cut."""
     result = np.zeros((len(rows), length), np.int32)
     for row, values in zip(result, rows):
-        row[:min(len(values), length)] = values[:length]
+        row[: min(len(values), length)] = values[:length]
     return result
 
 
@@ -179,13 +182,13 @@ class StateCache:
         # Texts of one length go together: padding costs as much as words do.
         chunk = batch * 32
         for first in range(0, len(names), chunk):
-            part = names[first:first + chunk]
-            ids = [[self.tokens.cls, *encoding.ids[:self.length - 2], self.tokens.sep] for encoding in self.tokens.encode([missing[name] for name in part])]
+            part = names[first : first + chunk]
+            ids = [[self.tokens.cls, *encoding.ids[: self.length - 2], self.tokens.sep] for encoding in self.tokens.encode([missing[name] for name in part])]
             states = np.zeros((len(part), self.length, self.dim), "<f2")
             vectors = np.zeros((len(part), self.dim), "<f4")
             order = sorted(range(len(part)), key=lambda i: len(ids[i]))
             for begin in range(0, len(order), batch):
-                rows = order[begin:begin + batch]
+                rows = order[begin : begin + batch]
                 length = len(ids[rows[-1]])
                 mask = torch.tensor([[i < len(ids[row]) for i in range(length)] for row in rows])
                 with torch.no_grad():
@@ -215,7 +218,7 @@ def find(tokens: np.ndarray, answer: Sequence[int], continues: np.ndarray) -> np
         return found
     match = np.ones((tokens.shape[0], places), bool)
     for i, token in enumerate(answer):
-        match &= tokens[:, i:i + places] == token
-    match &= ~continues[tokens[:, len(answer):len(answer) + places]]
+        match &= tokens[:, i : i + places] == token
+    match &= ~continues[tokens[:, len(answer) : len(answer) + places]]
     found[:, :places] = match
     return found

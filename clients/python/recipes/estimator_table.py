@@ -16,18 +16,16 @@ likelihood for any other: the reader gives such a passage (1 - g) times that.
 from __future__ import annotations
 
 import argparse
-import pathlib
 from typing import Any
 
+import loci
 import numpy as np
 import torch
 
-import loci
 from corpus import Progress, find, shuffled
 from reader import MaskedReading, Reading, Texts, Workshop, readable_questions
 from report import RunLog, add_common_arguments, figure, save_figure
 from stores import ingest
-
 
 ROUNDING = 1e-12  # Of float64, in the vectors' unit: where a certificate is smaller than this it can't be told.
 
@@ -55,7 +53,7 @@ class SpanQuestions:
     def __init__(self, workshop: Workshop, held: list[str], passages: Texts, args: argparse.Namespace, log: RunLog) -> None:
         reader = workshop.span_reader(args.reader_passages, log=log)
         questions, answers, lengths = readable_questions(workshop.data.questions(), workshop.tokens, passages, {id: i for i, id in enumerate(held)})
-        chosen = np.random.default_rng(args.seed).permutation(len(questions))[:args.questions]
+        chosen = np.random.default_rng(args.seed).permutation(len(questions))[: args.questions]
         asked = workshop.questions([questions[i] for i in chosen])
         self.reading = Reading(reader, asked, answers[chosen], lengths[chosen], passages, workshop.tokens.continues)
         self.queries, self.null = asked.vectors().astype(np.float64), self.reading.null
@@ -69,7 +67,7 @@ class SpanQuestions:
 
     def highest(self, question: int) -> np.ndarray:
         """[passages]: the log-likelihood is at most this."""
-        answer = self.reading.answers[question][:self.reading.lengths[question]]
+        answer = self.reading.answers[question][: self.reading.lengths[question]]
         return np.where(find(self.reading.passage_tokens.numpy(), answer, self.reading.continues).any(1), 0.0, self.null[question])
 
 
@@ -121,16 +119,54 @@ class Truth:
         self.read_count = 0
         likelihood = np.zeros(len(scores))
         while True:
-            part = order[self.read_count:self.read_count + 512]
+            part = order[self.read_count : self.read_count + 512]
             likelihood[part] = np.exp(cases.read(question, part))
             self.read_count += len(part)
-            rest = order[self.read_count:]
+            rest = order[self.read_count :]
             self.bounds = (prior[:, rest] @ highest[rest]) / (prior @ likelihood)
             if not len(rest) or self.bounds.max() < bound:
                 break
         posterior = prior * likelihood
         posterior /= posterior.sum(1, keepdims=True)
         self.gradients = ((posterior - prior) @ vectors) / np.array(temperatures)[:, None]
+
+
+class Judge:
+    """Holds estimates at one temperature to `truth` [questions, dim]; `rows` are its findings."""
+
+    def __init__(
+        self,
+        session: loci.Session,
+        cases: SpanQuestions | MaskedSentences,
+        row_of: dict[str, int],
+        exclusions: list[list[str]] | None,
+        temperature: float,
+        truth: np.ndarray,
+        seed: int,
+    ) -> None:
+        self.session, self.cases, self.row_of, self.exclusions = session, cases, row_of, exclusions
+        self.temperature, self.truth, self.seed = temperature, truth, seed
+        self.rows: list[dict[str, Any]] = []
+
+    def retrieve(self, estimator: str, top_k: int, tail_samples: int = 0) -> loci.Retrieval:
+        return self.session.retrieve(
+            self.cases.queries, top_k, estimator=estimator, temperature=self.temperature, tail_samples=tail_samples, seed=self.seed, exclusions=self.exclusions
+        )
+
+    def likelihoods(self, ids: list[list[str]]) -> np.ndarray:
+        return self.cases.read_batch(np.array([[self.row_of[id] for id in row] for row in ids]))
+
+    def __call__(self, name: str, retrieval: loci.Retrieval, log_likelihoods: np.ndarray) -> None:
+        estimate = self.session.backward(retrieval, log_likelihoods, dtype=np.float64, max_log_likelihood=0.0)
+        error = np.linalg.norm(estimate.query_gradients - self.truth, axis=1)
+        self.rows.append(
+            {
+                "estimator": name,
+                "error": (error / np.linalg.norm(self.truth, axis=1)).tolist(),
+                "certificate": estimate.certificates.tolist(),
+                "below_certificate": float(np.mean(error <= estimate.certificates + ROUNDING / self.temperature)),
+            }
+        )
 
 
 def main() -> None:
@@ -150,16 +186,18 @@ def main() -> None:
 
     workshop = Workshop(args.data, args.model, args.work)
     held = [id for id in workshop.data.squad if workshop.data.is_held_back(id)]
-    ids = held + shuffled([id for id in workshop.data.passages if not workshop.data.is_held_back(id)], "table")[:args.passages - len(held)]
+    ids = held + shuffled([id for id in workshop.data.passages if not workshop.data.is_held_back(id)], "table")[: args.passages - len(held)]
     passages = workshop.passages(ids)
     cases = (SpanQuestions if args.reader == "span" else MaskedSentences)(workshop, held, passages, args, log)
-    queries, count, k, k_many, draws = cases.queries, len(cases.null), 8, 50, args.draws
+    count, k, draws = len(cases.null), 8, args.draws
     exclusions = None if cases.own is None else [[ids[row]] for row in cases.own]
 
     client = loci.Client(args.server)
     ingest(client, args.store, workshop, ids, passages.vectors())
     # What the server scores with, in its own element type.
-    vectors = np.concatenate([client.get_passages(args.store, ids[first:first + 1000], include_vectors=True).vectors for first in range(0, len(ids), 1000)]).astype(np.float64)
+    vectors = np.concatenate(
+        [client.get_passages(args.store, ids[first : first + 1000], include_vectors=True).vectors for first in range(0, len(ids), 1000)]
+    ).astype(np.float64)
     row_of = {id: row for row, id in enumerate(ids)}
 
     progress = Progress("the truth", count)
@@ -168,41 +206,30 @@ def main() -> None:
         truths.append(Truth(cases, question, vectors, args.temperatures, args.bound))
         progress(1, f"{truths[-1].read_count} passages read")
     bounds, read = np.stack([truth.bounds for truth in truths]), np.array([truth.read_count for truth in truths])
-    print(f"{count} {'questions' if args.reader == 'span' else 'sentences'} of {len(workshop.data.held_back)} held-back articles, {len(ids)} passages; read for the truth: median "
-          f"{int(np.median(read))}, most {read.max()}; what was not read weighs at most {bounds.max():.1e} of p(y), median {np.median(bounds):.1e}")
-
-    def likelihoods(rows: list[list[str]]) -> np.ndarray:
-        return cases.read_batch(np.array([[row_of[id] for id in row] for row in rows]))
+    print(
+        f"{count} {'questions' if args.reader == 'span' else 'sentences'} of {len(workshop.data.held_back)} held-back articles, {len(ids)} passages; "
+        f"read for the truth: median "
+        f"{int(np.median(read))}, most {read.max()}; what was not read weighs at most {bounds.max():.1e} of p(y), median {np.median(bounds):.1e}"
+    )
 
     results: list[dict[str, Any]] = []
     with client.open_session(args.store) as session:
         for at, temperature in enumerate(args.temperatures):
-            truth = np.stack([item.gradients[at] for item in truths])
-
-            def retrieve(estimator: str, top_k: int, tail_samples: int = 0) -> Any:
-                return session.retrieve(queries, top_k, estimator=estimator, temperature=temperature, tail_samples=tail_samples, seed=args.seed, exclusions=exclusions)
-
-            def judge(name: str, retrieval: Any, values: np.ndarray) -> None:
-                estimate = session.backward(retrieval, values, dtype=np.float64, max_log_likelihood=0.0)
-                absolute = np.linalg.norm(estimate.query_gradients - truth, axis=1)
-                results.append({"temperature": temperature, "estimator": name, "error": (absolute / np.linalg.norm(truth, axis=1)).tolist(), "head_mass": mass.tolist(),
-                                "below_certificate": float(np.mean(absolute <= estimate.certificates + ROUNDING / temperature)), "certificate": estimate.certificates.tolist()})
-
-            null = retrieve("EXACT_Z_NULL", k)
-            mass = null.head_mass
-            head = likelihoods(null.ids)
-            top, many = retrieve("TOP_K", k), retrieve("TOP_K", k_many)
-            judge(f"TOP_K {k}", top, likelihoods(top.ids))
-            judge(f"TOP_K {k_many}", many, likelihoods(many.ids))
-            judge(f"EXACT_Z {k}", retrieve("EXACT_Z", k), head)
+            judge = Judge(session, cases, row_of, exclusions, temperature, np.stack([truth.gradients[at] for truth in truths]), args.seed)
+            null = judge.retrieve("EXACT_Z_NULL", k)
+            head = judge.likelihoods(null.ids)
+            for many in (k, 50):
+                top = judge.retrieve("TOP_K", many)
+                judge(f"TOP_K {many}", top, judge.likelihoods(top.ids))
+            judge(f"EXACT_Z {k}", judge.retrieve("EXACT_Z", k), head)
             judge(f"EXACT_Z_NULL {k}", null, np.column_stack([head, cases.null]))
-            tail = retrieve("EXACT_Z_TAIL", k, draws)
-            drawn = likelihoods(tail.tail_ids)
-            judge(f"EXACT_Z_NULL {k}, calibrated", null, np.column_stack([head, log_mean(drawn)]))
-            judge(f"EXACT_Z_TAIL {k}, {draws} draws", tail, np.column_stack([likelihoods(tail.ids), drawn]))
-            more = retrieve("EXACT_Z_TAIL", k, 4 * draws)
-            judge(f"EXACT_Z_TAIL {k}, {4 * draws} draws", more, np.column_stack([likelihoods(more.ids), likelihoods(more.tail_ids)]))
-            log({"event": "temperature", "temperature": temperature, "median_head_mass": float(np.median(mass))})
+            for count_drawn in (draws, 4 * draws):
+                tail = judge.retrieve("EXACT_Z_TAIL", k, count_drawn)
+                drawn = judge.likelihoods(tail.tail_ids)
+                if count_drawn == draws:
+                    judge(f"EXACT_Z_NULL {k}, calibrated", null, np.column_stack([head, log_mean(drawn)]))
+                judge(f"EXACT_Z_TAIL {k}, {count_drawn} draws", tail, np.column_stack([judge.likelihoods(tail.ids), drawn]))
+            results += [{"temperature": temperature, "head_mass": null.head_mass.tolist(), **row} for row in judge.rows]
 
     for row in results:
         log({"event": "errors", **row})
@@ -223,7 +250,14 @@ def main() -> None:
     print(f"| all | {len(pooled[names[0]])} | " + " | ".join(map(figures, pooled.values())) + " |")
     below = min(row["below_certificate"] for row in results)
     print(f"\nerrors that are at most the server's certificate: {below:.3f} of them, in the row where fewest are")
-    log({"event": "pooled", "errors": {name: {"median": float(np.median(values)), "p90": float(np.percentile(values, 90)), "count": len(values)} for name, values in pooled.items()}})
+    log(
+        {
+            "event": "pooled",
+            "errors": {
+                name: {"median": float(np.median(values)), "p90": float(np.percentile(values, 90)), "count": len(values)} for name, values in pooled.items()
+            },
+        }
+    )
 
     chart, axes = figure(1, 2, sharey=True)
     for axis, percentile, title in zip(axes, (50, 90), ("median", "90th percentile")):

@@ -1,9 +1,9 @@
 """RAG-style training: a query encoder is trained through frozen passages (Lewis et al. 2020), with the truncated and with the exact normaliser.
 
-The last layers of the query encoder begin with new weights (BERT's initialisation), and nothing tells the job which passage a question belongs to: a frozen span reader's
-likelihoods of the answer, given each retrieved passage, are the only teacher. Arms differ in the estimator alone; a seed decides the new weights and the
-order of the questions, for all arms alike. Recall@10 is of the passage that a question was asked about, for questions of articles that neither the
-reader nor the retriever was trained with, in a store that holds those articles' passages and others.
+The last layers of the query encoder begin with new weights (BERT's initialisation), and nothing tells the job which passage a question belongs to:
+a frozen span reader's likelihoods of the answer, given each retrieved passage, are the only teacher. Arms differ in the estimator alone; a seed
+decides the new weights and the order of the questions, for all arms alike. Recall@10 is of the passage that a question was asked about, for questions
+of articles that neither the reader nor the retriever was trained with, in a store that holds those articles' passages and others.
 
     python rag.py DATA --server HOST:PORT --work FOLDER --output FOLDER
 """
@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import copy
-import pathlib
 from typing import Any
-
-import numpy as np
-import torch
 
 import loci
 import loci.torch
+import numpy as np
+import torch
+
 from corpus import Progress
 from reader import Reading, Workshop, readable_questions
 from report import RunLog, add_common_arguments, figure, paired_interval, save_figure
@@ -33,16 +32,18 @@ class Recipe:
         self.args = args
         workshop = Workshop(args.data, args.model, args.work)
         held = [id for id in workshop.data.squad if workshop.data.is_held_back(id)]
-        self.ids = held + workshop.reader_passages(args.reader_passages)[:max(args.passages - len(held), 0)]
+        self.ids = held + workshop.reader_passages(args.reader_passages)[: max(args.passages - len(held), 0)]
         self.row_of = {id: row for row, id in enumerate(self.ids)}
         passages = workshop.passages(self.ids)
         reader = workshop.span_reader(args.reader_passages, log=log)
         questions, answers, lengths = readable_questions(workshop.data.questions(), workshop.tokens, passages, self.row_of)
         rng = np.random.default_rng(args.seed)
         is_held = np.array([workshop.data.is_held_back(question.passage) for question in questions])
-        training = rng.permutation(np.flatnonzero(~is_held))[:args.questions]
-        held_back = rng.permutation(np.flatnonzero(is_held))[:args.held_back_questions]
-        self.reading = Reading(reader, workshop.questions([questions[i] for i in training]), answers[training], lengths[training], passages, workshop.tokens.continues)
+        training = rng.permutation(np.flatnonzero(~is_held))[: args.questions]
+        held_back = rng.permutation(np.flatnonzero(is_held))[: args.held_back_questions]
+        self.reading = Reading(
+            reader, workshop.questions([questions[i] for i in training]), answers[training], lengths[training], passages, workshop.tokens.continues
+        )
         self.training = [questions[i].text for i in training]
         self.held_back = [questions[i].text for i in held_back]
         self.gold = [questions[i].passage for i in held_back]
@@ -60,7 +61,7 @@ class Recipe:
 
     def recall(self, encoder: loci.torch.BertEncoder) -> float:
         with torch.no_grad():
-            queries = torch.cat([encoder.embed(self.held_back[first:first + 64], "QUERY") for first in range(0, len(self.held_back), 64)]).cpu().numpy()
+            queries = torch.cat([encoder.embed(self.held_back[first : first + 64], "QUERY") for first in range(0, len(self.held_back), 64)]).cpu().numpy()
         results = self.client.search(self.args.store, queries, 10).results
         return float(np.mean([gold in {hit.id for hit in hits} for gold, hits in zip(self.gold, results)]))
 
@@ -91,9 +92,19 @@ class Recipe:
                 loss.backward()
                 gradient = torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0).item()
                 optimizer.step()
-                log({"event": "step", "estimator": estimator, "seed": seed, "step": step, "loss": loss.item(), "gradient_norm": gradient,
-                     "utility": -loss.item() - float(self.reading.null[batch].mean()), "head_mass": found.head_mass.nanmedian().item(),
-                     "pairs_read": self.reading.pairs_read})
+                log(
+                    {
+                        "event": "step",
+                        "estimator": estimator,
+                        "seed": seed,
+                        "step": step,
+                        "loss": loss.item(),
+                        "gradient_norm": gradient,
+                        "utility": -loss.item() - float(self.reading.null[batch].mean()),
+                        "head_mass": found.head_mass.nanmedian().item(),
+                        "pairs_read": self.reading.pairs_read,
+                    }
+                )
                 progress(1, f"{estimator} seed {seed}: loss {loss.item():.2f}, recall@10 {curve[-1][1]:.3f}")
         return {"estimator": estimator, "seed": seed, "curve": curve}
 
@@ -116,18 +127,18 @@ def main() -> None:
     add_common_arguments(parser)
     parser.add_argument("--store", default="recipe-rag")
     parser.add_argument("--passages", type=int, default=4000, help="in the store, those of held-back articles among them")
-    parser.add_argument("--questions", type=int, default=2000, help="that are trained with, at most")
-    parser.add_argument("--held-back-questions", type=int, default=300)
+    parser.add_argument("--questions", type=int, default=4000, help="that are trained with, at most")
+    parser.add_argument("--held-back-questions", type=int, default=500)
     parser.add_argument("--reader-passages", type=int, default=6000, help="that the reader is trained on")
     parser.add_argument("--estimators", nargs="+", default=["TOP_K", "EXACT_Z_NULL"])
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--top-k", type=int, default=8)
+    parser.add_argument("--top-k", type=int, default=5)
     parser.add_argument("--temperature", type=float, default=0.05)
     parser.add_argument("--layers", type=int, default=2, help="that begin anew and are trained")
     parser.add_argument("--rate", type=float, default=5e-4)
-    parser.add_argument("--examine-every", type=int, default=20, help="steps")
+    parser.add_argument("--examine-every", type=int, default=25, help="steps")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -146,9 +157,14 @@ def main() -> None:
     start = {run["seed"]: run["curve"][0][1] for run in runs}
     end = {(run["estimator"], run["seed"]): run["curve"][-1][1] for run in runs}
     seeds = sorted(start)
-    print(f"\nrecall@10 on {len(recipe.held_back)} questions of held-back articles; the checkpoint before its last {args.layers} layers were given new weights: {whole:.3f}")
+    print(
+        f"\nrecall@10 on {len(recipe.held_back)} questions of held-back articles; "
+        f"the checkpoint before its last {args.layers} layers were given new weights: {whole:.3f}"
+    )
     print("| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean |\n|" + "---|" * (len(seeds) + 2))
-    for name, values in [("untrained", [start[seed] for seed in seeds])] + [(estimator, [end[estimator, seed] for seed in seeds]) for estimator in args.estimators]:
+    for name, values in [("untrained", [start[seed] for seed in seeds])] + [
+        (estimator, [end[estimator, seed] for seed in seeds]) for estimator in args.estimators
+    ]:
         print(f"| {name} | " + " | ".join(f"{value:.3f}" for value in values) + f" | {np.mean(values):.3f} |")
     pairs = [(estimator, "untrained", [end[estimator, seed] - start[seed] for seed in seeds]) for estimator in args.estimators]
     if {"TOP_K", "EXACT_Z_NULL"} <= set(args.estimators):
@@ -157,7 +173,10 @@ def main() -> None:
         mean, low, high = paired_interval(differences)
         print(f"{one} less {other}: {mean:+.3f}, 95 % of the mean [{low:+.3f}, {high:+.3f}] over {len(seeds)} seeds")
         log({"event": "difference", "of": one, "less": other, "mean": mean, "low": low, "high": high, "differences": differences})
-    print(f"{prepared:.0f} s of preparation, {log.seconds() - prepared:.0f} s of training and examining, {recipe.reading.pairs_read} pairs read, torch {torch.__version__} with {args.threads} threads")
+    print(
+        f"{prepared:.0f} s of preparation, {log.seconds() - prepared:.0f} s of training and examining, "
+        f"{recipe.reading.pairs_read} pairs read, torch {torch.__version__} with {args.threads} threads"
+    )
 
     chart, axis = figure(1, 1)
     for at, estimator in enumerate(args.estimators):

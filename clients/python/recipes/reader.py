@@ -19,15 +19,16 @@ import math
 import pathlib
 import re
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Sequence
+from typing import Any
 
+import loci.torch
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-import loci.torch
 from corpus import PASSAGE_TOKENS, QUESTION_TOKENS, Data, Progress, Question, StateCache, Tokens, find, padded, shuffled
 
 MAX_ANSWER_TOKENS = 12
@@ -101,8 +102,8 @@ class Texts:
 
 class SpanReader(nn.Module):
     def __init__(self, embeddings: torch.Tensor, answer_counts: np.ndarray, answer_lengths: np.ndarray, width: int = 128) -> None:
-        """`embeddings` [vocabulary, dim] are the frozen encoder's; `answer_counts` [vocabulary] and `answer_lengths` [MAX_ANSWER_TOKENS + 1] are how often the training
-        answers have a token and a length."""
+        """`embeddings` [vocabulary, dim] are the frozen encoder's; `answer_counts` [vocabulary] and `answer_lengths` [MAX_ANSWER_TOKENS + 1] are how
+        often the training answers have a token and a length."""
         super().__init__()
         dim = embeddings.shape[1]
         self.register_buffer("embeddings", embeddings, persistent=False)
@@ -116,7 +117,9 @@ class SpanReader(nn.Module):
     def project(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
         return self.interaction.project(states, self.embeddings[tokens])
 
-    def spans(self, passage: torch.Tensor, passage_tokens: torch.Tensor, question: torch.Tensor, question_tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    def spans(
+        self, passage: torch.Tensor, passage_tokens: torch.Tensor, question: torch.Tensor, question_tokens: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """log p(start) and log p(end), each [n, P], and the logit of g [n]."""
         hidden = self.interaction(passage, passage_tokens, question, question_tokens)
         readable = passage_tokens > 0
@@ -145,7 +148,16 @@ class Reading:
     `likelihoods(questions, passages)` are indices into `questions` and `passages`.
     """
 
-    def __init__(self, reader: SpanReader, questions: Texts, answers: np.ndarray, lengths: np.ndarray, passages: Texts, continues: np.ndarray, what: str = "reading passages") -> None:
+    def __init__(
+        self,
+        reader: SpanReader,
+        questions: Texts,
+        answers: np.ndarray,
+        lengths: np.ndarray,
+        passages: Texts,
+        continues: np.ndarray,
+        what: str = "reading passages",
+    ) -> None:
         self.reader, self.questions, self.continues = reader.eval(), questions, continues
         self.answers, self.lengths = answers, lengths
         with torch.no_grad():
@@ -155,7 +167,11 @@ class Reading:
             for part in np.array_split(everything, max(len(everything) // 256, 1)):
                 states = questions.states(part)
                 self.question.append(reader.project(states, self.question_tokens[part]).half())
-                null.append(reader.without_passage(states, self.question_tokens[part], torch.from_numpy(answers[part].astype(np.int64)), torch.from_numpy(lengths[part])))
+                null.append(
+                    reader.without_passage(
+                        states, self.question_tokens[part], torch.from_numpy(answers[part].astype(np.int64)), torch.from_numpy(lengths[part])
+                    )
+                )
             self.question, self.null = torch.cat(self.question), torch.cat(null).double().numpy()
             everything = np.arange(len(passages.rows))
             self.passage_tokens = passages.tokens(everything)
@@ -171,7 +187,7 @@ class Reading:
         """log-likelihoods [n, k] of n questions' answers given k passages each."""
         pairs = sorted({(q, p) for q, row in zip(questions.tolist(), passages.tolist()) for p in row if p not in self.known[q]})
         for first in range(0, len(pairs), 512):
-            part = np.array(pairs[first:first + 512])
+            part = np.array(pairs[first : first + 512])
             for (q, p), value in zip(part.tolist(), self._pairs(part[:, 0], part[:, 1]).tolist()):
                 self.known[q][p] = value
         return np.array([[self.known[q][p] for p in row] for q, row in zip(questions.tolist(), passages.tolist())])
@@ -182,11 +198,19 @@ class Reading:
         found = np.zeros(tokens.shape, bool)
         for question in np.unique(questions):
             at = questions == question
-            found[at] = find(tokens[at].numpy(), self.answers[question][:self.lengths[question]], self.continues)
+            found[at] = find(tokens[at].numpy(), self.answers[question][: self.lengths[question]], self.continues)
         asked = int((self.question_tokens[questions] > 0).sum(1).max())
         with torch.no_grad():
-            start, end, gate = self.reader.spans(self.passage[passages].float(), tokens, self.question[questions][:, :asked].float(), self.question_tokens[questions][:, :asked])
-            return self.reader.likelihood(start, end, gate, torch.from_numpy(found), torch.from_numpy(self.lengths[questions]), torch.from_numpy(self.null[questions]).float()).double().numpy()
+            start, end, gate = self.reader.spans(
+                self.passage[passages].float(), tokens, self.question[questions][:, :asked].float(), self.question_tokens[questions][:, :asked]
+            )
+            return (
+                self.reader.likelihood(
+                    start, end, gate, torch.from_numpy(found), torch.from_numpy(self.lengths[questions]), torch.from_numpy(self.null[questions]).float()
+                )
+                .double()
+                .numpy()
+            )
 
 
 class MaskedTokenReader(nn.Module):
@@ -210,8 +234,16 @@ class MaskedTokenReader(nn.Module):
         masked = states.gather(1, places[:, :, None].expand(-1, -1, states.shape[2]))
         return self.words(masked).gather(2, targets[:, :, None])[:, :, 0]
 
-    def forward(self, passage: torch.Tensor, passage_tokens: torch.Tensor, text: torch.Tensor, text_tokens: torch.Tensor, places: torch.Tensor, targets: torch.Tensor,
-                null: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        passage: torch.Tensor,
+        passage_tokens: torch.Tensor,
+        text: torch.Tensor,
+        text_tokens: torch.Tensor,
+        places: torch.Tensor,
+        targets: torch.Tensor,
+        null: torch.Tensor,
+    ) -> torch.Tensor:
         """log p(token | text, passage), [n, masks]."""
         hidden = self.interaction(passage, passage_tokens, text, text_tokens)
         masked = text.gather(1, places[:, :, None].expand(-1, -1, text.shape[2]))
@@ -251,17 +283,21 @@ class MaskedReading:
         """[n, k, masks] float64, of n texts given k passages each; -inf for the passage -1, which is none."""
         pairs = sorted({(x, z) for x, row in zip(texts.tolist(), passages.tolist()) for z in row if z >= 0 and (x, z) not in self.known})
         for first in range(0, len(pairs), 256):
-            part = np.array(pairs[first:first + 256])
+            part = np.array(pairs[first : first + 256])
             x, z = part[:, 0], part[:, 1]
             with torch.no_grad():
-                values = self.reader(self.passage[z].float(), self.passage_tokens[z], self.text[x].float(), self.text_tokens[x], self.places[x], self.targets[x], self.null[x])
+                values = self.reader(
+                    self.passage[z].float(), self.passage_tokens[z], self.text[x].float(), self.text_tokens[x], self.places[x], self.targets[x], self.null[x]
+                )
             self.known.update(zip(map(tuple, part.tolist()), values.double().numpy()))
         self.pairs_read += len(pairs)
         nothing = np.full(self.places.shape[1], -np.inf)
         return np.array([[self.known[x, z] if z >= 0 else nothing for z in row] for x, row in zip(texts.tolist(), passages.tolist())])
 
 
-def readable_questions(questions: Sequence[Question], tokens: Tokens, passages: Texts, index_of: dict[str, int]) -> tuple[list[Question], np.ndarray, np.ndarray]:
+def readable_questions(
+    questions: Sequence[Question], tokens: Tokens, passages: Texts, index_of: dict[str, int]
+) -> tuple[list[Question], np.ndarray, np.ndarray]:
     """Questions whose answer stands in the cut passage that they were asked about, their answers' tokens [n, MAX_ANSWER_TOKENS] and how many these are."""
     kept = [question for question in questions if question.passage in index_of]
     ids = [encoding.ids for encoding in tokens.encode([question.answer for question in kept])]
@@ -270,8 +306,21 @@ def readable_questions(questions: Sequence[Question], tokens: Tokens, passages: 
     return [kept[i] for i in good], padded([ids[i] for i in good], MAX_ANSWER_TOKENS), np.array([len(ids[i]) for i in good], np.int64)
 
 
-def train_span_reader(questions: Texts, answers: np.ndarray, lengths: np.ndarray, gold: np.ndarray, passages: Texts, embeddings: torch.Tensor, continues: np.ndarray, *, epochs: int = 2,
-                      batch: int = 48, rate: float = 1.5e-3, seed: int = 0, log: Any = None) -> SpanReader:
+def train_span_reader(
+    questions: Texts,
+    answers: np.ndarray,
+    lengths: np.ndarray,
+    gold: np.ndarray,
+    passages: Texts,
+    embeddings: torch.Tensor,
+    continues: np.ndarray,
+    *,
+    epochs: int = 2,
+    batch: int = 48,
+    rate: float = 1.5e-3,
+    seed: int = 0,
+    log: Any = None,
+) -> SpanReader:
     """Trains by maximum likelihood on each question's own passage and as many that the frozen encoder retrieves for it, as a job would show it.
 
     `gold` [n] is the index of each question's passage in `passages`.
@@ -291,7 +340,7 @@ def train_span_reader(questions: Texts, answers: np.ndarray, lengths: np.ndarray
     progress, mean = Progress("training the reader", steps), 0.0
     order = np.concatenate([rng.permutation(len(gold)) for _ in range(epochs)])
     for step in range(steps):
-        which = order[step * batch:(step + 1) * batch]
+        which = order[step * batch : (step + 1) * batch]
         wrong = near[which, rng.integers(0, 32, len(which))]
         wrong = np.where(rng.random(len(which)) < 0.2, rng.integers(0, len(passages.rows), len(which)), wrong)
         read = np.concatenate([gold[which], wrong])
@@ -302,7 +351,7 @@ def train_span_reader(questions: Texts, answers: np.ndarray, lengths: np.ndarray
         null = reader.without_passage(question_states, question_tokens, torch.from_numpy(answers[which].astype(np.int64)), length)
         question = reader.project(question_states, question_tokens)
         tokens = passages.tokens(read)
-        found = np.concatenate([find(tokens[i:i + 1].numpy(), answers[q][:lengths[q]], continues) for i, q in enumerate(np.concatenate([which, which]))])
+        found = np.concatenate([find(tokens[i : i + 1].numpy(), answers[q][: lengths[q]], continues) for i, q in enumerate(np.concatenate([which, which]))])
         start, end, gate = reader.spans(reader.project(passages.states(read), tokens), tokens, question.repeat(2, 1, 1), question_tokens.repeat(2, 1))
         loss = -reader.likelihood(start, end, gate, torch.from_numpy(found), length.repeat(2), null.repeat(2)).mean()
         optimizer.zero_grad()
@@ -317,8 +366,21 @@ def train_span_reader(questions: Texts, answers: np.ndarray, lengths: np.ndarray
     return reader.eval()
 
 
-def train_masked_token_reader(texts: Texts, places: np.ndarray, targets: np.ndarray, real: np.ndarray, own: np.ndarray, passages: Texts, embeddings: torch.Tensor, *, epochs: int = 2,
-                              batch: int = 48, rate: float = 1.5e-3, seed: int = 0, log: Any = None) -> MaskedTokenReader:
+def train_masked_token_reader(
+    texts: Texts,
+    places: np.ndarray,
+    targets: np.ndarray,
+    real: np.ndarray,
+    own: np.ndarray,
+    passages: Texts,
+    embeddings: torch.Tensor,
+    *,
+    epochs: int = 2,
+    batch: int = 48,
+    rate: float = 1.5e-3,
+    seed: int = 0,
+    log: Any = None,
+) -> MaskedTokenReader:
     """Trains by maximum likelihood on passages that the frozen encoder retrieves for each text, less the one that the text came from.
 
     `own` [n] is the index of that one in `passages`; the other arrays are as MaskedReading's.
@@ -337,7 +399,7 @@ def train_masked_token_reader(texts: Texts, places: np.ndarray, targets: np.ndar
     progress, mean = Progress("training the reader", steps), 0.0
     order = np.concatenate([rng.permutation(len(own)) for _ in range(epochs)])
     for step in range(steps):
-        which = order[step * batch:(step + 1) * batch]
+        which = order[step * batch : (step + 1) * batch]
         read = np.concatenate([near[which, rng.integers(0, 16, len(which))] for _ in range(2)])
         states, tokens = texts.states(which), texts.tokens(which)
         length = int((tokens > 0).sum(1).max())
@@ -345,8 +407,15 @@ def train_masked_token_reader(texts: Texts, places: np.ndarray, targets: np.ndar
         place, target = torch.from_numpy(places[which]), torch.from_numpy(targets[which])
         null = reader.without_passage(states, place, target)
         passage_tokens = passages.tokens(read)
-        values = reader(reader.project(passages.states(read), passage_tokens), passage_tokens, reader.project(states, tokens).repeat(2, 1, 1), tokens.repeat(2, 1),
-                        place.repeat(2, 1), target.repeat(2, 1), null.repeat(2, 1))
+        values = reader(
+            reader.project(passages.states(read), passage_tokens),
+            passage_tokens,
+            reader.project(states, tokens).repeat(2, 1, 1),
+            tokens.repeat(2, 1),
+            place.repeat(2, 1),
+            target.repeat(2, 1),
+            null.repeat(2, 1),
+        )
         loss = -values[torch.from_numpy(real[which]).repeat(2, 1)].mean()
         optimizer.zero_grad()
         loss.backward()
@@ -368,15 +437,23 @@ def examine(reading: Reading, gold: np.ndarray, rng: np.random.Generator) -> dic
     exact = []
     for part in np.array_split(every, len(every) // 256 + 1):
         with torch.no_grad():
-            start, end, _ = reading.reader.spans(reading.passage[gold[part]].float(), reading.passage_tokens[gold[part]], reading.question[part].float(), reading.question_tokens[part])
+            start, end, _ = reading.reader.spans(
+                reading.passage[gold[part]].float(), reading.passage_tokens[gold[part]], reading.question[part].float(), reading.question_tokens[part]
+            )
             joint = start[:, :, None] + end[:, None]
             allowed = torch.ones(joint.shape[1:], dtype=torch.bool).triu().tril(MAX_ANSWER_TOKENS - 1)
             best = joint.masked_fill(~allowed, -math.inf).flatten(1).argmax(1).numpy()
         for question, place in zip(part, best):
             first, last = divmod(int(place), joint.shape[2])
-            exact.append(reading.passage_tokens[gold[question], first:last + 1].tolist() == reading.answers[question][:reading.lengths[question]].tolist())
-    return {"questions": len(gold), "exact_match": float(np.mean(exact)), "own_passage": float(np.median(own)), "random_passage": float(np.median(other)),
-            "no_passage": float(np.median(reading.null)), "own_above_none": float(np.mean(own > reading.null))}
+            exact.append(reading.passage_tokens[gold[question], first : last + 1].tolist() == reading.answers[question][: reading.lengths[question]].tolist())
+    return {
+        "questions": len(gold),
+        "exact_match": float(np.mean(exact)),
+        "own_passage": float(np.median(own)),
+        "random_passage": float(np.median(other)),
+        "no_passage": float(np.median(reading.null)),
+        "own_above_none": float(np.mean(own > reading.null)),
+    }
 
 
 def frozen_encoder(model: pathlib.Path) -> tuple[Any, torch.Tensor]:
@@ -430,28 +507,34 @@ class Workshop:
             reader = MaskedTokenReader(self.embeddings, np.zeros(len(self.embeddings)))
             reader.load_state_dict(torch.load(path, weights_only=True))
             return reader.eval()
-        reader = train_masked_token_reader(Texts(self.question_cache, texts.rows), texts.places, texts.targets, texts.real, texts.own, passages, self.embeddings, epochs=epochs, log=log)
+        reader = train_masked_token_reader(
+            Texts(self.question_cache, texts.rows), texts.places, texts.targets, texts.real, texts.own, passages, self.embeddings, epochs=epochs, log=log
+        )
         torch.save(reader.state_dict(), path)
         return reader
 
     def masked_texts(self, ids: Sequence[str], count: int, seed: int) -> MaskedTexts:
-        """At most `count` sentences of passages `ids`, of one passage at most one, with one salient word of each masked: a name or a number of at most MAX_MASKS tokens
-        that stands in another of these passages too."""
+        """At most `count` sentences of passages `ids`, of one passage at most one, with one salient word of each masked: a name or a number of at most
+        MAX_MASKS tokens that stands in another of these passages too."""
         rng = np.random.default_rng(seed)
         cut = [self.tokens.cut(self.data.passages[id]).text for id in ids]
         stands = collections.Counter(word for text in cut for word in set(re.findall(r"\w+", text.lower())))
         texts, own, hidden = [], [], []
         for row in rng.permutation(len(ids)).tolist():
             sentences = [sentence for sentence in re.split(r"(?<=[.!?])\s+(?=[A-Z])", cut[row]) if 40 <= len(sentence) <= 200]
-            words = [(sentence, match) for sentence in sentences for match in re.finditer(r"\w+", sentence)
-                     if (match[0][0].isdigit() or (match[0][0].isupper() and match.start() > 0 and len(match[0]) > 3)) and stands[match[0].lower()] > 1]
+            words = [
+                (sentence, match)
+                for sentence in sentences
+                for match in re.finditer(r"\w+", sentence)
+                if (match[0][0].isdigit() or (match[0][0].isupper() and match.start() > 0 and len(match[0]) > 3)) and stands[match[0].lower()] > 1
+            ]
             if not words:
                 continue
             sentence, match = words[rng.integers(len(words))]
             pieces = self.tokens.encode([match[0]])[0].ids
             if len(pieces) > MAX_MASKS:
                 continue
-            texts.append(sentence[:match.start()] + " ".join(["[MASK]"] * len(pieces)) + sentence[match.end():])
+            texts.append(sentence[: match.start()] + " ".join(["[MASK]"] * len(pieces)) + sentence[match.end() :])
             own.append(row)
             hidden.append(pieces)
             if len(texts) == count:
@@ -508,7 +591,7 @@ def main() -> None:
     passages = workshop.passages(ids)
     index_of = {id: i for i, id in enumerate(ids)}
     questions, answers, lengths = readable_questions(workshop.data.questions(), workshop.tokens, passages, index_of)
-    chosen = np.random.default_rng(0).permutation(len(questions))[:args.questions]
+    chosen = np.random.default_rng(0).permutation(len(questions))[: args.questions]
     questions, answers, lengths = [questions[i] for i in chosen], answers[chosen], lengths[chosen]
     began = time.monotonic()
     reading = Reading(reader, workshop.questions(questions), answers, lengths, passages, workshop.tokens.continues)

@@ -1,12 +1,14 @@
 """REALM-style training: both encoders learn from masked tokens alone while the store is refreshed in the background (Guu et al. 2020).
 
-Sentences have a name or a number masked; the passage that a sentence is from is left out of its retrieval. A frozen masked-token reader gives log p(token | sentence, passage)
-for each retrieved passage and for none, the null passage. The gradient of the marginal goes to the query encoder through loci.torch.retrieve, and to the passage encoder
-through the gradients of the hits' vectors: they are encoded again with the weights of now, while the store has those of its last refresh. The job publishes the
-passage encoder now and then, trains on in its session while the server re-encodes the store, and opens a new session when that is done.
+Sentences have a name or a number masked; the passage that a sentence is from is left out of its retrieval. A frozen masked-token reader gives
+log p(token | sentence, passage) for each retrieved passage and for none, the null passage. The gradient of the marginal goes to the query encoder
+through loci.torch.retrieve, and to the passage encoder through the gradients of the hits' vectors: they are encoded again with the weights of now,
+while the store has those of its last refresh. The job publishes the passage encoder now and then, trains on in its session while the server re-encodes
+the store, and opens a new session when that is done.
 
-Both encoders begin with new weights in their last layers. Arms differ in the estimator alone; a seed decides the new weights and the order of sentences. The utility of retrieval is
-log p(token | sentence) with retrieval less log p(token | sentence) without a passage; it is measured on sentences of held-back articles.
+Both encoders begin with new weights in their last layers. Arms differ in the estimator alone; a seed decides the new weights and the order of
+sentences. The utility of retrieval is log p(token | sentence) with retrieval less log p(token | sentence) without a passage; it is measured on
+sentences of held-back articles.
 
     python realm.py DATA --server HOST:PORT --work FOLDER --output FOLDER
 """
@@ -15,15 +17,14 @@ from __future__ import annotations
 
 import argparse
 import copy
-import pathlib
 import time
 from typing import Any
 
+import loci
+import loci.torch
 import numpy as np
 import torch
 
-import loci
-import loci.torch
 from corpus import Progress, shuffled
 from rag import reinitialise
 from reader import MaskedReading, Texts, Workshop
@@ -38,28 +39,35 @@ class Recipe:
         self.args = args
         workshop = self.workshop = Workshop(args.data, args.model, args.work)
         articles = workshop.data.articles()
-        held = [title for title in shuffled(list(articles), "realm") if title in workshop.data.held_back][:args.held_back_articles]
-        others = [title for title in shuffled(list(articles), "realm") if title not in workshop.data.held_back][:args.articles]
+        held = [title for title in shuffled(list(articles), "realm") if title in workshop.data.held_back][: args.held_back_articles]
+        others = [title for title in shuffled(list(articles), "realm") if title not in workshop.data.held_back][: args.articles]
         self.ids = [id for title in others + held for id in articles[title]]
         self.row_of = {id: row for row, id in enumerate(self.ids)}
-        self.cut = [workshop.tokens.cut(workshop.data.passages[id]) for id in self.ids]
+        self.cut = [loci.Passage(cut.id, cut.text, cut.title) for cut in (workshop.tokens.cut(workshop.data.passages[id]) for id in self.ids)]
         self.passages = workshop.passages(self.ids)
         reader_ids = workshop.reader_passages(args.reader_passages)
-        reader = workshop.masked_token_reader(workshop.masked_texts(reader_ids, args.reader_passages, args.seed), workshop.passages(reader_ids), args.reader_epochs, log)
+        reader = workshop.masked_token_reader(
+            workshop.masked_texts(reader_ids, args.reader_passages, args.seed), workshop.passages(reader_ids), args.reader_epochs, log
+        )
         training = [id for id in self.ids if not workshop.data.is_held_back(id)]
         held_back = [id for id in self.ids if workshop.data.is_held_back(id)]
         self.training = workshop.masked_texts(training, args.sentences, args.seed)
         self.held_back = workshop.masked_texts(held_back, args.held_back_sentences, args.seed)
         self.held_back.own += len(training)
         # One reading for both: the held-back sentences come behind.
-        join = [np.concatenate(pair) for pair in zip(*((texts.rows, texts.places, texts.targets, texts.real, texts.own) for texts in (self.training, self.held_back)))]
+        join = [
+            np.concatenate(pair)
+            for pair in zip(*((texts.rows, texts.places, texts.targets, texts.real, texts.own) for texts in (self.training, self.held_back)))
+        ]
         rows, places, targets, self.real, self.own = join
         self.texts = self.training.texts + self.held_back.texts
         self.reading = MaskedReading(reader, Texts(workshop.question_cache, rows), places, targets, self.real, self.passages)
         self.encoder = loci.torch.BertEncoder.load(args.model)
         self.client = loci.Client(args.server, timeout_s=600)
-        print(f"{len(self.ids)} passages of {len(others)} articles and of {len(held)} that were held back, {len(self.training.texts)} sentences to train with, "
-              f"{len(self.held_back.texts)} held back; masked tokens without a passage: {self.reading.null[torch.from_numpy(self.real)].mean():.2f} nats")
+        print(
+            f"{len(self.ids)} passages of {len(others)} articles and of {len(held)} that were held back, {len(self.training.texts)} sentences to train with, "
+            f"{len(self.held_back.texts)} held back; masked tokens without a passage: {self.reading.null[torch.from_numpy(self.real)].mean():.2f} nats"
+        )
 
     def fresh_encoder(self, seed: int) -> loci.torch.BertEncoder:
         encoder = copy.deepcopy(self.encoder)
@@ -77,12 +85,18 @@ class Recipe:
         texts = np.arange(len(self.training.texts), len(self.texts))
         with torch.no_grad():
             vectors = torch.cat([queries.embed([self.texts[i] for i in part], "QUERY") for part in np.array_split(texts, len(texts) // 32 + 1)])
-        found = loci.torch.retrieve(vectors.cpu(), session, self.args.top_k, temperature=self.args.temperature, exclusions=[[self.ids[self.own[i]]] for i in texts], include_text=False)
+        found = loci.torch.retrieve(
+            vectors.cpu(), session, self.args.top_k, temperature=self.args.temperature, exclusions=[[self.ids[self.own[i]]] for i in texts], include_text=False
+        )
         values = torch.from_numpy(self.likelihoods(texts, found.ids)).float()
         real = torch.from_numpy(self.real[texts])
         exact = loci.torch.log_marginals(found, values)
         head = torch.logsumexp(found.log_probs.log_softmax(1)[:, :, None] + values[:, :-1], 1)
-        return {"exact": (exact - values[:, -1])[real].mean().item(), "head": (head - values[:, -1])[real].mean().item(), "head_mass": found.head_mass.mean().item()}
+        return {
+            "exact": (exact - values[:, -1])[real].mean().item(),
+            "head": (head - values[:, -1])[real].mean().item(),
+            "head_mass": found.head_mass.mean().item(),
+        }
 
     def publish(self, store: str, encoder: loci.torch.BertEncoder, parent: str, name: str, metrics: dict[str, float]) -> Any:
         return self.client.publish_encoder(encoder.weights(), halves="PASSAGE", store=store, parent_fingerprint=parent, job_name=name, metrics=metrics)
@@ -92,7 +106,9 @@ class Recipe:
         name = f"{args.store}-{estimator.lower().replace('_', '-')}-{seed}"
         tags = {"estimator": estimator, "seed": seed}
         queries, passages = self.fresh_encoder(seed), self.fresh_encoder(seed)
-        optimizer = torch.optim.AdamW([weight for encoder in (queries, passages) for weight in encoder.parameters() if weight.requires_grad], lr=args.rate, weight_decay=0.01)
+        optimizer = torch.optim.AdamW(
+            [weight for encoder in (queries, passages) for weight in encoder.parameters() if weight.requires_grad], lr=args.rate, weight_decay=0.01
+        )
         order = np.random.default_rng(seed).permutation(len(self.training.texts))
         # The store begins with the passage encoder that training begins with.
         ingest(self.client, name, self.workshop, self.ids, self.passages.vectors())
@@ -129,43 +145,98 @@ class Recipe:
         self.client.delete_store(name, confirm_name=name)
         return {**tags, "curve": curve, "refreshes": refreshes}
 
-    def swap(self, session: loci.Session, store: str, running: tuple[str, int, float], refreshes: int, step: int, log: RunLog, tags: dict[str, Any]) -> tuple[loci.Session, int, None]:
+    def swap(
+        self, session: loci.Session, store: str, running: tuple[str, int, float], refreshes: int, step: int, log: RunLog, tags: dict[str, Any]
+    ) -> tuple[loci.Session, int, None]:
         """Goes over to what a refresh that has ended made."""
         job = self.client.get_job(running[0])
         if job.state != "SUCCEEDED":
             raise RuntimeError(f"the refresh that was begun at step {running[1]} is {job.state}: {job.error_message}")
         session.close()
         opened = self.client.open_session(store)
-        log({"event": "refresh", **tags, "published_at_step": running[1], "seen_at_step": step, "job_seconds": time.monotonic() - running[2], "generation": opened.generation,
-             "fingerprint": opened.encoder_fingerprint})
+        log(
+            {
+                "event": "refresh",
+                **tags,
+                "published_at_step": running[1],
+                "seen_at_step": step,
+                "job_seconds": time.monotonic() - running[2],
+                "generation": opened.generation,
+                "fingerprint": opened.encoder_fingerprint,
+            }
+        )
         return opened, refreshes + 1, None
 
-    def step(self, estimator: str, step: int, order: np.ndarray, queries: loci.torch.BertEncoder, passages: loci.torch.BertEncoder, optimizer: torch.optim.Optimizer,
-             session: loci.Session, log: RunLog, tags: dict[str, Any]) -> float:
+    def step(
+        self,
+        estimator: str,
+        step: int,
+        order: np.ndarray,
+        queries: loci.torch.BertEncoder,
+        passages: loci.torch.BertEncoder,
+        optimizer: torch.optim.Optimizer,
+        session: loci.Session,
+        log: RunLog,
+        tags: dict[str, Any],
+    ) -> float:
         args = self.args
         batch = order[np.arange(step * args.batch, (step + 1) * args.batch) % len(order)]
+        exclusions = [[self.ids[self.own[i]]] for i in batch]
         vectors = queries.embed([self.texts[i] for i in batch], "QUERY")
-        found = loci.torch.retrieve(vectors, session, args.top_k, estimator=estimator, temperature=args.temperature, exclusions=[[self.ids[self.own[i]]] for i in batch],
-                                    include_text=False, passage_gradients=True)
+        found = loci.torch.retrieve(
+            vectors, session, args.top_k, estimator=estimator, temperature=args.temperature, exclusions=exclusions, include_text=False, passage_gradients=True
+        )
+        found.log_weights.retain_grad()
         values = torch.from_numpy(self.likelihoods(batch, found.ids)).to(vectors)
         real = torch.from_numpy(self.real[batch]).to(vectors.device)
         loss = loci.torch.realm_loss(found, values if estimator == "EXACT_Z_NULL" else values[:, :-1], real)
         optimizer.zero_grad()
         loss.backward()
-        # The hits' gradients, of which those that are largest go on into the encoder.
-        rows = np.array([[self.row_of[id] for id in ids] for ids in found.ids])
+
+        rows = np.array([[self.row_of[id] for id in ids] for ids in found.ids]).ravel()
+        gradients = found.vectors.grad.flatten(0, 1)
+        if estimator == "EXACT_Z_NULL":
+            # The head's gradients pull all in all; it is the tail's that push. Its passages' sum is known, and draws from it stand for them:
+            # d loss/ds_j = (g_null / (1 - P_T) - sum g) p_j for a passage j outside the head.
+            weights = found.log_weights.grad
+            pull = weights[:, -1] - weights.sum(1) * found.log_null_prob.detach().exp()
+            drawn = session.retrieve(
+                vectors.detach().cpu().numpy(),
+                args.top_k,
+                estimator="EXACT_Z_TAIL",
+                temperature=args.temperature,
+                tail_samples=args.tail_passages,
+                seed=step,
+                exclusions=exclusions,
+            )
+            rows = np.concatenate([rows, [self.row_of[id] for ids in drawn.tail_ids for id in ids]])
+            of_draws = (pull / args.tail_passages / args.temperature)[:, None] * vectors.detach()
+            gradients = torch.cat([gradients, of_draws.repeat_interleave(args.tail_passages, 0)])
         names, of = np.unique(rows, return_inverse=True)
-        gradient = torch.zeros(len(names), vectors.shape[1], device=vectors.device).index_add_(0, torch.from_numpy(of.reshape(-1)).to(vectors.device), found.vectors.grad.flatten(0, 1))
-        norms = gradient.norm(dim=1)
+        gradients = torch.zeros(len(names), vectors.shape[1], device=vectors.device).index_add_(0, torch.from_numpy(of).to(vectors.device), gradients)
+        norms = gradients.norm(dim=1)
         largest = norms.topk(min(args.passages_per_step, len(names))).indices
-        encoded = passages.embed([loci.Passage(cut.id, cut.text, cut.title) for cut in (self.cut[names[i]] for i in largest.tolist())])
-        (encoded * gradient[largest]).sum().backward()
+        encoded = passages.embed([self.cut[names[i]] for i in largest.tolist()])
+        (encoded * gradients[largest]).sum().backward()
         clipped = [torch.nn.utils.clip_grad_norm_(encoder.parameters(), 1.0).item() for encoder in (queries, passages)]
         optimizer.step()
         staleness = found.staleness
-        log({"event": "step", **tags, "step": step, "loss": loss.item(), "utility": -loss.item() - values[:, -1][real].mean().item(), "head_mass": found.head_mass.nanmean().item(),
-             "gradient_norms": clipped, "gradient_share_kept": (norms[largest].sum() / norms.sum().clamp(min=1e-30)).item(), "generation": session.generation,
-             "age_ms": staleness.age_ms, "drift": staleness.drift, "drift_sample_count": staleness.drift_sample_count})
+        log(
+            {
+                "event": "step",
+                **tags,
+                "step": step,
+                "loss": loss.item(),
+                "utility": -loss.item() - values[:, -1][real].mean().item(),
+                "head_mass": found.head_mass.nanmean().item(),
+                "gradient_norms": clipped,
+                "gradient_share_kept": (norms[largest].sum() / norms.sum().clamp(min=1e-30)).item(),
+                "generation": session.generation,
+                "age_ms": staleness.age_ms,
+                "drift": staleness.drift,
+                "drift_sample_count": staleness.drift_sample_count,
+            }
+        )
         return loss.item()
 
 
@@ -185,8 +256,9 @@ def main() -> None:
     parser.add_argument("--refreshes", type=int, default=3, help="while it trains; one more at the end")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--top-k", type=int, default=8)
-    parser.add_argument("--passages-per-step", type=int, default=24, help="that are encoded again: those with the largest gradients")
-    parser.add_argument("--temperature", type=float, default=0.05)
+    parser.add_argument("--passages-per-step", type=int, default=40, help="that are encoded again: those with the largest gradients")
+    parser.add_argument("--tail-passages", type=int, default=1, help="a sentence's draws from outside the head, for the passage encoder")
+    parser.add_argument("--temperature", type=float, default=0.02)
     parser.add_argument("--layers", type=int, default=2, help="of both encoders, that begin anew and are trained")
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -203,14 +275,20 @@ def main() -> None:
 
     of = {(run["estimator"], run["seed"]): run for run in runs}
     seeds = sorted({run["seed"] for run in runs})
-    print(f"\nutility on {len(recipe.held_back.texts)} sentences of held-back articles, nats a masked token: with the exact normaliser and the null passage / with the head alone")
+    print(
+        f"\nutility on {len(recipe.held_back.texts)} sentences of held-back articles, nats a masked token: "
+        "with the exact normaliser and the null passage / with the head alone"
+    )
     print("| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | refreshes |\n|" + "---|" * (len(seeds) + 3))
     for estimator in args.estimators:
         for at, title in ((0, "untrained"), (-1, estimator)):
             values = [of[estimator, seed]["curve"][at][1] for seed in seeds]
             count = sum(of[estimator, seed]["refreshes"] for seed in seeds) if at else ""
-            print(f"| {title} | " + " | ".join(f"{value['exact']:.3f} / {value['head']:.3f}" for value in values)
-                  + f" | {np.mean([value['exact'] for value in values]):.3f} / {np.mean([value['head'] for value in values]):.3f} | {count} |")
+            print(
+                f"| {title} | "
+                + " | ".join(f"{value['exact']:.3f} / {value['head']:.3f}" for value in values)
+                + f" | {np.mean([value['exact'] for value in values]):.3f} / {np.mean([value['head'] for value in values]):.3f} | {count} |"
+            )
     for measure in ("exact", "head"):
         end = {key: run["curve"][-1][1][measure] for key, run in of.items()}
         start = {key: run["curve"][0][1][measure] for key, run in of.items()}

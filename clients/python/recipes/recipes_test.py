@@ -1,4 +1,4 @@
-"""The recipes' parts without their data: readers whose likelihoods are of distributions, answers that are found as whole words, a cache that outlives a kill."""
+"""The recipes' parts without their data: readers whose likelihoods are of distributions, answers found as whole words, a cache that outlives a kill."""
 
 from __future__ import annotations
 
@@ -43,16 +43,25 @@ class ReaderTest(unittest.TestCase):
     def test_spans_of_a_passage_and_words_without_one_share_a_mass_of_one(self) -> None:
         reader = span_reader()
         with torch.no_grad():
-            start, end, gate = reader.spans(reader.project(self.states, self.tokens), self.tokens, reader.project(self.asked, self.asked_tokens), self.asked_tokens)
+            start, end, gate = reader.spans(
+                reader.project(self.states, self.tokens), self.tokens, reader.project(self.asked, self.asked_tokens), self.asked_tokens
+            )
             for row in range(2):
-                answers = {tuple(self.tokens[row, first:last].tolist()) for first in range(7) for last in range(first + 1, 8) if (self.tokens[row, first:last] > 0).all()}
+                answers = {
+                    tuple(self.tokens[row, first:last].tolist())
+                    for first in range(7)
+                    for last in range(first + 1, 8)
+                    if (self.tokens[row, first:last] > 0).all()
+                }
                 total = 0.0
                 for answer in answers:
-                    places = [i for i in range(8) if tuple(self.tokens[row, i:i + len(answer)].tolist()) == answer]
+                    places = [i for i in range(8) if tuple(self.tokens[row, i : i + len(answer)].tolist()) == answer]
                     found = torch.zeros(1, 8, dtype=torch.bool)
                     found[0, places] = True
                     length = torch.tensor([len(answer)])
-                    value = reader.likelihood(start[row:row + 1], end[row:row + 1], gate[row:row + 1], found, length, torch.tensor([-math.inf])).exp().item()
+                    value = (
+                        reader.likelihood(start[row : row + 1], end[row : row + 1], gate[row : row + 1], found, length, torch.tensor([-math.inf])).exp().item()
+                    )
                     by_hand = sum(math.exp(start[row, i] + end[row, i + len(answer) - 1]) for i in places) * torch.sigmoid(gate[row]).item()
                     self.assertAlmostEqual(value, by_hand, places=6)
                     total += value
@@ -67,7 +76,9 @@ class ReaderTest(unittest.TestCase):
                 answers = torch.zeros(VOCABULARY**length, MAX_ANSWER_TOKENS, dtype=torch.int64)
                 answers[:, :length] = torch.tensor(list(itertools.product(range(VOCABULARY), repeat=length)))
                 count = len(answers)
-                values = reader.without_passage(self.asked[:1].expand(count, -1, -1), self.asked_tokens[:1].expand(count, -1), answers, torch.full((count,), length))
+                values = reader.without_passage(
+                    self.asked[:1].expand(count, -1, -1), self.asked_tokens[:1].expand(count, -1), answers, torch.full((count,), length)
+                )
                 self.assertAlmostEqual(values.exp().sum().item(), reader.log_length[length].exp().item(), places=5)
 
     def test_masked_tokens_have_a_mass_of_one(self) -> None:

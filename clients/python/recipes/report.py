@@ -29,8 +29,14 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self._file = open(folder / f"{name}.jsonl", "w", encoding="utf-8")
         self._began = time.monotonic()
-        self({"event": "begin", "arguments": {key: str(value) if isinstance(value, pathlib.Path) else value for key, value in vars(args).items()},
-              "torch": torch.__version__, "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())})
+        self(
+            {
+                "event": "begin",
+                "arguments": {key: str(value) if isinstance(value, pathlib.Path) else value for key, value in vars(args).items()},
+                "torch": torch.__version__,
+                "started": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            }
+        )
 
     def __call__(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps({"seconds": round(time.monotonic() - self._began, 3), **row}) + "\n")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import loci
 import numpy as np
 
-import loci
 from reader import Workshop
 
 
