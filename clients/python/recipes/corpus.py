@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import gzip
 import hashlib
 import json
@@ -144,14 +145,18 @@ class StateCache:
     `encode(ids, mask)` maps [n, L] token ids (int64) and mask (bool) to the last layer's states [n, L, dim]; it is called for texts that the
     files do not have. Files (delete the folder to begin anew): `states.f16` [rows, length, dim], `vectors.f32` [rows, dim] of unit length (the mean
     over a row's tokens), `tokens.i32` [rows, length], and the key of row i in line i of `keys`. Rows that `keys` does not name yet
-    are overwritten, so a process that is killed leaves a valid cache. Used by one process at a time.
+    are overwritten, so a process that is killed leaves a valid cache. Processes may share it: one adds rows at a time. Used by one thread.
     """
 
     def __init__(self, folder: pathlib.Path, tokens: Tokens, encode: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], length: int, dim: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.tokens, self.encode, self.length, self.dim = folder, tokens, encode, length, dim
-        keys = folder / "keys"
-        self.row_of = {key: row for row, key in enumerate(keys.read_text().split("\n")[:-1])} if keys.exists() else {}
+        self._load()
+
+    def _load(self) -> None:
+        keys = self.folder / "keys"
+        lines = keys.read_text().split("\n")[:-1] if keys.exists() else []  # What follows the last line's end was cut off by a kill.
+        self.row_of = {key: row for row, key in enumerate(lines)}
         self._map()
 
     def _map(self) -> None:
@@ -171,9 +176,13 @@ class StateCache:
     def rows(self, texts: Sequence[str], what: str = "encoding", batch: int = 64) -> np.ndarray:
         """Row numbers of texts; what is missing is encoded and added."""
         keys = [self.key(text) for text in texts]
-        missing = {key: text for key, text in zip(keys, texts) if key not in self.row_of}
-        if missing:
-            self._add(missing, what, batch)
+        if any(key not in self.row_of for key in keys):
+            with open(self.folder / "lock", "w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                self._load()  # What others have added.
+                missing = {key: text for key, text in zip(keys, texts) if key not in self.row_of}
+                if missing:
+                    self._add(missing, what, batch)
         return np.array([self.row_of[key] for key in keys], np.int64)
 
     def _add(self, missing: dict[str, str], what: str, batch: int) -> None:
@@ -198,15 +207,18 @@ class StateCache:
                     states[rows, :length] = (output * mask[:, :, None]).numpy()
                 progress(len(rows))
             at = len(self.row_of)
-            for name, values in (("states.f16", states), ("vectors.f32", vectors), ("tokens.i32", padded(ids, self.length))):
-                path = self.folder / name
-                with open(path, "r+b" if path.exists() else "w+b") as file:
-                    file.seek(at * values[0].nbytes)
-                    file.write(np.ascontiguousarray(values).tobytes())
-            with open(self.folder / "keys", "a") as file:
-                file.write("".join(name + "\n" for name in part))
+            self._write("states.f16", at * states[0].nbytes, states.tobytes())
+            self._write("vectors.f32", at * vectors[0].nbytes, vectors.tobytes())
+            self._write("tokens.i32", at * 4 * self.length, padded(ids, self.length).astype("<i4").tobytes())
+            self._write("keys", at * (len(part[0]) + 1), "".join(name + "\n" for name in part).encode())
             self.row_of.update({name: at + i for i, name in enumerate(part)})
         self._map()
+
+    def _write(self, name: str, at: int, data: bytes) -> None:
+        path = self.folder / name
+        with open(path, "r+b" if path.exists() else "w+b") as file:
+            file.seek(at)
+            file.write(data)
 
 
 def find(tokens: np.ndarray, answer: Sequence[int], continues: np.ndarray) -> np.ndarray:

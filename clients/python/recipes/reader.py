@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import hashlib
 import json
 import math
 import pathlib
@@ -487,10 +488,11 @@ class Workshop:
     """The data, the frozen encoder and its caches under `work`: what is in common to the recipes."""
 
     def __init__(self, data: pathlib.Path, model: pathlib.Path, work: pathlib.Path) -> None:
-        self.data, self.model, self.work = Data(data), model, work
+        self.data, self.model = Data(data), model
         self.tokens = Tokens(model)
         self.encode, self.embeddings = frozen_encoder(model)
         dim = self.embeddings.shape[1]
+        work = self.work = work / hashlib.sha256((model / "model.safetensors").read_bytes()).hexdigest()[:16]  # Of this checkpoint alone.
         self.passage_cache = StateCache(work / "passages", self.tokens, self.encode, PASSAGE_TOKENS, dim)
         self.question_cache = StateCache(work / "questions", self.tokens, self.encode, QUESTION_TOKENS, dim)
 

@@ -6,9 +6,9 @@ through loci.torch.retrieve, and to the passage encoder through the gradients of
 while the store has those of its last refresh. The job publishes the passage encoder now and then, trains on in its session while the server re-encodes
 the store, and opens a new session when that is done.
 
-Both encoders begin with new weights in their last layers. Arms differ in the estimator alone; a seed decides the new weights and the order of
-sentences. The utility of retrieval is log p(token | sentence) with retrieval less log p(token | sentence) without a passage; it is measured on
-sentences of held-back articles.
+Both encoders begin as the checkpoint, and their last layers learn. Arms differ in the estimator alone; a seed decides the order of sentences. The
+utility of retrieval is log p(token | sentence) with retrieval less log p(token | sentence) without a passage; it is measured on sentences of
+held-back articles, with the vectors that the store serves then. Other clients' searches go on all the time and are counted.
 
     python realm.py DATA --server HOST:PORT --work FOLDER --output FOLDER
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import threading
 import time
 from typing import Any
 
@@ -26,10 +27,37 @@ import numpy as np
 import torch
 
 from corpus import Progress, shuffled
-from rag import reinitialise
 from reader import MaskedReading, Texts, Workshop
 from report import RunLog, add_common_arguments, figure, paired_interval, save_figure
 from stores import ingest
+
+
+class Traffic:
+    """Another client, that searches a store by texts as long as it is trained, refreshed and swapped."""
+
+    def __init__(self, server: str, store: str, texts: list[str], pause_s: float = 0.5) -> None:
+        self._client, self._store, self._texts, self._pause_s = loci.Client(server, retry=loci.RetryPolicy(max_attempts=1)), store, texts, pause_s
+        self._searches, self._errors, self._encoders = 0, [], set()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._pause_s):
+            try:
+                result = self._client.search(self._store, self._texts[self._searches % len(self._texts)], 10)
+                self._encoders.add(result.encoder_fingerprint)
+                if len(result.hits) != 10:
+                    self._errors.append(f"{len(result.hits)} hits")
+            except loci.LociError as error:
+                self._errors.append(str(error))
+            self._searches += 1
+
+    def stop(self) -> dict[str, Any]:
+        self._stopped.set()
+        self._thread.join()
+        self._client.close()
+        return {"searches": self._searches, "errors": self._errors, "encoders_seen": len(self._encoders)}
 
 
 class Recipe:
@@ -69,9 +97,8 @@ class Recipe:
             f"{len(self.held_back.texts)} held back; masked tokens without a passage: {self.reading.null[torch.from_numpy(self.real)].mean():.2f} nats"
         )
 
-    def fresh_encoder(self, seed: int) -> loci.torch.BertEncoder:
+    def fresh_encoder(self) -> loci.torch.BertEncoder:
         encoder = copy.deepcopy(self.encoder)
-        reinitialise(encoder, self.args.layers, seed)
         encoder.freeze_but_last(self.args.layers)
         return encoder.to(self.args.device)
 
@@ -105,17 +132,15 @@ class Recipe:
         args = self.args
         name = f"{args.store}-{estimator.lower().replace('_', '-')}-{seed}"
         tags = {"estimator": estimator, "seed": seed}
-        queries, passages = self.fresh_encoder(seed), self.fresh_encoder(seed)
+        queries, passages = self.fresh_encoder(), self.fresh_encoder()
         optimizer = torch.optim.AdamW(
             [weight for encoder in (queries, passages) for weight in encoder.parameters() if weight.requires_grad], lr=args.rate, weight_decay=0.01
         )
         order = np.random.default_rng(seed).permutation(len(self.training.texts))
-        # The store begins with the passage encoder that training begins with.
         ingest(self.client, name, self.workshop, self.ids, self.passages.vectors())
         parent = self.client.server_info().encoders[0].fingerprint
-        reply = self.publish(name, passages, parent, "begin", {})
-        self.client.wait_for_job(reply.job, progress=False)
         session = self.client.open_session(name)
+        traffic = Traffic(args.server, name, self.texts[len(self.training.texts) :])
         curve, refreshes, running, losses = [], 0, None, []
         steps_between = args.steps // (args.refreshes + 1)
         for step in range(args.steps):
@@ -142,8 +167,10 @@ class Recipe:
         curve.append((args.steps, self.utility(queries, session)))
         log({"event": "utility", **tags, "step": args.steps, **curve[-1][1]})
         session.close()
+        served = traffic.stop()
+        log({"event": "served", **tags, **served})
         self.client.delete_store(name, confirm_name=name)
-        return {**tags, "curve": curve, "refreshes": refreshes}
+        return {**tags, "curve": curve, "refreshes": refreshes, **served}
 
     def swap(
         self, session: loci.Session, store: str, running: tuple[str, int, float], refreshes: int, step: int, log: RunLog, tags: dict[str, Any]
@@ -258,9 +285,9 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=8)
     parser.add_argument("--passages-per-step", type=int, default=40, help="that are encoded again: those with the largest gradients")
     parser.add_argument("--tail-passages", type=int, default=1, help="a sentence's draws from outside the head, for the passage encoder")
-    parser.add_argument("--temperature", type=float, default=0.02)
-    parser.add_argument("--layers", type=int, default=2, help="of both encoders, that begin anew and are trained")
-    parser.add_argument("--rate", type=float, default=5e-4)
+    parser.add_argument("--temperature", type=float, default=0.05)
+    parser.add_argument("--layers", type=int, default=2, help="of both encoders, that are trained")
+    parser.add_argument("--rate", type=float, default=1e-4)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -281,7 +308,7 @@ def main() -> None:
     )
     print("| | " + " | ".join(f"seed {seed}" for seed in seeds) + " | mean | refreshes |\n|" + "---|" * (len(seeds) + 3))
     for estimator in args.estimators:
-        for at, title in ((0, "untrained"), (-1, estimator)):
+        for at, title in ((0, "checkpoint"), (-1, estimator)):
             values = [of[estimator, seed]["curve"][at][1] for seed in seeds]
             count = sum(of[estimator, seed]["refreshes"] for seed in seeds) if at else ""
             print(
@@ -292,13 +319,17 @@ def main() -> None:
     for measure in ("exact", "head"):
         end = {key: run["curve"][-1][1][measure] for key, run in of.items()}
         start = {key: run["curve"][0][1][measure] for key, run in of.items()}
-        pairs = [(estimator, "untrained", [end[estimator, seed] - start[estimator, seed] for seed in seeds]) for estimator in args.estimators]
+        pairs = [(estimator, "checkpoint", [end[estimator, seed] - start[estimator, seed] for seed in seeds]) for estimator in args.estimators]
         if {"TOP_K", "EXACT_Z_NULL"} <= set(args.estimators):
             pairs.append(("EXACT_Z_NULL", "TOP_K", [end["EXACT_Z_NULL", seed] - end["TOP_K", seed] for seed in seeds]))
         for one, other, differences in pairs:
             mean, low, high = paired_interval(differences)
             print(f"utility ({measure}), {one} less {other}: {mean:+.3f}, 95 % of the mean [{low:+.3f}, {high:+.3f}] over {len(seeds)} seeds")
             log({"event": "difference", "measure": measure, "of": one, "less": other, "mean": mean, "low": low, "high": high, "differences": differences})
+    print(
+        f"{sum(run['searches'] for run in runs)} searches by another client meanwhile, {sum(len(run['errors']) for run in runs)} errors; "
+        f"{min(run['refreshes'] for run in runs)} refreshes or more in every run"
+    )
     print(f"{prepared:.0f} s of preparation, {log.seconds() - prepared:.0f} s of training and examining, torch {torch.__version__} with {args.threads} threads")
 
     chart, axes = figure(1, 2)

@@ -131,14 +131,18 @@ class CorpusTest(unittest.TestCase):
             before = cache.states[rows].copy()
             self.assertTrue((before[0, :5, 0] == cache.token_ids[rows[0], :5]).all() and not before[0, 5:].any())
             self.assertTrue(np.allclose(np.linalg.norm(cache.vectors[rows], axis=1), 1))
-            # Killed between the states and the keys.
-            with open(path / "states.f16", "ab") as file:
-                file.write(b"x" * 11)
+            # Killed between the states and the keys, and within a key.
+            for name in ("states.f16", "keys"):
+                with open(path / name, "ab") as file:
+                    file.write(b"x" * 11)
             again = StateCache(path, Letters(), encode, 6, 2)
             more = again.rows(["zz", "abc", "defghij", ""])
             self.assertEqual(len(asked), 4)
             self.assertEqual(again.token_ids[more[0], 0], 1)
             self.assertTrue((again.states[again.rows(["abc", "defghij", "", "abc"])] == before).all())
+            # The first one has not seen what the second added.
+            self.assertEqual(cache.rows(["zz", "y"]).tolist(), [more[0], 4])
+            self.assertEqual(len(asked), 5)
 
 
 class ReportTest(unittest.TestCase):
