@@ -283,7 +283,7 @@ def main() -> None:
     parser.add_argument("--refreshes", type=int, default=3, help="while it trains; one more at the end")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--top-k", type=int, default=8)
-    parser.add_argument("--passages-per-step", type=int, default=40, help="that are encoded again: those with the largest gradients")
+    parser.add_argument("--passages-per-step", type=int, default=24, help="that are encoded again: those with the largest gradients")
     parser.add_argument("--tail-passages", type=int, default=1, help="a sentence's draws from outside the head, for the passage encoder")
     parser.add_argument("--temperature", type=float, default=0.05)
     parser.add_argument("--layers", type=int, default=2, help="of both encoders, that are trained")
