@@ -60,6 +60,50 @@ class Traffic:
         return {"searches": self._searches, "errors": self._errors, "encoders_seen": len(self._encoders)}
 
 
+class Refresh:
+    """A store that follows a passage encoder: what was published last is encoded by the server while training goes on in `session`."""
+
+    def __init__(self, client: loci.Client, store: str, log: RunLog, tags: dict[str, Any]) -> None:
+        self._client, self._store, self._log, self._tags = client, store, log, tags
+        self._parent = client.server_info().encoders[0].fingerprint
+        self.session = client.open_session(store)
+        self.running: tuple[str, int, float] | None = None  # Its job, the step that it was begun at, and when.
+        self.count = 0
+
+    def publish(self, encoder: loci.torch.BertEncoder, step: int, metrics: dict[str, float]) -> None:
+        reply = self._client.publish_encoder(
+            encoder.weights(), halves="PASSAGE", store=self._store, parent_fingerprint=self._parent, job_name=f"{self._store} at {step}", metrics=metrics
+        )
+        self.running = (reply.job, step, time.monotonic())
+        self._log({"event": "publish", **self._tags, "step": step, "fingerprint": reply.fingerprint, "job": reply.job})
+
+    def follow(self, step: int, wait: bool) -> None:
+        """Goes over to what a refresh that has ended made; with `wait`, waits for it."""
+        if self.running is None:
+            return
+        name, published, began = self.running
+        job = self._client.wait_for_job(name, progress=False) if wait else self._client.get_job(name)
+        if job.running:
+            return
+        if job.state != "SUCCEEDED":
+            raise RuntimeError(f"the refresh that was begun at step {published} is {job.state}: {job.error_message}")
+        self.session.close()
+        self.session = self._client.open_session(self._store)
+        self.running = None
+        self.count += 1
+        self._log(
+            {
+                "event": "refresh",
+                **self._tags,
+                "published_at_step": published,
+                "seen_at_step": step,
+                "job_seconds": time.monotonic() - began,
+                "generation": self.session.generation,
+                "fingerprint": self.session.encoder_fingerprint,
+            }
+        )
+
+
 class Recipe:
     """The passages, the reader and the sentences, which all runs share."""
 
@@ -125,9 +169,6 @@ class Recipe:
             "head_mass": found.head_mass.mean().item(),
         }
 
-    def publish(self, store: str, encoder: loci.torch.BertEncoder, parent: str, name: str, metrics: dict[str, float]) -> Any:
-        return self.client.publish_encoder(encoder.weights(), halves="PASSAGE", store=store, parent_fingerprint=parent, job_name=name, metrics=metrics)
-
     def run(self, estimator: str, seed: int, log: RunLog, progress: Progress) -> dict[str, Any]:
         args = self.args
         name = f"{args.store}-{estimator.lower().replace('_', '-')}-{seed}"
@@ -138,61 +179,33 @@ class Recipe:
         )
         order = np.random.default_rng(seed).permutation(len(self.training.texts))
         ingest(self.client, name, self.workshop, self.ids, self.passages.vectors())
-        parent = self.client.server_info().encoders[0].fingerprint
-        session = self.client.open_session(name)
         traffic = Traffic(args.server, name, self.texts[len(self.training.texts) :])
-        curve, refreshes, running, losses = [], 0, None, []
-        steps_between = args.steps // (args.refreshes + 1)
-        for step in range(args.steps):
-            if running is not None and not self.client.get_job(running[0]).running:
-                session, refreshes, running = self.swap(session, name, running, refreshes, step, log, tags)
-            if step % steps_between == 0:
-                curve.append((step, self.utility(queries, session)))
+        refresh = Refresh(self.client, name, log, tags)
+        curve: list[tuple[int, dict[str, float]]] = []
+        losses: list[float] = []
+        every = max(args.steps // (args.refreshes + 1), 1)
+        for step in range(args.steps + 1):
+            due = step > 0 and (step % every == 0 or step == args.steps)
+            refresh.follow(step, wait=due)  # Where the server is slower than the steps, they wait for it here.
+            if step == args.steps:
+                refresh.publish(passages, step, {"loss": float(np.mean(losses[-10:]))})  # What was learned since the last one.
+                refresh.follow(step, wait=True)
+            if step == 0 or due:
+                curve.append((step, self.utility(queries, refresh.session)))
                 log({"event": "utility", **tags, "step": step, **curve[-1][1]})
-                if step and running is None and refreshes < args.refreshes:
-                    reply = self.publish(name, passages, parent, f"step {step}", {"step": float(step), "loss": float(np.mean(losses[-10:]))})
-                    running = (reply.job, step, time.monotonic())
-                    log({"event": "publish", **tags, "step": step, "fingerprint": reply.fingerprint, "job": reply.job})
+            if step == args.steps:
+                break
+            if due and refresh.count < args.refreshes:
+                refresh.publish(passages, step, {"loss": float(np.mean(losses[-10:]))})
             for group in optimizer.param_groups:
                 group["lr"] = args.rate * min(1.0, (step + 1) / 10)
-            losses.append(self.step(estimator, step, order, queries, passages, optimizer, session, log, tags))
-            progress(1, f"{estimator} seed {seed}: loss {np.mean(losses[-10:]):.2f}, {refreshes} refreshes{', one under way' if running else ''}")
-        if running is not None:
-            self.client.wait_for_job(running[0], progress=False)
-            session, refreshes, running = self.swap(session, name, running, refreshes, args.steps, log, tags)
-        # What was learned since the last refresh.
-        reply = self.publish(name, passages, parent, "end", {"step": float(args.steps)})
-        self.client.wait_for_job(reply.job, progress=False)
-        session, refreshes, running = self.swap(session, name, (reply.job, args.steps, time.monotonic()), refreshes, args.steps, log, tags)
-        curve.append((args.steps, self.utility(queries, session)))
-        log({"event": "utility", **tags, "step": args.steps, **curve[-1][1]})
-        session.close()
+            losses.append(self.step(estimator, step, order, queries, passages, optimizer, refresh.session, log, tags))
+            progress(1, f"{estimator} seed {seed}: loss {np.mean(losses[-10:]):.2f}, {refresh.count} refreshes{', one under way' if refresh.running else ''}")
+        refresh.session.close()
         served = traffic.stop()
         log({"event": "served", **tags, **served})
         self.client.delete_store(name, confirm_name=name)
-        return {**tags, "curve": curve, "refreshes": refreshes, **served}
-
-    def swap(
-        self, session: loci.Session, store: str, running: tuple[str, int, float], refreshes: int, step: int, log: RunLog, tags: dict[str, Any]
-    ) -> tuple[loci.Session, int, None]:
-        """Goes over to what a refresh that has ended made."""
-        job = self.client.get_job(running[0])
-        if job.state != "SUCCEEDED":
-            raise RuntimeError(f"the refresh that was begun at step {running[1]} is {job.state}: {job.error_message}")
-        session.close()
-        opened = self.client.open_session(store)
-        log(
-            {
-                "event": "refresh",
-                **tags,
-                "published_at_step": running[1],
-                "seen_at_step": step,
-                "job_seconds": time.monotonic() - running[2],
-                "generation": opened.generation,
-                "fingerprint": opened.encoder_fingerprint,
-            }
-        )
-        return opened, refreshes + 1, None
+        return {**tags, "curve": curve, "refreshes": refresh.count, **served}
 
     def step(
         self,
