@@ -159,10 +159,13 @@ class Judge:
     def __call__(self, name: str, retrieval: loci.Retrieval, log_likelihoods: np.ndarray) -> None:
         estimate = self.session.backward(retrieval, log_likelihoods, dtype=np.float64, max_log_likelihood=0.0)
         error = np.linalg.norm(estimate.query_gradients - self.truth, axis=1)
+        norm = np.linalg.norm(self.truth, axis=1)
         self.rows.append(
             {
                 "estimator": name,
-                "error": (error / np.linalg.norm(self.truth, axis=1)).tolist(),
+                "error": (error / norm).tolist(),
+                "error_of_all": float(np.linalg.norm(error) / np.linalg.norm(norm)),
+                "truth_norm": norm.tolist(),
                 "certificate": estimate.certificates.tolist(),
                 "below_certificate": float(np.mean(error <= estimate.certificates + ROUNDING / self.temperature)),
             }
@@ -248,6 +251,9 @@ def main() -> None:
             print(f"| {temperature:g} | {len(heavy[temperature, names[0]])} | " + " | ".join(figures(heavy[temperature, name]) for name in names) + " |")
     pooled = {name: np.concatenate([heavy[temperature, name] for temperature in args.temperatures]) for name in names}
     print(f"| all | {len(pooled[names[0]])} | " + " | ".join(map(figures, pooled.values())) + " |")
+    print("\nrelative L2 error of all questions' gradients as one vector\n| temperature | " + " | ".join(names) + " |\n|" + "---|" * (len(names) + 1))
+    for temperature in args.temperatures:
+        print(f"| {temperature:g} | " + " | ".join(f"{table[temperature, name]['error_of_all']:.3f}" for name in names) + " |")
     below = min(row["below_certificate"] for row in results)
     print(f"\nerrors that are at most the server's certificate: {below:.3f} of them, in the row where fewest are")
     log(

@@ -174,9 +174,11 @@ class Recipe:
         name = f"{args.store}-{estimator.lower().replace('_', '-')}-{seed}"
         tags = {"estimator": estimator, "seed": seed}
         queries, passages = self.fresh_encoder(), self.fresh_encoder()
-        optimizer = torch.optim.AdamW(
-            [weight for encoder in (queries, passages) for weight in encoder.parameters() if weight.requires_grad], lr=args.rate, weight_decay=0.01
-        )
+        groups = [
+            {"params": [weight for weight in encoder.parameters() if weight.requires_grad], "rate": rate}
+            for encoder, rate in ((queries, args.rate), (passages, args.passage_rate))
+        ]
+        optimizer = torch.optim.AdamW(groups, weight_decay=0.01)
         order = np.random.default_rng(seed).permutation(len(self.training.texts))
         ingest(self.client, name, self.workshop, self.ids, self.passages.vectors())
         traffic = Traffic(args.server, name, self.texts[len(self.training.texts) :])
@@ -198,7 +200,7 @@ class Recipe:
             if due and refresh.count < args.refreshes:
                 refresh.publish(passages, step, {"loss": float(np.mean(losses[-10:]))})
             for group in optimizer.param_groups:
-                group["lr"] = args.rate * min(1.0, (step + 1) / 10)
+                group["lr"] = group["rate"] * min(1.0, (step + 1) / 10, (args.steps - step) / (args.steps / 2))
             losses.append(self.step(estimator, step, order, queries, passages, optimizer, refresh.session, log, tags))
             progress(1, f"{estimator} seed {seed}: loss {np.mean(losses[-10:]):.2f}, {refresh.count} refreshes{', one under way' if refresh.running else ''}")
         refresh.session.close()
@@ -300,7 +302,8 @@ def main() -> None:
     parser.add_argument("--tail-passages", type=int, default=1, help="a sentence's draws from outside the head, for the passage encoder")
     parser.add_argument("--temperature", type=float, default=0.05)
     parser.add_argument("--layers", type=int, default=2, help="of both encoders, that are trained")
-    parser.add_argument("--rate", type=float, default=1e-4)
+    parser.add_argument("--rate", type=float, default=5e-5, help="of the query encoder")
+    parser.add_argument("--passage-rate", type=float, default=1e-5, help="of the passage encoder: what it learns is seen after a refresh only")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
