@@ -44,7 +44,7 @@ def log_mean(values: np.ndarray) -> np.ndarray:
 
 
 def figures(errors: Any) -> str:
-    return f"{np.median(errors):.3f} / {np.percentile(errors, 90):.3f}"
+    return " / ".join(f"{value:.3f}" if value >= 0.0005 else f"{value:.0e}" for value in (np.median(errors), np.percentile(errors, 90)))
 
 
 class SpanQuestions:
