@@ -1,9 +1,9 @@
-"""Whether a retriever learns through the server, and with the exact normaliser at least as well as with the truncated one, which is the control arm of the same run.
+"""Whether a retriever learns through the server, and with the exact normaliser at least as well as with the truncated one, the control arm of the same run.
 
-A synthetic world with known relevance: passages lie in topics; a question is a noisy view of its passage's vector, in other coordinates; the reader gives
-the answer a high likelihood with that passage, a lower one with others, the lower the further they are. The retriever is a matrix that has to undo the change of coordinates, and the
-likelihoods are all that teaches it. Questions that are measured with are about passages that no training question is about. Arms of one seed begin with the same
-matrix and see the same questions.
+A synthetic world with known relevance: passages lie in topics; a question is a noisy view of its passage's vector, in other coordinates; the reader
+gives the answer a high likelihood with that passage, a lower one with others, the lower the further they are. The retriever is a matrix that has to undo
+the change of coordinates, and the likelihoods are all that teaches it. Questions that are measured with are about passages that no training question
+is about. Arms of one seed begin with the same matrix and see the same questions.
 
 The server is the binary in $LOCI_SERVER_BINARY (encoder: $LOCI_MODEL_DIR), or the running one at $LOCI_SERVER.
 """
@@ -12,12 +12,11 @@ from __future__ import annotations
 
 import unittest
 
+import loci
+import loci.torch
 import numpy as np
 import torch
 from loci_server import ServerProcess, main
-
-import loci
-import loci.torch
 
 DIM = 384
 LATENT = 24
@@ -67,7 +66,8 @@ class LearningTest(unittest.TestCase):
         cls.client = loci.Client(cls.server.address)
         cls.world = World()
         fingerprint = cls.client.server_info().encoders[0].fingerprint
-        cls.client.ingest("learning", [loci.Passage(name, f"text of {name}") for name in cls.world.ids], vectors=cls.world.vectors.numpy(), encoder_fingerprint=fingerprint)
+        passages = [loci.Passage(name, f"text of {name}") for name in cls.world.ids]
+        cls.client.ingest("learning", passages, vectors=cls.world.vectors.numpy(), encoder_fingerprint=fingerprint)
 
     @classmethod
     def tearDownClass(cls):
@@ -105,7 +105,7 @@ class LearningTest(unittest.TestCase):
         for estimator in ("TOP_K", "EXACT_Z_NULL"):
             runs = [self.train(estimator, seed) for seed in SEEDS]
             starts, ends[estimator] = np.array(runs).T
-            print(f"{estimator}: recall@1 {np.round(starts, 3)} -> {np.round(ends[estimator], 3)}, mean {starts.mean():.3f} -> {ends[estimator].mean():.3f}", flush=True)
+            print(f"{estimator}: recall@1, mean {starts.mean():.3f} -> {ends[estimator].mean():.3f}, of each seed {np.round(ends[estimator], 3)}", flush=True)
         exact, truncated = ends["EXACT_Z_NULL"], ends["TOP_K"]
         for name, end in ends.items():
             self.assertGreater((end - starts).min(), 0.3, f"{name}: every seed's retriever is far better than the one it began with")
