@@ -40,10 +40,11 @@ class RetryPolicy:
     """When a call is tried again.
 
     Tried again are calls that were refused for now, RESOURCE_EXHAUSTED with the trailer `grpc-retry-pushback-ms`, after the time that it
-    says; and calls that may be done twice (all reads, upserts and deletions of passages, sessions; not ingests, activations, creations)
-    that end with UNAVAILABLE. The waits between tries grow exponentially with jitter: try n is waited for between half of and all of
-    min(max_backoff_s, initial_backoff_s * multiplier ** (n - 1)), and never less than the server asked for. The call's time limit
-    holds for all tries together: where a wait does not fit in it the last error is raised at once.
+    says; and calls that may be done twice (all reads, upserts and deletions of passages, sessions; not activations, creations) that end
+    with UNAVAILABLE, ingests and other uploads only where that came before anything but their header was sent, as without a connection.
+    The waits between tries grow exponentially with jitter: try n is waited for between half of and all of min(max_backoff_s,
+    initial_backoff_s * multiplier ** (n - 1)), and never less than the server asked for. The call's time limit holds for all tries
+    together: where a wait does not fit in it the last error is raised at once.
 
     Parameters
     ----------
@@ -134,7 +135,7 @@ class Transport:
                 return stub(request, timeout=_left(deadline))
             except grpc.RpcError as raised:
                 error = error_of(raised, name, attempt)
-                wait_s = self._wait_s(error, trailers_of(raised), method, attempt)
+                wait_s = self._wait_s(error, trailers_of(raised), method.name in _REPEATABLE, attempt)
                 if wait_s is None or not _fits(wait_s, deadline):
                     raise error from None
             self._sleep(wait_s)
@@ -159,34 +160,30 @@ class Transport:
             call.cancel()
 
     def send(self, name: str, requests: Iterable[Any], timeout_s: Any = DEFAULT) -> Any:
-        """Calls a method that takes a stream. Not tried again. Where `requests` raises, the call is cancelled and that is raised."""
+        """Calls a method that takes a stream. Where `requests` raises, the call is cancelled and that is raised.
+
+        Tried again as call() does while no more than the first request was taken, as where there is no connection: without what follows it the
+        server has done nothing.
+        """
         method = _protocol.METHODS[name]
-        raised_by_requests: list[BaseException] = []
-        started = threading.Event()
-        call: Any = None
-
-        def guarded() -> Iterator[Any]:
+        deadline = self.deadline(timeout_s)
+        requests = iter(requests)
+        first = next(requests)
+        attempt = 0
+        while True:
+            self.check_usable()
+            attempt += 1
+            stream = _Stream(first, requests)
             try:
-                yield from requests
-            except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread.
-                raised_by_requests.append(error)
-                started.wait()
-                call.cancel()  # Before the iterator ends: its end would tell the server that the stream is whole.
-
-        call = self._stub("stream_unary", method).future(guarded(), timeout=_left(self.deadline(timeout_s)))
-        started.set()
-        try:
-            return call.result()
-        except (grpc.RpcError, grpc.FutureCancelledError) as raised:
-            failure = raised
-        except BaseException:  # An interrupt: nothing is to go on in the background.
-            call.cancel()
-            raise
-        if raised_by_requests:
-            raise raised_by_requests[0]
-        if isinstance(failure, grpc.RpcError):
-            raise error_of(failure, name)
-        raise LociError(grpc.StatusCode.CANCELLED, "the call was cancelled", method=name)
+                return stream.result_of(self._stub("stream_unary", method), _left(deadline))
+            except grpc.RpcError as raised:
+                error = error_of(raised, name, attempt)
+                wait_s = self._wait_s(error, trailers_of(raised), True, attempt) if stream.give_up() else None
+                if wait_s is None or not _fits(wait_s, deadline):
+                    raise error from None
+            except grpc.FutureCancelledError:
+                raise LociError(grpc.StatusCode.CANCELLED, "the call was cancelled", method=name) from None
+            self._sleep(wait_s)
 
     def _stub(self, kind: str, method: _protocol.Method) -> Any:
         self.check_usable()
@@ -197,7 +194,7 @@ class Transport:
                     method.path, request_serializer=lambda message: message.SerializeToString(), response_deserializer=method.response.FromString)
             return stub
 
-    def _wait_s(self, error: LociError, trailers: dict[str, Any], method: _protocol.Method, attempt: int) -> float | None:
+    def _wait_s(self, error: LociError, trailers: dict[str, Any], repeatable: bool, attempt: int) -> float | None:
         """Seconds until the next try; None where there is none."""
         if attempt >= self.retry.max_attempts:
             return None
@@ -205,10 +202,60 @@ class Transport:
         if asked_s is not None and asked_s < 0:
             return None
         refused = asked_s is not None and error.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
-        lost = error.code == grpc.StatusCode.UNAVAILABLE and method.name in _REPEATABLE
+        lost = error.code == grpc.StatusCode.UNAVAILABLE and repeatable
         if not refused and not lost:
             return None
         return max(asked_s or 0.0, self.retry.backoff_s(attempt))
+
+
+class _Stream:
+    """The requests of one try: `first`, and then the rest. gRPC takes them in a thread of its own."""
+
+    def __init__(self, first: Any, rest: Iterator[Any]) -> None:
+        self._first = first
+        self._rest = rest
+        self._lock = threading.Lock()
+        self._rest_is = ""  # "taken" by this try, or "left" to the next one. Guarded by _lock.
+        self._started = threading.Event()
+        self._call: Any = None
+        self._raised: BaseException | None = None
+
+    def result_of(self, stub: Any, timeout_s: float | None) -> Any:
+        """What the call answers. Raises what the requests raised, else what the call ended with."""
+        try:
+            self._call = stub.future(self._requests(), timeout=timeout_s)
+        finally:
+            self._started.set()
+        try:
+            return self._call.result()
+        except (grpc.RpcError, grpc.FutureCancelledError):
+            if self._raised is not None:
+                raise self._raised from None
+            raise
+        except BaseException:  # An interrupt: nothing is to go on in the background.
+            self._call.cancel()
+            raise
+
+    def give_up(self) -> bool:
+        """Whether the rest is left to another try: gRPC's thread has not begun to take it, and will not."""
+        with self._lock:
+            self._rest_is = self._rest_is or "left"
+            return self._rest_is == "left"
+
+    def _requests(self) -> Iterator[Any]:
+        self._started.wait()  # There is a call to cancel from here on.
+        yield self._first
+        with self._lock:
+            self._rest_is = self._rest_is or "taken"
+            if self._rest_is == "left":
+                return
+        try:
+            yield from self._rest
+        except GeneratorExit:  # gRPC dropped this: the call has ended, and says why.
+            raise
+        except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread.
+            self._raised = error
+            self._call.cancel()  # Before the iterator ends: its end would tell the server that the stream is whole.
 
 
 def _left(deadline: float | None) -> float | None:

@@ -19,6 +19,7 @@ import loci
 from loci import _protocol
 
 UNAVAILABLE, EXHAUSTED = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
+PATIENCE_S = 60
 
 
 class FailingServer:
@@ -48,6 +49,59 @@ class FailingServer:
             return method.response(**self.replies.get(method.name, {}))
 
         return handle
+
+
+class DelayedServer:
+    """A port of loopback that passes on to another one; what that answers comes later."""
+
+    def __init__(self, port, delay_s):
+        self.port = port
+        self.delay_s = delay_s
+        self.sockets = [socket.create_server(("127.0.0.1", 0))]
+
+    def __enter__(self):
+        threading.Thread(target=self._accept, daemon=True).start()
+        return self.sockets[0].getsockname()[1]
+
+    def __exit__(self, *_):
+        for one in self.sockets:
+            one.close()
+
+    def _accept(self):
+        try:
+            while True:
+                near, _ = self.sockets[0].accept()
+                far = socket.create_connection(("127.0.0.1", self.port))
+                self.sockets += [near, far]
+                threading.Thread(target=self._pass_on, args=(near, far, 0), daemon=True).start()
+                threading.Thread(target=self._pass_on, args=(far, near, self.delay_s), daemon=True).start()
+        except OSError:
+            pass  # Closed.
+
+    def _pass_on(self, source, target, delay_s):
+        try:
+            while data := source.recv(1 << 16):
+                time.sleep(delay_s)
+                target.sendall(data)
+        except OSError:
+            pass
+
+
+def within_patience(call):
+    """What `call` answers or raises; an AssertionError where it does not return."""
+    outcome = futures.Future()
+
+    def run():
+        try:
+            outcome.set_result(call())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        return outcome.result(PATIENCE_S)
+    except futures.TimeoutError:
+        raise AssertionError(f"the call goes on after {PATIENCE_S} s") from None
 
 
 def fails(code, message="no", trailers=(), reason="", metadata=None):
@@ -209,6 +263,80 @@ class RetryTest(unittest.TestCase):
             self.assertEqual(self.raises(UNAVAILABLE, client.server_info).attempts, 3)
             client.close()
 
+    def test_an_upload_without_a_server_ends(self):
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))  # Nobody listens.
+            client = loci.Client(f"127.0.0.1:{taken.getsockname()[1]}", retry=loci.RetryPolicy(max_attempts=2, initial_backoff_s=0.001))
+            self.addCleanup(client.close)
+            for _ in range(20):
+                for call in (lambda: client.ingest("s", [loci.Passage("a", "text")]), lambda: client.publish_encoder(b"weights", halves="BOTH")):
+                    self.assertEqual(self.raises(UNAVAILABLE, lambda: within_patience(call)).attempts, 2)
+
+    def upload_server(self, address, answer):
+        """Serves Ingest by `answer`, a function of the requests and the context."""
+        method = _protocol.METHODS["AdminService.Ingest"]
+        server = grpc.server(futures.ThreadPoolExecutor(2), handlers=[grpc.method_handlers_generic_handler("loci.v1.AdminService", {
+            "Ingest": grpc.stream_unary_rpc_method_handler(answer, method.request.FromString, lambda message: message.SerializeToString())})])
+        self.addCleanup(lambda: server.stop(None).wait())
+        port = server.add_insecure_port(address)
+        server.start()
+        return port
+
+    def test_an_upload_that_never_began_is_begun_again(self):
+        received = []
+
+        def ingest(requests, context):
+            received.extend(passage.id for request in requests for passage in request.batch.passages)
+            return _protocol.message("IngestResponse", done=True, accepted_count=len(received))
+
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+        client = loci.Client(f"127.0.0.1:{port}")
+        self.addCleanup(client.close)
+        waits = []
+
+        def sleep(wait_s):
+            waits.append(wait_s)
+            if len(waits) == 2:
+                self.upload_server(f"127.0.0.1:{port}", ingest)
+            threading.Event().wait(wait_s)
+
+        client._transport._sleep = sleep
+        ids = [f"p{i}" for i in range(2500)]
+        self.assertTrue(within_patience(lambda: client.ingest("s", (loci.Passage(name) for name in ids))).done)
+        self.assertEqual(received, ids)
+        self.assertGreaterEqual(len(waits), 2)
+
+    def test_an_upload_that_began_is_not_begun_again(self):
+        calls = []
+
+        def ingest(requests, context):
+            calls.append([next(requests), next(requests)])
+            context.abort(UNAVAILABLE, "draining")
+
+        client = loci.Client(f"127.0.0.1:{self.upload_server('127.0.0.1:0', ingest)}")
+        self.addCleanup(client.close)
+        client._transport._sleep = self.waits.append
+        self.raises(UNAVAILABLE, lambda: within_patience(lambda: client.ingest("s", [loci.Passage("a")])))
+        self.assertEqual((len(calls), self.waits), (1, []))
+
+    def test_what_ends_while_passages_are_made_is_the_servers_error(self):
+        def ingest(requests, context):
+            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "store is bad")
+
+        client = loci.Client(f"127.0.0.1:{self.upload_server('127.0.0.1:0', ingest)}")
+        self.addCleanup(client.close)
+        for i in range(50):
+            with self.subTest(i=i):
+                error = self.raises(grpc.StatusCode.INVALID_ARGUMENT, lambda: within_patience(lambda: client.ingest("s", [loci.Passage("a")] * 1500)))
+                self.assertEqual(error.message, "store is bad")
+
+    def test_a_slow_network_is_waited_for(self):
+        with DelayedServer(self.server.port, delay_s=0.4) as port:
+            with loci.Client(f"127.0.0.1:{port}", retry=loci.RetryPolicy(max_attempts=1)) as client:
+                self.assertEqual(client.list_stores(), [])
+
     def test_a_closed_client_says_so(self):
         with self.make_client() as client:
             client.list_stores()
@@ -244,7 +372,6 @@ class RetryTest(unittest.TestCase):
         session.close()
         session.close()
 
-    @unittest.skipUnless("TrainingService.PublishEncoder" in _protocol.METHODS, "this build's protos have no PublishEncoder")
     def test_publish_encoder_sends_what_it_promises(self):
         weights = bytes(range(256)) * 10_000
         received = []
