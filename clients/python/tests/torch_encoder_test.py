@@ -185,6 +185,10 @@ class TorchEncoderTest(unittest.TestCase):
             optimizer.zero_grad()
             (encoder.embed(TEXTS) * torch.randn(len(TEXTS), 32)).sum().backward()
             optimizer.step()
+        for targets in (["query"], ["key"]):  # What was learnt is neither thrown away nor frozen.
+            with self.assertRaisesRegex(ValueError, "merge_adapters"):
+                encoder.add_adapters(targets=targets)
+        self.assertEqual([name for name, parameter in encoder.named_parameters() if parameter.requires_grad], learning)
         with torch.no_grad():
             adapted = encoder.embed(TEXTS)
         self.assertLess(cosines(before, adapted).min(), 0.9999)

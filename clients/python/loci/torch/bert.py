@@ -187,7 +187,14 @@ class BertEncoder(nn.Module):
             Ends of names: "query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense".
         dropout : float
             Of the adapters' inputs, in training.
+
+        Raises
+        ------
+        ValueError
+            Also where there are adapters: merge_adapters() comes first.
         """
+        if any(isinstance(module, _AdaptedLinear) for module in self.modules()):
+            raise ValueError("there are adapters already: merge_adapters() adds them to the weights, so that others can be added")
         if rank < 1:
             raise ValueError(f"rank is {rank}, the least is 1")
         targets = list(targets)
