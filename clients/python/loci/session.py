@@ -91,7 +91,7 @@ class Session:
             pass  # Its lease ends by itself.
 
     def retrieve(self, queries: np.ndarray | Sequence[str] | str, top_k: int, *, estimator: str | None = None, temperature: float = 1.0,
-                 tail_samples: int = 0, seed: int = 0, filter: str = "", exclusions: Sequence[Iterable[str]] | None = None,
+                 tail_samples: int = 0, seed: int = 0, filter: str = "", exclusions: Sequence[Iterable[str] | None] | None = None,
                  include_text: bool = False, include_vectors: bool = False, include_mean_vectors: bool = False, exact: bool = False, nprobe: int = 0,
                  ef_search: int = 0, rescore_factor: int = 0, recall_target: float = 0.0, timeout_s: Any = DEFAULT) -> types.Retrieval:
         """Finds the head of each query's distribution, with its probabilities and the normaliser.
@@ -114,7 +114,7 @@ class Session:
         filter : str
             Passages that it does not let through count zero.
         exclusions : sequence of iterables of str
-            One a query, or None: ids that count zero for it.
+            One a query, None for none: ids that count zero for it.
         include_text, include_vectors, include_mean_vectors : bool
             Fill passages, vectors, mean_vectors.
         exact, nprobe, ef_search, rescore_factor, recall_target
@@ -138,9 +138,7 @@ class Session:
         else:
             matrix = _matrix.as_matrix(queries, "queries")
             request.query_vectors.CopyFrom(_matrix.encode(matrix if matrix.dtype == np.float64 else matrix.astype(np.float32, copy=False)))
-        for excluded in exclusions or ():
-            if isinstance(excluded, str):
-                raise TypeError("exclusions are one list of ids a query, not ids")
+        for excluded in as_exclusions(exclusions):
             request.exclusions.add(ids=excluded)
         reply = self._transport.call("TrainingService.Retrieve", request, timeout_s)
         return types.retrieval_of(reply, top_k, tail_samples, self.dim, include_text, include_vectors, include_mean_vectors)
@@ -235,6 +233,18 @@ def as_texts(queries: Any) -> list[str] | None:
     if not isinstance(queries, np.ndarray) and isinstance(queries, Sequence) and queries and all(isinstance(query, str) for query in queries):
         return list(queries)
     return None
+
+
+def as_exclusions(exclusions: Sequence[Iterable[str] | None] | None) -> list[list[str]]:
+    """One list of ids a query, empty for None; no lists where there are no exclusions. TypeError where they are ids themselves."""
+    if isinstance(exclusions, str):
+        raise TypeError("exclusions is a string, not one list of ids a query")
+    lists = []
+    for query, ids in enumerate(() if exclusions is None else exclusions):
+        if isinstance(ids, str):
+            raise TypeError(f"exclusions[{query}] is the string {ids!r}; exclusions are one list of ids a query, not ids")
+        lists.append([] if ids is None else list(ids))
+    return lists
 
 
 def set_search_options(options: Any, exact: bool, nprobe: int, ef_search: int, rescore_factor: int, recall_target: float) -> None:

@@ -337,8 +337,10 @@ class ClientTest(unittest.TestCase):
                 with self.assertRaises(ValueError):
                     session.backward(found, **wrong)
             self.raises(grpc.StatusCode.INVALID_ARGUMENT, lambda: session.backward(found, np.zeros((2, 5))))
-            with self.assertRaises(TypeError):
-                session.retrieve(self.vectors[:1], 2, exclusions=["p000"])
+            for ids in (["p000"], "p", ("p000", None)):
+                with self.assertRaisesRegex(TypeError, "exclusions.*one list of ids a query"):
+                    session.retrieve(self.vectors[:1], 2, exclusions=ids)
+            self.assertEqual(session.retrieve(self.vectors[:2], 3, exclusions=[{"p000", "p001"}, None]).hit_counts.tolist(), [1, 3])
             with self.assertRaisesRegex(ValueError, "ESTIMATOR|estimator"):
                 session.retrieve(self.vectors[:1], 2, estimator="SOME_Z")
 

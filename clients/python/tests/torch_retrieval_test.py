@@ -204,6 +204,15 @@ class TorchRetrievalTest(unittest.TestCase):
         self.assertIs(found.session, again.session)
         self.assertTrue(all(int(name[1:]) < 10 for names in again.ids for name in names))
 
+    def test_exclusions_are_lists_of_ids(self):
+        for exclusions in (["p000", "p001", "p002"], "p00", ["p000", None, None]):
+            with self.assertRaisesRegex(TypeError, "exclusions"):
+                self.retrieve(self.queries, exclusions=exclusions)
+        q = self.leaf()
+        found = self.retrieve(q, k=COUNT, exclusions=[["p000"], None, iter(["p001", "p002"])])
+        self.assertEqual(found.found.sum(1).tolist(), [COUNT - 1, COUNT, COUNT - 2])
+        found.log_probs[found.found].sum().backward()
+
     def test_what_is_missing_has_no_gradient_and_makes_no_nan(self):
         tokens = 4
         mask = torch.tensor([[True, True, False, False]] * 2 + [[True] * 4])

@@ -12,7 +12,7 @@ import torch
 from .. import types
 from ..client import Client
 from ..errors import LociError
-from ..session import Session
+from ..session import Session, as_exclusions
 
 ESTIMATORS = ("TOP_K", "EXACT_Z", "EXACT_Z_NULL", "EXACT_Z_TAIL", "FULL")
 
@@ -95,7 +95,7 @@ class Retrieved:
 
 
 def retrieve(q: torch.Tensor, store: Session | tuple[Client, str], k: int, *, estimator: str = "EXACT_Z_NULL", temperature: float = 1.0,
-             tail_samples: int | None = None, seed: int | None = None, filter: str = "", exclusions: Sequence[Iterable[str]] | None = None,
+             tail_samples: int | None = None, seed: int | None = None, filter: str = "", exclusions: Sequence[Iterable[str] | None] | None = None,
              include_text: bool = True, include_vectors: bool = False, include_mean_vectors: bool = False, passage_gradients: bool = False,
              **options: Any) -> Retrieved:
     """Finds the k most probable passages of each query under softmax(q . z / temperature) over all passages of a store; differentiable in q.
@@ -148,9 +148,9 @@ def retrieve(q: torch.Tensor, store: Session | tuple[Client, str], k: int, *, es
     session = store if isinstance(store, Session) else store[0].shared_session(store[1])
     queries = q if q.dtype == torch.float64 else q.float()
     arguments = {"estimator": estimator, "temperature": temperature, "tail_samples": tail_samples, "seed": seed, "filter": filter,
-                 "exclusions": None if exclusions is None else [list(ids) for ids in exclusions], **options}
-    found = session.retrieve(queries.detach().cpu().numpy(), k, include_text=include_text, include_vectors=include_vectors or passage_gradients,
-                             include_mean_vectors=include_mean_vectors, **arguments)
+                 "exclusions": as_exclusions(exclusions), **options}
+    asked = {"include_text": include_text, "include_vectors": include_vectors or passage_gradients, "include_mean_vectors": include_mean_vectors, **arguments}
+    found = session.retrieve(queries.detach().cpu().numpy(), k, **asked)
 
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(device=queries.device, dtype=queries.dtype)
