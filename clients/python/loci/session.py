@@ -77,7 +77,7 @@ class Session:
 
     @property
     def lost(self) -> LociError | None:
-        """Why the background thread found that the session is not there any more; None as long as it is."""
+        """Why the session is not there any more, once a call or the renewal of the lease found that; None as long as it is."""
         return self._renewal.lost
 
     def close(self) -> None:
@@ -140,7 +140,7 @@ class Session:
             request.query_vectors.CopyFrom(_matrix.encode(matrix if matrix.dtype == np.float64 else matrix.astype(np.float32, copy=False)))
         for excluded in as_exclusions(exclusions):
             request.exclusions.add(ids=excluded)
-        reply = self._transport.call("TrainingService.Retrieve", request, timeout_s)
+        reply = self._call("TrainingService.Retrieve", request, timeout_s)
         return types.retrieval_of(reply, top_k, tail_samples, self.dim, include_text, include_vectors, include_mean_vectors)
 
     def backward(self, handle: str | types.Retrieval, log_likelihoods: Any = None, *, grad_log_probs: Any = None, row_query: Sequence[int] | None = None,
@@ -183,12 +183,21 @@ class Session:
             include_passage_gradients=include_passage_gradients, **{field: _matrix.encode(matrix)})
         if row_query is not None:
             request.row_query.extend(int(row) for row in row_query)
-        reply = self._transport.call("TrainingService.Backward", request, timeout_s)
+        reply = self._call("TrainingService.Backward", request, timeout_s)
         gradients = _matrix.decode(reply.query_gradients)
         passage_gradients = None
         if include_passage_gradients:
             passage_gradients = _matrix.decode(reply.passage_gradients).reshape(gradients.shape[0], -1, gradients.shape[1])
         return types.Gradients(gradients, np.array(reply.log_marginals, np.float64), np.array(reply.certificates, np.float64), passage_gradients)
+
+    def _call(self, name: str, request: Any, timeout_s: Any) -> Any:
+        try:
+            return self._transport.call(name, request, timeout_s)
+        except LociError as error:
+            if error.reason == "SESSION_NOT_FOUND":
+                self._renewal.lost = error
+                self._renewal.stop()
+            raise
 
 
 class _Renewal:

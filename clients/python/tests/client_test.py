@@ -393,6 +393,7 @@ class RestartTest(unittest.TestCase):
             with self.assertRaises(loci.LociError) as raised:
                 session.retrieve(np.ones((1, session.dim), np.float32), 1)
             self.assertEqual((raised.exception.code, raised.exception.reason), (grpc.StatusCode.NOT_FOUND, "SESSION_NOT_FOUND"))
+            self.assertIs(session.lost, raised.exception)
             session.close()
             with client.open_session("restart") as session:
                 self.assertEqual(session.retrieve(np.ones((1, session.dim), np.float32), 1).ids, [["a"]])

@@ -204,6 +204,18 @@ class TorchRetrievalTest(unittest.TestCase):
         self.assertIs(found.session, again.session)
         self.assertTrue(all(int(name[1:]) < 10 for names in again.ids for name in names))
 
+    def test_the_clients_session_is_opened_again_where_the_server_lost_it(self):
+        first = self.retrieve(self.queries, store=(self.client, "torch")).session
+        self.client.call("TrainingService.CloseSession", session_id=first.session_id)  # As by a restart: nobody here knows.
+        found = self.retrieve(self.queries, store=(self.client, "torch"))
+        self.assertIsNot(found.session, first)
+        self.assertEqual(first.lost.reason, "SESSION_NOT_FOUND")
+        self.assertIs(self.retrieve(self.queries, store=(self.client, "torch")).session, found.session)
+        session = self.client.open_session("torch")
+        self.client.call("TrainingService.CloseSession", session_id=session.session_id)
+        with self.assertRaises(loci.LociError):  # One that the caller opened is the caller's.
+            self.retrieve(self.queries, store=session)
+
     def test_exclusions_are_lists_of_ids(self):
         for exclusions in (["p000", "p001", "p002"], "p00", ["p000", None, None]):
             with self.assertRaisesRegex(TypeError, "exclusions"):

@@ -112,8 +112,8 @@ def retrieve(q: torch.Tensor, store: Session | tuple[Client, str], k: int, *, es
     q : torch.Tensor
         [queries, dim], 1 to 4,096 rows, on any device. float64 is scored in float64; anything else in float32.
     store : Session or (Client, str)
-        An open session; or a client and a store's name: then the client's own session of it, opened at the first time and closed with the
-        client. Either sees one view: see Client.shared_session for a newer one.
+        An open session; or a client and a store's name: then the client's own session of it, opened at the first time, again where the
+        server lost it, and closed with the client. Either sees one view: see Client.shared_session for a newer one.
     k : int
         1 to 10,000; with FULL at least the number of passages.
     estimator : str
@@ -150,7 +150,13 @@ def retrieve(q: torch.Tensor, store: Session | tuple[Client, str], k: int, *, es
     arguments = {"estimator": estimator, "temperature": temperature, "tail_samples": tail_samples, "seed": seed, "filter": filter,
                  "exclusions": as_exclusions(exclusions), **options}
     asked = {"include_text": include_text, "include_vectors": include_vectors or passage_gradients, "include_mean_vectors": include_mean_vectors, **arguments}
-    found = session.retrieve(queries.detach().cpu().numpy(), k, **asked)
+    try:
+        found = session.retrieve(queries.detach().cpu().numpy(), k, **asked)
+    except LociError as error:
+        if session is store or error.reason != "SESSION_NOT_FOUND":
+            raise
+        session = store[0].shared_session(store[1])
+        found = session.retrieve(queries.detach().cpu().numpy(), k, **asked)
 
     def tensor(values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values).to(device=queries.device, dtype=queries.dtype)
