@@ -236,6 +236,26 @@ class TorchEncoderTest(unittest.TestCase):
                 self.assertLess(float((got[name] - parameter.grad).norm()), 1e-4 * float(parameter.grad.norm()) + 1e-6, name)
         self.client.delete_store("through", confirm_name="through")
 
+    def test_what_is_published_is_what_the_store_uses(self):
+        encoder = BertEncoder.load(self.small_checkpoint("published"))
+        info = self.client.import_encoder("published", self.path("published"))
+        texts = [f"text of {i}" for i in range(5)]
+        self.client.ingest("published", [loci.Passage(str(i), text) for i, text in enumerate(texts)], encoder_fingerprint=info.fingerprint)
+        with torch.no_grad():
+            encoder.encoder.layer[2].output.dense.weight.add_(0.3 * torch.randn(32, 48))
+            wanted = encoder.embed(texts).numpy()
+        query = self.client.publish_encoder(encoder.weights(), store="published", halves="QUERY", job_name="run", metrics={"step": 1})
+        self.assertEqual((query.live, query.job), (True, ""))
+        self.assertEqual(self.client.search("published", texts, 1).encoder_fingerprint, query.fingerprint)
+        both = self.client.publish_encoder(encoder.weights(), store="published", halves="BOTH")
+        self.assertEqual(self.client.wait_for_job(both.job).state, "SUCCEEDED")
+        self.assertEqual(self.client.get_store("published").encoder_fingerprint, both.fingerprint)
+        self.assert_parity(wanted, self.client.get_passages("published", [str(i) for i in range(5)], include_vectors=True).vectors)
+        with self.assertRaises(loci.LociError) as raised:
+            self.client.publish_encoder(b"no weights", store="published", halves="QUERY")
+        self.assertEqual(raised.exception.reason, "ENCODER_INVALID")
+        self.client.delete_store("published", confirm_name="published")
+
     def test_what_can_not_be_loaded_says_why(self):
         def changed(path, **values):
             folder = self.path("changed")
