@@ -33,7 +33,7 @@ class Client:
     """A connection to a Loci server.
 
         with loci.Client("127.0.0.1:7440") as client:
-            client.upsert_passages("facts", [loci.Passage("curie", "Marie Curie discovered radium.")])
+            client.ingest("facts", [loci.Passage("curie", "Marie Curie discovered radium.")])
             for hit in client.search("facts", "who discovered radium?", top_k=3).hits:
                 print(hit.score, hit.passage.text)
 
@@ -239,6 +239,13 @@ class Client:
             Show a bar on standard error. Default: where that is a terminal.
         timeout_s : float or None
             Seconds. Default: no limit.
+
+        Raises
+        ------
+        LociError
+            INVALID_ARGUMENT, reason EMPTY_INGEST: there was no passage, or every one of them was rejected; the first rejection is in the message.
+            Where some were taken it is IngestResult.errors that has the rejected. ABORTED, reason JOB_IN_THE_WAY: another ingest of the store
+            runs, or one was given up a moment ago, and the server still takes it down.
         """
         header = _protocol.message(
             "IngestHeader", store=store, mode=_protocol.enum_number("IngestMode", mode, "mode"), no_activate=not activate,
@@ -265,7 +272,12 @@ class Client:
                     bar.update(sent, total)
                 bar.update(sent, total, last=True)
 
-            return types.ingest_of(self._transport.send("AdminService.Ingest", requests(), timeout_s))
+            result = types.ingest_of(self._transport.send("AdminService.Ingest", requests(), timeout_s))
+        if result.rejected_count and not result.accepted_count:
+            first = result.errors[0]
+            raise LociError(grpc.StatusCode.INVALID_ARGUMENT, f"none of {result.rejected_count} passages was taken, the store stays as it is; "
+                            f"line {first.line}, id {first.id!r}: {first.message}", "EMPTY_INGEST", {"job": result.job}, "AdminService.Ingest")
+        return result
 
     # Stores and generations.
 

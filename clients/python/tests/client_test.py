@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import subprocess
 import sys
 import tempfile
@@ -245,6 +246,27 @@ class ClientTest(unittest.TestCase):
         self.assertGreater(chunked.passage_count, 5)
 
     def test_a_client_that_is_killed_halfway_leaves_nothing(self):
+    def test_an_ingest_of_which_nothing_was_taken_is_an_error(self):
+        self.make_store("rejecting", 4)
+        for options in ({}, {"wait": False}, {"mode": "UPSERT"}):
+            for passages, vectors, says in (([loci.Passage("", "a"), loci.Passage("x" * 1000, "b")], None, r"none of 2 passages.*line 1, id ''"),
+                                            (self.passages[:3], np.full((3, self.encoder.dim), np.nan), r"none of 3 passages.*line 1, id 'p000'")):
+                with self.subTest(options=options, says=says):
+                    error = self.raises(grpc.StatusCode.INVALID_ARGUMENT, lambda: self.client.ingest(
+                        "rejecting", passages, vectors=vectors, encoder_fingerprint=self.encoder.fingerprint if vectors is not None else "", **options),
+                        "EMPTY_INGEST")
+                    self.assertRegex(str(error), says)
+                    self.eventually(lambda: not self.client.list_jobs("rejecting", state="RUNNING"))
+        self.raises(grpc.StatusCode.INVALID_ARGUMENT, lambda: self.client.ingest("rejecting", []), "EMPTY_INGEST")
+        self.assertEqual((self.client.get_store("rejecting").passage_count, len(self.client.list_generations("rejecting"))), (4, 1))
+
+    def test_the_example_of_the_client_runs(self):
+        self.stores.append("facts")
+        example = re.search(r"(?m)(?:^        .*\n)+", loci.Client.__doc__)[0]
+        with mock.patch("sys.stdout", io.StringIO()) as printed:
+            exec(textwrap.dedent(example).replace("127.0.0.1:7440", self.server.address), {"loci": loci})
+        self.assertIn("Marie Curie discovered radium.", printed.getvalue())
+
         self.make_store("killed", 4)
         code = textwrap.dedent(f"""
             import itertools, sys, loci
