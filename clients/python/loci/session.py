@@ -127,6 +127,8 @@ class Session:
         LociError
             INVALID_ARGUMENT names field and limit; NOT_FOUND, reason SESSION_NOT_FOUND.
         """
+        if not 1e-12 <= temperature <= 1e12:  # 0, which the message can't tell from 1, as well.
+            raise ValueError(f"temperature is {temperature}; it must be from 1e-12 to 1e12")
         request = _protocol.message(
             "RetrieveRequest", session_id=self.session_id, top_k=top_k, estimator=_protocol.enum_number("Estimator", estimator, "estimator"),
             temperature=temperature, tail_samples=tail_samples, seed=seed, filter=filter, include_text=include_text,

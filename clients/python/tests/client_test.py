@@ -363,6 +363,9 @@ class ClientTest(unittest.TestCase):
                 with self.assertRaisesRegex(TypeError, "exclusions.*one list of ids a query"):
                     session.retrieve(self.vectors[:1], 2, exclusions=ids)
             self.assertEqual(session.retrieve(self.vectors[:2], 3, exclusions=[{"p000", "p001"}, None]).hit_counts.tolist(), [1, 3])
+            for temperature in (0, -1.0, np.nan, np.inf, 1e13):
+                with self.assertRaisesRegex(ValueError, "temperature is .* 1e-12 to 1e12"):
+                    session.retrieve(self.vectors[:1], 2, temperature=temperature)
             with self.assertRaisesRegex(ValueError, "ESTIMATOR|estimator"):
                 session.retrieve(self.vectors[:1], 2, estimator="SOME_Z")
 

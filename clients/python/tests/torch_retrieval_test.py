@@ -216,6 +216,15 @@ class TorchRetrievalTest(unittest.TestCase):
         with self.assertRaises(loci.LociError):  # One that the caller opened is the caller's.
             self.retrieve(self.queries, store=session)
 
+    def test_a_temperature_is_no_parameter(self):
+        retrieve = lambda temperature: loci.torch.retrieve(self.widened(self.queries), self.session, K, temperature=temperature)
+        with self.assertRaisesRegex(ValueError, "divide q"):
+            retrieve(torch.tensor(TEMPERATURE, requires_grad=True))
+        with self.assertRaisesRegex(ValueError, "temperature is 0"):
+            retrieve(0.0)
+        found = retrieve(torch.tensor(TEMPERATURE, dtype=torch.float64))
+        self.assertTrue(torch.equal(found.log_weights, self.retrieve(self.queries).log_weights))
+
     def test_exclusions_are_lists_of_ids(self):
         for exclusions in (["p000", "p001", "p002"], "p00", ["p000", None, None]):
             with self.assertRaisesRegex(TypeError, "exclusions"):

@@ -119,6 +119,7 @@ def retrieve(q: torch.Tensor, store: Session | tuple[Client, str], k: int, *, es
     estimator : str
         "EXACT_Z_NULL" (default), "TOP_K" (what REALM and RAG do; biased), "EXACT_Z", "EXACT_Z_TAIL" or "FULL".
     temperature : float
+        1e-12 to 1e12. One that learns divides q instead: retrieve(q / temperature, ...).
     tail_samples : int
         Draws from outside the head with EXACT_Z_TAIL. Default there: 8.
     seed : int
@@ -141,6 +142,10 @@ def retrieve(q: torch.Tensor, store: Session | tuple[Client, str], k: int, *, es
         raise ValueError(f"estimator is {estimator!r}, not one of {', '.join(ESTIMATORS)}")
     if q.ndim != 2 or not q.is_floating_point():
         raise ValueError(f"q is {q.dtype} of shape {tuple(q.shape)}, not floats [queries, dim]")
+    if isinstance(temperature, torch.Tensor):
+        if temperature.requires_grad:
+            raise ValueError("temperature requires a gradient, which retrieve() does not give it; divide q by it instead, and leave temperature at 1")
+        temperature = temperature.item()
     if tail_samples is None:
         tail_samples = 8 if estimator == "EXACT_Z_TAIL" else 0
     if seed is None:
