@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import numbers
 import os
 import random
 import threading
@@ -11,12 +12,15 @@ from collections.abc import Iterable, Iterator
 from typing import Any, Callable
 
 import grpc
+import numpy as np
 
 from . import _protocol
 from .errors import LociError, error_of, trailers_of
 
 # Messages of the server have at most 64 MiB; what is sent may be more, and is refused by it with its limit.
 _MAX_RECEIVED_BYTES = 64 << 20
+
+_MAX_TIMEOUT_S = 1e9  # 30 years; gRPC counts nanoseconds in 64 bits.
 
 # What may be done twice: a call whose connection broke may have been carried out. The others are only repeated where the server refused them.
 _REPEATABLE = frozenset("""
@@ -95,7 +99,7 @@ class Transport:
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
         ]
-        self.timeout_s = timeout_s
+        self.timeout_s = _time_limit(timeout_s)
         self.retry = retry
         self._sleep = sleep
         self._pid = os.getpid()
@@ -117,7 +121,7 @@ class Transport:
 
     def deadline(self, timeout_s: Any) -> float | None:
         """When a call that begins now ends at the latest, by time.monotonic(); None: never."""
-        limit = self.timeout_s if timeout_s is DEFAULT else timeout_s
+        limit = self.timeout_s if timeout_s is DEFAULT else _time_limit(timeout_s)
         return None if limit is None else time.monotonic() + limit
 
     def call(self, name: str, request: Any, timeout_s: Any = DEFAULT, deadline: float | None = None) -> Any:
@@ -255,6 +259,17 @@ class _Stream:
         except BaseException as error:  # noqa: BLE001 - raised again in the caller's thread.
             self._raised = error
             self._call.cancel()  # Before the iterator ends: its end would tell the server that the stream is whole.
+
+
+def _time_limit(timeout_s: Any) -> float | None:
+    """A timeout_s that is a number of seconds above 0, or None, in seconds that gRPC can count; None: no limit."""
+    if timeout_s is None:
+        return None
+    if isinstance(timeout_s, bool) or not isinstance(timeout_s, (numbers.Real, np.number)):
+        raise TypeError(f"timeout_s is a {type(timeout_s).__name__}, not a number of seconds or None")
+    if not timeout_s > 0:
+        raise ValueError(f"timeout_s is {timeout_s}; it must be above 0 seconds, or None for no limit")
+    return float(timeout_s) if timeout_s < _MAX_TIMEOUT_S else None
 
 
 def _left(deadline: float | None) -> float | None:

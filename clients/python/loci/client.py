@@ -38,8 +38,8 @@ class Client:
                 print(hit.score, hit.passage.text)
 
     Connects at the first call, and again by itself. Every call raises LociError where the server refuses it or can't be reached, ValueError or
-    TypeError where an argument can't be sent at all, and takes `timeout_s`: seconds for all of its tries together, None for no limit. The empty
-    store name means "default".
+    TypeError where an argument can't be sent at all, and takes `timeout_s`: seconds above 0 for all of its tries together, None or inf for no
+    limit. The empty store name means "default".
 
     Thread-safe: one client serves all threads of a process. It does not survive a fork; make one in the child (RuntimeError tells).
 

@@ -245,7 +245,6 @@ class ClientTest(unittest.TestCase):
                                      chunking=loci.Chunking(max_tokens=32, overlap_tokens=8))
         self.assertGreater(chunked.passage_count, 5)
 
-    def test_a_client_that_is_killed_halfway_leaves_nothing(self):
     def test_an_ingest_of_which_nothing_was_taken_is_an_error(self):
         self.make_store("rejecting", 4)
         for options in ({}, {"wait": False}, {"mode": "UPSERT"}):
@@ -267,6 +266,7 @@ class ClientTest(unittest.TestCase):
             exec(textwrap.dedent(example).replace("127.0.0.1:7440", self.server.address), {"loci": loci})
         self.assertIn("Marie Curie discovered radium.", printed.getvalue())
 
+    def test_a_client_that_is_killed_halfway_leaves_nothing(self):
         self.make_store("killed", 4)
         code = textwrap.dedent(f"""
             import itertools, sys, loci
@@ -386,7 +386,7 @@ class ClientTest(unittest.TestCase):
         shared = self.client.shared_session("lease")
         self.assertIs(self.client.shared_session("lease"), shared)
         self.client.call("TrainingService.CloseSession", session_id=shared.session_id)  # Lost, as by a restart.
-        shared._renewal._lease_s = 0.0
+        shared._renewal._lease_s = 0.3
         shared._renewal._run()
         self.assertEqual(shared.lost.reason, "SESSION_NOT_FOUND")
         opened = self.client.shared_session("lease")

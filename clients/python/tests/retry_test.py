@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import pickle
 import socket
@@ -13,6 +14,7 @@ from concurrent import futures
 from unittest import mock
 
 import grpc
+import numpy as np
 from loci_server import main
 
 import loci
@@ -401,6 +403,22 @@ class RetryTest(unittest.TestCase):
         self.assertEqual((header.store, header.halves, header.parent_fingerprint, header.job_name, dict(header.metrics), header.max_encoder_share,
                           header.no_activate), ("facts", 1, "p", "run", {"loss": 0.5}, 0.25, True))
         self.assertEqual((again.fingerprint, again.halves, again.size_bytes, again.sha256, nothing), ("a:b", 0, 0, "", b""))
+
+    def test_a_time_limit_is_a_number_of_seconds(self):
+        for limit in (math.inf, 1e12, np.float32("inf"), 2**70, None, 60, np.float32(60), np.int64(60)):
+            with self.subTest(limit=limit):
+                self.answers_with()
+                self.client.list_stores(timeout_s=limit)
+                self.make_client(timeout_s=limit).list_stores()
+                for remaining_s in self.server.remaining_s:
+                    self.assertEqual(remaining_s is None or remaining_s > 1e6, limit != 60)
+        self.answers_with()
+        for limit, error in ((math.nan, ValueError), (0, ValueError), (-1, ValueError), (-math.inf, ValueError), ("5", TypeError), (True, TypeError)):
+            for call in (lambda: self.client.list_stores(timeout_s=limit), lambda: self.make_client(timeout_s=limit),
+                         lambda: self.client.ingest("s", [], timeout_s=limit), lambda: self.client.wait_for_job("j", timeout_s=limit)):
+                with self.subTest(limit=limit), self.assertRaisesRegex(error, "timeout_s is"):
+                    call()
+        self.assertEqual(self.server.calls, [])
 
     def test_arguments_are_checked_before_anything_is_sent(self):
         for call in (lambda: self.client.encode(["a"], role="POET"), lambda: self.client.call("RetrievalService.Find"),
