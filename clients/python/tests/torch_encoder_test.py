@@ -337,3 +337,21 @@ class TorchEncoderTest(unittest.TestCase):
 
 if __name__ == "__main__":
     main()
+        place = {"x": {**entry, "shape": [1], "data_offsets": [0, 4]}}
+        deep = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+        shapes = (None, "2", 2.0, True, {}, [2.0], ["2"], [True, 2], [-1, -2], [2] + [1] * 70, [0, 2**62, 2**62], [None])
+        for header, says in (
+                (b"", "not JSON"), (b"[1]", "no JSON object"), (b'"x"', "no JSON object"), (b"null", "no JSON object"), (deep, "JSON"),
+                (b"\xff", "not JSON"), ("{}".encode("utf-16"), "not JSON"),
+                (json.dumps({"x": entry}).encode()[:-1] + b',"x":' + json.dumps(entry).encode() + b"}", "'x' is there twice"),
+                *(({"x": {**entry, "shape": shape}}, "tensor 'x'") for shape in shapes),
+                *(({"x": {**entry, "data_offsets": offsets}}, "tensor 'x'") for offsets in ([0.0, 8.0], ["0", "8"], "08", None, [False, 8], [0, 8, 8], 5)),
+                *(({"x": {**entry, "dtype": dtype}}, "tensor 'x'") for dtype in (None, [], {}, 5)), ({"x": None}, "tensor 'x'"), ({"x": []}, "tensor 'x'"),
+                ({"x": entry, "y": {**entry, "shape": [1], "data_offsets": [4, 8]}}, "tensor 'y' begins at byte 4"),
+                ({"x": entry, "y": entry}, "tensor 'y' begins at byte 0"), (place, "end at byte 4 of 8"),
+                ({"x": {**entry, "shape": [1], "data_offsets": [4, 8]}}, "tensor 'x' begins at byte 4")):
+            with self.subTest(header=header if header is not deep else "deep"), self.assertRaisesRegex(ValueError, "tensors.*" + says):
+                write(file_of(header, b"12345678"))
+        for data in (b"", b"1234567"):
+            with self.assertRaisesRegex(ValueError, f"a file of {len(data)} bytes"):
+                write(data)
