@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import re
 import shutil
 import struct
 import tempfile
@@ -279,6 +281,32 @@ class TorchEncoderTest(unittest.TestCase):
                 BertEncoder.load(changed(path, **values))
         with self.assertRaisesRegex(ValueError, r"config\.json"):
             BertEncoder.load(self.path("nowhere"))
+
+        def written(path, content):
+            folder = changed("config.json")
+            with open(os.path.join(folder, path), "wb") as file:
+                file.write(content)
+            return folder
+
+        sizes = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "max_position_embeddings")
+        for path, values, says in (
+                *(("config.json", {key: value}, key) for key in sizes for value in (None, "384", 0, -1, 2.5, True, [], 10**15)),
+                *(("config.json", {key: value}, key) for key in ("layer_norm_eps", "hidden_dropout_prob") for value in ("a", -1, 1, math.nan, [], True)),
+                *(("config.json", {key: 5}, key) for key in ("model_type", "hidden_act", "is_decoder")), ("config.json", {"type_vocab_size": "2"}, "type_voc"),
+                ("config.json", {"vocab_size": 4_000_000}, "word_embeddings.* has shape"), ("config.json", {"hidden_size": 16384}, "has shape"),
+                ("config.json", {"num_hidden_layers": 200}, "layer.199.* is missing"), ("config.json", {"intermediate_size": 65536}, "has shape"),
+                ("1_Pooling/config.json", {"pooling_mode_mean_tokens": "yes"}, "pooling_mode_mean_tokens"), ("1_Pooling/config.json", {"pooling_mode": 1}, "pool"),
+                ("sentence_bert_config.json", {"max_seq_length": "64"}, "max_seq_length"), ("sentence_bert_config.json", {"max_seq_length": 0}, "max_seq"),
+                ("config_sentence_transformers.json", {"prompts": ["a"]}, "prompts"), ("config_sentence_transformers.json", {"prompts": {"q": 1}}, "prompt 'q'"),
+                ("config_sentence_transformers.json", {"default_prompt_name": []}, "default_prompt_name")):
+            with self.subTest(path=path, values=values), self.assertRaisesRegex(ValueError, re.escape(path.split("/")[-1]) + ".*" + says + "|tensor.*" + says):
+                BertEncoder.load(changed(path, **values))
+        for path, content in (*((path, content) for path in ("config.json", "1_Pooling/config.json", "sentence_bert_config.json", "tokenizer_config.json",
+                                                             "config_sentence_transformers.json") for content in (b"", b"[]", b"5", b"{", b"\xff", b"[" * 100_000)),
+                              *(("modules.json", content) for content in (b"{}", b"5", b"[]", b"[5]", b"[{}]", b'[{"type": 5}]', b'[{"type": "a.Dense"}]')),
+                              *(("tokenizer.json", content) for content in (b"", b"{}", b"[]", b"no", b"\xff", b'{"model": {"type": "None"}}'))):
+            with self.subTest(path=path, content=content[:50]), self.assertRaisesRegex(ValueError, re.escape(path)):
+                BertEncoder.load(written(path, content))
         with self.assertRaisesRegex(ValueError, "not loaded"):
             BertEncoder(BertConfig.load(self.path("good"))).export(self.path("never"))
         self.assertFalse(os.path.exists(self.path("never")))
@@ -314,6 +342,24 @@ class TorchEncoderTest(unittest.TestCase):
         entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
         half = write(file_of({"x": {"dtype": "BF16", "shape": [2], "data_offsets": [0, 4]}}, (np.float32([1.5, -3]).view("<u4") >> 16).astype("<u2").tobytes()))
         np.testing.assert_array_equal(half["x"], np.float32([1.5, -3]))
+        place = {"x": {**entry, "shape": [1], "data_offsets": [0, 4]}}
+        deep = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
+        shapes = (None, "2", 2.0, True, {}, [2.0], ["2"], [True, 2], [-1, -2], [2] + [1] * 70, [0, 2**62, 2**62], [None])
+        for header, says in (
+                (b"", "not JSON"), (b"[1]", "no JSON object"), (b'"x"', "no JSON object"), (b"null", "no JSON object"), (deep, "JSON"),
+                (b"\xff", "not JSON"), ("{}".encode("utf-16"), "not JSON"),
+                (json.dumps({"x": entry}).encode()[:-1] + b',"x":' + json.dumps(entry).encode() + b"}", "'x' is there twice"),
+                *(({"x": {**entry, "shape": shape}}, "tensor 'x'") for shape in shapes),
+                *(({"x": {**entry, "data_offsets": offsets}}, "tensor 'x'") for offsets in ([0.0, 8.0], ["0", "8"], "08", None, [False, 8], [0, 8, 8], 5)),
+                *(({"x": {**entry, "dtype": dtype}}, "tensor 'x'") for dtype in (None, [], {}, 5)), ({"x": None}, "tensor 'x'"), ({"x": []}, "tensor 'x'"),
+                ({"x": entry, "y": {**entry, "shape": [1], "data_offsets": [4, 8]}}, "tensor 'y' begins at byte 4"),
+                ({"x": entry, "y": entry}, "tensor 'y' begins at byte 0"), (place, "end at byte 4 of 8"),
+                ({"x": {**entry, "shape": [1], "data_offsets": [4, 8]}}, "tensor 'x' begins at byte 4")):
+            with self.subTest(header=header if header is not deep else "deep"), self.assertRaisesRegex(ValueError, "tensors.*" + says):
+                write(file_of(header, b"12345678"))
+        for data in (b"", b"1234567"):
+            with self.assertRaisesRegex(ValueError, f"a file of {len(data)} bytes"):
+                write(data)
         for data in (b"", b"\1", struct.pack("<Q", 1 << 40), file_of(b"{"), file_of({"x": entry}), file_of({"x": {**entry, "dtype": "F3"}}, b"12345678"),
                      file_of({"x": {**entry, "data_offsets": [-1, 7]}}, b"12345678"), file_of({"x": {**entry, "shape": [3]}}, b"12345678"),
                      file_of({"x": {**entry, "data_offsets": [0]}}, b"12345678"), file_of({"x": 5})):
@@ -337,21 +383,3 @@ class TorchEncoderTest(unittest.TestCase):
 
 if __name__ == "__main__":
     main()
-        place = {"x": {**entry, "shape": [1], "data_offsets": [0, 4]}}
-        deep = b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}"
-        shapes = (None, "2", 2.0, True, {}, [2.0], ["2"], [True, 2], [-1, -2], [2] + [1] * 70, [0, 2**62, 2**62], [None])
-        for header, says in (
-                (b"", "not JSON"), (b"[1]", "no JSON object"), (b'"x"', "no JSON object"), (b"null", "no JSON object"), (deep, "JSON"),
-                (b"\xff", "not JSON"), ("{}".encode("utf-16"), "not JSON"),
-                (json.dumps({"x": entry}).encode()[:-1] + b',"x":' + json.dumps(entry).encode() + b"}", "'x' is there twice"),
-                *(({"x": {**entry, "shape": shape}}, "tensor 'x'") for shape in shapes),
-                *(({"x": {**entry, "data_offsets": offsets}}, "tensor 'x'") for offsets in ([0.0, 8.0], ["0", "8"], "08", None, [False, 8], [0, 8, 8], 5)),
-                *(({"x": {**entry, "dtype": dtype}}, "tensor 'x'") for dtype in (None, [], {}, 5)), ({"x": None}, "tensor 'x'"), ({"x": []}, "tensor 'x'"),
-                ({"x": entry, "y": {**entry, "shape": [1], "data_offsets": [4, 8]}}, "tensor 'y' begins at byte 4"),
-                ({"x": entry, "y": entry}, "tensor 'y' begins at byte 0"), (place, "end at byte 4 of 8"),
-                ({"x": {**entry, "shape": [1], "data_offsets": [4, 8]}}, "tensor 'x' begins at byte 4")):
-            with self.subTest(header=header if header is not deep else "deep"), self.assertRaisesRegex(ValueError, "tensors.*" + says):
-                write(file_of(header, b"12345678"))
-        for data in (b"", b"1234567"):
-            with self.assertRaisesRegex(ValueError, f"a file of {len(data)} bytes"):
-                write(data)

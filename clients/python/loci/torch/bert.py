@@ -79,7 +79,7 @@ class BertEncoder(nn.Module):
     def __init__(self, config: BertConfig) -> None:
         """A randomly initialised one, which can't tokenize; export() needs a loaded one."""
         super().__init__()
-        if config.hidden_size % config.head_count:
+        if config.head_count < 1 or config.hidden_size % config.head_count:
             raise ValueError(f"hidden_size {config.hidden_size} is not a multiple of head_count {config.head_count}")
         self.config = config
         self.embeddings = _Embeddings(config)
@@ -99,21 +99,34 @@ class BertEncoder(nn.Module):
         Pooler and heads are left out, as the server leaves them. ValueError names the file, and the tensor that is missing or has another shape.
         """
         files = _read_files(folder)
-        encoder = cls(_config_of(files, os.fspath(folder)))
-        encoder._files = files
+        config = _config_of(files, os.fspath(folder))
         path = os.path.join(folder, "model.safetensors")
         tensors = safetensors.read(path)
         probe = "embeddings.word_embeddings.weight"
         prefix = "bert." if probe not in tensors and "bert." + probe in tensors else ""
+
+        def tensor(name: str, *shape: int) -> np.ndarray:
+            stored = prefix + name
+            if stored not in tensors and "LayerNorm" in name:  # Older checkpoints.
+                stored = stored.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            if stored not in tensors or tensors[stored].shape != shape:
+                found = f"has shape {list(tensors[stored].shape)}, not {list(shape)}" if stored in tensors else "is missing"
+                raise ValueError(f"{path}: tensor {stored!r} {found}")
+            return tensors[stored]
+
+        # Before memory is taken for the sizes that config.json claims.
+        tensor(probe, config.vocabulary_size, config.hidden_size)
+        tensor("embeddings.position_embeddings.weight", config.max_positions, config.hidden_size)
+        tensor(f"encoder.layer.{config.layer_count - 1}.intermediate.dense.weight", config.intermediate_size, config.hidden_size)
+        encoder = cls(config)
+        encoder._files = files
         with torch.no_grad():
             for name, parameter in encoder.named_parameters():
-                stored = prefix + name
-                if stored not in tensors and "LayerNorm" in name:  # Older checkpoints.
-                    stored = stored.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
-                if stored not in tensors or tensors[stored].shape != tuple(parameter.shape):
-                    found = f"has shape {list(tensors[stored].shape)}, not {list(parameter.shape)}" if stored in tensors else "is missing"
-                    raise ValueError(f"{path}: tensor {stored!r} {found}")
-                parameter.copy_(torch.from_numpy(tensors[stored].astype(np.float32)))
+                parameter.copy_(torch.from_numpy(tensor(name, *parameter.shape).astype(np.float32)))
+        try:
+            encoder._tokenizer = _make_tokenizer(files, os.fspath(folder), config.max_length)
+        except ImportError:
+            pass  # tokenize() says so.
         return encoder.eval()
 
     @property
@@ -159,7 +172,9 @@ class BertEncoder(nn.Module):
             raise ValueError(f"role is {role!r}, not QUERY or PASSAGE")
         prefix = self.config.query_prefix if role.upper() == "QUERY" else self.config.passage_prefix
         if self._tokenizer is None:
-            self._tokenizer = _make_tokenizer(self._files, self.config.max_length)
+            self._tokenizer = _make_tokenizer(self._files, "", self.config.max_length)
+            if self._tokenizer is None:
+                raise ValueError("this encoder was not loaded from a checkpoint with a tokenizer")
         encodings = self._tokenizer.encode_batch([prefix + _text_of(text) for text in texts])
         return pad([encoding.ids for encoding in encodings], self.embeddings.word_embeddings.weight.device)
 
@@ -373,19 +388,24 @@ def _text_of(text: str | Passage) -> str:
     return text
 
 
-def _make_tokenizer(files: dict[str, bytes], max_length: int) -> Any:
+def _make_tokenizer(files: dict[str, bytes], folder: str, max_length: int) -> Any:
+    """None where the checkpoint has none. ValueError names the file that is none, ImportError the package that is missing."""
     try:
         import tokenizers
     except ImportError:
         raise ImportError("texts need the package tokenizers (pip install tokenizers); BertEncoder.forward takes token ids without it") from None
-    if "tokenizer.json" in files:
-        tokenizer = tokenizers.Tokenizer.from_str(files["tokenizer.json"].decode())
-    elif "vocab.txt" in files:
-        lowercase = json.loads(files.get("tokenizer_config.json", b"{}")).get("do_lower_case", True)
-        vocabulary = {word: number for number, word in enumerate(files["vocab.txt"].decode().splitlines())}
-        tokenizer = tokenizers.BertWordPieceTokenizer(vocabulary, lowercase=lowercase)
-    else:
-        raise ValueError("this encoder was not loaded from a checkpoint with a tokenizer")
+    path = next((path for path in ("tokenizer.json", "vocab.txt") if path in files), None)
+    if path is None:
+        return None
+    lowercase = _ConfigFile(files, folder, "tokenizer_config.json").get("do_lower_case", bool, True)
+    try:
+        text = files[path].decode()
+        if path == "tokenizer.json":
+            tokenizer = tokenizers.Tokenizer.from_str(text)
+        else:
+            tokenizer = tokenizers.BertWordPieceTokenizer({word: number for number, word in enumerate(text.splitlines())}, lowercase=lowercase)
+    except Exception as error:  # noqa: BLE001 - what the package raises.
+        raise ValueError(f"{os.path.join(folder, path)} is no tokenizer: {error}") from None
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length)
     return tokenizer
@@ -401,54 +421,107 @@ def _read_files(folder: str | os.PathLike[str]) -> dict[str, bytes]:
     return files
 
 
-def _config_of(files: dict[str, bytes], folder: str) -> BertConfig:
-    def content(path: str, otherwise: Any) -> Any:
-        if path not in files:
-            return otherwise
+class _ConfigFile:
+    """One of a checkpoint's files, JSON; empty where it is not there. What it refuses is a ValueError that names it."""
+
+    def __init__(self, files: dict[str, bytes], folder: str, path: str, kind: type = dict) -> None:
+        self.path = os.path.join(folder, path)
         try:
-            return json.loads(files[path])
-        except ValueError as error:
-            raise ValueError(f"{os.path.join(folder, path)} is not JSON: {error}") from None
+            self.content = json.loads(files[path].decode()) if path in files else kind()
+        except (ValueError, RecursionError) as error:
+            raise ValueError(f"{self.path} is not JSON: {error}") from None
+        if not isinstance(self.content, kind):
+            raise self.invalid("not a JSON " + ("object" if kind is dict else "array"))
 
-    def refuse(path: str, what: str) -> None:
-        raise ValueError(f"{os.path.join(folder, path)}: {what}")
+    def invalid(self, what: str) -> ValueError:
+        return ValueError(f"{self.path}: {what}")
 
-    config = content("config.json", None)
-    if config is None:
+    def get(self, key: str, kind: type, otherwise: Any) -> Any:
+        """`otherwise` where it is missing or null."""
+        value = self.content.get(key)
+        if value is None:
+            return otherwise
+        if not isinstance(value, kind):
+            raise self.invalid(f"{key} is {str(value)[:100]!r}, not a JSON {_JSON_NAMES[kind]}")
+        return value
+
+    def integer(self, key: str, least: int, most: int, otherwise: int | None = None) -> int:
+        value = self.content.get(key)
+        if value is None and otherwise is not None:
+            return otherwise
+        if value is None:
+            raise self.invalid(f"{key} is missing")
+        if type(value) is not int or not least <= value <= most:
+            raise self.invalid(f"{key} is {str(value)[:100]!r}, it must be a whole number in [{least}, {most}]")
+        return value
+
+    def fraction(self, key: str, otherwise: float) -> float:
+        value = self.content.get(key)
+        if value is None:
+            return otherwise
+        if type(value) not in (int, float) or not 0 <= value < 1:
+            raise self.invalid(f"{key} is {str(value)[:100]!r}, it must be a number in [0, 1)")
+        return float(value)
+
+
+_JSON_NAMES = {str: "string", bool: "boolean", dict: "object"}
+
+
+def _config_of(files: dict[str, bytes], folder: str) -> BertConfig:
+    """Within the limits of the server."""
+    if "config.json" not in files:
         raise ValueError(f"there is no {os.path.join(folder, 'config.json')}")
-    for key, only in (("model_type", "bert"), ("hidden_act", "gelu"), ("position_embedding_type", "absolute")):
-        if config.get(key, only) != only:
-            refuse("config.json", f"{key} {config[key]!r} is not supported, only {only} is")
-    if config.get("is_decoder"):
-        refuse("config.json", "is_decoder is true, only encoders are supported")
-    modules = [module["type"].rpartition(".")[2] for module in content("modules.json", [])]
-    if modules and modules not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
-        refuse("modules.json", "the modules are not Transformer, Pooling and perhaps Normalize, in this order")
-    pooling = _pooling_of(content("1_Pooling/config.json", {})) if modules else "mean"
-    if pooling not in ("mean", "cls", "max"):
-        refuse("1_Pooling/config.json", f"pooling mode {pooling} is not supported, only mean, cls and max are")
-    prompts_file = content("config_sentence_transformers.json", {})
-    prompts = prompts_file.get("prompts") or {}
-    fallback = prompts.get(prompts_file.get("default_prompt_name") or "", "")
-    max_length = config["max_position_embeddings"]
-    asked = content("sentence_bert_config.json", {}).get("max_seq_length")
-    if asked is not None:
-        max_length = min(asked, max_length)
-    else:
-        allowed = content("tokenizer_config.json", {}).get("model_max_length")
-        if isinstance(allowed, (int, float)) and 3 <= allowed < max_length:
-            max_length = int(allowed)
+    config = _ConfigFile(files, folder, "config.json")
+    for key, only, otherwise in (("model_type", "bert", ""), ("hidden_act", "gelu", "gelu"), ("position_embedding_type", "absolute", "absolute")):
+        value = config.get(key, str, otherwise)
+        if value != only:
+            raise config.invalid(f"{key} {value[:100]!r} is not supported, only {only} is")
+    if config.get("is_decoder", bool, False):
+        raise config.invalid("is_decoder is true, only encoders are supported")
+    hidden_size, head_count = config.integer("hidden_size", 1, 16384), config.integer("num_attention_heads", 1, 1024)
+    if hidden_size % head_count:
+        raise config.invalid(f"hidden_size {hidden_size} is not a multiple of num_attention_heads {head_count}")
+    max_positions = config.integer("max_position_embeddings", 3, 65536)
+    kinds = _module_kinds(files, folder)
+    prompts_file = _ConfigFile(files, folder, "config_sentence_transformers.json")
+    prompts = prompts_file.get("prompts", dict, {})
+    for name, prompt in prompts.items():
+        if not isinstance(prompt, str):
+            raise prompts_file.invalid(f"prompt {name!r} is not a string")
+    fallback = prompts.get(prompts_file.get("default_prompt_name", str, ""), "")
+    max_length = _ConfigFile(files, folder, "sentence_bert_config.json").integer("max_seq_length", 3, 1 << 30, 0)
+    if not max_length:
+        allowed = _ConfigFile(files, folder, "tokenizer_config.json").content.get("model_max_length")  # Often 1e30.
+        max_length = int(allowed) if type(allowed) in (int, float) and 3 <= allowed < max_positions else max_positions
     return BertConfig(
-        hidden_size=config["hidden_size"], layer_count=config["num_hidden_layers"], head_count=config["num_attention_heads"],
-        intermediate_size=config["intermediate_size"], vocabulary_size=config["vocab_size"], max_positions=config["max_position_embeddings"],
-        type_vocabulary_size=config.get("type_vocab_size", 2), layer_norm_epsilon=config.get("layer_norm_eps", 1e-12),
-        dropout=config.get("hidden_dropout_prob", 0.1), attention_dropout=config.get("attention_probs_dropout_prob", 0.1), max_length=max_length,
-        pooling=pooling, normalize="Normalize" in modules, query_prefix=prompts.get("query", fallback),
+        hidden_size=hidden_size, layer_count=config.integer("num_hidden_layers", 1, 256), head_count=head_count,
+        intermediate_size=config.integer("intermediate_size", 1, 65536), vocabulary_size=config.integer("vocab_size", 1, 4 << 20),
+        max_positions=max_positions, type_vocabulary_size=config.integer("type_vocab_size", 1, 1024, 2),
+        layer_norm_epsilon=config.fraction("layer_norm_eps", 1e-12), dropout=config.fraction("hidden_dropout_prob", 0.1),
+        attention_dropout=config.fraction("attention_probs_dropout_prob", 0.1), max_length=min(max_length, max_positions),
+        pooling=_pooling_of(_ConfigFile(files, folder, "1_Pooling/config.json")) if kinds else "mean", normalize="Normalize" in kinds,
+        query_prefix=prompts.get("query", fallback),
         passage_prefix=next((prompts[name] for name in ("document", "passage", "corpus") if name in prompts), fallback))
 
 
-def _pooling_of(config: dict[str, Any]) -> str:
-    modes = [config["pooling_mode"]] if config.get("pooling_mode") else []
-    modes += [key[len("pooling_mode_"):].replace("_tokens", "").replace("_token", "") for key, on in config.items()
-              if key.startswith("pooling_mode_") and on]
-    return modes[0] if len(modes) == 1 else f"of {len(modes)} names"
+def _module_kinds(files: dict[str, bytes], folder: str) -> list[str]:
+    """Of sentence-transformers, in order; none where there is no modules.json."""
+    if "modules.json" not in files:
+        return []
+    modules = _ConfigFile(files, folder, "modules.json", list)
+    if not all(isinstance(module, dict) and isinstance(module.get("type"), str) for module in modules.content):
+        raise modules.invalid("a module has no type")
+    kinds = [module["type"].rpartition(".")[2] for module in modules.content]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise modules.invalid("the modules are not Transformer, Pooling and perhaps Normalize, in this order")
+    return kinds
+
+
+def _pooling_of(config: _ConfigFile) -> str:
+    named = config.get("pooling_mode", str, "")
+    modes = [named] if named else []
+    modes += [key[len("pooling_mode_"):].replace("_tokens", "").replace("_token", "") for key in config.content
+              if key.startswith("pooling_mode_") and config.get(key, bool, False)]
+    if len(modes) != 1 or modes[0] not in ("mean", "cls", "max"):
+        raise config.invalid(f"pooling mode {modes[0] if len(modes) == 1 else f'of {len(modes)} names'} is not supported, only mean, cls and max are")
+    return modes[0]
