@@ -8,6 +8,7 @@ import os
 import random
 import threading
 import time
+import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, Callable
 
@@ -107,9 +108,19 @@ class Transport:
         self._closed = False
         self._lock = threading.Lock()
         self._stubs: dict[tuple[str, str], Any] = {}  # Guarded by _lock.
+        self._stopped_at_close: weakref.WeakSet[Any] = weakref.WeakSet()  # Guarded by _lock.
+
+    def stop_at_close(self, worker: Any) -> None:
+        """`worker.stop()` is called where the channel is closed; the worker is not kept."""
+        with self._lock:
+            self._stopped_at_close.add(worker)
 
     def close(self) -> None:
         self._closed = True
+        with self._lock:
+            workers = list(self._stopped_at_close)
+        for worker in workers:
+            worker.stop()
         if os.getpid() == self._pid:
             self._channel.close()
 

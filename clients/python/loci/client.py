@@ -77,7 +77,7 @@ class Client:
         return self._transport.timeout_s
 
     def close(self) -> None:
-        """Ends the connection, and the sessions of shared_session(). Calls in flight are cancelled."""
+        """Ends the connection, and the sessions of shared_session(); other sessions are renewed no longer. Calls in flight are cancelled."""
         with self._sessions_lock:
             sessions, self._sessions = list(self._sessions.values()), {}
         for session in sessions:

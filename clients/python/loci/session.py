@@ -215,6 +215,7 @@ class _Renewal:
         self._thread = threading.Thread(target=self._run, name="loci-lease", daemon=True)
 
     def start(self) -> None:
+        self._transport.stop_at_close(self)
         self._thread.start()
 
     def stop(self) -> None:

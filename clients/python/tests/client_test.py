@@ -348,6 +348,11 @@ class ClientTest(unittest.TestCase):
             self.assertEqual((found.hit_counts.tolist(), found.ids[0][2:], found.ids[1]), ([2, 0], ["", "", ""], [""] * 5))
             self.assertTrue(np.isneginf(found.log_probs[0, 2:]).all() and np.isneginf(found.log_probs[1]).all() and np.isfinite(found.log_probs[0, :2]).all())
             self.assertTrue(np.isnan(found.scores[0, 2:]).all())
+        with loci.Client(self.server.address) as client:
+            session = client.open_session("sessions", lease_ms=3_600_000)
+        session._renewal._thread.join(PATIENCE_S)
+        self.assertFalse(session._renewal._thread.is_alive())
+        session.close()
             self.assertEqual((found.vectors.shape, found.mean_vectors.dtype), ((2, 5, self.encoder.dim), np.float64))
             self.assertTrue((found.vectors[0, 2:] == 0).all() and found.passages[0][2] is None and found.passages[0][0].text)
             gradients = session.backward(found, np.full((2, 6), -1.0), include_passage_gradients=True, max_log_likelihood=0.0)
