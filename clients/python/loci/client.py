@@ -393,7 +393,12 @@ class Client:
         raise LociError(code, last.error_message or f"the job ended as {last.state}", "JOB_" + last.state, {"job": job}, "AdminService.WatchJob")
 
     def import_encoder(self, name: str, folder: str | os.PathLike[str], *, timeout_s: float | None = None) -> types.EncoderInfo:
-        """Gives the server a checkpoint's folder as a further encoder. `name` has 1 to 64 of [A-Za-z0-9._-]. The default encoder stays what it is."""
+        """Gives the server a checkpoint's folder as a further encoder. `name` has 1 to 64 of [A-Za-z0-9._-]. The default encoder stays what it is.
+
+        OSError where the folder or a file can't be read.
+        """
+        os.scandir(folder).close()  # FileNotFoundError and the like come from here.
+
         def requests() -> Iterator[Any]:
             yield _protocol.message("ImportEncoderRequest", header={"name": name})
             for path in _CHECKPOINT_FILES:

@@ -110,6 +110,9 @@ class ClientTest(unittest.TestCase):
 
     def test_search_by_vectors_finds_what_numpy_finds(self):
         self.make_store("search")
+        for folder, error in (("no-such", FileNotFoundError), (__file__, NotADirectoryError)):
+            with self.assertRaises(error):
+                self.client.import_encoder("missing", folder)
         queries = unit_rows(3, self.encoder.dim, 2)
         found = self.client.search("search", queries, 5, include_vectors=True)
         wanted = np.argsort(-(queries.astype(np.float64) @ self.vectors.astype(np.float64).T), axis=1)[:, :5]
