@@ -125,8 +125,16 @@ class TorchEncoderTest(unittest.TestCase):
             passage = encoder.embed([loci.Passage("id", "turns PDF into text?", "Which package")])
         self.assertGreater(cosines(alone, reply.vectors[4:5])[0], 0.99999)  # Padding changes nothing.
         self.assertGreater(cosines(passage, reply.vectors[4:5])[0], 0.99999)
+        with torch.no_grad():
+            self.assertTrue(torch.equal(encoder.embed("one text"), encoder.embed(["one text"])))
+            self.assertEqual(encoder.embed(loci.Passage("id", "text")).shape, (1, encoder.dim))
         with self.assertRaises(ValueError):
             encoder.tokenize(["a"], "POET")
+        with self.assertRaisesRegex(TypeError, "a text is a int"):
+            encoder.embed(["a", 5])
+        for shape in ((1, 513), (3,)):
+            with self.assertRaisesRegex(ValueError, rf"input_ids has shape \[{shape[0]}.*of at most 512 tokens"):
+                encoder(torch.ones(shape, dtype=torch.int64))
 
     def test_pooling_prompts_and_lengths_are_those_of_the_server(self):
         for name, options in (

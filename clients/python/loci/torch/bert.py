@@ -148,6 +148,8 @@ class BertEncoder(nn.Module):
         torch.Tensor
             [sequences, dim].
         """
+        if input_ids.ndim != 2 or input_ids.shape[1] > self.config.max_positions:
+            raise ValueError(f"input_ids has shape {list(input_ids.shape)}, not [sequences, tokens] of at most {self.config.max_positions} tokens")
         mask = torch.ones_like(input_ids, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
         hidden = self.embeddings(input_ids)
         # Added to the scores: nothing is looked at that is padding.
@@ -163,10 +165,10 @@ class BertEncoder(nn.Module):
             vectors = (hidden * weights).sum(1) / weights.sum(1).clamp(min=1)
         return F.normalize(vectors, dim=1, eps=1e-12) if self.config.normalize else vectors
 
-    def tokenize(self, texts: Sequence[str | Passage], role: str = "PASSAGE") -> dict[str, torch.Tensor]:
+    def tokenize(self, texts: Sequence[str | Passage] | str | Passage, role: str = "PASSAGE") -> dict[str, torch.Tensor]:
         """What forward() takes, on this module's device: prefixed, truncated to max_length, padded to the longest.
 
-        A Passage stands for `title + " " + text`, as on the server. ImportError without the package `tokenizers`.
+        A Passage stands for `title + " " + text`, as on the server. One text alone is taken as a list of one. ImportError without the package `tokenizers`.
         """
         if role.upper() not in ("QUERY", "PASSAGE"):
             raise ValueError(f"role is {role!r}, not QUERY or PASSAGE")
@@ -175,10 +177,10 @@ class BertEncoder(nn.Module):
             self._tokenizer = _make_tokenizer(self._files, "", self.config.max_length)
             if self._tokenizer is None:
                 raise ValueError("this encoder was not loaded from a checkpoint with a tokenizer")
-        encodings = self._tokenizer.encode_batch([prefix + _text_of(text) for text in texts])
+        encodings = self._tokenizer.encode_batch([prefix + _text_of(text) for text in ([texts] if isinstance(texts, (str, Passage)) else texts)])
         return pad([encoding.ids for encoding in encodings], self.embeddings.word_embeddings.weight.device)
 
-    def embed(self, texts: Sequence[str | Passage], role: str = "PASSAGE") -> torch.Tensor:
+    def embed(self, texts: Sequence[str | Passage] | str | Passage, role: str = "PASSAGE") -> torch.Tensor:
         """Vectors of texts, [texts, dim], differentiable in the parameters. One batch: its memory grows with texts times the longest one's tokens."""
         return self(**self.tokenize(texts, role))
 
@@ -385,6 +387,8 @@ class _AdaptedLinear(nn.Linear):
 def _text_of(text: str | Passage) -> str:
     if isinstance(text, Passage):
         return f"{text.title} {text.text}" if text.title else text.text
+    if not isinstance(text, str):
+        raise TypeError(f"a text is a {type(text).__name__}, not a str or a Passage")
     return text
 
 
