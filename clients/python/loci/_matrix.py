@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,13 +19,32 @@ _TYPES = {np.dtype(np.float16): _FLOAT16, np.dtype(np.float32): _FLOAT32, np.dty
 
 
 def as_matrix(values: Any, argument: str, dtype: Any = None) -> np.ndarray:
-    """`values` as a two-dimensional array of floats: float16, float32 or float64 as they are, anything else as float32; of `dtype` where given."""
-    array = np.asarray(values)
+    """`values` as a two-dimensional array of floats: float16, float32 or float64 as they are, anything else as float32; of `dtype` where given.
+
+    ValueError or TypeError names `argument`.
+    """
+    array = as_array(values, argument)
     if array.ndim != 2:
         raise ValueError(f"{argument} has shape {array.shape}, not [rows, columns]")
     if dtype is None and array.dtype.newbyteorder("=") not in _TYPES:
         dtype = np.float32
-    return array.astype(dtype or array.dtype.newbyteorder("="), copy=False)
+    try:
+        return array.astype(dtype or array.dtype.newbyteorder("="), copy=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{argument} has what is no number: {error}") from None
+
+
+def as_array(values: Any, argument: str) -> np.ndarray:
+    """Of real numbers, of whatever is one: a list, an array, a tensor."""
+    if isinstance(values, (str, bytes)) or not (hasattr(values, "__array__") or isinstance(values, (Sequence, numbers.Real))):
+        raise TypeError(f"{argument} is a {type(values).__name__}, not an array or a list of numbers")
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # Such as of a tensor that requires a gradient.
+        raise TypeError(f"{argument} can't be made an array: {error}") from None
+    if array.dtype.kind in "cSUmM":
+        raise ValueError(f"{argument} has values of type {array.dtype}, not real numbers")
+    return array
 
 
 def encode(array: np.ndarray) -> Any:

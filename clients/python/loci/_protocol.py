@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import functools
 import pkgutil
+import reprlib
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -67,7 +69,21 @@ def message_class(name: str) -> Any:
 
 def message(name: str, **fields: Any) -> Any:
     """A message of loci.v1."""
-    return _CLASSES["loci.v1." + name](**fields)
+    return fill(_CLASSES["loci.v1." + name], fields)
+
+
+def fill(kind: Any, fields: Mapping[str, Any]) -> Any:
+    """A message of a class. TypeError or ValueError names the field that can't hold what it was given."""
+    try:
+        return kind(**fields)
+    except (TypeError, ValueError):
+        for name, value in fields.items():
+            try:
+                kind(**{name: value})
+            except (TypeError, ValueError) as error:
+                raised = TypeError if isinstance(error, TypeError) else ValueError
+                raise raised(f"{name} is {reprlib.repr(value)}: {error}") from None
+        raise
 
 
 STATUS: Any = _CLASSES["loci.rpc.Status"]

@@ -16,7 +16,7 @@ from . import _matrix, _protocol, types
 from ._progress import ProgressBar, shown
 from ._transport import DEFAULT, RetryPolicy, Transport
 from .errors import LociError
-from .session import Session, as_texts, set_search_options
+from .session import Session, as_queries, search_options
 
 DEFAULT_ADDRESS = "127.0.0.1:7440"
 
@@ -92,7 +92,7 @@ class Client:
         known = _protocol.METHODS.get(method)
         if known is None:
             raise ValueError(f"no method {method!r}; the methods are {', '.join(sorted(_protocol.METHODS))}")
-        return self._transport.call(method, known.request(**fields), timeout_s)
+        return self._transport.call(method, _protocol.fill(known.request, fields), timeout_s)
 
     # Retrieval.
 
@@ -145,17 +145,11 @@ class Client:
         recall_target : float
             Above 0, to 1: the cheapest parameters that were measured to reach it; stands for the three before.
         """
+        texts, vectors = as_queries(queries)
+        given = [{"text": text} for text in texts or ()] if vectors is None else [{"vector": _matrix.encode(row[None])} for row in vectors]
         request = _protocol.message("SearchRequest", store=store, generation=generation, top_k=top_k, filter=filter, include_text=include_text,
-                                    include_vectors=include_vectors)
-        set_search_options(request.options, exact, nprobe, ef_search, rescore_factor, recall_target)
-        texts = as_texts(queries)
-        if texts is not None:
-            for text in texts:
-                request.queries.add(text=text)
-        else:
-            matrix = np.asarray(queries)
-            for row in _matrix.as_matrix(matrix[None] if matrix.ndim == 1 else matrix, "queries"):
-                request.queries.add(vector=_matrix.encode(row[None]))
+                                    include_vectors=include_vectors, queries=given,
+                                    options=search_options(exact, nprobe, ef_search, rescore_factor, recall_target))
         reply = self._transport.call("RetrievalService.Search", request, timeout_s)
         return types.from_message(
             types.SearchResult, reply, results=[[types.hit_of(hit) for hit in result.hits] for result in reply.results],
@@ -253,12 +247,9 @@ class Client:
             bad_lines=_protocol.enum_number("LinePolicy", bad_lines, "bad_lines"),
             duplicates=_protocol.enum_number("LinePolicy", duplicates, "duplicates"), reencode=reencode)
         if index or vector_type:
-            header.index.factory = index
-            header.index.vector_type = _protocol.enum_number("VectorType", vector_type, "vector_type")
+            header.index.CopyFrom(_protocol.message("IndexSpec", factory=index, vector_type=_protocol.enum_number("VectorType", vector_type, "vector_type")))
         if chunking is not None:
-            header.chunking.max_tokens = chunking.max_tokens
-            header.chunking.overlap_tokens = chunking.overlap_tokens
-            header.chunking.SetInParent()
+            header.chunking.CopyFrom(_protocol.message("Chunking", max_tokens=chunking.max_tokens, overlap_tokens=chunking.overlap_tokens))
         if total is None:
             total = len(passages) if hasattr(passages, "__len__") else 0  # type: ignore[arg-type]
 
@@ -530,7 +521,9 @@ def _batches(passages: Iterable[types.PassageLike], vectors: Any) -> Iterator[An
         batch.passages.append(message)
         size_bytes += message.ByteSize()
         if row is not None:
-            batch_rows.append(np.asarray(row))
+            batch_rows.append(_matrix.as_array(row, "vectors"))
+            if batch_rows[-1].shape != batch_rows[0].shape:
+                raise ValueError(f"vectors has rows of the shapes {batch_rows[0].shape} and {batch_rows[-1].shape}")
             size_bytes += batch_rows[-1].nbytes
         if len(batch.passages) >= _BATCH_PASSAGES or size_bytes >= _BATCH_BYTES:
             yield finished()

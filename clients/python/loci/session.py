@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 # In a lease it is renewed so often, so that two renewals may fail.
 _RENEWALS_PER_LEASE = 3
 
+_MAX_QUERIES = 4096  # Of a call. So many are refused before they are sent: they may be more than a message holds.
+
 
 class Session:
     """One view of a store at one revision, whatever is written, swapped or deleted meanwhile. Made by Client.open_session.
@@ -99,7 +101,7 @@ class Session:
         Parameters
         ----------
         queries : np.ndarray or list of str
-            [queries, dim], 1 to 4,096 rows, finite: float64 is scored in float64, anything else in float32. Or texts, which the server
+            [queries, dim] (or one, [dim]), 1 to 4,096 rows, finite: float64 is scored in float64, anything else in float32. Or texts, which the server
             encodes in the QUERY role.
         top_k : int
             k, 1 to 10,000, times the queries at most 1,000,000.
@@ -129,19 +131,17 @@ class Session:
         """
         if not 1e-12 <= temperature <= 1e12:  # 0, which the message can't tell from 1, as well.
             raise ValueError(f"temperature is {temperature}; it must be from 1e-12 to 1e12")
+        texts, vectors = as_queries(queries)
+        if vectors is not None and len(vectors) > _MAX_QUERIES:
+            raise ValueError(f"queries has {len(vectors)} rows, the most are {_MAX_QUERIES}; give them in parts")
         request = _protocol.message(
             "RetrieveRequest", session_id=self.session_id, top_k=top_k, estimator=_protocol.enum_number("Estimator", estimator, "estimator"),
             temperature=temperature, tail_samples=tail_samples, seed=seed, filter=filter, include_text=include_text,
-            include_vectors=include_vectors, include_mean_vectors=include_mean_vectors)
-        set_search_options(request.options, exact, nprobe, ef_search, rescore_factor, recall_target)
-        texts = as_texts(queries)
-        if texts is not None:
-            request.query_texts.extend(texts)
-        else:
-            matrix = _matrix.as_matrix(queries, "queries")
-            request.query_vectors.CopyFrom(_matrix.encode(matrix if matrix.dtype == np.float64 else matrix.astype(np.float32, copy=False)))
-        for excluded in as_exclusions(exclusions):
-            request.exclusions.add(ids=excluded)
+            include_vectors=include_vectors, include_mean_vectors=include_mean_vectors, query_texts=texts,
+            exclusions=[{"ids": excluded} for excluded in as_exclusions(exclusions)],
+            options=search_options(exact, nprobe, ef_search, rescore_factor, recall_target))
+        if vectors is not None:
+            request.query_vectors.CopyFrom(_matrix.encode(vectors if vectors.dtype == np.float64 else vectors.astype(np.float32, copy=False)))
         reply = self._call("TrainingService.Retrieve", request, timeout_s)
         return types.retrieval_of(reply, top_k, tail_samples, self.dim, include_text, include_vectors, include_mean_vectors)
 
@@ -238,13 +238,20 @@ class _Renewal:
                 return  # The client was closed.
 
 
-def as_texts(queries: Any) -> list[str] | None:
-    """A text or texts as a list; None where they are vectors."""
+def as_queries(queries: Any) -> tuple[list[str] | None, np.ndarray | None]:
+    """Texts, of a text or of a list of them; or else vectors, [queries, dim], of those or of one."""
     if isinstance(queries, str):
-        return [queries]
-    if not isinstance(queries, np.ndarray) and isinstance(queries, Sequence) and queries and all(isinstance(query, str) for query in queries):
-        return list(queries)
-    return None
+        return [queries], None
+    if isinstance(queries, np.ndarray) and queries.dtype.kind == "U" and queries.ndim == 1:
+        queries = queries.tolist()
+    if not isinstance(queries, (Sequence, np.ndarray)) and not hasattr(queries, "__array__") or isinstance(queries, bytes):
+        raise TypeError(f"queries is a {type(queries).__name__}, not a text, a list of texts or an array of vectors [queries, dim]")
+    if getattr(queries, "ndim", 1) and not len(queries):
+        raise ValueError("queries is empty")
+    if not isinstance(queries, np.ndarray) and all(isinstance(query, str) for query in queries):
+        return list(queries), None
+    array = _matrix.as_array(queries, "queries")
+    return None, _matrix.as_matrix(array[None] if array.ndim == 1 else array, "queries")
 
 
 def as_exclusions(exclusions: Sequence[Iterable[str] | None] | None) -> list[list[str]]:
@@ -259,9 +266,5 @@ def as_exclusions(exclusions: Sequence[Iterable[str] | None] | None) -> list[lis
     return lists
 
 
-def set_search_options(options: Any, exact: bool, nprobe: int, ef_search: int, rescore_factor: int, recall_target: float) -> None:
-    options.exact = exact
-    options.nprobe = nprobe
-    options.ef_search = ef_search
-    options.rescore_factor = rescore_factor
-    options.recall_target = recall_target
+def search_options(exact: bool, nprobe: int, ef_search: int, rescore_factor: int, recall_target: float) -> Any:
+    return _protocol.message("SearchOptions", exact=exact, nprobe=nprobe, ef_search=ef_search, rescore_factor=rescore_factor, recall_target=recall_target)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any, Union
 
@@ -537,8 +538,19 @@ def passage_message(passage: PassageLike) -> Any:
     if isinstance(passage, Mapping):
         unknown = set(passage) - _PASSAGE_FIELDS
         if unknown:
-            raise ValueError(f"a passage has no field {sorted(unknown)[0]!r}; its fields are {', '.join(sorted(_PASSAGE_FIELDS))}")
+            raise ValueError(f"a passage has no field {sorted(unknown, key=str)[0]!r}; its fields are {', '.join(sorted(_PASSAGE_FIELDS))}")
         passage = Passage(**passage)
+    if not isinstance(passage, Passage):
+        raise TypeError(f"a passage is the {type(passage).__name__} {reprlib.repr(passage)}, not a Passage or a mapping of its fields")
+    try:
+        return _passage_message(passage)
+    except (TypeError, ValueError) as error:
+        raise (TypeError if isinstance(error, TypeError) else ValueError)(f"passage {passage.id!r}: {error}") from None
+
+
+def _passage_message(passage: Passage) -> Any:
+    if not isinstance(passage.metadata, Mapping):
+        raise TypeError(f"metadata is a {type(passage.metadata).__name__}, not a mapping")
     message = _protocol.message("Passage", id=passage.id, title=passage.title, text=passage.text, document_id=passage.document_id,
                                 chunk_index=passage.chunk_index)
     for key, value in passage.metadata.items():
@@ -555,7 +567,7 @@ def passage_message(passage: PassageLike) -> Any:
             slot.string_list_value.values.extend(value)
             slot.string_list_value.SetInParent()
         else:
-            raise TypeError(f"metadata {key!r} of passage {passage.id!r} is a {type(value).__name__}, not a str, int, float, bool or list of str")
+            raise TypeError(f"metadata {key!r} is a {type(value).__name__}, not a str, int, float, bool or list of str")
     return message
 
 

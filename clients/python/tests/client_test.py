@@ -41,8 +41,12 @@ class MatrixTest(unittest.TestCase):
                 back[0, 0] = 7  # It is the caller's own.
         self.assertEqual(_matrix.as_matrix(values.tolist(), "m").dtype, np.float32)
         self.assertEqual(_matrix.decode(_matrix.encode(np.zeros((0, 5), np.float32))).shape, (0, 5))
-        with self.assertRaisesRegex(ValueError, r"queries has shape \(3,\)"):
-            _matrix.as_matrix(np.zeros(3), "queries")
+        for wrong, error, says in ((np.zeros(3), ValueError, r"queries has shape \(3,\)"), (np.zeros((1, 2), complex), ValueError, "queries .* complex128"),
+                                   (np.array(["a", "b"]), ValueError, "queries .* not real numbers"), ([[1.0], [2.0, 3.0]], (TypeError, ValueError), "queries"),
+                                   ([[object()]], ValueError, "queries has what is no number"), (None, TypeError, "queries is a NoneType"),
+                                   (b"ab", TypeError, "queries is a bytes"), ({1: 2}.keys(), TypeError, "queries is a dict_keys"), (3.0, ValueError, "shape")):
+            with self.subTest(wrong=wrong), self.assertRaisesRegex(error, says):
+                _matrix.as_matrix(wrong, "queries")
 
     def test_narrow_types_are_read(self):
         upper = (np.float32([[1.5, -2.0]]).view(np.uint32) >> 16).astype("<u2").tobytes()
@@ -106,13 +110,13 @@ class ClientTest(unittest.TestCase):
         self.assertEqual(reply.encoder_fingerprint, self.encoder.fingerprint)
         self.assertEqual(self.client.encode("radium", role="query").vectors.dtype, np.float32)
         self.raises(grpc.StatusCode.NOT_FOUND, lambda: self.client.encode("a", encoder="no-such"))
+        for folder, error in (("no-such", FileNotFoundError), (__file__, NotADirectoryError)):
+            with self.assertRaises(error):
+                self.client.import_encoder("missing", folder)
         self.raises(grpc.StatusCode.INVALID_ARGUMENT, lambda: self.client.encode("word " * 500, truncation="REFUSE"))
 
     def test_search_by_vectors_finds_what_numpy_finds(self):
         self.make_store("search")
-        for folder, error in (("no-such", FileNotFoundError), (__file__, NotADirectoryError)):
-            with self.assertRaises(error):
-                self.client.import_encoder("missing", folder)
         queries = unit_rows(3, self.encoder.dim, 2)
         found = self.client.search("search", queries, 5, include_vectors=True)
         wanted = np.argsort(-(queries.astype(np.float64) @ self.vectors.astype(np.float64).T), axis=1)[:, :5]
@@ -120,6 +124,7 @@ class ClientTest(unittest.TestCase):
         np.testing.assert_array_equal(found.hits[0].vector, self.vectors[wanted[0, 0]])
         self.assertTrue(found.exact)
         self.assertEqual(found.hits[0].passage, self.passages[wanted[0, 0]])
+        self.assertEqual(self.client.search("search", np.array(["a", "b"]), 2).results, self.client.search("search", ["a", "b"], 2).results)
         one = self.client.search("search", queries[1], 5, filter="not even", include_text=False)
         self.assertEqual((len(one.results), one.match_count), (1, COUNT // 2))
         self.assertTrue(all(int(hit.id[1:]) % 2 and hit.passage is None and hit.vector is None for hit in one.hits))
@@ -231,12 +236,13 @@ class ClientTest(unittest.TestCase):
             self.client.ingest("failing", passages(), vectors=(self.vectors[0] for _ in range(1500)), encoder_fingerprint=self.encoder.fingerprint)
         ended = lambda: not self.client.list_jobs("failing", state="RUNNING")
         self.eventually(ended)
-        for broken, error in (([{"id": "a", "no": 1}], ValueError), ([loci.Passage("a"), None], AttributeError)):
+        for broken, error in (([{"id": "a", "no": 1}], ValueError), ([loci.Passage("a"), None], TypeError)):
             with self.assertRaises(error):
                 self.client.ingest("failing", broken)
             self.eventually(ended)
-        for vectors in (self.vectors[:3], self.vectors[:5]):
-            with self.assertRaisesRegex(ValueError, "vectors than passages"):
+        for vectors, says in ((self.vectors[:3], "fewer vectors than passages"), (self.vectors[:5], "more vectors than passages"),
+                              ([*self.vectors[:3], self.vectors[3, 1:]], "vectors has rows of the shapes"), (["a"] * 4, "vectors is a str")):
+            with self.assertRaisesRegex((ValueError, TypeError), says):
                 self.client.ingest("failing", self.passages[:4], vectors=vectors, encoder_fingerprint=self.encoder.fingerprint)
             self.eventually(ended)
         self.assertEqual((self.client.get_store("failing").passage_count, len(self.client.list_generations("failing"))), (4, 1))
@@ -342,6 +348,11 @@ class ClientTest(unittest.TestCase):
         del lost
         thread.join(PATIENCE_S)
         self.assertFalse(thread.is_alive())
+        with loci.Client(self.server.address) as client:
+            session = client.open_session("sessions", lease_ms=3_600_000)
+        session._renewal._thread.join(PATIENCE_S)
+        self.assertFalse(session._renewal._thread.is_alive())
+        session.close()
 
     def test_a_session_fills_up_what_is_missing(self):
         self.make_store("short", 3)
@@ -351,11 +362,6 @@ class ClientTest(unittest.TestCase):
             self.assertEqual((found.hit_counts.tolist(), found.ids[0][2:], found.ids[1]), ([2, 0], ["", "", ""], [""] * 5))
             self.assertTrue(np.isneginf(found.log_probs[0, 2:]).all() and np.isneginf(found.log_probs[1]).all() and np.isfinite(found.log_probs[0, :2]).all())
             self.assertTrue(np.isnan(found.scores[0, 2:]).all())
-        with loci.Client(self.server.address) as client:
-            session = client.open_session("sessions", lease_ms=3_600_000)
-        session._renewal._thread.join(PATIENCE_S)
-        self.assertFalse(session._renewal._thread.is_alive())
-        session.close()
             self.assertEqual((found.vectors.shape, found.mean_vectors.dtype), ((2, 5, self.encoder.dim), np.float64))
             self.assertTrue((found.vectors[0, 2:] == 0).all() and found.passages[0][2] is None and found.passages[0][0].text)
             gradients = session.backward(found, np.full((2, 6), -1.0), include_passage_gradients=True, max_log_likelihood=0.0)
@@ -371,6 +377,9 @@ class ClientTest(unittest.TestCase):
                 with self.assertRaisesRegex(TypeError, "exclusions.*one list of ids a query"):
                     session.retrieve(self.vectors[:1], 2, exclusions=ids)
             self.assertEqual(session.retrieve(self.vectors[:2], 3, exclusions=[{"p000", "p001"}, None]).hit_counts.tolist(), [1, 3])
+            self.assertEqual(session.retrieve(self.vectors[0], 1).ids, session.retrieve(self.vectors[:1], 1).ids)
+            with self.assertRaisesRegex(ValueError, "queries has 5000 rows, the most are 4096"):
+                session.retrieve(np.zeros((5000, self.encoder.dim), np.float32), 1)
             for temperature in (0, -1.0, np.nan, np.inf, 1e13):
                 with self.assertRaisesRegex(ValueError, "temperature is .* 1e-12 to 1e12"):
                     session.retrieve(self.vectors[:1], 2, temperature=temperature)

@@ -426,6 +426,27 @@ class RetryTest(unittest.TestCase):
                      lambda: loci.RetryPolicy(max_attempts=0)):
             with self.assertRaises(ValueError):
                 call()
+        search, upsert = self.client.search, lambda *passages: self.client.upsert_passages("s", passages)
+        vector = np.zeros((1, 4), np.float32)
+        for call, error, says in (
+                (lambda: search("s", "q", 2.0), TypeError, "top_k is 2.0"), (lambda: search("s", "q", 2**40), ValueError, "top_k is 1099511627776"),
+                (lambda: search("s", "q", nprobe=-2**40), ValueError, "nprobe is -1099511627776"), (lambda: search(7, "q"), TypeError, "store is 7"),
+                (lambda: search("s", "\ud800"), ValueError, "queries is"), (lambda: search("s", "q", filter="\ud800"), ValueError, "filter is"),
+                (lambda: search("s", []), ValueError, "queries is empty"), (lambda: search("s", None), TypeError, "queries is a NoneType"),
+                (lambda: search("s", (text for text in ["a"])), TypeError, "queries is a generator"), (lambda: search("s", b"q"), TypeError, "queries is a bytes"),
+                (lambda: search("s", {"a": 1}.keys()), TypeError, "queries is a dict_keys"), (lambda: search("s", ["a", 1]), ValueError, "queries has values"),
+                (lambda: search("s", np.array(5.0)), ValueError, r"queries has shape \(\)"), (lambda: search("s", vector * 1j), ValueError, "complex"),
+                (lambda: self.client.call("AdminService.ListJobs", limit="5"), TypeError, "limit is '5'"),
+                (lambda: self.client.encode(["a", "\ud800"]), ValueError, "texts is"), (lambda: self.client.encode([5]), TypeError, "texts is"),
+                (lambda: upsert("a text"), TypeError, "a passage is the str 'a text'"), (lambda: upsert(("a", "b")), TypeError, "a passage is the tuple"),
+                (lambda: upsert(None), TypeError, "a passage is the NoneType"), (lambda: upsert(loci.Passage("a", "\ud800")), ValueError, "passage 'a': text is"),
+                (lambda: upsert(loci.Passage("a", metadata=None)), TypeError, "passage 'a': metadata is a NoneType"),
+                (lambda: upsert(loci.Passage("a", metadata={"x": 2**70})), ValueError, "passage 'a'"),
+                (lambda: upsert(loci.Passage("a", None, metadata={"x": [5]})), TypeError, "passage 'a'"),
+                (lambda: upsert(loci.Passage("a", metadata={"x": object()})), TypeError, "passage 'a': metadata 'x' is a object"),
+                (lambda: upsert({"id": "a", "body": "b"}), ValueError, "no field 'body'"), (lambda: upsert({"id": "a", 5: "b"}), ValueError, "no field 5")):
+            with self.subTest(says=says), self.assertRaisesRegex(error, says):
+                call()
         for call in (lambda: self.client.get_passages("s", "p001"), lambda: self.client.upsert_passages("s", [loci.Passage("a", metadata={"x": None})])):
             with self.assertRaises(TypeError):
                 call()

@@ -299,6 +299,19 @@ class TorchRetrievalTest(unittest.TestCase):
                      lambda: loci.torch.retrieve(torch.ones(2, 2, dtype=torch.int64), self.session, K)):
             with self.assertRaises(ValueError):
                 call()
+        q = self.widened(self.queries)
+        for call, error, says in ((lambda: loci.torch.retrieve(q.numpy(), self.session, K), TypeError, "q is a ndarray"),
+                                  (lambda: loci.torch.retrieve(q, "torch", K), TypeError, r"store is a str, not a Session or \(Client, str\)"),
+                                  (lambda: loci.torch.retrieve(q, self.client, K), TypeError, "store is a Client, not a Session"),
+                                  (lambda: loci.torch.retrieve(q, (self.client, 5), K), TypeError, "store is a tuple"),
+                                  (lambda: loci.torch.retrieve(q, self.session, K, estimator=None), ValueError, "estimator is 'NONE'"),
+                                  (lambda: loci.torch.retrieve(q, self.session, 2.0), TypeError, "top_k is 2.0"),
+                                  (lambda: loci.torch.retrieve(q, self.session, K, seed=-1), ValueError, "seed is -1"),
+                                  (lambda: self.session.retrieve(q.clone().requires_grad_(), K), TypeError, "queries can't be made an array.*detach"),
+                                  (lambda: self.session.retrieve(q.bfloat16(), K), TypeError, "queries can't be made an array.*BFloat16"),
+                                  (lambda: self.client.ingest("torch", [loci.Passage("a")], vectors=q[:1].clone().requires_grad_()), TypeError, "vectors can't be")):
+            with self.subTest(says=says), self.assertRaisesRegex(error, says):
+                call()
         found = self.retrieve(self.queries)
         with self.assertRaisesRegex(ValueError, "null passage's last"):
             loci.torch.rag_sequence_loss(found, torch.zeros(3, K))

@@ -137,9 +137,13 @@ def retrieve(q: torch.Tensor, store: Session | tuple[Client, str], k: int, *, es
     LociError
         Here, and in the backward pass: NOT_FOUND, reason SESSION_NOT_FOUND, where the session ended before it.
     """
-    estimator = estimator.upper()
+    estimator = str(estimator).upper()
     if estimator not in ESTIMATORS:
         raise ValueError(f"estimator is {estimator!r}, not one of {', '.join(ESTIMATORS)}")
+    if not isinstance(q, torch.Tensor):
+        raise TypeError(f"q is a {type(q).__name__}, not a torch.Tensor")
+    if not isinstance(store, Session) and not (isinstance(store, tuple) and len(store) == 2 and isinstance(store[0], Client) and isinstance(store[1], str)):
+        raise TypeError(f"store is a {type(store).__name__}, not a Session or (Client, str)")
     if q.ndim != 2 or not q.is_floating_point():
         raise ValueError(f"q is {q.dtype} of shape {tuple(q.shape)}, not floats [queries, dim]")
     if isinstance(temperature, torch.Tensor):
