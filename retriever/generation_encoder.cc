@@ -1,5 +1,6 @@
 // GenerationManager: which encoder a store's texts are encoded by.
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <utility>
@@ -14,6 +15,19 @@
 #include "retriever/query_halves.h"
 
 namespace loci {
+namespace {
+
+// Of the store's generations; nothing where one can't be read, which may be there again later.
+std::optional<std::set<std::string>> PassageHalves(const Store& store, const ServingSet& serving) {
+  std::vector<DamagedGeneration> damaged;
+  const absl::StatusOr<std::vector<storage::Manifest>> manifests = store.ListGenerations(&damaged);
+  if (!manifests.ok() || !damaged.empty()) return std::nullopt;
+  std::set<std::string> halves = {serving.view->generation().manifest().passage_fingerprint()};
+  for (const storage::Manifest& manifest : *manifests) halves.insert(manifest.passage_fingerprint());
+  return halves;
+}
+
+}  // namespace
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> GenerationManager::State::EncoderOf(const std::string& store, const storage::Manifest& manifest) const {
   const Fingerprint made_by{.query = manifest.query_fingerprint(), .passage = manifest.passage_fingerprint()};
@@ -35,7 +49,8 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::SetEncoder(
     LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
     serving = entry->holder.Get();
     if (serving == nullptr) return state_->WhyNothingServes(*entry, *opened);
-    LOCI_RETURN_IF_ERROR(WriteQueryHalf(*state_->options.fs, opened->directory(), fingerprint));
+    const std::optional<std::set<std::string>> built = PassageHalves(*opened, *serving);
+    LOCI_RETURN_IF_ERROR(WriteQueryHalf(*state_->options.fs, opened->directory(), fingerprint, built));
     entry->SetPublishedEncoder(encoder);
     if (serving->view->generation().manifest().passage_fingerprint() == fingerprint.passage && serving->encoder != encoder) {
       serving = std::make_shared<const ServingSet>(ServingSet{entry->name, serving->view, encoder});

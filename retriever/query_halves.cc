@@ -58,7 +58,8 @@ absl::StatusOr<Fingerprint> PublishedFor(FileSystem& fs, const std::string& stor
   return made_by;
 }
 
-absl::Status WriteQueryHalf(FileSystem& fs, const std::string& store_directory, const Fingerprint& encoder) {
+absl::Status WriteQueryHalf(FileSystem& fs, const std::string& store_directory, const Fingerprint& encoder,
+                            const std::optional<std::set<std::string>>& built) {
   absl::StatusOr<std::vector<Fingerprint>> halves = ReadQueryHalves(fs, store_directory);
   if (absl::IsDataLoss(halves.status())) {
     LogWarning("query_halves", absl::StrCat("replaced: ", halves.status().message()));
@@ -68,7 +69,13 @@ absl::Status WriteQueryHalf(FileSystem& fs, const std::string& store_directory, 
   if (!halves->empty() && halves->back() == encoder) return absl::OkStatus();
   std::erase_if(*halves, [&](const Fingerprint& half) { return half.passage == encoder.passage; });
   halves->push_back(encoder);
-  if (halves->size() > kMaxQueryHalves) halves->erase(halves->begin());
+  if (built.has_value()) {
+    size_t unbuilt = 0;
+    for (auto half = halves->end(); half != halves->begin();) {
+      --half;
+      if (!built->contains(half->passage) && ++unbuilt > kKeptUnbuilt) half = halves->erase(half);
+    }
+  }
   std::string body(kHeader);
   for (const Fingerprint& half : *halves) absl::StrAppend(&body, half.ToString(), "\n");
   return WriteFileAtomically(fs, JoinPath(store_directory, kQueryHalvesFile), Sealed(std::move(body)));
