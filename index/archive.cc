@@ -8,6 +8,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
+#include "base/hex.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
@@ -30,7 +31,6 @@ constexpr size_t kMaxIndexBytes = 256;
 constexpr size_t kMaxPassageBytes = 3 << 19;
 // Of a block's passages once they are parsed, where short entries of lists take twenty times their bytes.
 constexpr int64_t kMaxParsedBytes = 4 * kMaxArchivePayloadBytes;
-constexpr size_t kFingerprintDigits = 16;
 constexpr size_t kSha256Bytes = 32;
 
 template <typename Unsigned>
@@ -83,11 +83,6 @@ std::vector<float> ParseVectors(std::string_view bytes, size_t count, ElementTyp
     Bfloat16ToFloat32(halves.data(), vectors.data(), count);
   }
   return vectors;
-}
-
-bool IsFingerprint(std::string_view half) {
-  return half.size() == kFingerprintDigits &&
-         std::all_of(half.begin(), half.end(), [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
 }
 
 // Strings of an archive in messages.
@@ -237,7 +232,7 @@ absl::Status ArchiveReader::ParseHeader(std::string_view payload) {
   }
   if (header.revision() < 0 || header.revision() > kMaxRevision) return Invalid(absl::StrCat("its revision is ", header.revision()));
   if (header.metric() != "inner_product") return Invalid(absl::StrCat("its metric is ", Shown(header.metric()), ", not \"inner_product\""));
-  if (!IsFingerprint(header.query_fingerprint()) || !IsFingerprint(header.passage_fingerprint())) {
+  if (!IsHex(header.query_fingerprint(), kHalfDigits) || !IsHex(header.passage_fingerprint(), kHalfDigits)) {
     return Invalid("its encoder's fingerprint is not of 16 hex digits each half");
   }
   if (header.index().empty() || header.index().size() > kMaxIndexBytes) {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/checksum.h"
 #include "base/error.h"
+#include "base/hex.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "index/file_sums.h"
@@ -33,14 +34,6 @@ bool IsAllowedPath(std::string_view path) {
   if (path.empty() || path.size() > 128 || path.front() == '.') return false;
   for (const char c : path) {
     if (!IsNameCharacter(c)) return false;
-  }
-  return true;
-}
-
-bool IsHex(std::string_view text, size_t size) {
-  if (text.size() != size) return false;
-  for (const char c : text) {
-    if (!((c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'))) return false;
   }
   return true;
 }

@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/hex.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "index/softmax_scan.h"
@@ -51,16 +52,12 @@ absl::StatusOr<EncoderHalves> ValidateHalves(loci::v1::EncoderHalves halves) {
   }
 }
 
-bool IsHex(std::string_view text, size_t digits) {
-  return text.size() == digits && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
-
 // "QUERY:PASSAGE", or, where `half` may do, one of both. What is none is no model's name either.
 absl::Status CheckEncoder(std::string_view field, const std::string& fingerprint, bool half) {
-  constexpr size_t kDigits = 16;
-  if (half && IsHex(fingerprint, kDigits)) return absl::OkStatus();
-  if (fingerprint.size() == 2 * kDigits + 1 && fingerprint[kDigits] == ':' && IsHex(std::string_view(fingerprint).substr(0, kDigits), kDigits) &&
-      IsHex(std::string_view(fingerprint).substr(kDigits + 1), kDigits)) {
+  if (half && IsHex(fingerprint, kHalfDigits)) return absl::OkStatus();
+  if (fingerprint.size() == 2 * kHalfDigits + 1 && fingerprint[kHalfDigits] == ':' &&
+      IsHex(std::string_view(fingerprint).substr(0, kHalfDigits), kHalfDigits) &&
+      IsHex(std::string_view(fingerprint).substr(kHalfDigits + 1), kHalfDigits)) {
     return absl::OkStatus();
   }
   return InvalidField(field, absl::StrCat("is ", Quoted(fingerprint), "; it must be QUERY:PASSAGE, 16 lower-case hex digits each", half ? ", or one half" : ""));
