@@ -12,6 +12,7 @@
 #include "encoder/safetensors.h"
 #include "encoder/towers.h"
 #include "index/build_forecast.h"
+#include "retriever/encoder_files.h"
 
 namespace loci {
 namespace {
@@ -75,7 +76,9 @@ absl::StatusOr<std::unique_ptr<EncoderPublisher>> EncoderPublisher::Start(Encode
                                                                           std::function<int64_t(const std::string& path)> available_disk_bytes) {
   LOCI_ASSIGN_OR_RETURN(std::unique_ptr<EncoderImporter> importer,
                         EncoderImporter::Start(registry, fs, BaseName(publication.parent->spec()), available_disk_bytes));
-  LOCI_RETURN_IF_ERROR(importer->CheckRoom(publication.size_bytes));
+  // A tower of passages is shared with the parent, one of queries can't be: it says in its fingerprint which passages it is for. Two are loaded then.
+  const int64_t loaded_towers = publication.halves == EncoderHalves::kPassage ? 2 : 1;
+  LOCI_RETURN_IF_ERROR(importer->CheckRoom(loaded_towers * publication.size_bytes));
   return std::unique_ptr<EncoderPublisher>(
       new EncoderPublisher(registry, fs, std::move(publication), std::move(importer), std::move(available_disk_bytes)));
 }
@@ -101,20 +104,26 @@ absl::Status EncoderPublisher::CheckSum() {
 
 absl::Status EncoderPublisher::CheckTensors() const {
   const std::string directory = registry_.Directory(publication_.parent->spec().fingerprint);
-  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<Safetensors> parent, Safetensors::Open(fs_, JoinPath(directory, kWeightsFile)));
+  const std::string folder = EncoderFolder(publication_.parent->spec().fingerprint);
+  const absl::StatusOr<std::unique_ptr<Safetensors>> parent = Safetensors::Open(fs_, JoinPath(directory, kWeightsFile));
+  if (absl::IsResourceExhausted(parent.status())) return parent.status();
+  // It could be read when it was put there.
+  if (!parent.ok()) return DamagedEncoder(folder, absl::StrCat("its ", kWeightsFile, absl::IsNotFound(parent.status()) ? " is gone" : " can't be read"));
   std::set<std::string> known;
-  for (const auto& [name, info] : parent->tensors()) known.insert(PlainName(name));
+  for (const auto& [name, info] : (*parent)->tensors()) known.insert(PlainName(name));
   const absl::StatusOr<std::unique_ptr<Safetensors>> weights = Safetensors::Open(fs_, JoinPath(importer_->directory(), file_));
-  if (absl::IsInvalidArgument(weights.status())) return InvalidWeights(weights.status(), importer_->directory());
+  const std::string& staging = importer_->directory();
+  if (absl::IsInvalidArgument(weights.status())) return InvalidWeights(weights.status(), staging);
   LOCI_RETURN_IF_ERROR(weights.status());
   std::map<std::string, std::string> came;  // By its plain name.
   for (const auto& [name, info] : (*weights)->tensors()) {
     const std::string shown = name.substr(0, Utf8Prefix(name, kMaxShownBytes)), plain = PlainName(name);
     if (!known.contains(plain) && !IsNeverRead(plain)) {
-      return InvalidWeights(absl::InvalidArgumentError(absl::StrCat("tensor \"", shown, "\" is none of its parent's")), "");
+      LOCI_RETURN_IF_ERROR(CheckEncoderFiles(fs_, directory));  // Nobody is refused for a name that has rotted.
+      return InvalidWeights(absl::InvalidArgumentError(absl::StrCat("tensor \"", shown, "\" is none of its parent's")), staging);
     }
     if (const auto [other, is_new] = came.emplace(plain, shown); !is_new) {
-      return InvalidWeights(absl::InvalidArgumentError(absl::StrCat("tensors \"", other->second, "\" and \"", shown, "\" are one")), "");
+      return InvalidWeights(absl::InvalidArgumentError(absl::StrCat("tensors \"", other->second, "\" and \"", shown, "\" are one")), staging);
     }
   }
   return absl::OkStatus();

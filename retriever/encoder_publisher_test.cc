@@ -20,6 +20,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "index/disk_model.h"
+#include "index/forwarding_file_system.h"
 #include "index/recording_disk.h"
 #include "retriever/testing/retriever_fixture.h"
 
@@ -31,6 +32,20 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 using Tensors = std::map<std::string, TestTensor>;
+
+// A machine that has so much memory.
+class SmallMemory : public ForwardingFileSystem {
+ public:
+  explicit SmallMemory(int64_t available_bytes) : available_bytes_(available_bytes) {}
+  absl::StatusOr<std::string> ReadFile(const std::string& path) override {
+    if (path == "/proc/meminfo") return absl::StrCat("MemAvailable: ", available_bytes_ / 1024, " kB\n");
+    if (path == "/proc/self/cgroup") return absl::NotFoundError(path);
+    return base_.ReadFile(path);
+  }
+
+ private:
+  const int64_t available_bytes_;
+};
 
 class EncoderPublisherTest : public RetrieverFixture {
  protected:
@@ -203,6 +218,7 @@ TEST_F(EncoderPublisherTest, RefusesWeightsThatAreNoneOfTheEncoder) {
   } kCases[] = {
       {"missing", [&](Tensors* t) { t->erase(name); }, name},
       {"extra", [&](Tensors* t) { (*t)["query.head"] = {"F32", {1}, std::string(4, '\0')}; }, "tensor \"query.head\" is none of its parent's"},
+      {"a slash", [&](Tensors* t) { (*t)["query/head"] = {"F32", {1}, std::string(4, '\0')}; }, "tensor \"query/head\" is none of its parent's"},
       {"twice", [&](Tensors* t) { (*t)["bert." + name] = t->at(name); }, "are one"},
       {"shape", [&](Tensors* t) { std::swap(t->at(name).shape[0], t->at(name).shape[1]); }, name},
       {"type", [&](Tensors* t) { t->at(name).dtype = "I32"; }, name},
@@ -269,11 +285,39 @@ TEST_F(EncoderPublisherTest, NeedsRoomAndAWholeParent) {
   const std::vector<std::string> folders = Folders();
   std::string model = *fs_.ReadFile(JoinPath(CheckpointDirectory(1), kWeightsFile));
   model.back() ^= 1;
-  ASSERT_TRUE(WriteFileAtomically(fs_, JoinPath(registry_->Directory(Default()->spec().fingerprint), kWeightsFile), model).ok());
-  const absl::Status damaged = Publish(weights, EncoderHalves::kQuery).status();
-  EXPECT_EQ(damaged.code(), absl::StatusCode::kDataLoss) << damaged;
-  EXPECT_EQ(ReasonOf(damaged), "ENCODER_DAMAGED");
-  EXPECT_EQ(Folders(), folders);
+  const std::string parent_weights = JoinPath(registry_->Directory(Default()->spec().fingerprint), kWeightsFile);
+  ASSERT_TRUE(WriteFileAtomically(fs_, parent_weights, model).ok());
+  const auto told = [&](EncoderHalves halves) {
+    SCOPED_TRACE(static_cast<int>(halves));
+    const absl::Status damaged = Publish(weights, halves).status();
+    EXPECT_EQ(damaged.code(), absl::StatusCode::kDataLoss) << damaged;
+    EXPECT_EQ(ReasonOf(damaged), "ENCODER_DAMAGED");
+    EXPECT_THAT(std::string(damaged.message()), Not(HasSubstr(directory_)));
+    EXPECT_EQ(Folders(), folders);
+  };
+  told(EncoderHalves::kQuery);
+  told(EncoderHalves::kPassage);
+  // Its header.
+  std::string header = model, renamed = model;
+  header[0] ^= 1;
+  renamed[renamed.find("encoder.layer.0")] = 'f';
+  for (const std::string& content : {header, std::string("{"), std::string(), renamed}) {
+    ASSERT_TRUE(WriteFileAtomically(fs_, parent_weights, content).ok());
+    for (const EncoderHalves halves : {EncoderHalves::kQuery, EncoderHalves::kPassage, EncoderHalves::kBoth}) told(halves);
+  }
+  ASSERT_TRUE(fs_.DeleteFile(parent_weights).ok());
+  for (const EncoderHalves halves : {EncoderHalves::kQuery, EncoderHalves::kPassage, EncoderHalves::kBoth}) told(halves);
+}
+
+// The queries' weights are loaded again beside new ones for passages, the passages' are the parent's.
+TEST_F(EncoderPublisherTest, NeedsRoomForEachTowerThatIsLoaded) {
+  Start();
+  const std::string weights = Weights(2);
+  SmallMemory small(3 * static_cast<int64_t>(weights.size()));  // A tower takes twice its weights.
+  for (const EncoderHalves halves : {EncoderHalves::kQuery, EncoderHalves::kPassage, EncoderHalves::kBoth}) {
+    const absl::Status status = EncoderPublisher::Start(*registry_, small, Publication(weights, halves, Default())).status();
+    EXPECT_EQ(ReasonOf(status), halves == EncoderHalves::kPassage ? "MEMORY" : "") << status;
+  }
 }
 
 TEST_F(EncoderPublisherTest, ADamagedTowerIsToldAndReplacedWhenItComesAgain) {
@@ -347,6 +391,54 @@ TEST_F(EncoderPublisherTest, OldOnesThatNothingUsesAreDeleted) {
   EXPECT_THAT(left(), ElementsAre(false, true, false, false, false));
   EXPECT_EQ(Folders().size(), 2u);
   EXPECT_FALSE(Publish(Weights(2), EncoderHalves::kQuery)->was_there) << "it comes again";
+}
+
+TEST_F(EncoderPublisherTest, WhatIsPublishedAgainIsNew) {
+  Start();
+  std::vector<std::string> names;
+  for (int seed = 2; seed < 5; ++seed) names.push_back(Publish(Weights(seed), EncoderHalves::kQuery)->encoder->spec().fingerprint.ToString());
+  EXPECT_TRUE(Publish(Weights(2), EncoderHalves::kQuery)->was_there) << "not loaded any more";
+  {
+    const std::shared_ptr<TextEncoder> held = *registry_->Get(names[1]);
+    EXPECT_TRUE(Publish(Weights(3), EncoderHalves::kQuery)->was_there) << "loaded";
+  }
+  // What a deletion that failed has left does not end all others.
+  const std::string third = absl::StrReplaceAll(names[2], {{":", "-"}});
+  ASSERT_TRUE(fs_.CreateDirectories(JoinPath(DataDirectory(), absl::StrCat("encoders/.importing-deleted-", third, "/x"))).ok());
+  EXPECT_EQ(*registry_->DeletePublished(0, {Default()->spec().fingerprint.passage}), 0) << "whichever is of that half";
+  ASSERT_TRUE(registry_->Get(names[1]).ok());
+  const auto deleted = registry_->DeletePublished(2, {});
+  ASSERT_TRUE(deleted.ok()) << deleted.status();
+  EXPECT_EQ(*deleted, 1);
+  EXPECT_TRUE(registry_->Get(names[0]).ok());
+  EXPECT_TRUE(registry_->Get(names[1]).ok());
+  EXPECT_EQ(registry_->Get(names[2]).status().code(), absl::StatusCode::kNotFound);
+}
+
+TEST_F(EncoderPublisherTest, AHalfNamesTheImportedOneElseTheOnlyOne) {
+  Start(/*import_encoder=*/false);
+  const std::shared_ptr<TextEncoder> imported = *registry_->Import(CheckpointDirectory(1), /*make_default=*/false);
+  const std::shared_ptr<TextEncoder> passage = Publish(Weights(2), EncoderHalves::kPassage, imported)->encoder;
+  const std::string half = passage->spec().fingerprint.passage;
+  EXPECT_EQ(*registry_->Get(half), passage);
+  std::vector<std::string> queries;
+  for (int seed = 3; seed < 6; ++seed) {
+    EXPECT_TRUE(Publish(Weights(seed), EncoderHalves::kQuery, imported).ok());
+    queries.push_back(Publish(Weights(seed), EncoderHalves::kQuery, passage)->encoder->spec().fingerprint.query);
+  }
+  for (const bool loaded : {true, false}) {
+    SCOPED_TRACE(loaded);
+    if (!loaded) {
+      Stop();
+      Start(/*import_encoder=*/false);
+    }
+    EXPECT_EQ((*registry_->Get(imported->spec().fingerprint.passage))->spec().fingerprint, imported->spec().fingerprint);
+    const absl::Status status = registry_->Get(half).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << status;
+    EXPECT_EQ(ReasonOf(status), "ENCODER_AMBIGUOUS");
+    EXPECT_EQ((*registry_->ForPassageHalf(half))->spec().fingerprint.passage, half) << "any of them made these vectors";
+    for (const std::string& query : queries) EXPECT_EQ((*registry_->Get(query))->spec().fingerprint, (Fingerprint{query, half}));
+  }
 }
 
 // Before every sync of a publication, and at its end.

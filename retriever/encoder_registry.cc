@@ -11,8 +11,8 @@
 #include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "base/checkpoint_files.h"
-#include "base/checksum.h"
 #include "base/error.h"
+#include "base/hex.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
@@ -20,41 +20,13 @@
 #include "encoder/towers.h"
 #include "google/protobuf/util/json_util.h"
 #include "proto/loci/storage/storage.pb.h"
+#include "retriever/encoder_files.h"
 
 namespace loci {
 namespace {
 
 constexpr char kImportingPrefix[] = ".importing-";
-constexpr char kLineageFile[] = "LINEAGE";
-constexpr int kLineageFormat = 2;  // 2: of two towers; what has one is written as 1, which older servers read.
 constexpr char kPoolingDirectory[] = "1_Pooling";
-
-std::string DirectoryName(const Fingerprint& fingerprint) { return absl::StrCat(fingerprint.query, "-", fingerprint.passage); }
-
-// Reads one file of a checkpoint in pieces, appends them to `copy` (may be null), and describes it.
-absl::StatusOr<storage::FileEntry> ReadFileEntry(FileSystem& fs, const std::string& directory, const std::string& name, WritableFile* copy) {
-  constexpr size_t kPieceBytes = 1 << 20;
-  LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> source, fs.Map(JoinPath(directory, name)));
-  Sha256 sha256;
-  const std::string_view data = source->data();
-  for (size_t offset = 0; offset < data.size(); offset += kPieceBytes) {
-    const std::string_view piece = data.substr(offset, kPieceBytes);
-    sha256.Update(piece);
-    if (copy != nullptr) LOCI_RETURN_IF_ERROR(copy->Append(piece));
-  }
-  LOCI_RETURN_IF_ERROR(source->Check());
-  storage::FileEntry entry;
-  entry.set_path(name);
-  entry.set_size_bytes(static_cast<int64_t>(data.size()));
-  entry.set_sha256(sha256.HexDigest());
-  return entry;
-}
-
-absl::Status DamagedEncoder(std::string_view directory, std::string_view what) {
-  return ErrorWithReason(absl::DataLossError(absl::StrCat("encoder ", AbslView(directory), " of this server is damaged: ", AbslView(what),
-                                                          "; send its files again, as by loci reembed --model")),
-                         "ENCODER_DAMAGED", {{"encoder", std::string(directory)}});
-}
 
 storage::EncoderLineage LineageOf(Clock& clock, const EncoderSpec& spec) {
   storage::EncoderLineage lineage;
@@ -66,14 +38,27 @@ storage::EncoderLineage LineageOf(Clock& clock, const EncoderSpec& spec) {
   return lineage;
 }
 
-// Makes a folder that has a checkpoint's files the encoder's, in the place of a damaged one: LINEAGE, then the folder's name.
-absl::Status InstallCheckpoint(FileSystem& fs, const storage::EncoderLineage& lineage, const std::string& directory, const std::string& target) {
+absl::Status WriteLineage(FileSystem& fs, const storage::EncoderLineage& lineage, const std::string& directory) {
   google::protobuf::util::JsonPrintOptions json_options;
   json_options.add_whitespace = true;
   json_options.preserve_proto_field_names = true;
   std::string json;
   LOCI_CHECK(google::protobuf::util::MessageToJsonString(lineage, &json, json_options).ok());
-  LOCI_RETURN_IF_ERROR(WriteFileAtomically(fs, JoinPath(directory, kLineageFile), json));
+  return WriteFileAtomically(fs, JoinPath(directory, kLineageFile), json);
+}
+
+// What is published again is as new as what is published first: see DeletePublished.
+void RenewLineage(FileSystem& fs, Clock& clock, const std::string& directory) {
+  absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(fs, directory);
+  if (!lineage.ok() || lineage->parent_fingerprint().empty()) return;
+  lineage->set_created_unix_us(clock.UnixMicros());
+  const absl::Status written = WriteLineage(fs, *lineage, directory);
+  if (!written.ok()) LogWarning("encoder_registry", absl::StrCat("an encoder that was published again may be deleted as an old one: ", written.message()));
+}
+
+// Makes a folder that has a checkpoint's files the encoder's, in the place of a damaged one: LINEAGE, then the folder's name.
+absl::Status InstallCheckpoint(FileSystem& fs, const storage::EncoderLineage& lineage, const std::string& directory, const std::string& target) {
+  LOCI_RETURN_IF_ERROR(WriteLineage(fs, lineage, directory));
   LOCI_RETURN_IF_ERROR(fs.SyncDirectory(JoinPath(directory, kPoolingDirectory)));
   LOCI_RETURN_IF_ERROR(fs.SyncDirectory(directory));
   LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(target));
@@ -84,7 +69,7 @@ absl::Status InstallCheckpoint(FileSystem& fs, const storage::EncoderLineage& li
 // Copies a checkpoint to `directory` so that a crash leaves all of it or nothing: files, then LINEAGE, then the folder's name.
 absl::Status CopyCheckpoint(FileSystem& fs, Clock& clock, const EncoderSpec& spec, const std::string& from,
                             const std::string& registry_directory) {
-  const std::string name = DirectoryName(spec.fingerprint);
+  const std::string name = EncoderFolder(spec.fingerprint);
   const std::string importing = JoinPath(registry_directory, absl::StrCat(kImportingPrefix, name));
   LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(importing));
   LOCI_RETURN_IF_ERROR(fs.CreateDirectories(JoinPath(importing, kPoolingDirectory)));
@@ -98,41 +83,6 @@ absl::Status CopyCheckpoint(FileSystem& fs, Clock& clock, const EncoderSpec& spe
     LOCI_RETURN_IF_ERROR(copy->Close());
   }
   return InstallCheckpoint(fs, lineage, importing, JoinPath(registry_directory, name));
-}
-
-// "QUERY-PASSAGE"; nothing for another name.
-std::optional<Fingerprint> FingerprintOfFolder(const std::string& name) {
-  const std::vector<std::string> halves = absl::StrSplit(name, '-');
-  if (halves.size() != 2) return std::nullopt;
-  return Fingerprint{.query = halves[0], .passage = halves[1]};
-}
-
-absl::StatusOr<storage::EncoderLineage> ReadLineage(FileSystem& fs, const std::string& directory) {
-  LOCI_ASSIGN_OR_RETURN(std::string json, fs.ReadFile(JoinPath(directory, kLineageFile)));
-  storage::EncoderLineage lineage;
-  if (!google::protobuf::util::JsonStringToMessage(json, &lineage).ok()) {
-    return DamagedEncoder(directory.substr(directory.rfind('/') + 1), absl::StrCat(JoinPath(directory, kLineageFile), " is not a lineage record"));
-  }
-  if (lineage.format_version() > kLineageFormat) {
-    return absl::FailedPreconditionError(absl::StrCat(JoinPath(directory, kLineageFile), " has format ", lineage.format_version(),
-                                                      "; this server reads up to ", kLineageFormat));
-  }
-  return lineage;
-}
-
-// DATA_LOSS where a folder of the registry has not the files, byte by byte, that were put there.
-absl::Status CheckFiles(FileSystem& fs, const std::string& path) {
-  const std::string name = path.substr(path.rfind('/') + 1);
-  const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(fs, path);
-  if (absl::IsNotFound(lineage.status())) return DamagedEncoder(name, "its LINEAGE is gone");
-  LOCI_RETURN_IF_ERROR(lineage.status());
-  for (const storage::FileEntry& file : lineage->files()) {
-    const absl::StatusOr<storage::FileEntry> there = ReadFileEntry(fs, path, file.path(), nullptr);
-    if (absl::IsNotFound(there.status())) return DamagedEncoder(name, absl::StrCat("its ", file.path(), " is gone"));
-    LOCI_RETURN_IF_ERROR(there.status());
-    if (there->sha256() != file.sha256()) return DamagedEncoder(name, absl::StrCat("its ", file.path(), " is not what it was"));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace
@@ -154,11 +104,11 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Import(const std::
   MutexLock loading(&loading_);
   LOCI_ASSIGN_OR_RETURN(EncoderTowers towers, LoadEncoderTowers(*options_.fs, model_directory, options_.encoder));
   const EncoderSpec spec = towers.spec();
-  const std::string target = JoinPath(options_.directory, DirectoryName(spec.fingerprint));
+  const std::string target = JoinPath(options_.directory, EncoderFolder(spec.fingerprint));
   const auto copy = [&] { return CopyCheckpoint(*options_.fs, *options_.clock, spec, model_directory, options_.directory); };
   if (!options_.fs->Exists(target)) {
     LOCI_RETURN_IF_ERROR(copy());
-  } else if (const absl::Status whole = CheckFiles(*options_.fs, target); absl::IsDataLoss(whole)) {
+  } else if (const absl::Status whole = CheckEncoderFiles(*options_.fs, target); absl::IsDataLoss(whole)) {
     // A start without the model would find it so. This one does not need it.
     const absl::Status copied = copy();
     LogWarning("encoder_registry", absl::StrCat(copied.ok() ? "replaced by the files of the model: " : "could not be replaced: ", whole.message(),
@@ -178,13 +128,13 @@ absl::StatusOr<std::string> EncoderRegistry::MakeStagingDirectory() {
   return directory;
 }
 
-std::string EncoderRegistry::Directory(const Fingerprint& encoder) const { return JoinPath(options_.directory, DirectoryName(encoder)); }
+std::string EncoderRegistry::Directory(const Fingerprint& encoder) const { return JoinPath(options_.directory, EncoderFolder(encoder)); }
 
 absl::StatusOr<std::string> EncoderRegistry::CopyFiles(const Fingerprint& encoder, const std::string& staging_directory, TextRole weights_role,
                                                        const std::string& weights_file) {
   FileSystem& fs = *options_.fs;
   MutexLock loading(&loading_);  // Nobody replaces the folder meanwhile.
-  const std::string name = DirectoryName(encoder), from = JoinPath(options_.directory, name);
+  const std::string name = EncoderFolder(encoder), from = JoinPath(options_.directory, name);
   const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(fs, from);
   if (absl::IsNotFound(lineage.status())) return DamagedEncoder(name, "its LINEAGE is gone");
   LOCI_RETURN_IF_ERROR(lineage.status());
@@ -214,7 +164,7 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
   encoder_options.model_name = model_name;
   LOCI_ASSIGN_OR_RETURN(EncoderTowers towers, LoadEncoderTowers(fs, staging_directory, encoder_options, origin.passage_tower));
   const Fingerprint fingerprint = towers.spec().fingerprint;
-  const std::string target = JoinPath(options_.directory, DirectoryName(fingerprint));
+  const std::string target = JoinPath(options_.directory, EncoderFolder(fingerprint));
   const auto install = [&](const EncoderSpec& spec) -> absl::Status {
     storage::EncoderLineage lineage = LineageOf(*options_.clock, spec);
     lineage.set_parent_fingerprint(origin.parent_fingerprint);
@@ -230,15 +180,19 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
   if (fs.Exists(target)) {
     towers = {};
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> there, Find(fingerprint.ToString()));
-    absl::Status damage = CheckFiles(fs, target);
+    absl::Status damage = CheckEncoderFiles(fs, target);
     if (there != nullptr) {
-      if (!absl::IsDataLoss(damage)) return ImportedEncoder{.encoder = std::move(there), .was_there = true};
+      if (!absl::IsDataLoss(damage)) {
+        if (!origin.parent_fingerprint.empty()) RenewLineage(fs, *options_.clock, target);
+        return ImportedEncoder{.encoder = std::move(there), .was_there = true};
+      }
       LogWarning("encoder_registry", absl::StrCat("replaced, as it was sent again: ", damage.message()));
       LOCI_RETURN_IF_ERROR(install(there->spec()));
       return ImportedEncoder{.encoder = std::move(there)};
     }
     if (damage.ok()) {
-      absl::StatusOr<std::shared_ptr<TextEncoder>> loaded = LoadLocked(DirectoryName(fingerprint));
+      absl::StatusOr<std::shared_ptr<TextEncoder>> loaded = LoadLocked(EncoderFolder(fingerprint));
+      if (loaded.ok() && !origin.parent_fingerprint.empty()) RenewLineage(fs, *options_.clock, target);
       if (loaded.ok()) return ImportedEncoder{.encoder = *std::move(loaded), .was_there = true};
       damage = loaded.status();
     }
@@ -248,7 +202,7 @@ absl::StatusOr<ImportedEncoder> EncoderRegistry::Adopt(const std::string& stagin
   }
   // Also by one that is not loaded now.
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> namesakes, Folders(model_name));
-  bool is_taken = std::any_of(namesakes.begin(), namesakes.end(), [&](const std::string& folder) { return folder != DirectoryName(fingerprint); });
+  bool is_taken = std::any_of(namesakes.begin(), namesakes.end(), [&](const std::string& folder) { return folder != EncoderFolder(fingerprint); });
   for (const std::shared_ptr<TextEncoder>& loaded : Loaded()) is_taken = is_taken || loaded->spec().model_name == model_name;
   if (is_taken) {
     // Who names that one must not be told that two have the name.
@@ -273,7 +227,7 @@ absl::StatusOr<int64_t> EncoderRegistry::DeletePublished(size_t keep, const std:
   for (size_t i = 0; i + keep < published.size(); ++i) {
     const std::string& name = published[i].second;
     const std::string fingerprint = absl::StrReplaceAll(name, {{"-", ":"}});
-    if (used.contains(fingerprint)) continue;
+    if (used.contains(fingerprint) || used.contains(fingerprint.substr(fingerprint.find(':') + 1))) continue;
     std::shared_ptr<TextEncoder> unused;  // Freed after the lock is given back.
     {
       MutexLock lock(&mutex_);
@@ -286,6 +240,7 @@ absl::StatusOr<int64_t> EncoderRegistry::DeletePublished(size_t keep, const std:
     }
     // Whole or not at all; what is left of the deletion is removed by the next start.
     const std::string aside = JoinPath(options_.directory, absl::StrCat(kImportingPrefix, "deleted-", name));
+    LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(aside));  // Of a deletion that failed.
     LOCI_RETURN_IF_ERROR(fs.Rename(JoinPath(options_.directory, name), aside));
     LOCI_RETURN_IF_ERROR(fs.SyncDirectory(options_.directory));
     LOCI_RETURN_IF_ERROR(fs.DeleteRecursively(aside));
@@ -334,7 +289,7 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::LoadLocked(const s
   }
   LOCI_RETURN_IF_ERROR(towers.status());
   const Fingerprint fingerprint = towers->spec().fingerprint;
-  if (DirectoryName(fingerprint) != directory) {
+  if (EncoderFolder(fingerprint) != directory) {
     return DamagedEncoder(directory, absl::StrCat("the files in ", path, " have fingerprint ", fingerprint.ToString()));
   }
   return Insert(*std::move(towers), /*make_default=*/false, /*stays=*/false);
@@ -352,6 +307,22 @@ absl::Status Ambiguous(std::string_view name, const std::string& one, const std:
                          "ENCODER_AMBIGUOUS", {{"encoder", std::string(name)}, {"field", "encoder"}});
 }
 
+// "QUERY:PASSAGE" of the encoder in the registry that one half names: one that was imported as it is, else the only other one; empty where there is
+// none. INVALID_ARGUMENT, reason ENCODER_AMBIGUOUS, for two others.
+absl::StatusOr<std::string> ResolveHalf(FileSystem& fs, const std::string& directory, std::string_view half) {
+  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs.List(directory));
+  std::vector<std::string> others;  // Published, or damaged.
+  for (const std::string& name : names) {
+    const std::optional<Fingerprint> fingerprint = FingerprintOfFolder(name);
+    if (!fingerprint.has_value() || (fingerprint->query != half && fingerprint->passage != half)) continue;
+    const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(fs, JoinPath(directory, name));
+    if (lineage.ok() && lineage->parent_fingerprint().empty()) return fingerprint->ToString();
+    others.push_back(fingerprint->ToString());
+  }
+  if (others.size() > 1) return Ambiguous(half, others[0], others[1]);
+  return others.empty() ? std::string() : others[0];
+}
+
 }  // namespace
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Find(std::string_view name) const {
@@ -363,14 +334,16 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Find(std::string_v
   if (name.empty()) {
     return ErrorWithReason(absl::NotFoundError("this server has no default encoder; start it with --model"), "NO_DEFAULT_ENCODER");
   }
-  std::shared_ptr<TextEncoder> named;
+  if (const auto whole = loaded_.find(std::string(name)); whole != loaded_.end()) return whole->second;
+  std::shared_ptr<TextEncoder> named, of_half;
   for (const auto& [fingerprint, encoder] : loaded_) {
-    if (Matches(name, encoder->spec().fingerprint)) return encoder;
-    if (encoder->spec().model_name != name) continue;
-    if (named != nullptr) return Ambiguous(name, named->spec().fingerprint.ToString(), fingerprint);
-    named = encoder;
+    const bool is_half = Matches(name, encoder->spec().fingerprint);
+    if (!is_half && encoder->spec().model_name != name) continue;
+    std::shared_ptr<TextEncoder>& found = is_half ? of_half : named;
+    if (found != nullptr) return Ambiguous(name, found->spec().fingerprint.ToString(), fingerprint);
+    found = encoder;
   }
-  return named;
+  return of_half != nullptr ? of_half : named;
 }
 
 absl::StatusOr<std::vector<std::string>> EncoderRegistry::Folders(std::string_view model_name) const {
@@ -387,6 +360,12 @@ absl::StatusOr<std::vector<std::string>> EncoderRegistry::Folders(std::string_vi
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Get(std::string_view name) { return Load(name, /*by_model=*/true); }
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::Load(std::string_view name, bool by_model) {
+  if (IsHex(name, kHalfDigits)) {
+    if (const auto default_encoder = Find(""); default_encoder.ok() && Matches(name, (*default_encoder)->spec().fingerprint)) return *default_encoder;
+    // Of those that lie in the registry, whether they are loaded or not: else the answer would change with what others ask for.
+    LOCI_ASSIGN_OR_RETURN(const std::string fingerprint, ResolveHalf(*options_.fs, options_.directory, name));
+    if (!fingerprint.empty()) return Load(fingerprint, /*by_model=*/false);
+  }
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> loaded, Find(name));
   if (loaded != nullptr) return loaded;
   MutexLock loading(&loading_);
@@ -414,12 +393,12 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::ForPassageHalf(std
   if (default_encoder.ok() && (*default_encoder)->spec().fingerprint.passage == passage_half) return *default_encoder;
   LOCI_ASSIGN_OR_RETURN(std::vector<std::string> names, FoldersOfHalf(passage_half));
   for (std::string& name : names) name = absl::StrReplaceAll(name, {{"-", ":"}});
-  names.emplace_back(passage_half);  // One whose folder somebody took away.
   for (const std::string& name : names) {
     const absl::StatusOr<std::shared_ptr<TextEncoder>> found = Load(name, /*by_model=*/false);
-    // A passage half may be given alone or as the end of "QUERY:PASSAGE"; only a whole half finds an encoder.
-    if (found.ok() && (*found)->spec().fingerprint.passage == passage_half) return *found;
-    if (!found.ok() && !absl::IsNotFound(found.status())) return found.status();
+    if (!absl::IsNotFound(found.status())) return found;
+  }
+  for (const std::shared_ptr<TextEncoder>& loaded : Loaded()) {  // One whose folder somebody took away.
+    if (loaded->spec().fingerprint.passage == passage_half) return loaded;
   }
   return ErrorWithReason(
       absl::FailedPreconditionError(absl::StrCat("no encoder of this server serves vectors of the passage half \"",

@@ -8,6 +8,7 @@
 #include "absl/strings/str_split.h"
 #include "base/checksum.h"
 #include "base/error.h"
+#include "base/hex.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
@@ -17,11 +18,6 @@ namespace {
 
 constexpr std::string_view kHeader = "loci query halves 1\n";
 constexpr std::string_view kAnyHeader = "loci query halves ";
-constexpr size_t kHalfDigits = 16;
-
-bool IsHalf(std::string_view text) {
-  return text.size() == kHalfDigits && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
-}
 
 absl::Status Damaged(const std::string& path, std::string_view what) {
   return ErrorWithReason(absl::DataLossError(absl::StrCat(path, " is damaged: ", AbslView(what), "; publish an encoder to the store again")),
@@ -44,7 +40,7 @@ absl::StatusOr<std::vector<Fingerprint>> ReadQueryHalves(FileSystem& fs, const s
   std::vector<Fingerprint> halves;
   for (const absl::string_view line : absl::StrSplit(AbslView(body->substr(kHeader.size())), '\n', absl::SkipEmpty())) {
     const std::vector<std::string> pair = absl::StrSplit(line, ':');
-    if (pair.size() != 2 || !IsHalf(pair[0]) || !IsHalf(pair[1])) return Damaged(path, "a line is not QUERY:PASSAGE");
+    if (pair.size() != 2 || !IsHex(pair[0], kHalfDigits) || !IsHex(pair[1], kHalfDigits)) return Damaged(path, "a line is not QUERY:PASSAGE");
     halves.push_back({.query = pair[0], .passage = pair[1]});
   }
   return halves;
