@@ -65,7 +65,8 @@ absl::Status EncoderImporter::Add(std::string_view path, std::string_view data) 
     return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat(path_, " has ", file_bytes_, " bytes or more, the limit is ", limit)),
                            "ENCODER_TOO_LARGE", {{"path", path_}, {"limit_bytes", absl::StrCat(limit)}});
   }
-  LOCI_RETURN_IF_ERROR(CheckMemory(file_bytes_));
+  if (path_ == kWeightsFile || path_ == kQueryWeightsFile) weight_bytes_ += static_cast<int64_t>(data.size());
+  LOCI_RETURN_IF_ERROR(CheckMemory(weight_bytes_));
   if (received_bytes_ > next_look_bytes_) {
     next_look_bytes_ = received_bytes_ + kRoomBytes;
     LOCI_RETURN_IF_ERROR(CheckDisk("an encoder", static_cast<int64_t>(data.size()) + 2 * kRoomBytes, available_disk_bytes_(directory_)));

@@ -71,6 +71,7 @@ class EncoderImporter {
   std::set<std::string, std::less<>> came_;
   std::string path_;  // Of the file that comes; empty: none has.
   int64_t file_bytes_ = 0;
+  int64_t weight_bytes_ = 0;  // Of both towers.
   int64_t received_bytes_ = 0;
   int64_t next_look_bytes_ = 0;  // Received, from which on the disk is looked at again.
   std::unique_ptr<WritableFile> file_;

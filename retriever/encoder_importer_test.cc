@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "index/forwarding_file_system.h"
 #include "retriever/testing/retriever_fixture.h"
 
 namespace loci {
@@ -17,6 +18,20 @@ namespace {
 
 using ::testing::HasSubstr;
 using ::testing::Not;
+
+// A machine that has so much memory.
+class SmallMemory : public ForwardingFileSystem {
+ public:
+  explicit SmallMemory(int64_t available_bytes) : available_bytes_(available_bytes) {}
+  absl::StatusOr<std::string> ReadFile(const std::string& path) override {
+    if (path == "/proc/meminfo") return absl::StrCat("MemAvailable: ", available_bytes_ / 1024, " kB\n");
+    if (path == "/proc/self/cgroup") return absl::NotFoundError(path);
+    return base_.ReadFile(path);
+  }
+
+ private:
+  const int64_t available_bytes_;
+};
 
 class EncoderImporterTest : public RetrieverFixture {
  protected:
@@ -30,8 +45,9 @@ class EncoderImporterTest : public RetrieverFixture {
     }
     return files;
   }
-  absl::StatusOr<ImportedEncoder> Send(const std::map<std::string, std::string>& files, const std::string& name = "other", size_t piece = 1'000) {
-    auto importer = EncoderImporter::Start(*registry_, fs_, name);
+  absl::StatusOr<ImportedEncoder> Send(const std::map<std::string, std::string>& files, const std::string& name = "other", size_t piece = 1'000,
+                                       FileSystem& fs = PosixFileSystem()) {
+    auto importer = EncoderImporter::Start(*registry_, fs, name);
     if (!importer.ok()) return importer.status();
     for (const auto& [path, content] : files) {
       for (size_t at = 0; at == 0 || at < content.size(); at += piece) {
@@ -186,6 +202,18 @@ TEST_F(EncoderImporterTest, TwoAtOnceAreInNobodysWayAndAStartRemovesWhatIsLeft) 
   auto registry = EncoderRegistry::Open({.directory = JoinPath(DataDirectory(), "encoders")});  // As after a kill.
   ASSERT_TRUE(registry.ok());
   EXPECT_EQ(Folders().size(), 1u);
+}
+
+TEST_F(EncoderImporterTest, BothTowersNeedRoomTogether) {
+  Start();
+  std::map<std::string, std::string> files = Files();
+  SmallMemory small(3 * static_cast<int64_t>(files["model.safetensors"].size()));  // A tower takes twice its weights.
+  EXPECT_TRUE(Send(files, "other", 1'000, small).ok());
+  files["query_model.safetensors"] = Files(3)["model.safetensors"];
+  const absl::Status status = Send(files, "other", 1'000, small).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_EQ(ReasonOf(status), "MEMORY");
+  EXPECT_TRUE(Send(files).ok());
 }
 
 }  // namespace
