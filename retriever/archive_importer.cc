@@ -23,7 +23,8 @@ absl::Status ArchiveImporter::Start(const storage::ArchiveHeader& header) {
   ingest.imported = IngestOptions::VectorSpace{.dim = header.dim(),
                                                .query_fingerprint = header.query_fingerprint(),
                                                .passage_fingerprint = header.passage_fingerprint()};
-  const absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = manager_.encoders().ForPassageHalf(header.passage_fingerprint());
+  const absl::StatusOr<std::shared_ptr<TextEncoder>> encoder =
+      manager_.encoders().ForVectors({.query = header.query_fingerprint(), .passage = header.passage_fingerprint()});
   if (encoder.ok()) {
     if ((*encoder)->spec().dim != header.dim()) {
       return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("the archive's vectors have dimension ", header.dim(), ", those of encoder ",
@@ -31,7 +32,7 @@ absl::Status ArchiveImporter::Start(const storage::ArchiveHeader& header) {
                              "ENCODER_MISMATCH", {{"passage_fingerprint", header.passage_fingerprint()}});
     }
     ingest.imported->query_fingerprint = (*encoder)->spec().fingerprint.query;  // That may ask it here.
-    ingest.encoder_fingerprint = header.passage_fingerprint();
+    ingest.encoder_fingerprint = (*encoder)->spec().fingerprint.ToString();
   } else if (!options_.allow_unknown_encoder) {
     return Annotate(encoder.status(), "the archive can't be imported");
   }

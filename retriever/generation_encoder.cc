@@ -10,6 +10,7 @@
 #include "base/logging.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "retriever/encoder_files.h"
 #include "retriever/generation_manager.h"
 #include "retriever/generation_manager_state.h"
 #include "retriever/query_halves.h"
@@ -35,8 +36,8 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> GenerationManager::State::EncoderOf
   if (published == made_by) return options.encoders->ForVectors(made_by);
   absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = options.encoders->Get(published.ToString());
   if (!absl::IsNotFound(encoder.status())) return encoder;
-  LogWarning("generation_manager", absl::StrCat("store=", store, " the encoder ", published.ToString(), " that was published to it is gone"));
-  return options.encoders->ForVectors(made_by);
+  // As one that is damaged: another would answer queries otherwise, without a word.
+  return DamagedEncoder(published.ToString(), absl::StrCat("it was published to store \"", store, "\", and its folder is gone"));
 }
 
 absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::SetEncoder(std::string_view store, std::shared_ptr<TextEncoder> encoder) {
@@ -80,11 +81,17 @@ absl::StatusOr<std::set<std::string>> GenerationManager::UsedEncoders() {
     if (absl::IsNotFound(list.status())) continue;  // It was deleted meanwhile.
     LOCI_RETURN_IF_ERROR(list.status());
     for (const GenerationInfo& info : list->generations) {
-      if (info.unreadable) return absl::DataLossError(absl::StrCat("generation ", info.manifest.generation(), " of store \"", name, "\" can't be read"));
+      if (info.unreadable) return absl::DataLossError(absl::StrCat("generation ", info.manifest.generation(), " of store \"", name, "\" can't be read; delete it, or restore it"));
       used.insert(absl::StrCat(info.manifest.query_fingerprint(), ":", info.manifest.passage_fingerprint()));
     }
-    LOCI_ASSIGN_OR_RETURN(const std::vector<Fingerprint> halves, ReadQueryHalves(*state_->options.fs, StoreDirectory(name)));
-    for (const Fingerprint& half : halves) used.insert(half.ToString());
+    const absl::StatusOr<std::vector<Fingerprint>> halves = ReadQueryHalves(*state_->options.fs, StoreDirectory(name));
+    if (halves.ok()) {
+      for (const Fingerprint& half : *halves) used.insert(half.ToString());
+      continue;
+    }
+    // Whichever was published, it is of a half that a generation has.
+    LogWarning("generation_manager", absl::StrCat("store=", name, " no published encoder of its generations' halves is deleted: ", halves.status().message()));
+    for (const GenerationInfo& info : list->generations) used.insert(info.manifest.passage_fingerprint());
   }
   return used;
 }

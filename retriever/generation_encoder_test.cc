@@ -1,17 +1,24 @@
 // Which encoder a store's texts are encoded by: what was published to it, over restarts, roll-backs and damage.
 #include <algorithm>
 #include <atomic>
+#include <functional>
 #include <memory>
+#include <set>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/cancellation.h"
 #include "base/checksum.h"
 #include "base/error.h"
 #include "encoder/towers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "index/forwarding_file_system.h"
+#include "retriever/archive_exporter.h"
+#include "retriever/archive_importer.h"
 #include "retriever/encoder_publisher.h"
 #include "retriever/generation_manager.h"
 #include "retriever/query_halves.h"
@@ -21,8 +28,22 @@
 namespace loci {
 namespace {
 
+// Does something once the file that says what was published has been read.
+class HookedFileSystem : public ForwardingFileSystem {
+ public:
+  absl::StatusOr<std::string> ReadFile(const std::string& path) override {
+    absl::StatusOr<std::string> content = base_.ReadFile(path);
+    if (path.ends_with(kQueryHalvesFile)) {
+      if (const std::function<void()> hook = std::exchange(after_query_halves, nullptr)) hook();
+    }
+    return content;
+  }
+  std::function<void()> after_query_halves;
+};
+
 class GenerationEncoderTest : public RetrieverFixture {
  protected:
+  ~GenerationEncoderTest() override { Stop(); }
   // The weights of checkpoint `seed` for these halves of the parent.
   std::shared_ptr<TextEncoder> Publish(int seed, EncoderHalves halves, std::shared_ptr<TextEncoder> parent) {
     EXPECT_TRUE(WriteTinyCheckpoint(fs_, CheckpointDirectory(seed), {.seed = static_cast<uint64_t>(seed)}).ok());
@@ -47,6 +68,7 @@ class GenerationEncoderTest : public RetrieverFixture {
     if (set.ok()) set = manager_->WithEncoder(*std::move(set));
     return set.ok() ? (*set)->encoder->spec().fingerprint.ToString() : set.status().ToString(absl::StatusToStringMode::kWithNoExtraData);
   }
+  HookedFileSystem hooked_;
   static std::string Name(const std::shared_ptr<TextEncoder>& encoder) { return encoder->spec().fingerprint.ToString(); }
   std::string Active(const std::string& store = "s") { return manager_->GetStore(store)->generation; }
   void FillStore(const std::string& store = "s") {
@@ -160,6 +182,8 @@ TEST_F(GenerationEncoderTest, AnEncoderThatIsGoneOrDamagedIsTold) {
   Stop();
   ASSERT_TRUE(fs_.DeleteRecursively(folder).ok());
   Start();
+  EXPECT_THAT(Serves(), ::testing::HasSubstr("DATA_LOSS")) << "nor where it is gone";
+  ASSERT_TRUE(manager_->SetEncoder("s", Default()).ok());
   EXPECT_EQ(Serves(), Name(Default()));
   Stop();
   const std::string halves = JoinPath(DataDirectory(), absl::StrCat("stores/s/", kQueryHalvesFile));
@@ -181,7 +205,72 @@ TEST_F(GenerationEncoderTest, WhatIsUsedIsOfGenerationsAndOfWhatWasSet) {
   ASSERT_TRUE(Reembed(*manager_, {.store = "s", .encoder = both, .index = "", .activate = false}).ok());
   EXPECT_THAT(*manager_->UsedEncoders(), ::testing::UnorderedElementsAre(Name(Default()), Name(child), Name(both)));
   ASSERT_TRUE(WriteFileAtomically(fs_, JoinPath(DataDirectory(), absl::StrCat("stores/s/", kQueryHalvesFile)), "{").ok());
-  EXPECT_EQ(manager_->UsedEncoders().status().code(), absl::StatusCode::kDataLoss);
+  // What was set is not known any more; it was of the halves of the store's generations.
+  EXPECT_THAT(*manager_->UsedEncoders(), ::testing::UnorderedElementsAre(Name(Default()), Name(child), Name(both), Default()->spec().fingerprint.passage,
+                                                                         both->spec().fingerprint.passage));
+}
+
+TEST_F(GenerationEncoderTest, PassageWeightsThatNeverServeLeaveTheQueryHalfThatDoes) {
+  Start();
+  FillStore();
+  const std::string child = Name(Publish(2, EncoderHalves::kQuery, Default()));
+  ASSERT_TRUE(manager_->SetEncoder("s", *registry_->Get(child)).ok());
+  std::string last;
+  for (int seed = 3; seed < 15; ++seed) {
+    const std::shared_ptr<TextEncoder> passage = Publish(seed, EncoderHalves::kPassage, Default());
+    ASSERT_TRUE(manager_->SetEncoder("s", passage).ok());
+    last = Name(passage);
+  }
+  const std::set<std::string> used = *manager_->UsedEncoders();
+  EXPECT_THAT(used, ::testing::IsSupersetOf({Name(Default()), child, last}));
+  EXPECT_EQ(used.size(), 2 + kKeptUnbuilt);
+  Stop();
+  Start();
+  EXPECT_EQ(Serves(), child);
+}
+
+// Two encoders of one passage half: the one that is named, not the one whose name is first.
+TEST_F(GenerationEncoderTest, IngestsAndImportsTakeTheQueryHalfThatTheyName) {
+  Start();
+  const std::shared_ptr<TextEncoder> passage = Publish(2, EncoderHalves::kPassage, Default());
+  std::vector<std::shared_ptr<TextEncoder>> encoders = {passage};
+  for (int seed = 3; seed < 6; ++seed) encoders.push_back(Publish(seed, EncoderHalves::kQuery, passage));
+  for (const std::shared_ptr<TextEncoder>& encoder : encoders) {
+    const Fingerprint& fingerprint = encoder->spec().fingerprint;
+    const std::string store = fingerprint.query, copy = absl::StrCat("copy-", store);
+    ASSERT_TRUE(Ingest(store, {MakePassage("a", "the cat in the house")}, {.encoder_fingerprint = fingerprint.ToString()}).ok());
+    const auto set = manager_->Capture(store, "");
+    ASSERT_TRUE(set.ok()) << set.status();
+    EXPECT_EQ((*set)->view->generation().manifest().query_fingerprint(), fingerprint.query);
+    EXPECT_EQ(Serves(store), Name(encoder));
+    ArchiveExporter exporter((*set)->view, 1);
+    ImportOptions options;
+    options.store = copy;
+    ArchiveImporter importer(*manager_, std::move(options));
+    for (std::string bytes = *exporter.Next(RequestLimits()); !bytes.empty(); bytes = *exporter.Next(RequestLimits())) {
+      ASSERT_TRUE(importer.Add(bytes).ok());
+    }
+    ASSERT_TRUE(importer.Finish().ok());
+    EXPECT_EQ(Serves(copy), Name(encoder));
+  }
+  const auto unknown = Ingester::Start(*manager_, {.store = "s", .encoder_fingerprint = "../..:../x"});
+  EXPECT_EQ(unknown.status().code(), absl::StatusCode::kFailedPrecondition) << unknown.status();
+}
+
+TEST_F(GenerationEncoderTest, OneThatIsSetWhileANamedGenerationIsOpenedIsNotMissed) {
+  Start();
+  FillStore();
+  const std::string first = Active();
+  FillStore();
+  const std::shared_ptr<TextEncoder> child = Publish(2, EncoderHalves::kQuery, Default());
+  manager_.reset();
+  auto manager = GenerationManager::Open({.data_directory = DataDirectory(), .fs = &hooked_, .encoders = registry_.get(), .search_pool = &pool_});
+  ASSERT_TRUE(manager.ok()) << manager.status();
+  manager_ = *std::move(manager);
+  hooked_.after_query_halves = [&] { EXPECT_TRUE(manager_->SetEncoder("s", child).ok()); };
+  EXPECT_EQ(Serves("s", first), Name(child));
+  EXPECT_EQ(hooked_.after_query_halves, nullptr) << "it came between";
+  EXPECT_EQ(Serves("s", first), Name(child));
 }
 
 TEST_F(GenerationEncoderTest, AStoreThatServesNothingTakesNone) {

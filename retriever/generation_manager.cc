@@ -146,6 +146,10 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std
   entry->AddLive(loaded);
   std::shared_ptr<const View> view = View::Bare(std::move(loaded));
   std::shared_ptr<TextEncoder> encoder = state_->EncoderFor(entry->name, *view);
+  // One that was set while this one was looked for did not see this generation, which is not among those that are open yet.
+  MutexLock writer(&entry->writer);
+  const std::shared_ptr<TextEncoder> published = entry->published_encoder();
+  if (published != nullptr && published->spec().fingerprint.passage == view->generation().manifest().passage_fingerprint()) encoder = published;
   auto serving_set = std::make_shared<const ServingSet>(ServingSet{entry->name, std::move(view), std::move(encoder)});
   if (std::shared_ptr<const ServingSet> dropped = entry->KeepOpened(std::string(generation), serving_set, kMaxOpened); dropped != nullptr) {
     state_->drainer.Add(dropped->view->shared_generation(), nullptr);

@@ -13,6 +13,7 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "base/field_error.h"
+#include "base/hex.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/vector_type.h"
@@ -213,7 +214,10 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
 
   if (!options.encoder_fingerprint.empty()) {
     const std::vector<std::string> halves = absl::StrSplit(options.encoder_fingerprint, ':');
-    LOCI_ASSIGN_OR_RETURN(state->encoder, manager.encoders().ForPassageHalf(halves.back()));
+    // That very encoder where both halves are named: several may have the passage half. (A folder is looked for by them.)
+    const bool is_whole = halves.size() == 2 && IsHex(halves[0], kHalfDigits) && IsHex(halves[1], kHalfDigits);
+    LOCI_ASSIGN_OR_RETURN(state->encoder, is_whole ? manager.encoders().ForVectors({.query = halves[0], .passage = halves[1]})
+                                                   : manager.encoders().ForPassageHalf(halves.back()));
     if (options.mode == IngestMode::kUpsert) LOCI_RETURN_IF_ERROR(CheckUpsertEncoder(manager, options.store, state->encoder->spec()));
   } else if (options.mode == IngestMode::kUpsert) {
     absl::StatusOr<std::shared_ptr<const ServingSet>> active = manager.Capture(options.store, "");
