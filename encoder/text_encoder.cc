@@ -3,8 +3,11 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <map>
+#include <memory>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -123,6 +126,37 @@ std::vector<float> PoolWindows(const std::vector<int64_t>& first, const std::vec
   return pooled;
 }
 
+// The series of one of two towers, under the name of the encoder of both: a tower may be another encoder's too, and its own name is that one's.
+class TowerMetrics final : public MetricsSink {
+ public:
+  TowerMetrics(MetricsSink& sink, const EncoderSpec& spec, std::string tower)
+      : sink_(sink), labels_{{"encoder", spec.model_name}, {"fingerprint", spec.fingerprint.ToString()}, {"tower", std::move(tower)}} {}
+  Counter& counter(const std::string& name, const std::string& help, const MetricLabels& labels) override {
+    return sink_.counter(name, help, Named(labels));
+  }
+  Gauge& gauge(const std::string& name, const std::string& help, const MetricLabels& labels) override { return sink_.gauge(name, help, Named(labels)); }
+  Histogram& histogram(const std::string& name, const std::string& help, const MetricLabels& labels, const std::vector<double>& bounds) override {
+    return sink_.histogram(name, help, Named(labels), bounds);
+  }
+
+ private:
+  MetricLabels Named(MetricLabels labels) const {
+    if (!labels.contains("encoder")) return labels;
+    for (const auto& [label, value] : labels_) labels[label] = value;
+    return labels;
+  }
+
+  MetricsSink& sink_;
+  const MetricLabels labels_;
+};
+
+// A batcher asks for its series when it is made, and only then.
+std::unique_ptr<Batcher> MakeBatcher(const Encoder& tower, const EncoderTowers& towers, const BatcherOptions& options, Clock& clock, MetricsSink& metrics) {
+  if (towers.query == nullptr) return Batcher::Create(tower, options, clock, metrics);
+  TowerMetrics named(metrics, towers.spec(), &tower == towers.query.get() ? "query" : "passage");
+  return Batcher::Create(tower, options, clock, named);
+}
+
 }  // namespace
 
 TextEncoder::TextEncoder(EncoderTowers towers, BatcherOptions options, Clock& clock, MetricsSink& metrics)
@@ -131,11 +165,11 @@ TextEncoder::TextEncoder(EncoderTowers towers, BatcherOptions options, Clock& cl
       clock_(clock),
       max_request_tokens_(std::min<int64_t>(options.max_queued_tokens, INT32_MAX)),
       work_(metrics),
-      batcher_(Batcher::Create(*towers_.passage, options, clock, metrics)) {
+      batcher_(MakeBatcher(*towers_.passage, towers_, options, clock, metrics)) {
   LOCI_CHECK(spec_.max_length > kSpecialTokens);
   if (towers_.query == nullptr) return;
   LOCI_CHECK(towers_.query->spec().dim == spec_.dim && towers_.query->spec().max_length == spec_.max_length);
-  query_batcher_ = Batcher::Create(*towers_.query, options, clock, metrics);
+  query_batcher_ = MakeBatcher(*towers_.query, towers_, options, clock, metrics);
 }
 
 TextEncoder::~TextEncoder() = default;

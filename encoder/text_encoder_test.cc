@@ -242,5 +242,22 @@ TEST_F(TextEncoderTest, QueriesGoToTheQueryTower) {
   EXPECT_TRUE(two.Reserve(9, 0, {.role = TextRole::kQuery, .truncation = Truncation::kPoolWindows}, 0).ok());
 }
 
+// The parent shares a tower, and its own batcher has a queue of its own.
+TEST_F(TextEncoderTest, EachOfTwoTowersHasSeriesOfItsOwn) {
+  Make({});
+  TextEncoder two({.passage = encoder_, .query = std::make_shared<FakeEncoder>(FakeEncoderOptions{}), .model_name = "child"}, {}, clock_, metrics_);
+  const auto sequences = [&](const std::string& name, const std::string& tower) {
+    MetricLabels labels = {{"encoder", name}, {"fingerprint", encoder_->spec().fingerprint.ToString()}};
+    if (!tower.empty()) labels["tower"] = tower;
+    return metrics_.value("loci_batcher_batch_sequences", labels);
+  };
+  ASSERT_TRUE(two.EncodeAndWait({"w1", "w2", "w3"}, {.role = TextRole::kQuery}).ok());
+  ASSERT_TRUE(two.EncodeAndWait({"w1"}, {.role = TextRole::kPassage}).ok());
+  ASSERT_TRUE(text_encoder_->EncodeAndWait({"w1", "w2"}, {.role = TextRole::kQuery}).ok());
+  EXPECT_EQ(sequences("child", "query"), 3);
+  EXPECT_EQ(sequences("child", "passage"), 1);
+  EXPECT_EQ(sequences(encoder_->spec().model_name, ""), 2);
+}
+
 }  // namespace
 }  // namespace loci
