@@ -59,6 +59,8 @@ bool IsEncoderUpload(std::string_view kind) { return kind == JobKindName(JobKind
 // Whether it makes a generation of what the store serves.
 bool IsRebuild(std::string_view kind) { return kind == JobKindName(JobKind::kFold) || kind == JobKindName(JobKind::kReembed); }
 
+absl::Status Draining() { return ErrorWithReason(absl::UnavailableError("the server is draining; ask again when it is back"), "DRAINING"); }
+
 absl::Status JobNotFound(std::string_view job) {
   const std::string shown = absl::CHexEscape(AbslView(job.substr(0, kMaxShownBytes)));  // It comes from a client.
   return ErrorWithReason(absl::NotFoundError(absl::StrCat("no job \"", shown, "\"")), "JOB_NOT_FOUND", {{"job", shown}});
@@ -136,6 +138,26 @@ struct JobRegistry::State {
     return nullptr;
   }
 
+  // What keeps a job of `spec` from starting; null: nothing.
+  const Entry* FindInTheWay(const JobSpec& spec) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    // A tuning takes the machine: there is one at a time, of whatever store.
+    const std::string_view among = spec.kind == JobKind::kTune ? std::string_view() : std::string_view(spec.store);
+    return FindRunning(among, [&](const Entry& running) { return Conflicts(spec, running) && !GivesWay(spec, running); });
+  }
+
+  static bool Activates(const JobSpec& spec) { return spec.kind == JobKind::kActivate || spec.kind == JobKind::kRollback; }
+
+  static bool Conflicts(const JobSpec& spec, const Entry& running) {
+    const std::string_view kind = JobKindName(spec.kind), other = running.record.kind();
+    if (Activates(spec) && running.activating) return true;
+    if (spec.kind == JobKind::kTune) return other == kind;
+    if (IsEncoderUpload(kind)) return IsEncoderUpload(other);
+    if (IsRebuild(kind)) return IsRebuild(other) || running.activating || IsUpload(other);
+    return IsUpload(kind) && (IsRebuild(other) || IsUpload(other));
+  }
+
+  static bool GivesWay(const JobSpec& spec, const Entry& running) { return (running.yields && !spec.yields) || (running.refreshes && spec.refreshes); }
+
   // Marks those that run in `store`, are `asked` to end and were not before; AskToEnd, without the lock, is the caller's.
   void TakeOut(std::string_view store, const std::function<bool(const Entry&)>& asked, std::vector<std::shared_ptr<Entry>>* taken,
                std::vector<std::function<void()>>* callbacks) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
@@ -175,7 +197,9 @@ struct JobRegistry::State {
 
   JobInfo Snapshot(const Entry& entry) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
     JobInfo info{.record = entry.record, .version = entry.version};
-    if (entry.record.state() != JobRecord::STATE_RUNNING || entry.samples.empty()) return info;
+    if (entry.record.state() != JobRecord::STATE_RUNNING) return info;
+    info.ending = entry.cancel_asked && !entry.server_ends;
+    if (entry.samples.empty()) return info;
     const int64_t elapsed_us = options.clock->NowMicros() - entry.samples.front().first;
     const int64_t moved = entry.record.done() - entry.samples.front().second;
     if (elapsed_us > 0 && moved > 0) info.rate = static_cast<double>(moved) * 1e6 / static_cast<double>(elapsed_us);
@@ -317,41 +341,27 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
   entry->on_cancel = std::move(spec.on_cancel);
   JobRecord& record = entry->record;
   record.set_kind(std::string(JobKindName(spec.kind)));
-  record.set_store(std::move(spec.store));
+  record.set_store(spec.store);
   record.set_generation(std::move(spec.generation));
   record.set_unit("passages");
   record.set_request_id(std::move(spec.request_id));
   record.set_state(JobRecord::STATE_RUNNING);
   record.set_started_unix_us(state.options.clock->UnixMicros());
-  entry->activating = spec.kind == JobKind::kActivate || spec.kind == JobKind::kRollback;
+  entry->activating = State::Activates(spec);
   entry->yields = spec.yields;
   entry->refreshes = spec.refreshes;
   const int kind = static_cast<int>(spec.kind);
   JobRecord first;
-  std::vector<std::shared_ptr<JobHandle::Entry>> yielding;
-  std::vector<std::function<void()>> callbacks;
+  std::vector<std::shared_ptr<JobHandle::Entry>> giving_way;
   std::shared_ptr<JobHandle::Entry> interrupted;  // That goes on.
   {
     MutexLock lock(&state.mutex);
-    if (state.closed) return ErrorWithReason(absl::UnavailableError("the server is draining; ask again when it is back"), "DRAINING");
-    const auto conflicts = [&](const JobHandle::Entry& running) {
-      if (entry->activating && running.activating) return true;
-      if (spec.kind == JobKind::kTune) return running.record.kind() == record.kind();
-      if (IsEncoderUpload(record.kind())) return IsEncoderUpload(running.record.kind());
-      const bool rebuilds = IsRebuild(running.record.kind());
-      if (IsRebuild(record.kind())) return rebuilds || running.activating || IsUpload(running.record.kind());
-      return IsUpload(record.kind()) && (rebuilds || IsUpload(running.record.kind()));
-    };
-    const auto gives_way = [&](const JobHandle::Entry& running) {
-      return (running.yields && !entry->yields) || (running.refreshes && entry->refreshes);
-    };
-    // A tuning takes the machine: there is one at a time, of whatever store.
-    const std::string_view among = spec.kind == JobKind::kTune ? std::string_view() : std::string_view(record.store());
-    const JobHandle::Entry* const other =
-        state.FindRunning(among, [&](const JobHandle::Entry& running) { return conflicts(running) && !gives_way(running); });
-    if (other != nullptr) return InTheWay(other->record);
-    state.TakeOut(record.store(), [&](const JobHandle::Entry& running) { return gives_way(running) && (conflicts(running) || entry->activating); },
-                  &yielding, &callbacks);
+    if (state.closed) return Draining();
+    if (const JobHandle::Entry* const other = state.FindInTheWay(spec); other != nullptr) return InTheWay(other->record);
+    for (const auto& running : state.order) {
+      const bool is_there = running->record.state() == JobRecord::STATE_RUNNING && (spec.store.empty() || running->record.store() == spec.store);
+      if (is_there && State::GivesWay(spec, *running) && (State::Conflicts(spec, *running) || entry->activating)) giving_way.push_back(running);
+    }
     const auto earlier = spec.job.empty() ? state.entries.end() : state.entries.find(spec.job);
     if (earlier != state.entries.end() && earlier->second->record.state() == JobRecord::STATE_INTERRUPTED &&
         earlier->second->record.kind() == record.kind() && earlier->second->record.store() == record.store()) {
@@ -364,37 +374,63 @@ absl::StatusOr<std::shared_ptr<JobHandle>> JobRegistry::Start(JobSpec spec) {
     }
     while (entry->id.empty() || state.entries.contains(entry->id)) entry->id = MakeTimestampId(record.started_unix_us());
     record.set_job(entry->id);
-    for (const auto& other : yielding) {
-      if (other->refreshes && entry->refreshes) other->superseded_by = entry->id;
-    }
     state.entries.emplace(entry->id, entry);
     state.order.push_back(entry);
     state.AddRunning(kind, 1);
+    if (entry->refreshes && state.draining) {  // Drain, which asks those that run, has been here.
+      entry->cancel_asked = entry->server_ends = true;
+      entry->limits.Cancel();
+      entry->own_limits.Cancel();
+    }
     first = record;
   }
-  State::AskToEnd(yielding, callbacks);
-  if (absl::Status written = state.Write(first); !written.ok()) {
-    written = Annotate(written, "the job can't be recorded");
-    if (spec.kind != JobKind::kVerify) {
-      // The file may be there, and not known to be durable: a restart would find a job that was interrupted. So it should, where one was.
-      const absl::Status deleted = interrupted != nullptr ? absl::OkStatus() : state.options.fs->DeleteFile(state.PathOf(entry->id));
-      if (!deleted.ok() && !absl::IsNotFound(deleted)) {
-        LogWarning("jobs", absl::StrCat("job ", entry->id, ", which did not start, stays in the history: ", deleted.message()));
-      }
-      MutexLock lock(&state.mutex);
-      state.Forget(*entry);
-      if (interrupted != nullptr) {
-        state.order.push_back(interrupted);
-        state.entries.emplace(interrupted->id, std::move(interrupted));
-      }
-      state.AddRunning(kind, -1);
-      state.ended.NotifyAll();
-      return written;
-    }
-    LogWarning("jobs", absl::StrCat("job=", entry->id, " ", written.message()));
+  const std::shared_ptr<JobHandle> job(new JobHandle(this, entry));
+  absl::Status begun = state.Write(first);
+  if (!begun.ok()) {
+    begun = Annotate(begun, "the job can't be recorded");
+    if (spec.kind == JobKind::kVerify) LogWarning("jobs", absl::StrCat("job=", entry->id, " ", std::exchange(begun, absl::OkStatus()).message()));
   }
+  if (begun.ok() && spec.begin) begun = spec.begin(job);
+  if (!begun.ok()) {
+    job->finished_ = true;
+    // The file may be there, and not known to be durable: a restart would find a job that was interrupted. So it should, where one was.
+    const absl::Status deleted = interrupted != nullptr ? absl::OkStatus() : state.options.fs->DeleteFile(state.PathOf(entry->id));
+    if (!deleted.ok() && !absl::IsNotFound(deleted)) {
+      LogWarning("jobs", absl::StrCat("job ", entry->id, ", which did not start, stays in the history: ", deleted.message()));
+    }
+    MutexLock lock(&state.mutex);
+    entry->record.set_state(JobRecord::STATE_FAILED);  // For who has the handle still.
+    state.Forget(*entry);
+    if (interrupted != nullptr) {
+      state.order.push_back(interrupted);
+      state.entries.emplace(interrupted->id, std::move(interrupted));
+    }
+    state.AddRunning(kind, -1);
+    state.ended.NotifyAll();
+    return begun;
+  }
+  std::vector<std::shared_ptr<JobHandle::Entry>> yielding;
+  std::vector<std::function<void()>> callbacks;
+  {
+    MutexLock lock(&state.mutex);
+    const auto gives_way = [&](const JobHandle::Entry& running) {
+      return std::any_of(giving_way.begin(), giving_way.end(), [&](const auto& other) { return other.get() == &running; });
+    };
+    state.TakeOut(first.store(), gives_way, &yielding, &callbacks);
+    for (const auto& other : yielding) {
+      if (other->refreshes && entry->refreshes) other->superseded_by = entry->id;
+    }
+  }
+  State::AskToEnd(yielding, callbacks);
   LogInfo("jobs", absl::StrCat("job=", entry->id, " kind=", first.kind(), " store=", first.store(), interrupted != nullptr ? " goes on" : " started"));
-  return std::shared_ptr<JobHandle>(new JobHandle(this, std::move(entry)));
+  return job;
+}
+
+absl::Status JobRegistry::CheckStart(const JobSpec& spec) const {
+  MutexLock lock(&state_->mutex);
+  if (state_->closed) return Draining();
+  const JobHandle::Entry* const other = state_->FindInTheWay(spec);
+  return other == nullptr ? absl::OkStatus() : InTheWay(other->record);
 }
 
 absl::StatusOr<JobInfo> JobRegistry::Get(std::string_view job) const {
@@ -464,7 +500,7 @@ void JobRegistry::CancelAll() {
     state_->closed = true;
     for (const auto& entry : state_->order) {
       if (entry->record.state() != JobRecord::STATE_RUNNING) continue;
-      entry->server_ends = !std::exchange(entry->cancel_asked, true);
+      if (!std::exchange(entry->cancel_asked, true)) entry->server_ends = true;  // Drain may have asked before.
       asked.push_back(entry);
       callbacks.push_back(std::exchange(entry->on_cancel, nullptr));
     }

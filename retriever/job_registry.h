@@ -29,6 +29,8 @@ enum class JobKind { kIngest, kActivate, kRollback, kVerify, kImport, kFold, kRe
 inline constexpr int kJobKindCount = 10;
 std::string_view JobKindName(JobKind kind);  // "ingest"
 
+class JobHandle;
+
 struct JobSpec {
   JobKind kind = JobKind::kVerify;
   std::string store;
@@ -38,12 +40,16 @@ struct JobSpec {
   // A fold that nobody asked for: what starts and would find it in the way has it cancelled, and goes on.
   bool yields = false;
   // A re-embedding that follows the newest encoder: one of those that runs in the store is asked to end, and says that this one supersedes it
-  // (WaitForThoseThatGaveWay comes before the work). It goes on after a restart, so it is asked to end as soon as the registry drains.
+  // (WaitForThoseThatGaveWay comes before the work). It goes on after a restart, so it is asked to end as soon as the registry drains, and
+  // ends at once where it starts after that.
   bool refreshes = false;
   // Of an INTERRUPTED one of the same kind and store: it goes on under its id. Empty, or not there: a new one.
   std::string job;
   // Called once, without a lock held, when the job is asked to end while it runs. For operations that wait for something.
   std::function<void()> on_cancel;
+  // Called once, without a lock held, when the job is recorded and nothing was asked to end for it yet. Its error is Start's: the job has never been, and what
+  // runs goes on.
+  std::function<absl::Status(const std::shared_ptr<JobHandle>& job)> begin;
 };
 
 // A job as it is at a moment.
@@ -52,6 +58,7 @@ struct JobInfo {
   double rate = 0;      // Units a second, lately; 0 where it does not run.
   int64_t eta_ms = -1;  // To the end of the phase; -1: not known.
   int64_t version = 0;  // Grows with each change.
+  bool ending = false;  // It runs, and was asked to end by other than the server's end: it will not go on.
 };
 
 class JobRegistry;
@@ -106,7 +113,7 @@ class JobHandle {
 //   verification                       goes on   goes on                  goes on         refused
 //   fold, building                     refused   goes on                  goes on         refused
 //   fold, switching                    refused   refused                  goes on         refused
-//   (a re-embedding is as a fold, but that it never yields)
+//   (a re-embedding is as a fold, but that it never yields; one that refreshes gives way to another one that does: JobSpec::refreshes)
 //
 // An activation that only watches what it activated is in nobody's way. A fold starts beside verifications alone. Imports and
 // publications of encoders are of no store: one at a time. One that yields is cancelled where the table says refused, and by an activation or a roll-back,
@@ -131,9 +138,11 @@ class JobRegistry {
   static absl::StatusOr<std::unique_ptr<JobRegistry>> Open(Options options);
   ~JobRegistry();
 
-  // ABORTED, reason JOB_IN_THE_WAY with `job`, where another is in the way; UNAVAILABLE after CancelAll. Ids are never used again. A
-  // verification starts also where the disk takes no record of it.
+  // ABORTED, reason JOB_IN_THE_WAY with `job`, where another is in the way; UNAVAILABLE after CancelAll; errors of the disk. After an error what runs
+  // goes on. Ids are never used again. A verification starts also where the disk takes no record of it.
   absl::StatusOr<std::shared_ptr<JobHandle>> Start(JobSpec spec);
+  // Those errors of Start that are known without trying it. Does not block.
+  absl::Status CheckStart(const JobSpec& spec) const;
 
   absl::StatusOr<JobInfo> Get(std::string_view job) const;  // NOT_FOUND, reason JOB_NOT_FOUND.
   // Newest first. Empty `store`: every store's; STATE_UNSPECIFIED: in any state.

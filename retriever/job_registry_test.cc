@@ -424,6 +424,49 @@ TEST_F(JobRegistryTest, AJobWhoseRecordIsNotDurableDoesNotStartAndIsForgotten) {
   EXPECT_NE(Start(JobKind::kIngest, "movies"), nullptr);
 }
 
+TEST_F(JobRegistryTest, ARefreshThatCantStartSupersedesNothing) {
+  const auto running = *jobs_->Start({.kind = JobKind::kReembed, .store = "movies", .refreshes = true});
+  EXPECT_FALSE(jobs_->Get(running->id())->ending);
+  EXPECT_TRUE(jobs_->CheckStart({.kind = JobKind::kReembed, .store = "movies", .refreshes = true}).ok());
+  EXPECT_EQ(ReasonOf(jobs_->CheckStart({.kind = JobKind::kReembed, .store = "movies"})), "JOB_IN_THE_WAY");
+  std::string never;
+  const auto begin = [&](const std::shared_ptr<JobHandle>& job) -> absl::Status {
+    never = job->id();
+    EXPECT_EQ(Record(never).state(), JobRecord::STATE_RUNNING);
+    EXPECT_FALSE(running->limits().cancelled());
+    return absl::InternalError("not this one");
+  };
+  EXPECT_TRUE(absl::IsInternal(jobs_->Start({.kind = JobKind::kReembed, .store = "movies", .refreshes = true, .begin = begin}).status()));
+  EXPECT_TRUE(absl::IsNotFound(jobs_->Get(never).status()));
+  EXPECT_EQ(fs_.List(JoinPath(directory_, "jobs"))->size(), 1u);
+  ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(directory_, "jobs")).ok());
+  EXPECT_FALSE(jobs_->Start({.kind = JobKind::kReembed, .store = "movies", .refreshes = true}).ok());
+  EXPECT_FALSE(running->limits().cancelled());
+  ASSERT_TRUE(fs_.CreateDirectories(JoinPath(directory_, "jobs")).ok());
+  const auto next = *jobs_->Start({.kind = JobKind::kReembed, .store = "movies", .refreshes = true});
+  EXPECT_TRUE(running->limits().cancelled());
+  EXPECT_FALSE(next->limits().cancelled());
+  EXPECT_TRUE(jobs_->Get(running->id())->ending);
+  EXPECT_EQ(GetErrorReason(running->Finish(absl::CancelledError("")))->metadata.at("superseded_by"), next->id());
+  EXPECT_FALSE(jobs_->Get(running->id())->ending);
+}
+
+TEST_F(JobRegistryTest, ARefreshEndsWithTheServerWheneverItBegan) {
+  const auto before = *jobs_->Start({.kind = JobKind::kReembed, .store = "movies", .refreshes = true});
+  jobs_->Drain();
+  const auto after = *jobs_->Start({.kind = JobKind::kReembed, .store = "books", .refreshes = true});
+  const auto reembed = *jobs_->Start({.kind = JobKind::kReembed, .store = "songs"});
+  EXPECT_FALSE(reembed->limits().cancelled());
+  for (const auto& job : {before, after}) {
+    EXPECT_TRUE(job->limits().cancelled());
+    EXPECT_FALSE(jobs_->Get(job->id())->ending) << "it goes on after a restart";
+  }
+  EXPECT_EQ(ReasonOf(before->Finish(absl::CancelledError(""))), "DRAINING");
+  jobs_->CancelAll();
+  EXPECT_EQ(ReasonOf(after->Finish(absl::CancelledError(""))), "DRAINING") << "also where it takes that long";
+  EXPECT_EQ(Record(after->id()).state(), JobRecord::STATE_INTERRUPTED);
+}
+
 TEST_F(JobRegistryTest, AFullDiskDoesNotUndoWhatWasDone) {
   const auto job = Start(JobKind::kIngest, "movies");
   ASSERT_TRUE(fs_.DeleteRecursively(JoinPath(directory_, "jobs")).ok());
