@@ -17,7 +17,10 @@
 #include "base/logging.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "index/current_file.h"
+#include "index/encoding_journal.h"
 #include "proto/loci/storage/refresh.pb.h"
+#include "proto/loci/storage/storage.pb.h"
 #include "retriever/encoder_drift.h"
 #include "retriever/job_progress.h"
 
@@ -55,6 +58,24 @@ absl::StatusOr<RefreshRecord> ReadRecord(FileSystem& fs, const std::string& path
 
 std::string PathOf(const GenerationManager& manager, const std::string& store) { return JoinPath(manager.StoreDirectory(store), kRefreshFile); }
 
+// Whether it is active, or was, as far as is known.
+bool HasServed(GenerationManager& manager, const std::string& store, const std::string& generation) {
+  const absl::StatusOr<std::string> content = manager.fs().ReadFile(JoinPath(manager.StoreDirectory(store), kCurrentFile));
+  if (!content.ok()) return true;
+  const absl::StatusOr<storage::Current> current = ParseCurrent(*content);
+  if (!current.ok() || current->generation() == generation) return true;
+  const auto has = [&](const auto& ids) { return std::find(ids.begin(), ids.end(), generation) != ids.end(); };
+  return has(current->history()) || has(current->folded());
+}
+
+// What was built in vain: but that an operator has made it serve, or has pinned it.
+void DeleteUnused(GenerationManager& manager, const std::string& store, const std::string& generation) {
+  if (HasServed(manager, store, generation)) return;
+  const absl::Status deleted = manager.DeleteGeneration(store, generation);
+  if (deleted.ok() || absl::IsNotFound(deleted) || HasReason(deleted, "GENERATION_ACTIVE") || HasReason(deleted, "GENERATION_PINNED")) return;
+  LogWarning("refresh", absl::StrCat("store=", store, " the unused generation ", generation, " stays: ", deleted.message()));
+}
+
 // Of a store that is of the encoder's passage half already.
 ReembedResult NothingToDo(const ServingSet& serving, const TextEncoder& encoder) {
   const View& view = *serving.view;
@@ -82,11 +103,15 @@ struct EncoderRefresher::State : std::enable_shared_from_this<EncoderRefresher::
   bool stopping ABSL_GUARDED_BY(mutex) = false;
 
   absl::Status WriteLocked(const std::string& store) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
-  // Whether a record's job runs, or goes on after a restart.
-  bool IsUnderWay(const RefreshRecord& record) const;
-  // Begins `record`, under its job's id where that was interrupted. A null encoder is looked for by its fingerprint.
+  void IsNewestLocked(const std::string& store, const std::string& encoder) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);  // It serves, and nothing is to do.
+  // Of a record's job: kEnding runs, but was asked to end.
+  enum class Progress { kOver, kEnding, kUnderWay };
+  Progress ProgressOf(const RefreshRecord& record) const;
+  // Begins `record`, under its job's id where that was interrupted. A null encoder is looked for by its fingerprint, and was set; else `serving` becomes
+  // what is served with it.
   absl::StatusOr<std::string> BeginLocked(const std::string& store, RefreshRecord record, std::shared_ptr<TextEncoder> encoder,
-                                          const std::string& request_id) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
+                                          const std::string& request_id, std::shared_ptr<const ServingSet>* serving)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex);
   void GoOn(std::map<std::string, std::string> interrupted);  // Jobs by store.
 
   // --- Of a job's thread ---
@@ -96,6 +121,7 @@ struct EncoderRefresher::State : std::enable_shared_from_this<EncoderRefresher::
   // Of what is captured. `encoded_count` grows by the passages that were encoded.
   absl::StatusOr<ReembedResult> RefreshOnce(const ServingSet& serving, const std::shared_ptr<JobHandle>& job, const ReembedOptions& reembed,
                                             const RefreshRecord& record, int64_t* encoded_count);
+  void Built(const std::string& store, const std::string& job, const std::string& generation);
   void Measured(const std::string& store, const std::string& job, const std::string& served_half, const EncoderDrift& drift);
   void Ended(const std::string& store, const std::string& job);  // It does not go on after a restart.
 };
@@ -104,45 +130,69 @@ absl::Status EncoderRefresher::State::WriteLocked(const std::string& store) {
   return WriteFileAtomically(options.manager->fs(), PathOf(*options.manager, store), Sealed(records[store].SerializeAsString()));
 }
 
-bool EncoderRefresher::State::IsUnderWay(const RefreshRecord& record) const {
-  if (!record.pending()) return false;
+EncoderRefresher::State::Progress EncoderRefresher::State::ProgressOf(const RefreshRecord& record) const {
+  if (!record.pending()) return Progress::kOver;
   const absl::StatusOr<JobInfo> info = options.jobs->Get(record.job());
-  if (!info.ok()) return true;  // Nobody remembers that it has ended.
-  return info->record.state() == JobRecord::STATE_RUNNING || info->record.state() == JobRecord::STATE_INTERRUPTED;
+  if (!info.ok() || info->record.state() == JobRecord::STATE_INTERRUPTED) return Progress::kUnderWay;  // Nobody remembers that it has ended.
+  if (info->record.state() != JobRecord::STATE_RUNNING) return Progress::kOver;
+  return info->ending ? Progress::kEnding : Progress::kUnderWay;
+}
+
+void EncoderRefresher::State::IsNewestLocked(const std::string& store, const std::string& encoder) {
+  const auto record = records.find(store);
+  if (record == records.end() || record->second.encoder_fingerprint() == encoder) return;
+  record->second.set_encoder_fingerprint(encoder);
+  record->second.set_pending(false);
+  if (const absl::Status written = WriteLocked(store); !written.ok()) {
+    LogWarning("refresh", absl::StrCat("store=", store, " the newest encoder is not on disk: ", written.message()));
+  }
+  options.drifts->Publish(store, PassageHalfOf(encoder));
 }
 
 absl::StatusOr<std::string> EncoderRefresher::State::BeginLocked(const std::string& store, RefreshRecord record, std::shared_ptr<TextEncoder> encoder,
-                                                                 const std::string& request_id) {
-  LOCI_ASSIGN_OR_RETURN(
-      const std::shared_ptr<JobHandle> job,
-      options.jobs->Start({.kind = JobKind::kReembed, .store = store, .request_id = request_id, .refreshes = true, .job = record.job()}));
-  job->SetPhase("queued", 0, "");
-  record.set_format_version(kFormatVersion);
-  record.set_job(job->id());
-  record.set_pending(true);
+                                                                 const std::string& request_id, std::shared_ptr<const ServingSet>* serving) {
   const auto earlier = records.find(store);
   const std::optional<RefreshRecord> before = earlier == records.end() ? std::nullopt : std::optional(earlier->second);
+  record.set_format_version(kFormatVersion);
+  record.set_pending(true);
   if (before.has_value()) *record.mutable_figures() = before->figures();
-  records[store] = record;
-  absl::Status begun = WriteLocked(store);
-  const auto run = [self = shared_from_this(), store, job, record, encoder = std::move(encoder), request_id, trace_id = CurrentTraceId()]() mutable {
-    const ScopedLogContext context(request_id, trace_id);
-    self->Run(store, job, record, std::move(encoder));
-  };
-  if (begun.ok() && !options.pool->TrySubmit(run)) {
-    begun = ErrorWithReason(absl::ResourceExhaustedError("the queue of such jobs is full"), "OVERLOADED");
+  if (before.has_value() && before->pending() && !before->built().empty()) {
+    const absl::StatusOr<JobInfo> info = options.jobs->Get(before->job());
+    // One that runs clears up behind itself; what one that ended well has built is somebody's.
+    if (!info.ok() || info->record.state() == JobRecord::STATE_INTERRUPTED) record.set_built(before->built());
   }
-  if (!begun.ok()) {
-    const std::string path = PathOf(*options.manager, store);
+  // What may fail, while nothing was asked to end for it. The mutex is held, and the job's thread waits for it.
+  const auto begin = [&](const std::shared_ptr<JobHandle>& job) ABSL_NO_THREAD_SAFETY_ANALYSIS -> absl::Status {
+    job->SetPhase("queued", 0, "");
+    record.set_job(job->id());
+    // Before the record: after a kill, what goes on must find it.
+    if (serving != nullptr) {
+      LOCI_ASSIGN_OR_RETURN(*serving, options.manager->SetEncoder(store, encoder));
+    }
+    records[store] = record;
+    absl::Status begun = WriteLocked(store);
+    const auto run = [self = shared_from_this(), store, job, record, encoder, request_id, trace_id = CurrentTraceId()]() mutable {
+      const ScopedLogContext context(request_id, trace_id);
+      { MutexLock has_begun(&self->mutex); }
+      self->Run(store, job, record, std::move(encoder));
+    };
+    if (begun.ok() && !options.pool->TrySubmit(run)) {
+      begun = ErrorWithReason(absl::ResourceExhaustedError("the queue of such jobs is full"), "OVERLOADED");
+    }
+    if (begun.ok()) return begun;
     if (before.has_value()) {
       records[store] = *before;
       (void)WriteLocked(store);
     } else {
       records.erase(store);
-      (void)options.manager->fs().DeleteFile(path);
+      (void)options.manager->fs().DeleteFile(PathOf(*options.manager, store));
     }
-    return job->Finish(Annotate(begun, absl::StrCat("the refresh of store \"", store, "\" can't begin")));
-  }
+    return Annotate(begun, absl::StrCat("the refresh of store \"", store, "\" can't begin"));
+  };
+  LOCI_ASSIGN_OR_RETURN(
+      const std::shared_ptr<JobHandle> job,
+      options.jobs->Start(
+          {.kind = JobKind::kReembed, .store = store, .request_id = request_id, .refreshes = true, .job = record.job(), .begin = begin}));
   options.drifts->Publish(store, PassageHalfOf(record.encoder_fingerprint()));
   return job->id();
 }
@@ -154,14 +204,18 @@ void EncoderRefresher::State::GoOn(std::map<std::string, std::string> interrupte
       if (stopping) return;
       const auto record = records.find(next->first);
       absl::Status begun;
-      if (record != records.end() && record->second.job() == next->second) {  // Nothing newer was published.
-        begun = BeginLocked(next->first, record->second, nullptr, "").status();
-      }
-      if (absl::IsAborted(begun)) {  // Something is in its way.
+      const bool is_newest = record != records.end() && record->second.pending() && record->second.job() == next->second;
+      if (is_newest) begun = BeginLocked(next->first, record->second, nullptr, "", nullptr).status();
+      // Something is in its way, the disk is full, the queue is, or the server ends.
+      if (absl::IsAborted(begun) || absl::IsResourceExhausted(begun) || absl::IsUnavailable(begun)) {
         ++next;
         continue;
       }
-      if (!begun.ok()) LogWarning("refresh", absl::StrCat("store=", next->first, " is not taken up: ", begun.message()));
+      if (!begun.ok()) {
+        LogWarning("refresh", absl::StrCat("store=", next->first, " is not taken up: ", begun.message()));
+        const auto left = records.find(next->first);
+        if (left != records.end()) left->second.set_pending(false);  // Until a restart, which tries again.
+      }
       next = interrupted.erase(next);
     }
     MutexLock lock(&mutex);
@@ -189,10 +243,16 @@ absl::StatusOr<ReembedResult> EncoderRefresher::State::Refresh(const std::string
                                .index = record.index(),
                                .activate = !record.no_activate(),
                                .max_encoder_share = record.max_encoder_share()};
+  if (!record.built().empty()) DeleteUnused(manager, store, record.built());  // All its vectors are in the journal.
   int64_t encoded_count = 0;
   const auto once = [&]() -> absl::StatusOr<ReembedResult> {
     LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<const ServingSet> serving, manager.TryCapture(store, ""));
-    if (PassageHalfOf(*serving) == encoder->spec().fingerprint.passage) return NothingToDo(*serving, *encoder);
+    if (PassageHalfOf(*serving) == encoder->spec().fingerprint.passage) {
+      // What a kill after the switch left, or one that this supersedes. No ingest runs beside the job.
+      const absl::Status deleted = manager.fs().DeleteRecursively(JoinPath(manager.StoreDirectory(store), EncodingJournal::kDirectory));
+      if (!deleted.ok()) LogWarning("refresh", absl::StrCat("store=", store, " what was encoded stays: ", deleted.message()));
+      return NothingToDo(*serving, *encoder);
+    }
     return RefreshOnce(*serving, job, reembed, record, &encoded_count);
   };
   for (int attempt = 1;;) {
@@ -225,7 +285,13 @@ absl::StatusOr<ReembedResult> EncoderRefresher::State::RefreshOnce(const Serving
                             .sample_count = record.drift_sample_count(),
                             .seed = record.seed()};
     first.measured = [&](const EncoderDrift& drift) { Measured(reembed.store, job->id(), PassageHalfOf(serving), drift); };
-    if (reembed.activate) first.check = [&] { return CheckStillServes(manager, reembed.store, view.generation().id()); };
+    first.check = [&]() -> absl::Status {
+      if (options.before_passages) {
+        options.before_passages(job->limits());
+        LOCI_RETURN_IF_ERROR(job->limits().Check(options.clock->NowMicros()));
+      }
+      return reembed.activate ? CheckStillServes(manager, reembed.store, view.generation().id()) : absl::OkStatus();
+    };
     LOCI_ASSIGN_OR_RETURN(const DriftFirstResult encoded, EncodeDriftFirst(manager, view, first, control));
     *encoded_count += encoded.encoded_count;
   }
@@ -238,16 +304,23 @@ absl::StatusOr<ReembedResult> EncoderRefresher::State::RefreshOnce(const Serving
   std::string built;
   rest.chosen = [&](const std::string& generation) {
     built = generation;
+    Built(reembed.store, job->id(), generation);
     control.chosen(generation);
   };
   absl::StatusOr<ReembedResult> result = Reembed(manager, reembed, rest);
-  if (HasReason(result.status(), "GENERATION_CHANGED") && !built.empty()) {
-    // Built in vain: what it begins again with has all its vectors in the journal.
-    if (const absl::Status deleted = manager.DeleteGeneration(reembed.store, built); !deleted.ok() && !absl::IsNotFound(deleted)) {
-      LogWarning("refresh", absl::StrCat("store=", reembed.store, " the unused generation ", built, " stays: ", deleted.message()));
-    }
-  }
+  // Built in vain: what it begins again with has all its vectors in the journal.
+  if (HasReason(result.status(), "GENERATION_CHANGED") && !built.empty()) DeleteUnused(manager, reembed.store, built);
   return result;
+}
+
+void EncoderRefresher::State::Built(const std::string& store, const std::string& job, const std::string& generation) {
+  MutexLock lock(&mutex);
+  const auto record = records.find(store);
+  if (record == records.end() || record->second.job() != job) return;
+  record->second.set_built(generation);
+  if (const absl::Status written = WriteLocked(store); !written.ok()) {
+    LogWarning("refresh", absl::StrCat("store=", store, " what was built is not on disk: ", written.message()));
+  }
 }
 
 void EncoderRefresher::State::Measured(const std::string& store, const std::string& job, const std::string& served_half, const EncoderDrift& drift) {
@@ -273,6 +346,7 @@ void EncoderRefresher::State::Ended(const std::string& store, const std::string&
   const auto record = records.find(store);
   if (record == records.end() || record->second.job() != job) return;
   record->second.set_pending(false);
+  record->second.clear_built();
   // Where that can't be written the job's own record says that it has ended.
   if (const absl::Status written = WriteLocked(store); !written.ok()) LogWarning("refresh", absl::StrCat("store=", store, " ", written.message()));
 }
@@ -288,14 +362,26 @@ EncoderRefresher::~EncoderRefresher() {
   if (thread_.joinable()) thread_.join();
 }
 
-absl::StatusOr<std::string> EncoderRefresher::Start(const std::string& store, std::shared_ptr<TextEncoder> encoder, const RefreshOptions& options) {
+absl::StatusOr<RefreshStart> EncoderRefresher::Start(const std::string& store, std::shared_ptr<TextEncoder> encoder, const RefreshOptions& options) {
   GenerationManager& manager = *state_->options.manager;
   MutexLock lock(&state_->mutex);
   LOCI_RETURN_IF_ERROR(manager.TryCapture(store, "").status());
   const auto found = state_->records.find(store);
-  const bool is_under_way = found != state_->records.end() && state_->IsUnderWay(found->second);
-  if (is_under_way && PassageHalfOf(found->second.encoder_fingerprint()) == encoder->spec().fingerprint.passage) return found->second.job();
-  if (!is_under_way) LOCI_RETURN_IF_ERROR(CheckReembedding(manager, {.store = store, .encoder = encoder}));
+  const State::Progress progress = found == state_->records.end() ? State::Progress::kOver : state_->ProgressOf(found->second);
+  RefreshStart start;
+  const bool is_same = found != state_->records.end() && PassageHalfOf(found->second.encoder_fingerprint()) == encoder->spec().fingerprint.passage &&
+                       found->second.no_activate() == !options.activate;
+  if (progress == State::Progress::kUnderWay && is_same) {
+    LOCI_ASSIGN_OR_RETURN(start.serving, manager.SetEncoder(store, encoder));
+    start.job = found->second.job();
+    return start;
+  }
+  // One that was asked to end may still have its last look before it.
+  if (progress == State::Progress::kOver) {
+    const absl::Status checked = CheckReembedding(manager, {.store = store, .encoder = encoder});
+    if (HasReason(checked, "SAME_ENCODER")) state_->IsNewestLocked(store, encoder->spec().fingerprint.ToString());
+    LOCI_RETURN_IF_ERROR(checked);
+  }
   RefreshRecord record;
   record.set_encoder_fingerprint(encoder->spec().fingerprint.ToString());
   record.set_index(options.index);
@@ -303,7 +389,8 @@ absl::StatusOr<std::string> EncoderRefresher::Start(const std::string& store, st
   record.set_drift_sample_count(options.drift_sample_count);
   record.set_seed(options.seed);
   record.set_no_activate(!options.activate);
-  return state_->BeginLocked(store, std::move(record), std::move(encoder), options.request_id);
+  LOCI_ASSIGN_OR_RETURN(start.job, state_->BeginLocked(store, std::move(record), std::move(encoder), options.request_id, &start.serving));
+  return start;
 }
 
 void EncoderRefresher::Resume() {
@@ -324,7 +411,7 @@ void EncoderRefresher::Resume() {
       for (const RefreshRecord::Figure& figure : record->figures()) {
         state.options.drifts->Measured(store.name, figure.passage_half(), {figure.drift(), figure.sample_count()});
       }
-      if (state.IsUnderWay(*record)) interrupted[store.name] = record->job();
+      if (state.ProgressOf(*record) == State::Progress::kUnderWay) interrupted[store.name] = record->job();
       state.records[store.name] = *std::move(record);
     }
   }

@@ -14,7 +14,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/cancellation.h"
 #include "base/error.h"
+#include "base/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "retriever/testing/retriever_fixture.h"
@@ -25,7 +27,42 @@ namespace {
 using storage::JobRecord;
 using ::testing::HasSubstr;
 
-constexpr double kSlow = 0.02;  // A share at which a refresh is still under way when a test looks.
+// Where a refresh waits before it encodes a few passages, until the test lets it go on. Thread-safe.
+class Gate {
+ public:
+  void Open() { Set(true, false); }
+  // From now on. One that is cancelled goes on; not where it is `held_fast`.
+  void Hold(bool held_fast = false) { Set(false, held_fast); }
+  bool HoldsOne() {
+    MutexLock lock(&mutex_);
+    return waiting_ > 0 && permits_ == 0;
+  }
+  void LetOneThrough() {
+    MutexLock lock(&mutex_);
+    permits_ = 1;
+    changed_.NotifyAll();
+  }
+  void Pass(const RequestLimits& limits) {
+    MutexLock lock(&mutex_);
+    ++waiting_;
+    while (!open_ && permits_ == 0 && (held_fast_ || !limits.cancelled())) changed_.WaitFor(&mutex_, std::chrono::milliseconds(2));
+    --waiting_;
+    if (permits_ > 0) --permits_;
+  }
+
+ private:
+  void Set(bool open, bool held_fast) {
+    MutexLock lock(&mutex_);
+    open_ = open;
+    held_fast_ = held_fast;
+    permits_ = 0;
+    changed_.NotifyAll();
+  }
+  Mutex mutex_;
+  CondVar changed_;
+  bool open_ = true, held_fast_ = false;
+  int permits_ = 0, waiting_ = 0;
+};
 
 class EncoderRefreshTest : public RetrieverFixture {
  protected:
@@ -47,6 +84,7 @@ class EncoderRefreshTest : public RetrieverFixture {
         .pool = refresh_pool_.get(),
         .drifts = drifts_.get(),
         .poll_ms = 5,
+        .before_passages = [this](const RequestLimits& limits) { gate_.Pass(limits); },
         .encode_result = [](const ReembedResult& result, const std::string& job) {
           return absl::StrCat(job, " encoded=", result.encoded_count, " reused=", result.reused_count, " generation=", result.generation);
         }});
@@ -55,8 +93,8 @@ class EncoderRefreshTest : public RetrieverFixture {
   void StopAll() {
     if (jobs_ == nullptr) return;
     jobs_->CancelAll();
-    refresh_pool_.reset();
     refresher_.reset();
+    refresh_pool_.reset();
     jobs_.reset();
     base_ = other_ = third_ = nullptr;
     Stop();
@@ -74,10 +112,15 @@ class EncoderRefreshTest : public RetrieverFixture {
     }
     return passages;
   }
-  std::string Refresh(const std::shared_ptr<TextEncoder>& encoder, double share = 1) {
-    const auto job = refresher_->Start("s", encoder, {.max_encoder_share = share});
-    EXPECT_TRUE(job.ok()) << job.status();
-    return job.value_or("");
+  std::string Refresh(const std::shared_ptr<TextEncoder>& encoder, bool activate = true) {
+    const auto start = refresher_->Start("s", encoder, {.activate = activate});
+    EXPECT_TRUE(start.ok()) << start.status();
+    return start.value_or(RefreshStart()).job;
+  }
+  // One that goes on as AwaitEncoding and Await say.
+  std::string RefreshHeld(const std::shared_ptr<TextEncoder>& encoder, bool activate = true) {
+    gate_.Hold();
+    return Refresh(encoder, activate);
   }
   JobRecord Record(const std::string& job) {
     const auto info = jobs_->Get(job);
@@ -91,16 +134,44 @@ class EncoderRefreshTest : public RetrieverFixture {
       std::this_thread::sleep_for(std::chrono::milliseconds(2));
     }
   }
+  // Lets it go on to its end.
   JobRecord Await(const std::string& job) {
+    gate_.Open();
     Until([&] { return Record(job).state() != JobRecord::STATE_RUNNING; });
     return Record(job);
   }
+  // Of one that is held: until so much is encoded, and nothing is on its way.
   void AwaitEncoding(const std::string& job, int64_t done = 1) {
     Until([&] {
+      const bool held = gate_.HoldsOne();
       const JobRecord record = Record(job);
-      return record.state() != JobRecord::STATE_RUNNING || (record.phase() == "encoding" && record.done() >= done);
+      if (record.state() != JobRecord::STATE_RUNNING) return true;
+      if (!held) return false;
+      if (record.phase() == "encoding" && record.done() >= done) return true;
+      gate_.LetOneThrough();
+      return false;
     });
     ASSERT_EQ(Record(job).state(), JobRecord::STATE_RUNNING);
+  }
+  // Until it has built its generation, and waits for an activation before the switch.
+  void AwaitBuilt(const std::string& job) {
+    gate_.Open();
+    Until([&] {
+      const JobRecord record = Record(job);
+      return record.state() != JobRecord::STATE_RUNNING || record.phase() == "loading";
+    });
+    ASSERT_EQ(Record(job).state(), JobRecord::STATE_RUNNING);
+  }
+  // As a kill, and what it leaves, at a moment at which nothing is written. `other` is one of the jobs that run then.
+  void Kill(std::shared_ptr<JobHandle>* other = nullptr) {
+    const std::string copy = JoinPath(directory_, "copy");
+    std::filesystem::copy(DataDirectory(), copy, std::filesystem::copy_options::recursive);
+    jobs_->CancelAll();
+    if (other != nullptr) other->reset();
+    StopAll();
+    std::filesystem::remove_all(DataDirectory());
+    std::filesystem::rename(copy, DataDirectory());
+    StartAll();
   }
   static int64_t Figure(const JobRecord& record, const std::string& name) {
     const size_t at = record.result().find(name + "=");
@@ -139,6 +210,7 @@ class EncoderRefreshTest : public RetrieverFixture {
   std::string RefreshPath() const { return JoinPath(DataDirectory(), "stores/s/REFRESH"); }
   size_t GenerationCount() { return manager_->ListGenerations("s")->generations.size(); }
 
+  Gate gate_;
   std::shared_ptr<TextEncoder> base_, other_, third_;
   std::unique_ptr<EncoderDriftTable> drifts_;
   std::unique_ptr<JobRegistry> jobs_;
@@ -150,12 +222,13 @@ TEST_F(EncoderRefreshTest, EncoderAndGenerationSwapTogetherAndDriftIsToldUntilTh
   StartAll();
   const std::string before = Ingest("s", Corpus(500))->generation;
   EXPECT_EQ(DriftOf(*base_).sample_count, 0);
-  const std::string job = Refresh(other_, kSlow);
+  const std::string job = RefreshHeld(other_);
   AwaitEncoding(job);
   const EncoderDrift sampled = DriftOf(*base_);
   EXPECT_EQ(sampled.sample_count, 64) << "as soon as the sample is measured";
   EXPECT_GT(sampled.drift, 0.01);
   EXPECT_EQ(DriftOf(*other_).sample_count, 0);
+  EXPECT_TRUE(manager_->UsedEncoders()->contains(other_->spec().fingerprint.ToString())) << "before the job begins";
   const auto serving = *manager_->Capture("s", "");
   EXPECT_EQ(serving->view->generation().id(), before);
   EXPECT_EQ(serving->encoder, base_);
@@ -184,7 +257,7 @@ TEST_F(EncoderRefreshTest, EncoderAndGenerationSwapTogetherAndDriftIsToldUntilTh
 TEST_F(EncoderRefreshTest, TheNewestEncoderWins) {
   StartAll();
   ASSERT_TRUE(Ingest("s", Corpus(400)).ok());
-  const std::string first = Refresh(other_, kSlow);
+  const std::string first = RefreshHeld(other_);
   AwaitEncoding(first);
   EXPECT_EQ(Refresh(other_), first) << "the same is under way";
   const std::string second = Refresh(third_);
@@ -215,7 +288,7 @@ TEST_F(EncoderRefreshTest, ManyPublicationsEndWithTheLast) {
   StartAll();
   ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
   std::vector<std::string> jobs;
-  for (int i = 0; i < 6; ++i) jobs.push_back(Refresh(i % 2 == 0 ? other_ : third_, i == 5 ? 1 : kSlow));
+  for (int i = 0; i < 6; ++i) jobs.push_back(RefreshHeld(i % 2 == 0 ? other_ : third_));
   EXPECT_EQ(Await(jobs.back()).state(), JobRecord::STATE_SUCCEEDED) << Record(jobs.back()).error_message();
   for (int i = 0; i < 5; ++i) {
     EXPECT_EQ(Await(jobs[i]).state(), JobRecord::STATE_CANCELLED);
@@ -223,11 +296,12 @@ TEST_F(EncoderRefreshTest, ManyPublicationsEndWithTheLast) {
   }
   ExpectAllOf(*third_, 300);
   // Back to what serves, while another one is under way: nothing is left to do.
-  const std::string away = Refresh(other_, kSlow);
+  const std::string away = RefreshHeld(other_);
   AwaitEncoding(away);
   const std::string back = Refresh(third_);
   EXPECT_EQ(Await(back).state(), JobRecord::STATE_SUCCEEDED);
   EXPECT_EQ(Record(away).state(), JobRecord::STATE_CANCELLED);
+  EXPECT_FALSE(fs_.Exists(JoinPath(DataDirectory(), "stores/s/encoded")));
   ExpectAllOf(*third_, 300);
   EXPECT_EQ(DriftOf(*third_).sample_count, 0);
 }
@@ -235,7 +309,7 @@ TEST_F(EncoderRefreshTest, ManyPublicationsEndWithTheLast) {
 TEST_F(EncoderRefreshTest, GoesOnAfterARestartUnderItsIdAndEncodesNothingTwice) {
   StartAll();
   ASSERT_TRUE(Ingest("s", Corpus(600)).ok());
-  const std::string job = Refresh(other_, kSlow);
+  const std::string job = RefreshHeld(other_);
   AwaitEncoding(job, 150);
   const EncoderDrift told = DriftOf(*base_);
   StopAll();
@@ -254,19 +328,13 @@ TEST_F(EncoderRefreshTest, GoesOnAfterARestartUnderItsIdAndEncodesNothingTwice) 
   ExpectAllOf(*other_, 600);
 }
 
-// What a kill leaves: the files as they are at some moment.
 TEST_F(EncoderRefreshTest, GoesOnFromWhatAKillLeft) {
   StartAll();
   ASSERT_TRUE(Ingest("s", Corpus(700)).ok());
-  const std::string job = Refresh(other_, kSlow);
+  const std::string job = RefreshHeld(other_);
   constexpr int64_t kWritten = (64 << 10) / (16 + 4 * kDim + 8) - 64;  // What is written of the journal at once, less what comes at once.
   AwaitEncoding(job, 440);
-  const std::string copy = JoinPath(directory_, "copy");
-  std::filesystem::copy(DataDirectory(), copy, std::filesystem::copy_options::recursive);
-  StopAll();
-  std::filesystem::remove_all(DataDirectory());
-  std::filesystem::rename(copy, DataDirectory());
-  StartAll();
+  Kill();
   refresher_->Resume();
   Until([&] { return Record(job).state() != JobRecord::STATE_INTERRUPTED; });
   ASSERT_TRUE(manager_->Upsert("s", {MakePassage("later", "written after the restart")}, {}).ok());
@@ -280,7 +348,7 @@ TEST_F(EncoderRefreshTest, GoesOnFromWhatAKillLeft) {
 TEST_F(EncoderRefreshTest, AnInterruptedOneWaitsForItsWayAndGivesWayToANewerOne) {
   StartAll();
   ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
-  const std::string job = Refresh(other_, kSlow);
+  const std::string job = RefreshHeld(other_);
   AwaitEncoding(job);
   for (const bool newer : {false, true}) {
     StopAll();
@@ -290,7 +358,7 @@ TEST_F(EncoderRefreshTest, AnInterruptedOneWaitsForItsWayAndGivesWayToANewerOne)
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
     EXPECT_EQ(Record(job).state(), JobRecord::STATE_INTERRUPTED);
     EXPECT_EQ(ReasonOf(refresher_->Start("s", third_, {}).status()), "JOB_IN_THE_WAY");
-    EXPECT_EQ(*refresher_->Start("s", other_, {}), job) << "it is to go on";
+    EXPECT_EQ(refresher_->Start("s", other_, {})->job, job) << "it is to go on";
     if (!newer) {
       (void)ingest->Finish(absl::OkStatus());
       Until([&] { return Record(job).state() != JobRecord::STATE_INTERRUPTED; });
@@ -310,8 +378,10 @@ TEST_F(EncoderRefreshTest, AnInterruptedOneWaitsForItsWayAndGivesWayToANewerOne)
 TEST_F(EncoderRefreshTest, WritesMeanwhileAreThere) {
   StartAll();
   ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
-  const std::string job = Refresh(other_, 0.05);
+  const std::string job = RefreshHeld(other_);
+  AwaitEncoding(job);
   std::atomic<bool> stop{false};
+  std::atomic<int> rounds{0};
   std::map<std::string, std::string> written;
   std::thread writer([&] {
     for (int i = 0; !stop; ++i) {
@@ -323,8 +393,11 @@ TEST_F(EncoderRefreshTest, WritesMeanwhileAreThere) {
         EXPECT_TRUE(manager_->Delete("s", {deleted}).ok());
         written[deleted] = "";
       }
+      ++rounds;
     }
   });
+  Until([&] { return rounds > 20; });
+  AwaitEncoding(job, 200);
   const JobRecord ended = Await(job);
   stop = true;
   writer.join();
@@ -347,7 +420,7 @@ TEST_F(EncoderRefreshTest, WritesMeanwhileAreThere) {
 TEST_F(EncoderRefreshTest, BeginsAgainOnWhatBecameActive) {
   StartAll();
   ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
-  const std::string job = Refresh(other_, kSlow);
+  const std::string job = RefreshHeld(other_);
   AwaitEncoding(job, 100);
   std::vector<loci::v1::Passage> next = Corpus(200);
   for (loci::v1::Passage& passage : Corpus(50, "q")) next.push_back(std::move(passage));
@@ -376,7 +449,7 @@ TEST_F(EncoderRefreshTest, WhatBecameActiveCancelsNothing) {
 TEST_F(EncoderRefreshTest, EndsWellWhereTheEncoderServesMeanwhile) {
   StartAll();
   ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
-  const std::string job = Refresh(other_, kSlow);
+  const std::string job = RefreshHeld(other_);
   AwaitEncoding(job);
   const auto ingested = Ingest("s", Corpus(20), {.writes_since = WritesPolicy::kReplay, .encoder_fingerprint = other_->spec().fingerprint.passage});
   ASSERT_TRUE(ingested.ok()) << ingested.status();
@@ -389,7 +462,7 @@ TEST_F(EncoderRefreshTest, EndsWellWhereTheEncoderServesMeanwhile) {
 TEST_F(EncoderRefreshTest, ACancelledOneIsNotTakenUpAndTellsItsDriftOn) {
   StartAll();
   const std::string serving = Ingest("s", Corpus(300))->generation;
-  const std::string job = Refresh(other_, kSlow);
+  const std::string job = RefreshHeld(other_);
   AwaitEncoding(job);
   const std::string running = *fs_.ReadFile(RefreshPath());
   ASSERT_TRUE(jobs_->Cancel(job).ok());
@@ -441,7 +514,7 @@ TEST_F(EncoderRefreshTest, RefusesWhatIsInVainAndLeavesAllAsItWas) {
 TEST_F(EncoderRefreshTest, AStoreThatIsDeletedMeanwhileEndsIt) {
   StartAll();
   ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
-  const std::string job = Refresh(other_, kSlow);
+  const std::string job = RefreshHeld(other_);
   AwaitEncoding(job);
   ASSERT_TRUE(manager_->DeleteStore("s").ok());
   refresher_->Forget("s");
@@ -471,13 +544,109 @@ TEST_F(EncoderRefreshTest, StoresOfNothingAndEncodersOfOtherDimensionsAreRefresh
 TEST_F(EncoderRefreshTest, OneThatIsNotActivatedWaits) {
   StartAll();
   const std::string serving = Ingest("s", Corpus(100))->generation;
-  const auto job = refresher_->Start("s", other_, {.activate = false});
-  ASSERT_TRUE(job.ok());
-  EXPECT_EQ(Await(*job).state(), JobRecord::STATE_SUCCEEDED);
+  const std::string job = Refresh(other_, /*activate=*/false);
+  EXPECT_EQ(Await(job).state(), JobRecord::STATE_SUCCEEDED);
   EXPECT_EQ(manager_->GetStore("s")->generation, serving);
   EXPECT_EQ(DriftOf(*base_).sample_count, 100);
-  ASSERT_TRUE(manager_->Activate("s", Record(*job).generation(), WritesPolicy::kReplay, false).ok());
+  ASSERT_TRUE(manager_->Activate("s", Record(job).generation(), WritesPolicy::kReplay, false).ok());
   ExpectAllOf(*other_, 100);
+}
+
+TEST_F(EncoderRefreshTest, OneThatIsToBeActivatedSupersedesOneThatIsNot) {
+  StartAll();
+  ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
+  const std::string waits = RefreshHeld(other_, /*activate=*/false);
+  AwaitEncoding(waits);
+  EXPECT_EQ(Refresh(other_, /*activate=*/false), waits);
+  const std::string switches = Refresh(other_);
+  EXPECT_NE(switches, waits);
+  EXPECT_EQ(Await(switches).state(), JobRecord::STATE_SUCCEEDED) << Record(switches).error_message();
+  EXPECT_EQ(Record(waits).state(), JobRecord::STATE_CANCELLED);
+  ExpectAllOf(*other_, 300);
+}
+
+TEST_F(EncoderRefreshTest, OneThatWasCancelledIsNotNamedWhileItEnds) {
+  StartAll();
+  ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
+  const std::string cancelled = RefreshHeld(other_);
+  AwaitEncoding(cancelled);
+  gate_.Hold(/*held_fast=*/true);
+  ASSERT_TRUE(jobs_->Cancel(cancelled).ok());
+  const std::string again = Refresh(other_);
+  EXPECT_NE(again, cancelled);
+  EXPECT_EQ(Record(cancelled).state(), JobRecord::STATE_RUNNING);
+  EXPECT_EQ(Await(again).state(), JobRecord::STATE_SUCCEEDED) << Record(again).error_message();
+  EXPECT_EQ(Record(cancelled).state(), JobRecord::STATE_CANCELLED);
+  ExpectAllOf(*other_, 300);
+}
+
+TEST_F(EncoderRefreshTest, OneThatCantBeginLeavesTheOneUnderWay) {
+  StartAll();
+  ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
+  const std::string job = RefreshHeld(other_);
+  AwaitEncoding(job);
+  const std::string record = *fs_.ReadFile(RefreshPath());
+  const std::string jobs = JoinPath(DataDirectory(), "jobs"), away = JoinPath(directory_, "away");
+  std::filesystem::rename(jobs, away);
+  EXPECT_FALSE(refresher_->Start("s", third_, {}).ok()) << "the job can't be recorded";
+  std::filesystem::rename(away, jobs);
+  ASSERT_TRUE(fs_.CreateDirectories(RefreshPath() + ".tmp/x").ok());
+  EXPECT_FALSE(refresher_->Start("s", third_, {}).ok()) << "the refresh can't be recorded";
+  ASSERT_TRUE(fs_.DeleteRecursively(RefreshPath() + ".tmp").ok());
+  EXPECT_EQ(*fs_.ReadFile(RefreshPath()), record);
+  EXPECT_EQ(jobs_->List("s", JobRecord::STATE_UNSPECIFIED, 10).size(), 1u);
+  EXPECT_EQ(Refresh(other_), job);
+  EXPECT_EQ(Await(job).state(), JobRecord::STATE_SUCCEEDED) << Record(job).error_message();
+  ExpectAllOf(*other_, 300);
+}
+
+TEST_F(EncoderRefreshTest, OneThatBeginsWhileTheServerEndsGoesOnAfterwards) {
+  StartAll();
+  ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
+  jobs_->Drain();
+  const std::string job = Refresh(other_);
+  EXPECT_EQ(Await(job).state(), JobRecord::STATE_INTERRUPTED);
+  StopAll();
+  StartAll();
+  refresher_->Resume();
+  Until([&] { return Record(job).state() != JobRecord::STATE_INTERRUPTED; });
+  EXPECT_EQ(Await(job).state(), JobRecord::STATE_SUCCEEDED) << Record(job).error_message();
+  ExpectAllOf(*other_, 300);
+}
+
+TEST_F(EncoderRefreshTest, AKillBeforeTheSwitchLeavesNoGeneration) {
+  StartAll();
+  ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
+  const std::string job = RefreshHeld(other_);
+  for (int kills = 0; kills < 2; ++kills) {
+    AwaitEncoding(job);
+    std::shared_ptr<JobHandle> activation = *jobs_->Start({.kind = JobKind::kActivate, .store = "s"});
+    AwaitBuilt(job);
+    EXPECT_EQ(GenerationCount(), 2u);
+    Kill(&activation);
+    EXPECT_EQ(GenerationCount(), 2u);
+    gate_.Hold();
+    refresher_->Resume();
+    Until([&] { return Record(job).state() != JobRecord::STATE_INTERRUPTED; });
+  }
+  EXPECT_EQ(Await(job).state(), JobRecord::STATE_SUCCEEDED) << Record(job).error_message();
+  ExpectAllOf(*other_, 300);
+  EXPECT_EQ(GenerationCount(), 2u);
+}
+
+TEST_F(EncoderRefreshTest, DriftIsToldAgainstWhatServesOnceThatIsPublishedAgain) {
+  StartAll();
+  ASSERT_TRUE(Ingest("s", Corpus(300)).ok());
+  const std::string job = RefreshHeld(other_);
+  AwaitEncoding(job);
+  ASSERT_TRUE(jobs_->Cancel(job).ok());
+  EXPECT_EQ(Await(job).state(), JobRecord::STATE_CANCELLED);
+  Until([&] { return ReasonOf(refresher_->Start("s", base_, {}).status()) == "SAME_ENCODER"; });
+  EXPECT_EQ(DriftOf(*base_).sample_count, 0);
+  StopAll();
+  StartAll();
+  refresher_->Resume();
+  EXPECT_EQ(DriftOf(*base_).sample_count, 0);
 }
 
 TEST_F(EncoderRefreshTest, ADamagedRecordIsLeftOutAndWrittenAnew) {

@@ -61,7 +61,10 @@ absl::Status PublishUpload::TakeHeader(UploadCall& call, const loci::v1::Publish
 
 absl::StatusOr<std::shared_ptr<const ServingSet>> PublishUpload::CheckStore() const {
   if (request_.store.empty()) return std::shared_ptr<const ServingSet>();
-  return services_.manager->TryCapture(request_.store, "");
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> serving, services_.manager->TryCapture(request_.store, ""));
+  // Before the weights come.
+  if (has_passage_weights()) LOCI_RETURN_IF_ERROR(services_.jobs->CheckStart({.kind = JobKind::kReembed, .store = request_.store, .refreshes = true}));
+  return serving;
 }
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> PublishUpload::FindParent(std::shared_ptr<const ServingSet> serving) const {
@@ -94,6 +97,7 @@ absl::StatusOr<std::string> PublishUpload::FinishReceiving(const JobHandle&) {
 
 absl::StatusOr<std::string> PublishUpload::Finish(JobHandle& job) {
   loci::v1::PublishResponse response;
+  LOCI_RETURN_IF_ERROR(job.limits().Check(services_.clock->NowMicros()));
   if (there_ != nullptr) {
     response.set_was_there(true);
   } else {
@@ -108,7 +112,7 @@ absl::StatusOr<std::string> PublishUpload::Finish(JobHandle& job) {
   response.set_fingerprint(there_->spec().fingerprint.ToString());
   if (!response.was_there()) DeleteUnused();
   if (!request_.store.empty()) {
-    if (const absl::Status status = GoLive(there_, &response); !status.ok()) {
+    if (const absl::Status status = GoLive(job, there_, &response); !status.ok()) {
       return Annotate(status, absl::StrCat("encoder ", response.fingerprint(), " is stored, but store \"", request_.store, "\" does not take it"));
     }
   }
@@ -121,27 +125,42 @@ void PublishUpload::DeleteUnused() const {
   if (!deleted.ok()) LogWarning("publish", absl::StrCat("published encoders that nothing uses stay: ", deleted.message()));
 }
 
-absl::Status PublishUpload::GoLive(const std::shared_ptr<TextEncoder>& encoder, loci::v1::PublishResponse* response) const {
+absl::StatusOr<bool> PublishUpload::IsQueryHalfAlone(const Fingerprint& encoder, std::shared_ptr<const ServingSet> serving) const {
+  if (request_.fingerprint.empty()) return request_.publication.halves == EncoderHalves::kQuery;
+  if (encoder.passage != serving->view->generation().manifest().passage_fingerprint()) return false;
+  const absl::StatusOr<std::shared_ptr<const ServingSet>> with_encoder = services_.manager->WithEncoder(std::move(serving));
+  return with_encoder.ok() && (*with_encoder)->encoder->spec().fingerprint.ToString() != encoder.ToString();
+}
+
+absl::Status PublishUpload::GoLive(const JobHandle& job, const std::shared_ptr<TextEncoder>& encoder, loci::v1::PublishResponse* response) const {
   GenerationManager& manager = *services_.manager;
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> serving, manager.TryCapture(request_.store, ""));
   const Fingerprint& fingerprint = encoder->spec().fingerprint;
-  if (request_.fingerprint.empty() && request_.publication.halves == EncoderHalves::kQuery) LOCI_RETURN_IF_ERROR(CheckVectors(fingerprint, *serving));
-  const bool is_serving_half = fingerprint.passage == serving->view->generation().manifest().passage_fingerprint();
-  const bool has_passage_weights = request_.fingerprint.empty() && request_.publication.halves != EncoderHalves::kQuery;
-  if (!is_serving_half || has_passage_weights) {
-    absl::StatusOr<std::string> job = services_.refresher->Start(
-        request_.store, encoder, {.activate = request_.activate, .max_encoder_share = request_.max_encoder_share, .request_id = CurrentRequestId()});
-    if (job.ok()) {
-      response->set_job(*std::move(job));
-    } else if (const auto reason = GetErrorReason(job.status()); !is_serving_half || !reason.has_value() || reason->reason != "SAME_ENCODER") {
-      return job.status();
-    }  // Else the store has these vectors, and none of another half are being made for it.
+  const auto takes = [&](const ServingSet& serving) {
+    response->set_generation(serving.view->generation().id());
+    response->set_revision(serving.view->revision());
+    response->set_live(serving.encoder == encoder);
+    return absl::OkStatus();
+  };
+  while (true) {
+    LOCI_RETURN_IF_ERROR(job.limits().Check(services_.clock->NowMicros()));
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const ServingSet> serving, manager.TryCapture(request_.store, ""));
+    LOCI_ASSIGN_OR_RETURN(const bool query_alone, IsQueryHalfAlone(fingerprint, serving));
+    if (query_alone) {
+      LOCI_RETURN_IF_ERROR(CheckVectors(fingerprint, *serving));
+    } else {
+      const absl::StatusOr<RefreshStart> refresh = services_.refresher->Start(
+          request_.store, encoder, {.activate = request_.activate, .max_encoder_share = request_.max_encoder_share, .request_id = CurrentRequestId()});
+      if (refresh.ok()) {
+        response->set_job(refresh->job);
+        return takes(*refresh->serving);
+      }
+      // Else the store has these vectors, and none of another half are being made for it.
+      if (const auto reason = GetErrorReason(refresh.status()); !reason.has_value() || reason->reason != "SAME_ENCODER") return refresh.status();
+    }
+    LOCI_ASSIGN_OR_RETURN(serving, manager.SetEncoder(request_.store, encoder));
+    if (serving->view->generation().manifest().passage_fingerprint() == fingerprint.passage) return takes(*serving);
+    // Vectors of another half became active meanwhile.
   }
-  LOCI_ASSIGN_OR_RETURN(serving, manager.SetEncoder(request_.store, encoder));
-  response->set_generation(serving->view->generation().id());
-  response->set_revision(serving->view->revision());
-  response->set_live(serving->encoder == encoder);
-  return absl::OkStatus();
 }
 
 }  // namespace loci

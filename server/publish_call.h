@@ -31,14 +31,17 @@ class PublishUpload final : public Upload {
 
  private:
   absl::Status TakeHeader(UploadCall& call, const loci::v1::PublishHeader& header);
-  // What the store serves, once it is known that it could take the encoder now; null without a store.
+  bool has_passage_weights() const { return request_.fingerprint.empty() && request_.publication.halves != EncoderHalves::kQuery; }
+  // What the store serves; null without a store. The error of what keeps the store from being re-encoded now, where that is likely to be wanted.
   absl::StatusOr<std::shared_ptr<const ServingSet>> CheckStore() const;
   absl::StatusOr<std::shared_ptr<TextEncoder>> FindParent(std::shared_ptr<const ServingSet> serving) const;
   absl::Status CheckVectors(const Fingerprint& encoder, const ServingSet& serving) const;
   // So that a job that publishes for weeks does not fill the disk.
   void DeleteUnused() const;
-  // Has the store take the encoder, now or by a job.
-  absl::Status GoLive(const std::shared_ptr<TextEncoder>& encoder, loci::v1::PublishResponse* response) const;
+  // Whether the publication changes nothing but the query half of what serves: a refresh that is under way goes on.
+  absl::StatusOr<bool> IsQueryHalfAlone(const Fingerprint& encoder, std::shared_ptr<const ServingSet> serving) const;
+  // Has the store take the encoder, now or by a refresh. `job` is the publication's own.
+  absl::Status GoLive(const JobHandle& job, const std::shared_ptr<TextEncoder>& encoder, loci::v1::PublishResponse* response) const;
 
   const ServiceContext& services_;
   std::shared_ptr<JobHandle> job_;  // Null before the header, as the others.
