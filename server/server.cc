@@ -314,8 +314,8 @@ void Server::State::CloseData() {
   watch_pool.reset();
   verify_pool.reset();
   fold_pool.reset();
+  refresher.reset();  // Whose thread submits to the pool.
   reembed_pool.reset();
-  refresher.reset();
   jobs.reset();
   training_sessions->CloseAll();
   std::vector<std::shared_ptr<TextEncoder>> held = encoders->Loaded();
@@ -428,12 +428,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   LOCI_RETURN_IF_ERROR(state->Listen());
   state->metrics.SetSamples([state = state.get()] { return state->Samples(); });
   state->SetHealth(true);
+  state->refresher->Resume();  // Before anybody can publish.
   state->connections->Start([hand_over = state->hand_over.get()](int fd) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
     connection.fd = fd;
     hand_over->HandleNewConnection(&connection);
   });
-  state->refresher->Resume();
   state->folder = std::make_unique<AutoFolder>(AutoFolder::Options{
       .manager = state->manager.get(), .jobs = state->jobs.get(), .clock = state->options.clock, .limits = state->options.fold});
   // From here on it is Stop that ends what these look at.
