@@ -1,6 +1,6 @@
-// What the encoder made for an ingest that has not come to its end, so that one that was interrupted need not encode it again.
+// What the encoder made for an ingest or a re-embedding that has not come to its end, so that one that was interrupted need not encode it again.
 //
-//   stores/<store>/encoded/<number>      one file of each ingest: 8 digits, in the order of the ingests
+//   stores/<store>/encoded/<number>      one file of each such job: 8 digits, in their order
 //
 // Format, little-endian:
 //   file    := header record*
@@ -25,7 +25,8 @@ namespace loci {
 
 // A cache: nothing is synced, what is damaged or cut off is left out, and a disk that takes no more ends the writing (with a warning),
 // not the ingest. What is too old or too much is deleted when it is opened, oldest first; so is what is of no known format. Memory: 24
-// bytes a record that is read. Used by one thread at a time, but that one may call Find while another appends; of one store, by one ingest.
+// bytes a record that is read. Used by one thread at a time, but that one may call Find while another appends; of one store, by one
+// job: an ingest, or a re-embedding.
 class EncodingJournal {
  public:
   static constexpr char kDirectory[] = "encoded";  // In the store's folder.
