@@ -20,9 +20,10 @@ from typing import Any, Callable, Iterator
 import grpc
 from loci_server import ReflectionClient, ServerProcess, main, perturbed_checkpoint
 
-COUNT = 1500
+COUNT = 30_000  # Passages, where a refresh is superseded long before it would end,
+RESUMED_COUNT = 10_000  # and where it goes on to its end.
 WORDS = "red blue house river music stone light seven".split()
-DEADLINE_S = 90
+DEADLINE_S = 600
 SLOW = 0.02  # A share of the encoder at which a refresh is still under way when the test looks.
 
 
@@ -36,8 +37,10 @@ class RefreshTest(unittest.TestCase):
         perturbed_checkpoint(self.tiny, os.path.join(self.folder.name, "trained"))
         perturbed_checkpoint(os.path.join(self.folder.name, "trained"), os.path.join(self.folder.name, "trained-more"))
         self.start()
-        passages = [self.client.message("Passage", id=f"p{i:04d}", text=f"{WORDS[i % 8]} {WORDS[i // 8 % 8]} number {i}") for i in range(COUNT)]
-        self.client.ingest({"store": "s"}, [{"passages": passages}])
+
+    def fill(self, count: int) -> None:
+        passages = [self.client.message("Passage", id=f"p{i:05d}", text=f"{WORDS[i % 8]} {WORDS[i // 8 % 8]} number {i}") for i in range(count)]
+        self.client.ingest({"store": "s"}, [{"passages": passages[at:at + 1000]} for at in range(0, count, 1000)])
         self.old = self.client.call("AdminService.GetStore", store="s").store
 
     def start(self) -> None:
@@ -60,7 +63,18 @@ class RefreshTest(unittest.TestCase):
             yield self.client.message("PublishRequest", weights=weights)
 
         stub = self.client.channel.stream_unary("/loci.v1.TrainingService/PublishEncoder", lambda message: message.SerializeToString(), response.FromString)
-        return stub(requests(), timeout=60)
+        return stub(requests(), timeout=DEADLINE_S)
+
+    def publish_again(self, fingerprint: str) -> Any:
+        """One that the server has, without its weights."""
+        header = self.client.message("PublishHeader", store="s", fingerprint=fingerprint)
+        _, response = self.client.method_classes("TrainingService", "PublishEncoder")
+        stub = self.client.channel.stream_unary("/loci.v1.TrainingService/PublishEncoder", lambda message: message.SerializeToString(), response.FromString)
+        return stub(iter([self.client.message("PublishRequest", header=header)]), timeout=DEADLINE_S)
+
+    def ended(self, job: str) -> Any:
+        running = (self.state("RUNNING"), self.state("INTERRUPTED"))
+        return self.until(lambda: (info := self.job(job)).state not in running and info, "the job did not end")
 
     def job(self, job: str) -> Any:
         return self.client.call("AdminService.GetJob", job=job)
@@ -91,6 +105,7 @@ class RefreshTest(unittest.TestCase):
             return reply.read().decode()
 
     def test_a_session_goes_on_with_the_old_and_is_told_how_stale_that_is(self) -> None:
+        self.fill(COUNT)
         session = self.open()
         before = self.retrieve(session.session_id)
         self.assertEqual((before.staleness.drift, before.staleness.drift_sample_count), (0, 0))
@@ -115,7 +130,7 @@ class RefreshTest(unittest.TestCase):
         # A newer one supersedes it.
         newer = self.publish("trained-more", 1)
         self.assertNotEqual(newer.job, published.job)
-        ended = self.until(lambda: (job := self.job(newer.job)).state != self.state("RUNNING") and job, "the refresh did not end")
+        ended = self.ended(newer.job)
         self.assertEqual(ended.state, self.state("SUCCEEDED"), ended.error_message)
         self.assertEqual(ended.reembed.encoder_fingerprint, newer.fingerprint)
         self.assertEqual((ended.reembed.passage_count, ended.reembed.job), (COUNT, newer.job))
@@ -135,7 +150,31 @@ class RefreshTest(unittest.TestCase):
             self.client.call("TrainingService.CloseSession", session_id=lease.session_id)
         self.stop()
 
+    def test_what_serves_is_published_again_while_the_store_is_refreshed(self) -> None:
+        self.fill(COUNT)
+        published = self.publish("trained", SLOW)
+        back = self.publish_again(self.old.encoder_fingerprint)
+        self.assertEqual((back.fingerprint, back.live, back.was_there, back.generation), (self.old.encoder_fingerprint, True, True, self.old.generation))
+        self.assertNotIn(back.job, ("", published.job), "the newest publication wins")
+        self.assertEqual(self.ended(back.job).state, self.state("SUCCEEDED"))
+        self.assertEqual(self.job(published.job).state, self.state("CANCELLED"))
+        self.assertIn(back.job, self.job(published.job).error_message)
+        store = self.client.call("AdminService.GetStore", store="s").store
+        self.assertEqual((store.generation, store.encoder_fingerprint), (self.old.generation, self.old.encoder_fingerprint))
+        # Nothing is under way: nothing is to do.
+        self.assertEqual(self.publish_again(self.old.encoder_fingerprint).job, "")
+        # A job that was cancelled is not the one that is named to who publishes again.
+        again = self.publish_again(published.fingerprint)
+        self.assertNotIn(again.job, ("", published.job))
+        self.client.call("AdminService.CancelJob", job=again.job)
+        further = self.publish_again(published.fingerprint)
+        self.assertNotEqual(further.job, again.job)
+        self.assertEqual(self.ended(further.job).state, self.state("SUCCEEDED"))
+        self.assertEqual(self.client.call("AdminService.GetStore", store="s").store.encoder_fingerprint, published.fingerprint)
+        self.stop()
+
     def test_a_server_that_was_killed_goes_on_with_the_job(self) -> None:
+        self.fill(RESUMED_COUNT)
         published = self.publish("trained", SLOW)
         kept = os.path.join(self.folder.name, "data", "stores", "s", "encoded")
 
@@ -157,8 +196,7 @@ class RefreshTest(unittest.TestCase):
         if told.generation == self.old.generation:
             self.assertGreater(told.staleness.drift_sample_count, 0, "what was measured is told at once")
         self.client.call("AdminService.UpsertPassages", store="s", passages=[self.client.message("Passage", id="new", text="written later")])
-        ending = (self.state("RUNNING"), self.state("INTERRUPTED"))
-        ended = self.until(lambda: (job := self.job(published.job)).state not in ending and job, "the refresh did not end")
+        ended = self.ended(published.job)
         self.assertEqual(ended.state, self.state("SUCCEEDED"), ended.error_message)
         self.assertGreater(ended.reembed.reused_count, 0)
         self.assertGreater(ended.reembed.encoded_count, 0)
