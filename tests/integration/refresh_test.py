@@ -185,6 +185,8 @@ class RefreshTest(unittest.TestCase):
                 return False
 
         self.until(is_kept, "nothing was kept of what was encoded")
+        before = self.open()
+        self.until(lambda: self.retrieve(before.session_id).staleness.drift_sample_count > 0, "no drift was told")
         self.assertEqual(self.job(published.job).state, self.state("RUNNING"))
         self.server.process.send_signal(signal.SIGKILL)
         self.server.process.wait()
