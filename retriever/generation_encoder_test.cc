@@ -243,6 +243,9 @@ TEST_F(GenerationEncoderTest, IngestsAndImportsTakeTheQueryHalfThatTheyName) {
     ASSERT_TRUE(set.ok()) << set.status();
     EXPECT_EQ((*set)->view->generation().manifest().query_fingerprint(), fingerprint.query);
     EXPECT_EQ(Serves(store), Name(encoder));
+#ifdef __SANITIZE_THREAD__
+    continue;  // The system's libprotobuf lays a map out otherwise than instrumented code does, which an import's SpaceUsedLong meets.
+#endif
     ArchiveExporter exporter((*set)->view, 1);
     ImportOptions options;
     options.store = copy;
