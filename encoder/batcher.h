@@ -48,7 +48,7 @@ class Batcher {
   static constexpr int64_t kPatientUs = 10'000'000;
   static constexpr int64_t kPatientShare = 8;
 
-  // `encoder`, `clock` and `metrics` are borrowed and outlive the batcher.
+  // `encoder` and `clock` are borrowed and outlive the batcher, as the series of `metrics` do, which is asked for them here and not later.
   static std::unique_ptr<Batcher> Create(const Encoder& encoder, BatcherOptions options, Clock& clock, MetricsSink& metrics);
 
   // Answers every request that was submitted, then ends. No Submit may run beside it or come after.

@@ -70,13 +70,13 @@ class EncoderRegistry {
   absl::StatusOr<std::string> CopyFiles(const Fingerprint& encoder, const std::string& staging_directory, TextRole weights_role,
                                         const std::string& weights_file);
 
-  // Deletes the oldest of the encoders that were published (Adopt with a parent), so that `keep` of them are left, but for those of `used`
-  // ("QUERY:PASSAGE") and those that somebody holds. Returns how many it deleted. Blocks.
+  // Deletes the oldest of the encoders that were published (Adopt with a parent; again counts as new), so that `keep` of them are left, but for those of
+  // `used` ("QUERY:PASSAGE", or a passage half alone: all that have it) and those that somebody holds. Returns how many it deleted. Blocks.
   absl::StatusOr<int64_t> DeletePublished(size_t keep, const std::set<std::string>& used);
 
-  // `name` is a fingerprint ("QUERY:PASSAGE" or either half), a model name (of one that is loaded, or else of one that lies in the registry), or
-  // empty for the default. Loads it where it is not loaded yet. NOT_FOUND names it; INVALID_ARGUMENT, reason ENCODER_AMBIGUOUS, for the name of
-  // two; DATA_LOSS, reason ENCODER_DAMAGED, where its files are not what they were.
+  // `name` is a fingerprint ("QUERY:PASSAGE"), either half of it (the default's; else of one that was imported as it is; else of the only one that has it), a
+  // model name (of one that is loaded, or else of one that lies in the registry), or empty for the default. Loads it where it is not loaded yet. NOT_FOUND
+  // names it; INVALID_ARGUMENT, reason ENCODER_AMBIGUOUS, for the name or half of two; DATA_LOSS, reason ENCODER_DAMAGED, where its files are not what they were.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Get(std::string_view name);
 
   // An encoder whose queries may ask vectors made by `passage_half`: the default; else one that was imported as it is; else any. FAILED_PRECONDITION,

@@ -163,11 +163,11 @@ class GenerationManager {
 
   // From now on the store's texts are encoded by `encoder`, which lies in the registry, whenever a generation of its passage half serves them: now,
   // where the active one is (requests that come later have it, those in flight keep what they hold), or once one is. Until another encoder of that
-  // half is set; over restarts (retriever/query_halves.h). Where none was set, it is EncoderRegistry::ForVectors of what the generation was built
-  // with. Returns what serves then. Errors as TryCapture. Writes a file.
+  // half is set; over restarts (retriever/query_halves.h). Where that one is damaged or gone, DATA_LOSS, reason ENCODER_DAMAGED; where none was set,
+  // it is EncoderRegistry::ForVectors of what the generation was built with. Returns what serves then. Errors as TryCapture. Writes a file.
   absl::StatusOr<std::shared_ptr<const ServingSet>> SetEncoder(std::string_view store, std::shared_ptr<TextEncoder> encoder);
-  // "QUERY:PASSAGE" of the encoders that generations of the stores were built with, and of those that were set. An error where something of a store
-  // can't be read. Reads files.
+  // "QUERY:PASSAGE" of the encoders that generations of the stores were built with, and of those that were set; where what was set can't be read, the
+  // passage halves of the store's generations. DATA_LOSS where a generation can't be read. Reads files.
   absl::StatusOr<std::set<std::string>> UsedEncoders();
 
   // ALREADY_EXISTS. `keep_generations` as UpdateStore; not set: Options'.
