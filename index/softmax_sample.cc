@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/mutex.h"
+#include "base/split_mix.h"
 #include "base/status_macros.h"
 #include "index/softmax_scan.h"
 #include "index/softmax_tiles.h"
@@ -16,22 +17,6 @@ namespace loci {
 namespace {
 
 constexpr double kInfinity = std::numeric_limits<double>::infinity();
-
-// SplitMix64 (Steele et al. 2014).
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed) {}
-  uint64_t Next() { return Mix(state_ += 0x9E3779B97F4A7C15u); }
-  double Uniform() { return static_cast<double>(Next() >> 11) * 0x1p-53; }  // [0, 1)
-  static uint64_t Mix(uint64_t z) {
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-  }
-
- private:
-  uint64_t state_;
-};
 
 // The first entry of `cumulative` above u * (the last of it), which is positive.
 int64_t Choose(const std::vector<double>& cumulative, double u) {
@@ -50,7 +35,7 @@ absl::Status SampleQuery(const Tile& tile, const ScanPlan& plan, int dim, const 
   std::vector<double> cumulative;
   double sum = 0;
   for (const double mass : masses) cumulative.push_back(sum += std::exp(mass - max_mass));
-  Random random(seed);
+  SplitMix64 random(seed);
   std::map<int64_t, std::vector<std::pair<int, double>>> by_block;  // Which draw, and the number that chooses its row.
   for (int draw = 0; draw < count; ++draw) {
     const int64_t block = Choose(cumulative, random.Uniform());
@@ -145,7 +130,7 @@ absl::StatusOr<std::vector<std::vector<SampledRow>>> SampleSoftmax(std::span<con
 }
 
 uint64_t MixSeed(uint64_t seed, uint64_t stream) {
-  return Random::Mix(Random::Mix(seed + 0x9E3779B97F4A7C15u) ^ (stream * 0xD1342543DE82EF95u + 1));
+  return SplitMix64::Mix(SplitMix64::Mix(seed + SplitMix64::kIncrement) ^ (stream * 0xD1342543DE82EF95u + 1));
 }
 
 }  // namespace loci

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <utility>
 
+#include "base/split_mix.h"
+
 namespace loci {
 namespace {
 
@@ -11,14 +13,6 @@ constexpr int kTopK = 10;
 constexpr int64_t kMaxSearchMicros = 10'000'000;  // An exact search that takes longer is given up.
 constexpr double kNormalQuantile = 1.959963984540054;  // Of 97.5 %.
 constexpr char kCountHelp[] = "Approximately answered queries that were drawn to be searched exactly, too.";
-
-// Well mixed bits of a count (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
-uint64_t Mix(uint64_t bits) {
-  bits += 0x9e3779b97f4a7c15;
-  bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9;
-  bits = (bits ^ (bits >> 27)) * 0x94d049bb133111eb;
-  return bits ^ (bits >> 31);
-}
 
 }  // namespace
 
@@ -41,7 +35,7 @@ LiveRecall::LiveRecall(Options options)
       skipped_count_(options.metrics->counter("loci_live_recall_queries_total", kCountHelp, {{"result", "skipped"}})) {}
 
 bool LiveRecall::Draw() {
-  const uint64_t bits = Mix(offered_.fetch_add(1, std::memory_order_relaxed));
+  const uint64_t bits = SplitMix64(offered_.fetch_add(1, std::memory_order_relaxed)).Next();
   return static_cast<double>(bits >> 11) * 0x1p-53 < options_.share;
 }
 

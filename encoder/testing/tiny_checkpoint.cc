@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "base/split_mix.h"
 #include "base/status_macros.h"
 #include "base/vector_type.h"
 #include "nlohmann/json.hpp"
@@ -37,25 +38,19 @@ std::vector<std::string> Vocabulary() {
   return pieces;
 }
 
-// SplitMix64 and the sum of twelve uniforms: the same normal deviates everywhere, without libm.
+// The sum of twelve uniforms: the same normal deviates everywhere, without libm.
 class Random {
  public:
-  explicit Random(uint64_t seed) : state_(seed * 0x9e3779b97f4a7c15ull + 0x1234567ull) {}
+  explicit Random(uint64_t seed) : bits_(seed * SplitMix64::kIncrement + 0x1234567) {}
 
   float Normal(float scale) {
     double sum = -6;
-    for (int i = 0; i < 12; ++i) sum += static_cast<double>(Next() >> 40) / (1 << 24);
+    for (int i = 0; i < 12; ++i) sum += static_cast<double>(bits_.Next() >> 40) / (1 << 24);
     return static_cast<float>(sum) * scale;
   }
 
  private:
-  uint64_t Next() {
-    uint64_t z = (state_ += 0x9e3779b97f4a7c15ull);
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9ull;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebull;
-    return z ^ (z >> 31);
-  }
-  uint64_t state_;
+  SplitMix64 bits_;
 };
 
 std::string Encode(const std::vector<float>& values, const std::string& dtype) {
