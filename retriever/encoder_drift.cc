@@ -1,23 +1,23 @@
 #include "retriever/encoder_drift.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <deque>
 #include <future>
 #include <numeric>
 #include <string_view>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/logging.h"
+#include "base/split_mix.h"
 #include "base/status_macros.h"
 #include "index/content_hash.h"
 #include "index/encoding_journal.h"
 #include "index/verified_vectors.h"
+#include "retriever/bulk_encoding.h"
 #include "retriever/encoder_pace.h"
 
 namespace loci {
@@ -29,24 +29,6 @@ constexpr int64_t kBlockSample = 4;
 constexpr int64_t kLeastSample = 64, kSampleShare = 8;
 constexpr size_t kReadPassages = 64;
 constexpr size_t kMaxPendingBatches = 4;  // On their way through the encoder, so that it never waits for what is read.
-constexpr std::chrono::milliseconds kOverloadPause(50);
-
-// SplitMix64 (Steele et al. 2014).
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed) {}
-  uint64_t Next() {
-    uint64_t z = state_ += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-  }
-  // In [0, limit). Its bias, below 2^-40 for what is counted here, is no matter.
-  int64_t Below(int64_t limit) { return static_cast<int64_t>(Next() % static_cast<uint64_t>(limit)); }
-
- private:
-  uint64_t state_;
-};
 
 // A view's rows under one number: the body's, then the overlay's.
 class Places {
@@ -84,7 +66,7 @@ class Places {
 
 // `count` of the places that are alive, of which there are `alive`, each set of so many as likely as any other, in order. (Knuth, The Art of Computer
 // Programming, 3.4.2, algorithm S.)
-std::vector<int64_t> DrawFromAll(const Places& places, int64_t alive, int64_t count, Random& random) {
+std::vector<int64_t> DrawFromAll(const Places& places, int64_t alive, int64_t count, SplitMix64& random) {
   std::vector<int64_t> drawn;
   for (int64_t place = 0; place < places.row_count() && static_cast<int64_t>(drawn.size()) < count; ++place) {
     if (!places.IsAlive(place)) continue;
@@ -194,26 +176,18 @@ class JournalFiller {
   }
 
   std::future<absl::StatusOr<EncodedTexts>> StartEncoding(const Batch& batch) const {
-    auto promise = std::make_shared<std::promise<absl::StatusOr<EncodedTexts>>>();
-    options_.encoder->Encode(batch.texts, {.role = TextRole::kPassage, .limits = limits_},
-                             [promise](absl::StatusOr<EncodedTexts> encoded) { promise->set_value(std::move(encoded)); });
-    return promise->get_future();
+    return loci::StartEncoding(*options_.encoder, batch.texts, limits_);
   }
 
   absl::Status FinishOldest(const std::function<void(int64_t, double)>& distance, const std::function<void()>& progress) {
     Batch& batch = pending_.front();
     if (!batch.missing.empty()) {
-      absl::StatusOr<EncodedTexts> encoded = batch.encoded.get();
-      while (absl::IsResourceExhausted(encoded.status())) {  // Other clients' work may fill the encoder's queue for a while.
-        LOCI_RETURN_IF_ERROR(Check());
-        std::this_thread::sleep_for(kOverloadPause);
-        encoded = StartEncoding(batch).get();
-      }
-      LOCI_RETURN_IF_ERROR(encoded.status());
+      LOCI_ASSIGN_OR_RETURN(const EncodedTexts encoded,
+                            FinishEncoding(std::move(batch.encoded), [&] { return StartEncoding(batch); }, [&] { return Check(); }));
       for (size_t i = 0; i < batch.missing.size(); ++i) {
-        std::copy_n(encoded->vectors.data() + i * dim_, dim_, batch.made.data() + batch.missing[i] * dim_);
+        std::copy_n(encoded.vectors.data() + i * dim_, dim_, batch.made.data() + batch.missing[i] * dim_);
       }
-      journal_->Append(batch.hashes, encoded->vectors.data());
+      journal_->Append(batch.hashes, encoded.vectors.data());
     }
     counts_.encoded += static_cast<int64_t>(batch.missing.size());
     counts_.reused += static_cast<int64_t>(batch.places.size() - batch.missing.size());
@@ -314,7 +288,7 @@ absl::StatusOr<DriftFirstResult> EncodeDriftFirst(GenerationManager& manager, co
     if (options.measured) options.measured(result.drift);
   };
 
-  Random random(options.seed);
+  SplitMix64 random(options.seed);
   std::vector<int64_t> sampled =
       DrawFromAll(places, alive, std::min(options.sample_count, std::max(alive / kSampleShare, std::min(alive, kLeastSample))), random);
   // How many more of each block: known before any is encoded.

@@ -12,11 +12,11 @@
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "retriever/bulk_encoding.h"
 
 namespace loci {
 namespace {
 
-constexpr std::chrono::milliseconds kOverloadPause(50);
 // A view is read for its texts where it has at most so many rows for each text that asks: in the time that it takes to encode a text, so
 // many and more are read.
 constexpr int64_t kRowsReadPerText = 256;
@@ -243,28 +243,19 @@ std::future<absl::StatusOr<EncodedTexts>> PassageSink::StartEncoding(const Batch
   std::vector<std::string> texts;
   texts.reserve(batch.missing.size());
   for (const size_t i : batch.missing) texts.push_back(PassageText(batch.passages[i].title(), batch.passages[i].text()));
-  auto promise = std::make_shared<std::promise<absl::StatusOr<EncodedTexts>>>();
-  options_.encoder->Encode(texts, {.role = TextRole::kPassage, .limits = options_.limits},
-                           [promise](absl::StatusOr<EncodedTexts> encoded) { promise->set_value(std::move(encoded)); });
-  return promise->get_future();
+  return loci::StartEncoding(*options_.encoder, texts, options_.limits);
 }
 
 absl::Status PassageSink::FinishBatch(Batch& batch) {
   reused_count_ += static_cast<int64_t>(batch.passages.size() - batch.missing.size());
   if (batch.missing.empty()) return absl::OkStatus();
-  absl::StatusOr<EncodedTexts> encoded = batch.encoded.get();
-  // Other clients' work may fill the encoder's queue for a while; hours of ingest do not end for that.
-  while (absl::IsResourceExhausted(encoded.status())) {
-    LOCI_RETURN_IF_ERROR(options_.limits.Check(RealClock().NowMicros()));
-    std::this_thread::sleep_for(kOverloadPause);
-    encoded = StartEncoding(batch).get();
-  }
-  LOCI_RETURN_IF_ERROR(encoded.status());
+  LOCI_ASSIGN_OR_RETURN(const EncodedTexts encoded, FinishEncoding(std::move(batch.encoded), [&] { return StartEncoding(batch); },
+                                                                   [&] { return options_.limits.Check(RealClock().NowMicros()); }));
   const size_t dim = static_cast<size_t>(options_.encoder->spec().dim);
   for (size_t i = 0; i < batch.missing.size(); ++i) {
-    std::copy_n(encoded->vectors.data() + i * dim, dim, batch.vectors.data() + batch.missing[i] * dim);
+    std::copy_n(encoded.vectors.data() + i * dim, dim, batch.vectors.data() + batch.missing[i] * dim);
   }
-  if (journal_ != nullptr) journal_->Append(batch.hashes, encoded->vectors.data());
+  if (journal_ != nullptr) journal_->Append(batch.hashes, encoded.vectors.data());
   return absl::OkStatus();
 }
 

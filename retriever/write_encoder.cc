@@ -1,15 +1,14 @@
 #include "retriever/write_encoder.h"
 
 #include <algorithm>
-#include <chrono>
 #include <span>
 #include <string>
-#include <thread>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "retriever/bulk_encoding.h"
 
 namespace loci {
 namespace {
@@ -19,7 +18,6 @@ constexpr size_t kBatchPassages = 64;
 // So few requests are looked at while writers wait.
 constexpr int64_t kFewRequests = 16;
 constexpr int kMaxRounds = 16;
-constexpr std::chrono::milliseconds kOverloadPause(50);
 
 }  // namespace
 
@@ -27,14 +25,12 @@ absl::StatusOr<std::vector<float>> WriteEncoder::Encode(const std::vector<loci::
   std::vector<std::string> texts;
   texts.reserve(passages.size());
   for (const loci::v1::Passage& passage : passages) texts.push_back(PassageText(passage.title(), passage.text()));
-  while (true) {
-    const RequestLimits& limits = options_.control->limits;
-    LOCI_RETURN_IF_ERROR(limits.Check(options_.clock->NowMicros()));
-    absl::StatusOr<EncodedTexts> encoded = options_.encoder->EncodeAndWait(texts, {.role = TextRole::kPassage, .limits = limits});
-    if (encoded.ok()) return std::move(encoded->vectors);
-    if (!absl::IsResourceExhausted(encoded.status())) return encoded.status();
-    std::this_thread::sleep_for(kOverloadPause);  // Other clients' work fills its queue.
-  }
+  const RequestLimits& limits = options_.control->limits;
+  const auto check = [&] { return limits.Check(options_.clock->NowMicros()); };
+  const auto start = [&] { return StartEncoding(*options_.encoder, texts, limits); };
+  LOCI_RETURN_IF_ERROR(check());
+  LOCI_ASSIGN_OR_RETURN(EncodedTexts encoded, FinishEncoding(start(), start, check));
+  return std::move(encoded.vectors);
 }
 
 absl::Status WriteEncoder::EncodeAt(const std::vector<WritePlace>& places) {
