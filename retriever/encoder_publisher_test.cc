@@ -20,9 +20,9 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "index/disk_model.h"
-#include "index/forwarding_file_system.h"
 #include "index/recording_disk.h"
 #include "retriever/testing/retriever_fixture.h"
+#include "retriever/testing/small_memory.h"
 
 namespace loci {
 namespace {
@@ -32,20 +32,6 @@ using ::testing::HasSubstr;
 using ::testing::Not;
 
 using Tensors = std::map<std::string, TestTensor>;
-
-// A machine that has so much memory.
-class SmallMemory : public ForwardingFileSystem {
- public:
-  explicit SmallMemory(int64_t available_bytes) : available_bytes_(available_bytes) {}
-  absl::StatusOr<std::string> ReadFile(const std::string& path) override {
-    if (path == "/proc/meminfo") return absl::StrCat("MemAvailable: ", available_bytes_ / 1024, " kB\n");
-    if (path == "/proc/self/cgroup") return absl::NotFoundError(path);
-    return base_.ReadFile(path);
-  }
-
- private:
-  const int64_t available_bytes_;
-};
 
 class EncoderPublisherTest : public RetrieverFixture {
  protected:
