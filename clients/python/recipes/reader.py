@@ -20,7 +20,7 @@ import math
 import pathlib
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -307,6 +307,35 @@ def readable_questions(
     return [kept[i] for i in good], padded([ids[i] for i in good], MAX_ANSWER_TOKENS), np.array([len(ids[i]) for i in good], np.int64)
 
 
+def _train(
+    reader: nn.Module,
+    loss_of: Callable[[np.ndarray], torch.Tensor],
+    count: int,
+    rng: np.random.Generator,
+    epochs: int,
+    batch: int,
+    rate: float,
+    log: Any,
+) -> None:
+    """Minimises loss_of(rows) over batches of `count` rows, each once an epoch: AdamW, a rate that rises for 50 steps and falls to 0."""
+    steps = epochs * (count // batch)
+    optimizer = torch.optim.AdamW(reader.parameters(), lr=rate, weight_decay=0.01)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 50, (steps - step) / steps))
+    progress, mean = Progress("training the reader", steps), 0.0
+    order = np.concatenate([rng.permutation(count) for _ in range(epochs)])
+    for step in range(steps):
+        loss = loss_of(order[step * batch : (step + 1) * batch])
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        mean = loss.item() if step == 0 else 0.98 * mean + 0.02 * loss.item()
+        progress(1, f"loss {mean:.3f}")
+        if log and step % 10 == 0:
+            log({"event": "reader", "step": step, "loss": loss.item()})
+
+
 def train_span_reader(
     questions: Texts,
     answers: np.ndarray,
@@ -335,13 +364,8 @@ def train_span_reader(
     vectors, asked = passages.vectors(), questions.vectors()
     for part in np.array_split(np.arange(len(gold)), len(gold) // 512 + 1):
         near[part] = np.argpartition(-(asked[part] @ vectors.T), 32, axis=1)[:, :32]
-    steps = epochs * (len(gold) // batch)
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 50, (steps - step) / steps))
-    progress, mean = Progress("training the reader", steps), 0.0
-    order = np.concatenate([rng.permutation(len(gold)) for _ in range(epochs)])
-    for step in range(steps):
-        which = order[step * batch : (step + 1) * batch]
+
+    def loss_of(which: np.ndarray) -> torch.Tensor:
         wrong = near[which, rng.integers(0, 32, len(which))]
         wrong = np.where(rng.random(len(which)) < 0.2, rng.integers(0, len(passages.rows), len(which)), wrong)
         read = np.concatenate([gold[which], wrong])
@@ -354,16 +378,9 @@ def train_span_reader(
         tokens = passages.tokens(read)
         found = np.concatenate([find(tokens[i : i + 1].numpy(), answers[q][: lengths[q]], continues) for i, q in enumerate(np.concatenate([which, which]))])
         start, end, gate = reader.spans(reader.project(passages.states(read), tokens), tokens, question.repeat(2, 1, 1), question_tokens.repeat(2, 1))
-        loss = -reader.likelihood(start, end, gate, torch.from_numpy(found), length.repeat(2), null.repeat(2)).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        mean = loss.item() if step == 0 else 0.98 * mean + 0.02 * loss.item()
-        progress(1, f"loss {mean:.3f}")
-        if log and step % 10 == 0:
-            log({"event": "reader", "step": step, "loss": loss.item()})
+        return -reader.likelihood(start, end, gate, torch.from_numpy(found), length.repeat(2), null.repeat(2)).mean()
+
+    _train(reader, loss_of, len(gold), rng, epochs, batch, rate, log)
     return reader.eval()
 
 
@@ -394,13 +411,8 @@ def train_masked_token_reader(
     scores = texts.vectors() @ passages.vectors().T
     scores[np.arange(len(own)), own] = -np.inf
     near = np.argpartition(-scores, 16, axis=1)[:, :16]
-    steps = epochs * (len(own) // batch)
-    optimizer = torch.optim.AdamW(reader.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min((step + 1) / 50, (steps - step) / steps))
-    progress, mean = Progress("training the reader", steps), 0.0
-    order = np.concatenate([rng.permutation(len(own)) for _ in range(epochs)])
-    for step in range(steps):
-        which = order[step * batch : (step + 1) * batch]
+
+    def loss_of(which: np.ndarray) -> torch.Tensor:
         read = np.concatenate([near[which, rng.integers(0, 16, len(which))] for _ in range(2)])
         states, tokens = texts.states(which), texts.tokens(which)
         length = int((tokens > 0).sum(1).max())
@@ -417,16 +429,9 @@ def train_masked_token_reader(
             target.repeat(2, 1),
             null.repeat(2, 1),
         )
-        loss = -values[torch.from_numpy(real[which]).repeat(2, 1)].mean()
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        mean = loss.item() if step == 0 else 0.98 * mean + 0.02 * loss.item()
-        progress(1, f"loss {mean:.3f}")
-        if log and step % 10 == 0:
-            log({"event": "reader", "step": step, "loss": loss.item()})
+        return -values[torch.from_numpy(real[which]).repeat(2, 1)].mean()
+
+    _train(reader, loss_of, len(own), rng, epochs, batch, rate, log)
     return reader.eval()
 
 
