@@ -1,5 +1,7 @@
 #include "base/device.h"
 
+#include <cpuid.h>
+
 #include <cstdlib>
 
 #include "absl/strings/numbers.h"
@@ -65,12 +67,37 @@ absl::StatusOr<DeviceChoice> ChooseDevice(std::string_view request, const CudaPr
   return Cuda(*device, absl::StrCat(AbslView(request), " was asked for"));
 }
 
-CpuIsa DetectCpuIsa() {
-  const bool has_avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+namespace {
+
+bool HasAvx512() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vl");
+}
+
+// Not every compiler's __builtin_cpu_supports knows it. The state of its registers is AVX-512's.
+bool HasAvx512Float16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) != 0 && (edx >> 23 & 1) != 0;
+}
+
+// What LOCI_ISA names, or the empty string.
+std::string_view WantedIsa() {
   const char* const wanted = std::getenv("LOCI_ISA");
-  if (wanted != nullptr && std::string_view(wanted) == CpuIsaName(CpuIsa::kAvx2)) return CpuIsa::kAvx2;
-  return has_avx512 ? CpuIsa::kAvx512 : CpuIsa::kAvx2;
+  return wanted == nullptr ? "" : wanted;
+}
+
+}  // namespace
+
+CpuIsa DetectCpuIsa() {
+  return HasAvx512() && WantedIsa() != CpuIsaName(CpuIsa::kAvx2) ? CpuIsa::kAvx512 : CpuIsa::kAvx2;
+}
+
+CpuExtensions DetectCpuExtensions() {
+  const std::string_view wanted = WantedIsa();
+  if (!HasAvx512() || wanted == CpuIsaName(CpuIsa::kAvx2) || wanted == CpuIsaName(CpuIsa::kAvx512)) return {};
+  return {.bfloat16 = __builtin_cpu_supports("avx512bf16") != 0,
+          .float16 = HasAvx512Float16(),
+          .vnni = __builtin_cpu_supports("avx512vnni") != 0};
 }
 
 std::string_view CpuIsaName(CpuIsa isa) { return isa == CpuIsa::kAvx512 ? "avx512" : "avx2"; }

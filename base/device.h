@@ -45,6 +45,14 @@ enum class CpuIsa { kAvx2, kAvx512 };
 CpuIsa DetectCpuIsa();
 std::string_view CpuIsaName(CpuIsa isa);
 
+// What kernels of lower precision use besides CpuIsa::kAvx512, from CPUID. All false where LOCI_ISA names avx2 or avx512, which have none of it.
+struct CpuExtensions {
+  bool bfloat16 = false;  // AVX512_BF16: vdpbf16ps and conversions.
+  bool float16 = false;   // AVX512_FP16: arithmetic of IEEE halves.
+  bool vnni = false;      // AVX512_VNNI: vpdpbusd.
+};
+CpuExtensions DetectCpuExtensions();
+
 }  // namespace loci
 
 #endif  // LOCI_BASE_DEVICE_H_

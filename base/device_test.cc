@@ -80,5 +80,21 @@ TEST(CpuIsa, EnvironmentCanLowerIt) {
   EXPECT_EQ(CpuIsaName(CpuIsa::kAvx512), "avx512");
 }
 
+TEST(CpuExtensions, AreThoseOfTheMachineUnlessALowerSetIsNamed) {
+  unsetenv("LOCI_ISA");
+  const CpuExtensions best = DetectCpuExtensions();
+  if (DetectCpuIsa() == CpuIsa::kAvx2) {
+    EXPECT_FALSE(best.bfloat16 || best.float16 || best.vnni);
+  } else {
+    EXPECT_EQ(best.bfloat16, __builtin_cpu_supports("avx512bf16") != 0);
+    EXPECT_EQ(best.vnni, __builtin_cpu_supports("avx512vnni") != 0);
+  }
+  for (const char* const isa : {"avx2", "avx512"}) {
+    setenv("LOCI_ISA", isa, 1);
+    EXPECT_FALSE(DetectCpuExtensions().bfloat16 || DetectCpuExtensions().float16 || DetectCpuExtensions().vnni) << isa;
+  }
+  unsetenv("LOCI_ISA");
+}
+
 }  // namespace
 }  // namespace loci

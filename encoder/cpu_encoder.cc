@@ -5,28 +5,40 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
-#include "encoder/kernels/attention.h"
+#include "base/strings.h"
+#include "encoder/kernels/aligned.h"
 #include "encoder/kernels/embedding.h"
-#include "encoder/kernels/gemm.h"
-#include "encoder/kernels/layer_norm.h"
 #include "encoder/kernels/pooling.h"
 
 namespace loci {
 namespace {
 
-// Tokens of a block, unless one sequence has more. Larger blocks read the weights less often, smaller ones stay in the L2 cache.
-constexpr int64_t kMaxBlockTokens = 144;
-// With idle threads, a batch is cut down to blocks of so many.
+// With idle threads, a batch is cut down to blocks of so many tokens.
 constexpr int64_t kMinBlockTokens = 24;
+
+absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadLayers(Precision precision, const BertReader& reader, const ModelConfig& config,
+                                                            CpuIsa isa) {
+  switch (precision) {
+    case Precision::kFloat32:
+      return ReadFloat32Layers(reader, config, isa);
+    case Precision::kAuto:
+    case Precision::kBfloat16:
+    case Precision::kFloat16:
+    case Precision::kInt8:
+      break;
+  }
+  return absl::InternalError(absl::StrCat("no layers in ", AbslView(PrecisionName(precision))));
+}
 
 }  // namespace
 
-// The matrices of one block, each [tokens, its width].
+// What one block needs.
 struct CpuEncoder::Workspace {
   int64_t tokens = 0;            // What there is room for.
   std::vector<int32_t> ids;      // [tokens]
   std::vector<int32_t> offsets;  // Of the block's sequences.
-  AlignedFloats hidden, query_key_value, context, sum, intermediate, scratch;
+  AlignedFloats hidden;          // [tokens, hidden_size]
+  std::unique_ptr<CpuLayers::Workspace> layers;
 };
 
 // How a batch is cut: block b has the sequences order[starts[b]] .. order[starts[b + 1] - 1].
@@ -42,40 +54,18 @@ CpuEncoder::CpuEncoder(const ModelConfig& config, EncoderSpec spec, std::unique_
 
 CpuEncoder::~CpuEncoder() = default;
 
-CpuEncoder::Dense CpuEncoder::PackDense(DenseWeights weights, int64_t outputs, int64_t inputs) {
-  Dense dense;
-  dense.packed = PackWeight(isa_, weights.weight.data(), outputs, inputs);
-  dense.bias = std::move(weights.bias);
-  dense.outputs = outputs;
-  dense.inputs = inputs;
-  spec_.memory_bytes += dense.packed.size_bytes() + dense.bias.size_bytes();
-  return dense;
-}
-
 absl::StatusOr<std::shared_ptr<const Encoder>> CpuEncoder::Create(const BertReader& reader, const ModelConfig& config,
                                                                   EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer,
-                                                                  ThreadPool* pool, CpuIsa isa) {
-  auto encoder = std::shared_ptr<CpuEncoder>(new CpuEncoder(config, std::move(spec), std::move(tokenizer), pool, isa));
-  EncoderSpec& counted = encoder->spec_;
-  counted.memory_bytes = 0;
+                                                                  const EncoderOptions& options) {
+  LOCI_ASSIGN_OR_RETURN(PrecisionChoice choice, ChoosePrecision(options.precision, options.isa, DetectCpuExtensions()));
+  spec.element_type = PrecisionName(choice.precision);
+  spec.element_type_reason = std::move(choice.reason);
+  auto encoder = std::shared_ptr<CpuEncoder>(new CpuEncoder(config, std::move(spec), std::move(tokenizer), options.pool, options.isa));
   LOCI_ASSIGN_OR_RETURN(encoder->embeddings_, reader.ReadEmbeddings());
-  counted.memory_bytes += encoder->embeddings_.word.size_bytes() + encoder->embeddings_.position.size_bytes() +
-                          3 * encoder->embeddings_.type.size_bytes();
-  const int64_t hidden = config.hidden_size;
-  for (int i = 0; i < config.layer_count; ++i) {
-    LOCI_ASSIGN_OR_RETURN(BertLayer from, reader.ReadLayer(i));
-    Layer layer;
-    layer.query_key_value = encoder->PackDense(std::move(from.query_key_value), 3 * hidden, hidden);
-    layer.attention_output = encoder->PackDense(std::move(from.attention_output), hidden, hidden);
-    layer.intermediate = encoder->PackDense(std::move(from.intermediate), config.intermediate_size, hidden);
-    layer.output = encoder->PackDense(std::move(from.output), hidden, config.intermediate_size);
-    layer.attention_gamma = std::move(from.attention_gamma);
-    layer.attention_beta = std::move(from.attention_beta);
-    layer.output_gamma = std::move(from.output_gamma);
-    layer.output_beta = std::move(from.output_beta);
-    counted.memory_bytes += 4 * layer.output_beta.size_bytes();
-    encoder->layers_.push_back(std::move(layer));
-  }
+  LOCI_ASSIGN_OR_RETURN(encoder->layers_, ReadLayers(choice.precision, reader, config, options.isa));
+  const BertEmbeddings& embeddings = encoder->embeddings_;
+  encoder->spec_.memory_bytes = embeddings.word.size_bytes() + embeddings.position.size_bytes() + 3 * embeddings.type.size_bytes() +
+                                encoder->layers_->memory_bytes();
   return encoder;
 }
 
@@ -113,7 +103,8 @@ void CpuEncoder::MakePlan(const PackedBatch& batch, Plan* plan) const {
             [&](int32_t a, int32_t b) { return std::pair(-length(a), a) < std::pair(-length(b), b); });
   const int64_t threads = 1 + (pool_ == nullptr ? 0 : pool_->thread_count());
   const int64_t tokens = batch.token_count();
-  int64_t blocks = (tokens + kMaxBlockTokens - 1) / kMaxBlockTokens;
+  const int64_t most = layers_->max_block_tokens();
+  int64_t blocks = (tokens + most - 1) / most;
   if (blocks < threads) blocks = std::min(threads, std::max<int64_t>(1, tokens / kMinBlockTokens));
   const int64_t target = (tokens + blocks - 1) / blocks;
   plan->starts.assign(1, 0);
@@ -143,18 +134,13 @@ std::unique_ptr<CpuEncoder::Workspace> CpuEncoder::TakeWorkspace(int64_t tokens)
   }
   if (workspace != nullptr && workspace->tokens >= tokens) return workspace;
   // The largest that any batch needs, so that it is made once.
-  const int64_t room = std::max({tokens, 2 * kMaxBlockTokens, static_cast<int64_t>(spec_.max_length)});
-  const int64_t hidden = config_.hidden_size;
+  const int64_t room = std::max({tokens, 2 * layers_->max_block_tokens(), static_cast<int64_t>(spec_.max_length)});
   workspace = std::make_unique<Workspace>();
   workspace->tokens = room;
   workspace->ids.reserve(room);
   workspace->offsets.reserve(room + 1);
-  workspace->hidden = AlignedFloats(room * hidden);
-  workspace->query_key_value = AlignedFloats(room * 3 * hidden);
-  workspace->context = AlignedFloats(room * hidden);
-  workspace->sum = AlignedFloats(room * hidden);
-  workspace->intermediate = AlignedFloats(room * config_.intermediate_size);
-  workspace->scratch = AlignedFloats(AttentionScratchSize(isa_, spec_.max_length, hidden / config_.head_count));
+  workspace->hidden = AlignedFloats(room * config_.hidden_size);
+  workspace->layers = layers_->MakeWorkspace(room);
   return workspace;
 }
 
@@ -166,11 +152,6 @@ std::unique_ptr<CpuEncoder::Plan> CpuEncoder::TakePlan() const {
   return plan;
 }
 
-void CpuEncoder::RunDense(const Dense& dense, const float* input, const float* residual, Activation activation, int64_t rows,
-                          float* output) const {
-  Gemm(isa_, output, input, dense.packed.data(), dense.bias.data(), residual, rows, dense.outputs, dense.inputs, activation);
-}
-
 void CpuEncoder::RunBlock(const PackedBatch& batch, const Plan& plan, int64_t block, Workspace* w, float* vectors) const {
   w->ids.clear();
   w->offsets.assign(1, 0);
@@ -180,25 +161,12 @@ void CpuEncoder::RunBlock(const PackedBatch& batch, const Plan& plan, int64_t bl
                   batch.token_ids.begin() + batch.offsets[sequence + 1]);
     w->offsets.push_back(static_cast<int32_t>(w->ids.size()));
   }
-  const int64_t rows = static_cast<int64_t>(w->ids.size());
   const int64_t sequences = static_cast<int64_t>(w->offsets.size()) - 1;
   const int64_t hidden = config_.hidden_size;
-  const float epsilon = config_.layer_norm_epsilon;
   const EmbeddingTables tables = {embeddings_.word.data(),  embeddings_.position.data(), embeddings_.type.data(),
-                                  embeddings_.gamma.data(), embeddings_.beta.data(),     epsilon};
+                                  embeddings_.gamma.data(), embeddings_.beta.data(),     config_.layer_norm_epsilon};
   Embedding(isa_, w->hidden.data(), w->ids.data(), w->offsets.data(), sequences, tables, hidden);
-  for (const Layer& layer : layers_) {
-    RunDense(layer.query_key_value, w->hidden.data(), nullptr, Activation::kNone, rows, w->query_key_value.data());
-    Attention(isa_, w->context.data(), w->query_key_value.data(), w->offsets.data(), sequences, config_.head_count,
-              hidden / config_.head_count, w->scratch.data());
-    RunDense(layer.attention_output, w->context.data(), w->hidden.data(), Activation::kNone, rows, w->sum.data());
-    LayerNorm(isa_, w->hidden.data(), w->sum.data(), nullptr, layer.attention_gamma.data(), layer.attention_beta.data(), epsilon,
-              rows, hidden);
-    RunDense(layer.intermediate, w->hidden.data(), nullptr, Activation::kGelu, rows, w->intermediate.data());
-    RunDense(layer.output, w->intermediate.data(), w->hidden.data(), Activation::kNone, rows, w->sum.data());
-    LayerNorm(isa_, w->hidden.data(), w->sum.data(), nullptr, layer.output_gamma.data(), layer.output_beta.data(), epsilon, rows,
-              hidden);
-  }
+  layers_->Run(w->hidden.data(), w->offsets.data(), sequences, *w->layers);
   for (int64_t s = 0; s < sequences; ++s) {
     float* vector = vectors + plan.order[plan.starts[block] + s] * hidden;
     Pool(isa_, vector, w->hidden.data(), w->offsets.data() + s, 1, hidden, config_.pooling, config_.normalize);

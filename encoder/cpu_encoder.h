@@ -1,4 +1,4 @@
-// The encoder on the CPU in float32.
+// The encoder on the CPU.
 //
 // A batch is cut into blocks of whole sequences, of some hundred tokens, and each block runs through all layers on one thread with a
 // workspace of its own: nothing is synchronised inside a block, and its rows stay in the cache. The kernels give every row the same
@@ -14,8 +14,8 @@
 #include "base/mutex.h"
 #include "base/thread_pool.h"
 #include "encoder/bert.h"
+#include "encoder/cpu_layers.h"
 #include "encoder/encoder.h"
-#include "encoder/kernels/aligned.h"
 #include "encoder/model_config.h"
 
 namespace loci {
@@ -23,10 +23,11 @@ namespace loci {
 // Thread-safe.
 class CpuEncoder : public Encoder {
  public:
-  // Reads and packs all weights; `reader` is not kept. `spec` comes with everything but memory_bytes. `pool` is borrowed or null.
+  // Reads and packs all weights; `reader` is not kept. `spec` comes with everything but memory_bytes, element_type and its reason.
+  // Errors as LoadEncoder.
   static absl::StatusOr<std::shared_ptr<const Encoder>> Create(const BertReader& reader, const ModelConfig& config,
                                                                EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer,
-                                                               ThreadPool* pool, CpuIsa isa);
+                                                               const EncoderOptions& options);
   ~CpuEncoder() override;
 
   const EncoderSpec& spec() const override { return spec_; }
@@ -34,27 +35,14 @@ class CpuEncoder : public Encoder {
   absl::Status Encode(const PackedBatch& batch, float* vectors) const override;
 
  private:
-  struct Dense {
-    AlignedFloats packed;
-    AlignedFloats bias;
-    int64_t outputs = 0;
-    int64_t inputs = 0;
-  };
-  struct Layer {
-    Dense query_key_value, attention_output, intermediate, output;
-    AlignedFloats attention_gamma, attention_beta, output_gamma, output_beta;
-  };
   struct Workspace;
   struct Plan;
 
   CpuEncoder(const ModelConfig& config, EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer, ThreadPool* pool, CpuIsa isa);
 
-  Dense PackDense(DenseWeights weights, int64_t outputs, int64_t inputs);
   absl::Status Check(const PackedBatch& batch) const;
   void MakePlan(const PackedBatch& batch, Plan* plan) const;
   void RunBlock(const PackedBatch& batch, const Plan& plan, int64_t block, Workspace* workspace, float* vectors) const;
-  void RunDense(const Dense& dense, const float* input, const float* residual, Activation activation, int64_t rows,
-                float* output) const;
   std::unique_ptr<Workspace> TakeWorkspace(int64_t tokens) const;
   std::unique_ptr<Plan> TakePlan() const;
 
@@ -65,7 +53,7 @@ class CpuEncoder : public Encoder {
   ThreadPool* const pool_;
   const CpuIsa isa_;
   BertEmbeddings embeddings_;
-  std::vector<Layer> layers_;
+  std::unique_ptr<const CpuLayers> layers_;
 
   // Kept for the next request: as many as were ever in use at once.
   mutable Mutex mutex_;

@@ -112,7 +112,7 @@ absl::StatusOr<std::shared_ptr<const Encoder>> LoadTower(FileSystem& fs, const s
   spec.fingerprint = ComputeFingerprint(space, served_passage_half);
   if (!served_passage_half.empty()) spec.fingerprint.passage = served_passage_half;
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, CpuEncoder::Create(BertReader(*weights, config), config, std::move(spec),
-                                                                              std::move(tokenizer), options.pool, options.isa));
+                                                                              std::move(tokenizer), options));
   LOCI_RETURN_IF_ERROR(weights->Check());
   LOCI_RETURN_IF_ERROR(CheckVectorOfText(*encoder, weights_path));
   return encoder;

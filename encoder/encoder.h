@@ -18,6 +18,7 @@
 #include "base/file.h"
 #include "base/thread_pool.h"
 #include "encoder/kernels/op_types.h"
+#include "encoder/precision.h"
 #include "encoder/tokenizer.h"
 #include "encoder/types.h"
 
@@ -35,7 +36,8 @@ struct EncoderSpec {
   bool normalize = true;
   std::string query_prefix;
   std::string passage_prefix;
-  std::string element_type = "float32";  // What the weights are computed in. Recorded, not hashed.
+  std::string element_type = "float32";  // What the weights are computed in: a Precision's name. Recorded, not hashed.
+  std::string element_type_reason;
   std::string device = "cpu";
   int64_t memory_bytes = 0;  // Weights as held, packed copies included; the mapped file not.
   Fingerprint fingerprint;
@@ -59,6 +61,7 @@ struct EncoderOptions {
   // Borrowed; must outlive the encoder. Blocks of whole sequences run on it beside the calling thread; null: calling thread only.
   ThreadPool* pool = nullptr;
   CpuIsa isa = DetectCpuIsa();
+  Precision precision = Precision::kAuto;
   // Stands for the folder's name in EncoderSpec::model_name where not empty.
   std::string model_name;
 };
@@ -68,7 +71,7 @@ struct EncoderOptions {
 // config_sentence_transformers.json (prompts) where present. Reads nothing outside the folder.
 // NOT_FOUND for a missing file; INVALID_ARGUMENT for a file that is malformed, a tensor that is missing or has another shape or
 // type, a vocabulary that does not fit the weights, an architecture that is not BERT's, or weights that give a text a vector that is not
-// finite: the message names file and tensor.
+// finite: the message names file and tensor. FAILED_PRECONDITION for a precision that this CPU does not have.
 absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const std::string& model_directory,
                                                            const EncoderOptions& options);
 

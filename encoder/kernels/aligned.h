@@ -1,4 +1,4 @@
-// Floats on cache lines.
+// Numbers on cache lines.
 #ifndef LOCI_ENCODER_KERNELS_ALIGNED_H_
 #define LOCI_ENCODER_KERNELS_ALIGNED_H_
 
@@ -6,40 +6,44 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <utility>
 
 namespace loci {
 
-// A fixed number of floats, aligned to 64 bytes and zero at first. Movable. Thread-compatible.
-class AlignedFloats {
+// A fixed number of values of a plain type, aligned to 64 bytes and zero at first. Movable. Thread-compatible.
+template <typename T>
+class AlignedArray {
  public:
-  AlignedFloats() = default;
-  explicit AlignedFloats(int64_t size) : size_(size) {
+  AlignedArray() = default;
+  explicit AlignedArray(int64_t size) : size_(size) {
     if (size == 0) return;
-    data_.reset(static_cast<float*>(::operator new (static_cast<size_t>(size) * sizeof(float), std::align_val_t{64})));
-    std::memset(data_.get(), 0, static_cast<size_t>(size) * sizeof(float));
+    data_.reset(static_cast<T*>(::operator new (static_cast<size_t>(size) * sizeof(T), std::align_val_t{64})));
+    std::memset(data_.get(), 0, static_cast<size_t>(size) * sizeof(T));
   }
-  AlignedFloats(AlignedFloats&& other) noexcept : data_(std::move(other.data_)), size_(other.size_) { other.size_ = 0; }
-  AlignedFloats& operator=(AlignedFloats&& other) noexcept {
+  AlignedArray(AlignedArray&& other) noexcept : data_(std::move(other.data_)), size_(other.size_) { other.size_ = 0; }
+  AlignedArray& operator=(AlignedArray&& other) noexcept {
     data_ = std::move(other.data_);
     size_ = other.size_;
     other.size_ = 0;
     return *this;
   }
 
-  float* data() { return data_.get(); }
-  const float* data() const { return data_.get(); }
+  T* data() { return data_.get(); }
+  const T* data() const { return data_.get(); }
   int64_t size() const { return size_; }
-  int64_t size_bytes() const { return size_ * static_cast<int64_t>(sizeof(float)); }
-  float& operator[](int64_t i) { return data_.get()[i]; }
-  float operator[](int64_t i) const { return data_.get()[i]; }
+  int64_t size_bytes() const { return size_ * static_cast<int64_t>(sizeof(T)); }
+  T& operator[](int64_t i) { return data_.get()[i]; }
+  T operator[](int64_t i) const { return data_.get()[i]; }
 
  private:
   struct Free {
-    void operator()(float* p) const { ::operator delete (p, std::align_val_t{64}); }
+    void operator()(T* p) const { ::operator delete (p, std::align_val_t{64}); }
   };
-  std::unique_ptr<float[], Free> data_;
+  std::unique_ptr<T[], Free> data_;
   int64_t size_ = 0;
 };
+
+using AlignedFloats = AlignedArray<float>;
 
 }  // namespace loci
 
