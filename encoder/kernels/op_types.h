@@ -2,7 +2,13 @@
 #ifndef LOCI_ENCODER_KERNELS_OP_TYPES_H_
 #define LOCI_ENCODER_KERNELS_OP_TYPES_H_
 
+#include <cstdint>
+
 namespace loci {
+
+// A number of 16 bits: the upper half of a float32, or IEEE's half.
+using Half = uint16_t;
+enum class HalfType { kBfloat16, kFloat16 };
 
 enum class Activation { kNone, kGelu };  // kGelu: x Phi(x), with the error function.
 
