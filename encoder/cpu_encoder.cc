@@ -17,13 +17,15 @@ namespace {
 constexpr int64_t kMinBlockTokens = 24;
 
 absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadLayers(Precision precision, const BertReader& reader, const ModelConfig& config,
-                                                            CpuIsa isa) {
+                                                            const BertEmbeddings& embeddings, CpuIsa isa) {
   switch (precision) {
     case Precision::kFloat32:
       return ReadFloat32Layers(reader, config, isa);
-    case Precision::kAuto:
     case Precision::kBfloat16:
+      return ReadHalfLayers(reader, config, HalfType::kBfloat16, embeddings);
     case Precision::kFloat16:
+      return ReadHalfLayers(reader, config, HalfType::kFloat16, embeddings);
+    case Precision::kAuto:
     case Precision::kInt8:
       break;
   }
@@ -58,12 +60,18 @@ absl::StatusOr<std::shared_ptr<const Encoder>> CpuEncoder::Create(const BertRead
                                                                   EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer,
                                                                   const EncoderOptions& options) {
   LOCI_ASSIGN_OR_RETURN(PrecisionChoice choice, ChoosePrecision(options.precision, options.isa, DetectCpuExtensions()));
-  spec.element_type = PrecisionName(choice.precision);
-  spec.element_type_reason = std::move(choice.reason);
   auto encoder = std::shared_ptr<CpuEncoder>(new CpuEncoder(config, std::move(spec), std::move(tokenizer), options.pool, options.isa));
   LOCI_ASSIGN_OR_RETURN(encoder->embeddings_, reader.ReadEmbeddings());
-  LOCI_ASSIGN_OR_RETURN(encoder->layers_, ReadLayers(choice.precision, reader, config, options.isa));
   const BertEmbeddings& embeddings = encoder->embeddings_;
+  auto layers = ReadLayers(choice.precision, reader, config, embeddings, options.isa);
+  if (options.precision == Precision::kAuto && absl::IsFailedPrecondition(layers.status())) {
+    choice = {Precision::kFloat32, absl::StrCat("auto takes float32: not ", AbslView(PrecisionName(choice.precision)), ", since in ",
+                                                layers.status().message())};
+    layers = ReadLayers(choice.precision, reader, config, embeddings, options.isa);
+  }
+  LOCI_ASSIGN_OR_RETURN(encoder->layers_, std::move(layers));
+  encoder->spec_.element_type = PrecisionName(choice.precision);
+  encoder->spec_.element_type_reason = std::move(choice.reason);
   encoder->spec_.memory_bytes = embeddings.word.size_bytes() + embeddings.position.size_bytes() + 3 * embeddings.type.size_bytes() +
                                 encoder->layers_->memory_bytes();
   return encoder;

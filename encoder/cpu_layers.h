@@ -12,6 +12,7 @@
 #include "absl/status/statusor.h"
 #include "base/device.h"
 #include "encoder/bert.h"
+#include "encoder/kernels/op_types.h"
 #include "encoder/model_config.h"
 
 namespace loci {
@@ -42,8 +43,13 @@ class CpuLayers {
   virtual void Run(float* hidden, const int32_t* offsets, int64_t sequence_count, Workspace& workspace) const = 0;
 };
 
-// Each reads and packs all weights and keeps neither argument. Errors are the reader's. The machine must have what the precision needs.
+// Each reads and packs all weights and keeps no argument. Errors are the reader's. The machine must have what the precision needs.
 absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadFloat32Layers(const BertReader& reader, const ModelConfig& config, CpuIsa isa);
+
+// In bfloat16 or float16 (kernels/half_gemm.h); residuals, sums, layer normalisation and softmax stay float32. FAILED_PRECONDITION,
+// naming layer and tensor, where some text might bring a number that float16 can't hold.
+absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadHalfLayers(const BertReader& reader, const ModelConfig& config, HalfType type,
+                                                                const BertEmbeddings& embeddings);
 
 }  // namespace loci
 

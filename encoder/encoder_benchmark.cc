@@ -1,11 +1,12 @@
 // Encodes given token sequences on demand and says what it took; driven by tests/peers/encoder_benchmark.py.
 //
-//   encoder_benchmark MODEL_DIR IDS_FILE [THREADS] [MAX_BATCH_TOKENS]
+//   encoder_benchmark MODEL_DIR IDS_FILE [THREADS] [MAX_BATCH_TOKENS] [--precision=auto|float32|bfloat16|float16|int8]
 //
 // IDS_FILE has one sequence a line, ids separated by spaces. Each line of standard input is a command, each answered by a line of JSON:
 //
 //   run           encodes all sequences, in the file's order, in batches of MAX_BATCH_TOKENS (4096)
-//   roof          measures what the core's FMA units give
+//   roof          measures what the core's multiply-add units give: of float32, and of each narrower type that it has
+//   spec          says what the encoder computes in and why, how long it took to load and what it holds
 //   write FILE    encodes and writes the vectors, float32
 #include <time.h>
 
@@ -17,12 +18,14 @@
 #include <memory>
 #include <sstream>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "base/device.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
 #include "encoder/encoder.h"
+#include "encoder/precision.h"
 
 namespace loci {
 namespace {
@@ -33,57 +36,82 @@ double Seconds(clockid_t clock) {
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
 }
 
-// GFLOP/s of a loop of twelve independent FMAs: what no kernel can pass.
-double RoofGflops(CpuIsa isa) {
-  constexpr int64_t kSteps = 20'000'000;
+// Runs `loop` (steps -> twelve independent multiply-adds of `flop` operations each step) and returns Gop/s: what no kernel can pass.
+template <typename Loop>
+double Roof(double flop, const Loop& loop) {
+  constexpr int64_t kSteps = 5'000'000;
   double best = 0;
   for (int round = 0; round < 5; ++round) {
-    int64_t steps = kSteps;
     const double begin = Seconds(CLOCK_THREAD_CPUTIME_ID);
-#define LOCI_FMA(r, n) "vfmadd231ps %%" #r "mm0, %%" #r "mm1, %%" #r "mm" #n "\n"
-#define LOCI_FMAS(r)                                                                                                       \
-  LOCI_FMA(r, 2)                                                                                                           \
-  LOCI_FMA(r, 3) LOCI_FMA(r, 4) LOCI_FMA(r, 5) LOCI_FMA(r, 6) LOCI_FMA(r, 7) LOCI_FMA(r, 8) LOCI_FMA(r, 9) LOCI_FMA(r, 10) \
-      LOCI_FMA(r, 11) LOCI_FMA(r, 12) LOCI_FMA(r, 13)
-#define LOCI_FMA_LOOP(r)                                                                                                 \
-  asm volatile("vzeroall\n1:\n" LOCI_FMAS(r) "dec %0\njnz 1b\nvzeroupper\n"                                              \
-               : "+r"(steps)                                                                                             \
-               :                                                                                                         \
-               : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", \
-                 "xmm12", "xmm13", "xmm14", "xmm15")
-    if (isa == CpuIsa::kAvx512) {
-      LOCI_FMA_LOOP(z);
-    } else {
-      LOCI_FMA_LOOP(y);
-    }
-    const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - begin;
-    const double lanes = isa == CpuIsa::kAvx512 ? 16 : 8;
-    best = std::max(best, 2e-9 * 12 * lanes * static_cast<double>(kSteps) / seconds);
+    loop(kSteps);
+    best = std::max(best, 1e-9 * 12 * flop * static_cast<double>(kSteps) / (Seconds(CLOCK_THREAD_CPUTIME_ID) - begin));
   }
   return best;
 }
 
+#define LOCI_STEP(op, r, n) op " %%" r "mm0, %%" r "mm1, %%" r "mm" #n "\n"
+#define LOCI_STEPS(op, r)                                                                                                           \
+  LOCI_STEP(op, r, 2)                                                                                                               \
+  LOCI_STEP(op, r, 3) LOCI_STEP(op, r, 4) LOCI_STEP(op, r, 5) LOCI_STEP(op, r, 6) LOCI_STEP(op, r, 7) LOCI_STEP(op, r, 8)           \
+  LOCI_STEP(op, r, 9) LOCI_STEP(op, r, 10) LOCI_STEP(op, r, 11) LOCI_STEP(op, r, 12) LOCI_STEP(op, r, 13)
+#define LOCI_ROOF(op, r, flop)                                                                                                    \
+  Roof(flop, [](int64_t steps) {                                                                                                  \
+    asm volatile("vzeroall\n1:\n" LOCI_STEPS(op, r) "dec %0\njnz 1b\nvzeroupper\n"                                               \
+                 : "+r"(steps)                                                                                                    \
+                 :                                                                                                                \
+                 : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", \
+                   "xmm13", "xmm14", "xmm15");                                                                                    \
+  })
+
+void PrintRoofs(CpuIsa isa) {
+  const double float32 = isa == CpuIsa::kAvx512 ? LOCI_ROOF("vfmadd231ps", "z", 32) : LOCI_ROOF("vfmadd231ps", "y", 16);
+  std::printf("{\"isa\": \"%s\", \"gflops\": %.1f", std::string(CpuIsaName(isa)).c_str(), float32);
+  const CpuExtensions extensions = isa == CpuIsa::kAvx512 ? DetectCpuExtensions() : CpuExtensions();
+  if (extensions.bfloat16) std::printf(", \"bfloat16\": %.1f", LOCI_ROOF("vdpbf16ps", "z", 64));
+  if (extensions.float16) std::printf(", \"float16\": %.1f", LOCI_ROOF("vfmadd231ph", "z", 64));
+  if (extensions.vnni) std::printf(", \"int8\": %.1f", LOCI_ROOF("vpdpbusd", "z", 128));
+  std::printf("}\n");
+}
+
 int Main(int argc, char** argv) {
-  if (argc < 3) {
-    std::fprintf(stderr, "usage: encoder_benchmark MODEL_DIR IDS_FILE [THREADS] [MAX_BATCH_TOKENS]\n");
+  constexpr std::string_view kFlag = "--precision=";
+  std::vector<const char*> arguments;
+  std::string precision_name = "auto";
+  for (int i = 1; i < argc; ++i) {
+    const std::string_view argument = argv[i];
+    if (argument.substr(0, kFlag.size()) == kFlag) {
+      precision_name = argument.substr(kFlag.size());
+    } else if (argument == "--precision" && i + 1 < argc) {
+      precision_name = argv[++i];
+    } else {
+      arguments.push_back(argv[i]);
+    }
+  }
+  const absl::StatusOr<Precision> precision = ParsePrecision(precision_name);
+  if (arguments.size() < 2 || arguments.size() > 4 || !precision.ok()) {
+    std::fprintf(stderr, "usage: encoder_benchmark MODEL_DIR IDS_FILE [THREADS] [MAX_BATCH_TOKENS] [--precision=%s]\n",
+                 "auto|float32|bfloat16|float16|int8");
     return 2;
   }
-  const int threads = argc > 3 ? std::atoi(argv[3]) : 1;
-  const int64_t max_tokens = argc > 4 ? std::atoi(argv[4]) : 4096;
+  const int threads = arguments.size() > 2 ? std::atoi(arguments[2]) : 1;
+  const int64_t max_tokens = arguments.size() > 3 ? std::atoi(arguments[3]) : 4096;
   std::unique_ptr<ThreadPool> pool;
   if (threads > 1) pool = std::make_unique<ThreadPool>("encode", threads - 1, 1000);
   EncoderOptions options;
   options.pool = pool.get();
-  const absl::StatusOr<std::shared_ptr<const Encoder>> encoder = LoadEncoder(PosixFileSystem(), argv[1], options);
+  options.precision = *precision;
+  const double load_begin = Seconds(CLOCK_PROCESS_CPUTIME_ID);
+  const absl::StatusOr<std::shared_ptr<const Encoder>> encoder = LoadEncoder(PosixFileSystem(), arguments[0], options);
   if (!encoder.ok()) {
     std::fprintf(stderr, "%s\n", encoder.status().ToString().c_str());
     return 1;
   }
+  const double load_cpu_s = Seconds(CLOCK_PROCESS_CPUTIME_ID) - load_begin;
   const EncoderSpec& spec = (*encoder)->spec();
   std::vector<PackedBatch> batches(1);
   int64_t tokens = 0, sequences = 0;
   double flop = 0;
-  std::ifstream in(argv[2]);
+  std::ifstream in(arguments[1]);
   for (std::string line; std::getline(in, line);) {
     std::istringstream words(line);
     std::vector<int32_t> ids;
@@ -112,7 +140,10 @@ int Main(int argc, char** argv) {
   };
   for (std::string command; std::getline(std::cin, command);) {
     if (command == "roof") {
-      std::printf("{\"isa\": \"%s\", \"gflops\": %.1f}\n", std::string(CpuIsaName(options.isa)).c_str(), RoofGflops(options.isa));
+      PrintRoofs(options.isa);
+    } else if (command == "spec") {
+      std::printf("{\"element_type\": \"%s\", \"reason\": \"%s\", \"load_cpu_s\": %.3f, \"memory_bytes\": %lld}\n",
+                  spec.element_type.c_str(), spec.element_type_reason.c_str(), load_cpu_s, static_cast<long long>(spec.memory_bytes));
     } else {
       const double wall = Seconds(CLOCK_MONOTONIC), cpu = Seconds(CLOCK_PROCESS_CPUTIME_ID);
       const absl::Status status = encode();

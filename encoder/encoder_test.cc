@@ -1,10 +1,12 @@
 #include "encoder/encoder.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/file.h"
@@ -82,9 +84,10 @@ TEST_F(EncoderTest, SpecSaysWhatTheCheckpointIs) {
   EXPECT_EQ(spec.max_length, 64);
   EXPECT_TRUE(spec.normalize);
   EXPECT_EQ(spec.query_prefix, "query: ");
-  EXPECT_EQ(spec.element_type, "float32");
+  EXPECT_EQ(spec.element_type, PrecisionName(ChoosePrecision(Precision::kAuto, DetectCpuIsa(), DetectCpuExtensions())->precision));
+  EXPECT_THAT(spec.element_type_reason, HasSubstr("auto takes " + spec.element_type));
   EXPECT_EQ(spec.fingerprint.query.size(), 16u);
-  EXPECT_GT(spec.memory_bytes, 2 * (4 * 32 * 32 + 2 * 64 * 32) * 4);
+  EXPECT_GT(spec.memory_bytes, 2 * (4 * 32 * 32 + 2 * 64 * 32) * 2);
 }
 
 TEST_F(EncoderTest, NearTextsGetNearVectorsOfUnitLength) {
@@ -231,6 +234,45 @@ TEST_F(EncoderTest, NamesTheTensorThatDoesNotFit) {
   ExpectRefused(absl::StatusCode::kInvalidArgument, "outside the file");
   ASSERT_TRUE(fs_.DeleteFile(path).ok());
   ExpectRefused(absl::StatusCode::kNotFound, "model.safetensors");
+}
+
+TEST_F(EncoderTest, WeightsThatFloat16MightNotHoldAreNotComputedInIt) {
+  if (!DetectCpuExtensions().float16) GTEST_SKIP() << "the CPU has no float16";
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, directory_, {}).ok());
+  EncoderOptions options;
+  options.precision = Precision::kFloat16;
+  ASSERT_TRUE(LoadEncoder(fs_, directory_, options).ok());
+  const std::string path = directory_ + "/model.safetensors";
+  const std::string good = *fs_.ReadFile(path);
+  const auto file = Safetensors::Parse(good, path);
+  ASSERT_TRUE(file.ok());
+  const auto load_with = [&](const std::string& name, float value, Precision precision) {
+    std::string bad = good;
+    const auto& last = *std::max_element((*file)->tensors().begin(), (*file)->tensors().end(),
+                                         [](const auto& a, const auto& b) { return a.second.end < b.second.end; });
+    const size_t at = good.size() - static_cast<size_t>(last.second.end) + static_cast<size_t>((*file)->tensors().at(name).begin);
+    std::memcpy(bad.data() + at, &value, sizeof(value));
+    EXPECT_TRUE(WriteFileAtomically(fs_, path, bad).ok());
+    options.precision = precision;
+    return LoadEncoder(fs_, directory_, options);
+  };
+  const std::vector<std::pair<std::string, std::string>> refused = {
+      {"encoder.layer.0.attention.self.value.weight", "layer 0, attention: "},
+      {"encoder.layer.1.attention.self.key.bias", "layer 1, attention: "},
+      {"encoder.layer.0.attention.output.dense.weight", "layer 0, attention.output: "},
+      {"encoder.layer.0.output.LayerNorm.weight", "layer 1, attention: "},
+      {"encoder.layer.1.intermediate.dense.bias", "layer 1, intermediate: "},
+      {"encoder.layer.1.output.dense.weight", "layer 1, output: "},
+  };
+  for (const auto& [tensor, place] : refused) {
+    const auto half = load_with(tensor, 1e5f, Precision::kFloat16);
+    EXPECT_EQ(half.status().code(), absl::StatusCode::kFailedPrecondition) << tensor << half.status();
+    EXPECT_THAT(std::string(half.status().message()), HasSubstr(place)) << tensor;
+    const auto chosen = load_with(tensor, 1e5f, Precision::kAuto);
+    ASSERT_TRUE(chosen.ok()) << tensor << chosen.status();
+    EXPECT_EQ((*chosen)->spec().element_type, "float32") << tensor;
+    EXPECT_THAT((*chosen)->spec().element_type_reason, HasSubstr("not float16, since in " + place)) << tensor;
+  }
 }
 
 TEST_F(EncoderTest, RefusesAVocabularyLargerThanTheWeights) {

@@ -19,13 +19,34 @@ TEST(Precision, NamesGoBothWays) {
   }
 }
 
+TEST(Precision, AutoTakesWhatTheCpuIsFastestInAndSaysWhy) {
+  const auto half = ChoosePrecision(Precision::kAuto, CpuIsa::kAvx512, {.bfloat16 = true, .float16 = true});
+  ASSERT_TRUE(half.ok());
+  EXPECT_EQ(half->precision, Precision::kFloat16);
+  EXPECT_THAT(half->reason, HasSubstr("has AVX-512 fp16"));
+  const auto brain = ChoosePrecision(Precision::kAuto, CpuIsa::kAvx512, {.bfloat16 = true});
+  ASSERT_TRUE(brain.ok());
+  EXPECT_EQ(brain->precision, Precision::kBfloat16);
+  EXPECT_THAT(brain->reason, HasSubstr("has AVX-512 bf16"));
+  for (const auto& neither : {ChoosePrecision(Precision::kAuto, CpuIsa::kAvx512, {.vnni = true}),
+                              ChoosePrecision(Precision::kAuto, CpuIsa::kAvx2, {.bfloat16 = true, .float16 = true})}) {
+    ASSERT_TRUE(neither.ok());
+    EXPECT_EQ(neither->precision, Precision::kFloat32);
+    EXPECT_THAT(neither->reason, HasSubstr("has neither"));
+  }
+}
+
 TEST(Precision, AnExplicitOneIsMetOrRefused) {
+  const CpuExtensions all = {.bfloat16 = true, .float16 = true, .vnni = true};
   EXPECT_EQ(ChoosePrecision(Precision::kFloat32, CpuIsa::kAvx2, {})->precision, Precision::kFloat32);
-  EXPECT_EQ(ChoosePrecision(Precision::kFloat32, CpuIsa::kAvx512, {.bfloat16 = true})->precision, Precision::kFloat32);
-  for (const auto& refused : {ChoosePrecision(Precision::kBfloat16, CpuIsa::kAvx512, {.vnni = true}),
-                              ChoosePrecision(Precision::kBfloat16, CpuIsa::kAvx2, {.bfloat16 = true})}) {
+  for (const Precision precision : {Precision::kFloat32, Precision::kBfloat16, Precision::kFloat16}) {
+    EXPECT_EQ(ChoosePrecision(precision, CpuIsa::kAvx512, all)->precision, precision);
+  }
+  for (const auto& refused : {ChoosePrecision(Precision::kBfloat16, CpuIsa::kAvx512, {.float16 = true}),
+                              ChoosePrecision(Precision::kFloat16, CpuIsa::kAvx512, {.bfloat16 = true}),
+                              ChoosePrecision(Precision::kBfloat16, CpuIsa::kAvx2, all), ChoosePrecision(Precision::kFloat16, CpuIsa::kAvx2, all)}) {
     EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
-    EXPECT_THAT(std::string(refused.status().message()), HasSubstr("bfloat16 was asked for"));
+    EXPECT_THAT(std::string(refused.status().message()), HasSubstr("float16 was asked for, but the CPU, as avx"));
   }
 }
 

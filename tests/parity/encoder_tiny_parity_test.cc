@@ -34,6 +34,7 @@ TEST(EncoderTinyParity, EveryPoolingIsThatOfTransformers) {
         ASSERT_TRUE(WriteTinyCheckpoint(PosixFileSystem(), directory, checkpoint).ok());
         EncoderOptions options;
         options.isa = isa;
+        options.precision = Precision::kFloat32;
         const auto encoder = LoadEncoder(PosixFileSystem(), directory, options);
         ASSERT_TRUE(encoder.ok()) << encoder.status();
         ASSERT_EQ((*encoder)->spec().dim, dim);
