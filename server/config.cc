@@ -21,6 +21,7 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/utf8.h"
+#include "encoder/precision.h"
 #include "google/protobuf/descriptor.h"
 #include "google/protobuf/io/tokenizer.h"
 #include "google/protobuf/text_format.h"
@@ -120,6 +121,9 @@ std::string CheckValue(const Message& message, const FieldDescriptor& field) {
         probe.detail = "not looked for";
         const absl::Status chosen = ChooseDevice(value, probe, /*cuda_backend=*/false).status();
         return absl::IsInvalidArgument(chosen) ? absl::StrCat("is ", Quoted(value), "; it must be auto, cpu or cuda:N") : "";
+      }
+      if (name == "ServerConfig.encoder_precision") {
+        return ParsePrecision(value).ok() ? "" : absl::StrCat("is ", Quoted(value), "; it must be auto, float32, bfloat16, float16 or int8");
       }
       if (value.empty()) return "is empty";
       if (value.find('\0') != std::string::npos) return "has a zero byte";
@@ -264,6 +268,7 @@ ServerConfig DefaultServerConfig() {
   config.set_listen(options.listen);
   config.set_metrics_listen(options.metrics_listen);
   config.set_device(options.device);
+  config.set_encoder_precision(options.encoder_precision);
   config.set_threads(options.thread_count);
   config::Limits& limits = *config.mutable_limits();
   limits.set_max_in_flight(options.max_in_flight);
@@ -302,6 +307,7 @@ ServerOptions ToServerOptions(const ServerConfig& config) {
   options.listen = config.listen();
   options.metrics_listen = config.metrics_listen();
   options.device = config.device();
+  options.encoder_precision = config.encoder_precision();
   options.thread_count = config.threads();
   options.max_in_flight = config.limits().max_in_flight();
   options.max_in_flight_bytes = config.limits().max_in_flight_bytes();

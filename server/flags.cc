@@ -84,6 +84,7 @@ absl::Status SetFlag(const std::string& flag, const std::string& value, ServerFl
   if (flag == "--listen") return SetAddress(flag, value, config.mutable_listen());
   if (flag == "--metrics-listen") return SetAddress(flag, value, config.mutable_metrics_listen());
   if (flag == "--device") return SetText(flag, value, config.mutable_device());
+  if (flag == "--encoder-precision") return SetText(flag, value, config.mutable_encoder_precision());
   if (flag == "--threads") return SetInteger(flag, value, 0, 1024, [&](int64_t n) { config.set_threads(static_cast<int32_t>(n)); });
   if (flag == "--max-in-flight") return SetInteger(flag, value, 1, 1'000'000, [&](int64_t n) { config.mutable_limits()->set_max_in_flight(n); });
   if (flag == "--max-ingests") return SetInteger(flag, value, 1, 64, [&](int64_t n) { config.mutable_limits()->set_max_ingests(n); });
@@ -99,7 +100,7 @@ absl::Status SetFlag(const std::string& flag, const std::string& value, ServerFl
 }
 
 bool TakesValue(const std::string& flag) {
-  for (const char* known : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--threads", "--max-in-flight",
+  for (const char* known : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--encoder-precision", "--threads", "--max-in-flight",
                             "--max-ingests", "--encoder", "--keep-generations", "--fold-passages", "--fold-bytes", "--fold-share", "--drain-timeout-s", "--abstain-threshold", "--log-format", "--log-level"}) {
     if (flag == known) return true;
   }
@@ -178,6 +179,10 @@ usage: loci_server [flags]
                       defaults.metrics_listen(), R"()
   --device auto|cpu|cuda:N    what the encoder runs on (default )",
                       defaults.device(), R"()
+  --encoder-precision auto|float32|bfloat16|float16
+                              what encoders compute in; auto is the fastest that the CPU
+                              has (default )",
+                      defaults.encoder_precision(), R"()
   --threads N                 compute threads, 0 to 1024; 0 is one a core (default )",
                       defaults.threads(), R"()
   --max-in-flight N           requests taken at once, beyond them RESOURCE_EXHAUSTED

@@ -26,7 +26,7 @@ TEST(ServerFlags, SetsNothingOfItsOwn) {
 
 TEST(ServerFlags, TakesBothForms) {
   const absl::StatusOr<ServerFlags> flags =
-      ParseServerFlags({"--data-dir", "a=b", "--listen=127.0.0.1:0", "--metrics-listen", "[::1]:0", "--device=cpu", "--max-in-flight=7",
+      ParseServerFlags({"--data-dir", "a=b", "--listen=127.0.0.1:0", "--metrics-listen", "[::1]:0", "--device=cpu", "--max-in-flight=7", "--encoder-precision=float32",
                         "--threads", "3", "--drain-timeout-s=0", "--max-ingests", "2", "--model", "m", "--abstain-threshold=0.25",
                         "--log-format", "json", "--log-level=error", "--log-requests", "--encoder", "one", "--encoder=two",
                         "--keep-generations=3"});
@@ -36,6 +36,7 @@ TEST(ServerFlags, TakesBothForms) {
   EXPECT_EQ(config.listen(), "127.0.0.1:0");
   EXPECT_EQ(config.metrics_listen(), "[::1]:0");
   EXPECT_EQ(config.device(), "cpu");
+  EXPECT_EQ(config.encoder_precision(), "float32");
   EXPECT_EQ(config.limits().max_in_flight(), 7);
   EXPECT_EQ(config.threads(), 3);
   EXPECT_TRUE(config.has_drain_timeout_s());
@@ -90,7 +91,7 @@ TEST(ServerFlags, NamesWhatIsWrong) {
 TEST(ServerFlags, HelpNamesEveryFlag) {
   EXPECT_TRUE(ParseServerFlags({"--help"})->help);
   EXPECT_TRUE(ParseServerFlags({"--version"})->version);
-  for (const char* flag : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--threads", "--max-in-flight",
+  for (const char* flag : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--encoder-precision", "--threads", "--max-in-flight",
                            "--max-ingests", "--drain-timeout-s", "--abstain-threshold", "--check-config", "--log-format",
                            "--log-level", "--log-requests"}) {
     EXPECT_THAT(ServerHelp(), HasSubstr(flag));

@@ -328,6 +328,7 @@ void FillEncoderInfo(const EncoderSpec& spec, loci::v1::EncoderInfo* out) {
   out->set_query_prefix(spec.query_prefix);
   out->set_passage_prefix(spec.passage_prefix);
   out->set_element_type(spec.element_type);
+  out->set_element_type_reason(spec.element_type_reason);
   out->set_device(spec.device);
   out->set_memory_bytes(spec.memory_bytes);
 }

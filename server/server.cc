@@ -15,6 +15,7 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/thread_pool.h"
+#include "encoder/precision.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
 #include "grpcpp/health_check_service_interface.h"
@@ -130,7 +131,7 @@ struct Server::State {
   bool stopped ABSL_GUARDED_BY(stop_mutex) = false;
 
   std::vector<GaugeSample> Samples() const;
-  absl::Status OpenData(const DeviceChoice& device);
+  absl::Status OpenData(const DeviceChoice& device, Precision precision);
   absl::Status Listen();
   void SetHealth(bool serving);
   void CloseData();
@@ -151,7 +152,7 @@ std::vector<GaugeSample> Server::State::Samples() const {
   return samples;
 }
 
-absl::Status Server::State::OpenData(const DeviceChoice& device) {
+absl::Status Server::State::OpenData(const DeviceChoice& device, Precision precision) {
   FileSystem& fs = *options.fs;
   // A path that exists but can't be made a folder, or written to, is told as one thing: what the directory is for.
   if (absl::Status status = CreateDirectoriesSynced(fs, options.data_directory); !status.ok()) {
@@ -184,6 +185,7 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   registry_options.clock = options.clock;
   registry_options.metrics = &metrics;
   registry_options.encoder.pool = compute_pool.get();
+  registry_options.encoder.precision = precision;
   registry_options.batcher = options.batcher;
   LOCI_ASSIGN_OR_RETURN(encoders, EncoderRegistry::Open(std::move(registry_options)));
   if (!fs.IsDirectory(options.model_directory)) {
@@ -193,7 +195,8 @@ absl::Status Server::State::OpenData(const DeviceChoice& device) {
   absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = encoders->Import(options.model_directory);
   if (!encoder.ok()) return Annotate(encoder.status(), absl::StrCat("model ", options.model_directory));
   const EncoderSpec& spec = (*encoder)->spec();
-  LogInfo("server", absl::StrCat("encoder ", spec.model_name, " ", spec.fingerprint.ToString(), " on ", device.name));
+  LogInfo("server", absl::StrCat("encoder ", spec.model_name, " ", spec.fingerprint.ToString(), " on ", device.name, " in ", spec.element_type, ": ",
+                                 spec.element_type_reason));
   for (const std::string& directory : options.encoder_directories) {
     if (!fs.IsDirectory(directory)) return absl::NotFoundError(absl::StrCat("no model in ", directory, ": it must be the folder of a checkpoint"));
     const absl::StatusOr<std::shared_ptr<TextEncoder>> further = encoders->Import(directory, /*make_default=*/false);
@@ -341,13 +344,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   const CudaProbe probe = ProbeCuda();
   LOCI_ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(state->options.device, probe, /*cuda_backend=*/false));
   LogInfo("server", absl::StrCat("device ", device.name, ": ", device.reason));
+  LOCI_ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(state->options.encoder_precision));
+  LOCI_RETURN_IF_ERROR(ChoosePrecision(precision, DetectCpuIsa(), DetectCpuExtensions()).status());
   LOCI_ASSIGN_OR_RETURN(const HostPort host_port, ParseHostPort(state->options.listen));
   LOCI_RETURN_IF_ERROR(CheckCanListen(host_port));
   if (!state->options.metrics_listen.empty()) {
     LOCI_ASSIGN_OR_RETURN(state->metrics_address, state->metrics.Listen(state->options.metrics_listen));
     if (state->options.on_metrics_listening) state->options.on_metrics_listening(state->metrics_address);
   }
-  LOCI_RETURN_IF_ERROR(state->OpenData(device));
+  LOCI_RETURN_IF_ERROR(state->OpenData(device, precision));
 
   Admission::Options requests;
   requests.max_requests = state->options.max_in_flight;

@@ -37,6 +37,7 @@ struct ServerOptions {
   std::string listen = "127.0.0.1:7440";  // HOST:PORT; port 0 picks one.
   std::string metrics_listen = "127.0.0.1:7441";  // Empty: none.
   std::string device = "auto";
+  std::string encoder_precision = "auto";  // A Precision's name.
   int thread_count = 0;  // Of the pool that tokenizes, encodes, searches. 0: one a core.
   int admin_thread_count = 8;
   int64_t max_in_flight = 1'024;

@@ -131,11 +131,12 @@ class GetServerCommand final : public Command {
                         {"NORMALIZE"},
                         {"TYPE"},
                         {"DEVICE"},
-                        {"MEMORY", TextTable::kRight}});
+                        {"MEMORY", TextTable::kRight},
+                        {"REASON OF TYPE"}});
     for (const v1::EncoderInfo& encoder : response.encoders()) {
       encoders.AddRow({encoder.fingerprint(), encoder.model(), absl::StrCat(encoder.dim()), absl::StrCat(encoder.max_tokens()),
                        encoder.pooling(), encoder.normalize() ? "yes" : "no", encoder.element_type(), encoder.device(),
-                       FormatBytes(encoder.memory_bytes())});
+                       FormatBytes(encoder.memory_bytes()), encoder.element_type_reason()});
     }
     cli.out() << '\n';
     cli.PrintTable(encoders);

@@ -1,5 +1,6 @@
 // Start, overload, cancellation, deadlines and draining.
 #include <netinet/in.h>
+#include <stdlib.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -93,6 +94,13 @@ TEST_F(ServerLifecycle, SaysWhyItCannotStart) {
   options.device = "cuda:99";
   EXPECT_THAT(StartError(), HasSubstr("cuda:99"));
   options.device = "auto";
+  options.encoder_precision = "float8";
+  EXPECT_THAT(StartError(), HasSubstr("precision is \"float8\""));
+  setenv("LOCI_ISA", "avx2", 1);
+  options.encoder_precision = "bfloat16";
+  EXPECT_THAT(StartError(), HasSubstr("bfloat16 was asked for, but the CPU, as avx2, has no AVX-512 bf16"));
+  unsetenv("LOCI_ISA");
+  options.encoder_precision = "auto";
   options.model_directory = directory_ + "/nothing";
   EXPECT_THAT(StartError(), HasSubstr("no model in " + directory_ + "/nothing"));
   ASSERT_TRUE(WriteFileAtomically(PosixFileSystem(), good.model_directory + "/model.safetensors", "short").ok());

@@ -380,6 +380,7 @@ class EncoderInfo:
     element_type: str
     device: str
     memory_bytes: int
+    element_type_reason: str
 
 
 @dataclasses.dataclass(frozen=True)
