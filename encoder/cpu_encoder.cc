@@ -25,8 +25,9 @@ absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadLayers(Precision precision,
       return ReadHalfLayers(reader, config, HalfType::kBfloat16, embeddings);
     case Precision::kFloat16:
       return ReadHalfLayers(reader, config, HalfType::kFloat16, embeddings);
-    case Precision::kAuto:
     case Precision::kInt8:
+      return ReadInt8Layers(reader, config, isa, DetectCpuExtensions());
+    case Precision::kAuto:
       break;
   }
   return absl::InternalError(absl::StrCat("no layers in ", AbslView(PrecisionName(precision))));

@@ -39,7 +39,8 @@ TEST(Precision, AutoTakesWhatTheCpuIsFastestInAndSaysWhy) {
 TEST(Precision, AnExplicitOneIsMetOrRefused) {
   const CpuExtensions all = {.bfloat16 = true, .float16 = true, .vnni = true};
   EXPECT_EQ(ChoosePrecision(Precision::kFloat32, CpuIsa::kAvx2, {})->precision, Precision::kFloat32);
-  for (const Precision precision : {Precision::kFloat32, Precision::kBfloat16, Precision::kFloat16}) {
+  EXPECT_EQ(ChoosePrecision(Precision::kInt8, CpuIsa::kAvx2, {})->precision, Precision::kInt8);
+  for (const Precision precision : {Precision::kFloat32, Precision::kBfloat16, Precision::kFloat16, Precision::kInt8}) {
     EXPECT_EQ(ChoosePrecision(precision, CpuIsa::kAvx512, all)->precision, precision);
   }
   for (const auto& refused : {ChoosePrecision(Precision::kBfloat16, CpuIsa::kAvx512, {.float16 = true}),
