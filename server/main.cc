@@ -6,6 +6,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <iostream>
 #include <string>
 #include <thread>
 #include <utility>
@@ -16,6 +17,7 @@
 #include "base/mutex.h"
 #include "server/config.h"
 #include "server/flags.h"
+#include "server/quantize_command.h"
 #include "server/server.h"
 #include "server/service_manager.h"
 #include "server/version.h"
@@ -100,11 +102,22 @@ bool CatchSignals(StopRequest* stop) {
   return sigaction(SIGTERM, &action, nullptr) == 0 && sigaction(SIGINT, &action, nullptr) == 0;
 }
 
+// `arguments` behind "quantize".
+int Quantize(const std::vector<std::string>& arguments) {
+  for (const std::string& argument : arguments) {
+    if (argument == "--help" || argument == "-h") return std::fputs(loci::QuantizeHelp().c_str(), stdout) < 0;
+  }
+  const absl::StatusOr<std::string> report = loci::RunQuantizeCommand(arguments, std::cin);
+  if (!report.ok()) return Fail(report.status(), report.status().code() == absl::StatusCode::kInvalidArgument ? kExitUsage : kExitFailed);
+  return std::fputs(report->c_str(), stdout) < 0;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
   // Debian builds Abseil with its search for deadlocks, which takes a lock of the whole process whenever gRPC takes one.
   absl::SetMutexDeadlockDetectionMode(absl::OnDeadlockCycle::kIgnore);
+  if (argc > 1 && std::string(argv[1]) == "quantize") return Quantize(std::vector<std::string>(argv + 2, argv + argc));
   const absl::StatusOr<loci::ServerFlags> flags = loci::ParseServerFlags(std::vector<std::string>(argv + 1, argv + argc));
   if (!flags.ok()) return Fail(flags.status(), kExitUsage);
   if (flags->help) return std::fputs(loci::ServerHelp().c_str(), stdout) < 0;

@@ -1,0 +1,152 @@
+#include "encoder/fidelity.h"
+
+#include <time.h>
+
+#include <algorithm>
+#include <cmath>
+#include <iterator>
+#include <numeric>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "base/status_macros.h"
+
+namespace loci {
+namespace {
+
+constexpr int64_t kBatchTexts = 16;
+constexpr int64_t kNearest = 10;
+
+double ThreadSeconds() {
+  timespec now;
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+// One text's ids with special tokens, cut at the encoder's length.
+std::vector<int32_t> TokenIds(const Encoder& encoder, const std::string& text) {
+  const Tokenizer& tokenizer = encoder.tokenizer();
+  std::vector<int32_t> ids = {tokenizer.cls_id()};
+  tokenizer.Tokenize(absl::StrCat(encoder.spec().passage_prefix, text), &ids);
+  ids.resize(std::min(ids.size(), static_cast<size_t>(encoder.spec().max_length) - 1));
+  ids.push_back(tokenizer.sep_id());
+  return ids;
+}
+
+// The rows of each row's nearest others, by inner product; ties by row.
+std::vector<std::vector<int32_t>> Nearest(const std::vector<float>& vectors, int64_t count, int64_t dim) {
+  std::vector<std::vector<int32_t>> nearest;
+  std::vector<std::pair<float, int32_t>> scored(count);
+  for (int64_t i = 0; i < count; ++i) {
+    const float* const query = vectors.data() + i * dim;
+    for (int64_t j = 0; j < count; ++j) {
+      const float* const other = vectors.data() + j * dim;
+      // By negated score, so that ties go to the lower row; itself last.
+      scored[j] = {i == j ? INFINITY : -std::inner_product(query, query + dim, other, 0.0f), static_cast<int32_t>(j)};
+    }
+    std::partial_sort(scored.begin(), scored.begin() + kNearest, scored.end());
+    std::vector<int32_t> rows;
+    for (int64_t n = 0; n < kNearest; ++n) rows.push_back(scored[n].second);
+    std::sort(rows.begin(), rows.end());
+    nearest.push_back(std::move(rows));
+  }
+  return nearest;
+}
+
+}  // namespace
+
+absl::StatusOr<Fidelity> MeasureFidelity(const Encoder& reference, const Encoder& peer, const Encoder& candidate,
+                                         const std::vector<std::string>& texts) {
+  const int64_t count = static_cast<int64_t>(texts.size());
+  if (count < kMinFidelityTexts || count > kMaxFidelityTexts) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("there are ", count, " texts to measure with; there must be ", kMinFidelityTexts, " to ", kMaxFidelityTexts));
+  }
+  const Encoder* const encoders[] = {&reference, &peer, &candidate};
+  for (const Encoder* encoder : encoders) {
+    if (!(encoder->spec().fingerprint == reference.spec().fingerprint)) {
+      return absl::FailedPreconditionError(absl::StrCat("the encoders are not of one fingerprint: ", reference.spec().fingerprint.ToString(),
+                                                        " and ", encoder->spec().fingerprint.ToString()));
+    }
+  }
+  const int64_t dim = reference.spec().dim;
+  Fidelity fidelity;
+  fidelity.fingerprint = reference.spec().fingerprint.ToString();
+  fidelity.reference = reference.spec().element_type;
+  fidelity.peer = peer.spec().element_type;
+  fidelity.candidate = candidate.spec().element_type;
+  fidelity.text_count = count;
+
+  std::vector<std::vector<int32_t>> ids(count);
+  for (int64_t i = 0; i < count; ++i) ids[i] = TokenIds(reference, texts[i]);
+  std::vector<float> vectors[3];
+  for (std::vector<float>& of : vectors) of.resize(count * dim);
+  double seconds[3] = {};
+  // Once before, so that none pays for what is made at first use.
+  for (int64_t first = -kBatchTexts; first < count; first += kBatchTexts) {
+    const int64_t begin = std::max<int64_t>(first, 0);
+    const int64_t end = std::min(count, begin + kBatchTexts);
+    PackedBatch batch;
+    for (int64_t i = begin; i < end; ++i) {
+      batch.token_ids.insert(batch.token_ids.end(), ids[i].begin(), ids[i].end());
+      batch.offsets.push_back(static_cast<int32_t>(batch.token_ids.size()));
+    }
+    for (int turn = 0; turn < 3; ++turn) {
+      const int which = first / kBatchTexts % 2 == 0 ? turn : 2 - turn;
+      const double before = ThreadSeconds();
+      LOCI_RETURN_IF_ERROR(encoders[which]->Encode(batch, vectors[which].data() + begin * dim));
+      if (first >= 0) seconds[which] += ThreadSeconds() - before;
+    }
+    if (first >= 0) fidelity.token_count += batch.token_count();
+  }
+  const auto pace = [&](int which) { return static_cast<double>(fidelity.token_count) / std::max(seconds[which], 1e-9); };
+  fidelity.reference_tokens_per_s = pace(0);
+  fidelity.peer_tokens_per_s = pace(1);
+  fidelity.candidate_tokens_per_s = pace(2);
+
+  fidelity.cosine_min = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* const a = vectors[0].data() + i * dim;
+    const float* const b = vectors[2].data() + i * dim;
+    const double dot = std::inner_product(a, a + dim, b, 0.0);
+    const double lengths = std::inner_product(a, a + dim, a, 0.0) * std::inner_product(b, b + dim, b, 0.0);
+    const double cosine = lengths > 0 ? std::clamp(dot / std::sqrt(lengths), -1.0, 1.0) : 0.0;
+    fidelity.cosine_mean += cosine / static_cast<double>(count);
+    fidelity.cosine_min = std::min(fidelity.cosine_min, cosine);
+  }
+  const auto expected = Nearest(vectors[0], count, dim), found = Nearest(vectors[2], count, dim);
+  int64_t both = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    std::vector<int32_t> common;
+    std::set_intersection(expected[i].begin(), expected[i].end(), found[i].begin(), found[i].end(), std::back_inserter(common));
+    both += static_cast<int64_t>(common.size());
+  }
+  fidelity.top_10_overlap = static_cast<double>(both) / static_cast<double>(count * kNearest);
+  return fidelity;
+}
+
+std::string FidelityTable(const Fidelity& fidelity) {
+  return absl::StrFormat(
+      "%s against %s, %d texts of %d tokens, encoder %s\n"
+      "cosine           mean %.5f, least %.5f\n"
+      "top-10 overlap   %.4f\n"
+      "tokens/s         %s %.0f, %s %.0f, %s %.0f (of one thread's CPU time)\n"
+      "speed            %.2fx %s, %.2fx %s\n",
+      fidelity.candidate, fidelity.reference, fidelity.text_count, fidelity.token_count, fidelity.fingerprint, fidelity.cosine_mean,
+      fidelity.cosine_min, fidelity.top_10_overlap, fidelity.candidate, fidelity.candidate_tokens_per_s, fidelity.peer, fidelity.peer_tokens_per_s,
+      fidelity.reference, fidelity.reference_tokens_per_s, fidelity.candidate_tokens_per_s / fidelity.peer_tokens_per_s, fidelity.peer,
+      fidelity.candidate_tokens_per_s / fidelity.reference_tokens_per_s, fidelity.reference);
+}
+
+std::string FidelityJson(const Fidelity& fidelity) {
+  // Fingerprints and element types need no escapes.
+  return absl::StrFormat(
+      "{\"fingerprint\": \"%s\", \"reference\": \"%s\", \"peer\": \"%s\", \"candidate\": \"%s\", \"text_count\": %d, \"token_count\": %d, "
+      "\"cosine_mean\": %.6f, \"cosine_min\": %.6f, \"top_10_overlap\": %.6f, \"reference_tokens_per_s\": %.1f, \"peer_tokens_per_s\": %.1f, "
+      "\"candidate_tokens_per_s\": %.1f}\n",
+      fidelity.fingerprint, fidelity.reference, fidelity.peer, fidelity.candidate, fidelity.text_count, fidelity.token_count, fidelity.cosine_mean,
+      fidelity.cosine_min, fidelity.top_10_overlap, fidelity.reference_tokens_per_s, fidelity.peer_tokens_per_s, fidelity.candidate_tokens_per_s);
+}
+
+}  // namespace loci

@@ -1,0 +1,132 @@
+#include "server/quantize_command.h"
+
+#include <google/protobuf/struct.pb.h>
+#include <google/protobuf/util/json_util.h>
+
+#include <fstream>
+#include <memory>
+#include <utility>
+
+#include "absl/status/status.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "base/status_macros.h"
+#include "encoder/encoder.h"
+#include "encoder/fidelity.h"
+
+namespace loci {
+namespace {
+
+constexpr int64_t kDefaultSample = 1'000;
+
+struct Options {
+  std::string model;
+  std::string texts;
+  int64_t sample = kDefaultSample;
+  std::string record;
+};
+
+absl::StatusOr<Options> Parse(const std::vector<std::string>& arguments) {
+  Options options;
+  bool record_given = false;
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    std::string flag = arguments[i], value;
+    const size_t equals = flag.find('=');
+    if (equals != std::string::npos) {
+      value = flag.substr(equals + 1);
+      flag.resize(equals);
+    }
+    if (flag != "--model" && flag != "--texts" && flag != "--sample" && flag != "--record") {
+      return absl::InvalidArgumentError(absl::StrCat("quantize has no flag \"", flag.substr(0, 64), "\"; it has --model, --texts, --sample and --record"));
+    }
+    if (equals == std::string::npos) {
+      if (i + 1 == arguments.size()) return absl::InvalidArgumentError(absl::StrCat(flag, " needs a value"));
+      value = arguments[++i];
+    }
+    if (flag == "--model") options.model = std::move(value);
+    if (flag == "--texts") options.texts = std::move(value);
+    if (flag == "--sample" &&
+        (!absl::SimpleAtoi(value, &options.sample) || options.sample < kMinFidelityTexts || options.sample > kMaxFidelityTexts)) {
+      return absl::InvalidArgumentError(absl::StrCat("--sample is \"", value.substr(0, 64), "\"; it must be a number from ", kMinFidelityTexts,
+                                                     " to ", kMaxFidelityTexts));
+    }
+    if (flag == "--record") {
+      options.record = std::move(value);
+      record_given = true;
+    }
+  }
+  if (options.model.empty()) return absl::InvalidArgumentError("quantize needs --model, the checkpoint's folder");
+  if (options.texts.empty()) return absl::InvalidArgumentError("quantize needs --texts, a file of texts like those to be searched");
+  if (!record_given) options.record = JoinPath(options.model, kInt8FidelityFile);
+  return options;
+}
+
+absl::StatusOr<std::vector<std::string>> ReadTexts(std::istream& input, const std::string& name) {
+  std::vector<std::string> texts;
+  int64_t number = 0;
+  for (std::string line; std::getline(input, line);) {
+    ++number;
+    if (!line.empty() && line.back() == '\r') line.pop_back();
+    if (line.empty()) continue;
+    if (line.front() != '{') {
+      texts.push_back(std::move(line));
+      continue;
+    }
+    google::protobuf::Struct object;
+    if (!google::protobuf::util::JsonStringToMessage(line, &object).ok()) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ":", number, ": not a JSON object"));
+    }
+    const auto text = object.fields().find("text");
+    if (text == object.fields().end() || text->second.kind_case() != google::protobuf::Value::kStringValue) {
+      return absl::InvalidArgumentError(absl::StrCat(name, ":", number, ": the JSON object has no string \"text\""));
+    }
+    const auto title = object.fields().find("title");
+    texts.push_back(PassageText(title == object.fields().end() ? "" : title->second.string_value(), text->second.string_value()));
+  }
+  return texts;
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> RunQuantizeCommand(const std::vector<std::string>& arguments, std::istream& input) {
+  LOCI_ASSIGN_OR_RETURN(const Options options, Parse(arguments));
+  std::ifstream file;
+  if (options.texts != "-") {
+    file.open(options.texts);
+    if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", options.texts));
+  }
+  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> all, ReadTexts(options.texts == "-" ? input : file, options.texts));
+  std::vector<std::string> texts;
+  const size_t wanted = static_cast<size_t>(options.sample);
+  for (size_t i = 0; i < all.size(); ++i) {
+    if (all.size() <= wanted || i * wanted / all.size() != (i + 1) * wanted / all.size()) texts.push_back(all[i]);
+  }
+  std::shared_ptr<const Encoder> encoders[3];
+  const Precision precisions[] = {Precision::kFloat32, Precision::kAuto, Precision::kInt8};
+  for (int i = 0; i < 3; ++i) {
+    EncoderOptions encoder_options;
+    encoder_options.precision = precisions[i];
+    LOCI_ASSIGN_OR_RETURN(encoders[i], LoadEncoder(PosixFileSystem(), options.model, encoder_options));
+  }
+  LOCI_ASSIGN_OR_RETURN(const Fidelity fidelity, MeasureFidelity(*encoders[0], *encoders[1], *encoders[2], texts));
+  std::string report = FidelityTable(fidelity);
+  if (!options.record.empty()) {
+    LOCI_RETURN_IF_ERROR(WriteFileAtomically(PosixFileSystem(), options.record, FidelityJson(fidelity)));
+    absl::StrAppend(&report, "recorded in ", options.record, "\n");
+  }
+  return report;
+}
+
+std::string QuantizeHelp() {
+  return "usage: loci_server quantize --model DIR --texts FILE|- [--sample N] [--record FILE]\n"
+         "\n"
+         "Measures on this machine how near int8 vectors are to float32's over real texts, and how much faster they come.\n"
+         "\n"
+         "  --model DIR    a checkpoint's folder\n"
+         "  --texts FILE   a text a line, or JSON objects with \"text\" and \"title\"; - is standard input\n"
+         "  --sample N     so many of them, spread evenly (1000)\n"
+         "  --record FILE  keeps the figures as JSON (DIR/int8_fidelity.json; \"\" keeps none)\n";
+}
+
+}  // namespace loci

@@ -1,0 +1,32 @@
+// `loci_server quantize`: how near int8 is to float32 with one checkpoint on this machine, and how much faster. It runs, prints and ends,
+// without a server: what it needs is the checkpoint, this CPU and some of the operator's texts.
+//
+//   loci_server quantize --model models/all-MiniLM-L6-v2 --texts passages.jsonl
+//   gzip -dc passages.jsonl.gz | loci_server quantize --model models/all-MiniLM-L6-v2 --texts - --sample 2000
+#ifndef LOCI_SERVER_QUANTIZE_COMMAND_H_
+#define LOCI_SERVER_QUANTIZE_COMMAND_H_
+
+#include <istream>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace loci {
+
+inline constexpr char kInt8FidelityFile[] = "int8_fidelity.json";
+
+// `arguments` behind "quantize":
+//   --model DIR    a checkpoint
+//   --texts FILE   a text a line, or a JSON object with `text` and perhaps `title`; "-" is `input`. Empty lines are skipped.
+//   --sample N     so many of the texts, spread evenly over the file: 20 to 10,000, default 1,000
+//   --record FILE  where the figures are kept as JSON; default int8_fidelity.json in the checkpoint's folder. "" keeps none
+// Returns what to print: cosine, top-10 overlap, tokens per second of int8, of the fastest precision that interchanges with float32, and of
+// float32 (Fidelity). INVALID_ARGUMENT names flag or line; other errors as LoadEncoder and FileSystem. Blocks, for some seconds per 1,000 texts.
+absl::StatusOr<std::string> RunQuantizeCommand(const std::vector<std::string>& arguments, std::istream& input);
+
+std::string QuantizeHelp();
+
+}  // namespace loci
+
+#endif  // LOCI_SERVER_QUANTIZE_COMMAND_H_

@@ -1,0 +1,81 @@
+#include "server/quantize_command.h"
+
+#include <sstream>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "base/file.h"
+#include "encoder/testing/tiny_checkpoint.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace loci {
+namespace {
+
+using testing::HasSubstr;
+
+class QuantizeCommandTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    model_ = testing::TempDir() + "/quantize_" + testing::UnitTest::GetInstance()->current_test_info()->name();
+    ASSERT_TRUE(fs_.DeleteRecursively(model_).ok());
+    ASSERT_TRUE(WriteTinyCheckpoint(fs_, model_, {}).ok());
+  }
+  void TearDown() override { EXPECT_TRUE(fs_.DeleteRecursively(model_).ok()); }
+
+  static std::string Lines(int count) {
+    std::string lines = "\n";
+    for (int i = 0; i < count; ++i) {
+      absl::StrAppend(&lines, i % 2 == 0 ? absl::StrCat("plain text ", i, "\r\n")
+                                         : absl::StrCat("{\"id\": ", i, ", \"title\": \"T\", \"text\": \"number ", i, "\", \"more\": [1]}\n"));
+    }
+    return lines;
+  }
+
+  absl::StatusOr<std::string> Run(std::vector<std::string> arguments, const std::string& input) {
+    std::istringstream in(input);
+    return RunQuantizeCommand(arguments, in);
+  }
+
+  FileSystem& fs_ = PosixFileSystem();
+  std::string model_;
+};
+
+TEST_F(QuantizeCommandTest, PrintsAndRecordsFidelityAndSpeed) {
+  const auto report = Run({"--model", model_, "--texts=-", "--sample", "20"}, Lines(45));
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(*report, HasSubstr("int8 against float32, 20 texts"));
+  EXPECT_THAT(*report, HasSubstr("top-10 overlap"));
+  EXPECT_THAT(*report, HasSubstr("recorded in"));
+  const auto record = fs_.ReadFile(JoinPath(model_, kInt8FidelityFile));
+  ASSERT_TRUE(record.ok()) << record.status();
+  EXPECT_THAT(*record, HasSubstr("\"candidate\": \"int8\", \"text_count\": 20"));
+}
+
+TEST_F(QuantizeCommandTest, KeepsNoRecordWhereToldSo) {
+  const auto report = Run({"--model", model_, "--texts", "-", "--record", ""}, Lines(30));
+  ASSERT_TRUE(report.ok()) << report.status();
+  EXPECT_THAT(*report, HasSubstr("30 texts"));
+  EXPECT_FALSE(fs_.Exists(JoinPath(model_, kInt8FidelityFile)));
+}
+
+TEST_F(QuantizeCommandTest, NamesWhatIsWrong) {
+  const auto message = [&](std::vector<std::string> arguments, const std::string& input) {
+    const absl::Status status = Run(std::move(arguments), input).status();
+    EXPECT_FALSE(status.ok());
+    return std::string(status.message());
+  };
+  EXPECT_THAT(message({}, ""), HasSubstr("--model"));
+  EXPECT_THAT(message({"--model", model_}, ""), HasSubstr("--texts"));
+  EXPECT_THAT(message({"--model"}, ""), HasSubstr("--model needs a value"));
+  EXPECT_THAT(message({"--modle", model_}, ""), HasSubstr("no flag \"--modle\""));
+  EXPECT_THAT(message({"--model", model_, "--texts", "-", "--sample", "19"}, ""), HasSubstr("20 to 10000"));
+  EXPECT_THAT(message({"--model", model_, "--texts", "-"}, ""), HasSubstr("there are 0 texts"));
+  EXPECT_THAT(message({"--model", model_, "--texts", "-"}, "{\"text\": 3}\n"), HasSubstr("-:1: the JSON object has no string \"text\""));
+  EXPECT_THAT(message({"--model", model_, "--texts", "-"}, "a\n{\"text\"\n"), HasSubstr("-:2: not a JSON object"));
+  EXPECT_THAT(message({"--model", model_, "--texts", model_ + "/none"}, ""), HasSubstr("cannot read"));
+  EXPECT_FALSE(fs_.Exists(JoinPath(model_, kInt8FidelityFile)));
+}
+
+}  // namespace
+}  // namespace loci
