@@ -18,7 +18,7 @@ constexpr int kInt8Rows = 12;
 constexpr int kInt8Panel = 32;     // Columns: two vectors; 24 accumulators of 32 registers.
 constexpr int kInt8Group = 4;      // Values of the depth in one step.
 constexpr int kInt8ValueBytes = 1;
-constexpr int kInt8PrefetchBytes = 1536;  // Ahead in the panels, which lie one after the other.
+constexpr int kInt8PrefetchBytes = 4096;  // Ahead in the panels, which lie one after the other.
 
 #define LOCI_INT8_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
 
@@ -31,31 +31,45 @@ __attribute__((noinline)) void Int8Tile(const uint8_t* a, int64_t a_stride, cons
   const uint8_t* a3 = a + 3 * a_stride;
   const uint8_t* a6 = a + 6 * a_stride;
   const uint8_t* a9 = a + 9 * a_stride;
-#if defined(__clang__)
-#pragma unroll 2
-#else
-#pragma GCC unroll 2
-#endif
-  for (int64_t k = 0; k < groups; ++k) {
-    const __m512i b0 = _mm512_load_si512(b);
-    const __m512i b1 = _mm512_load_si512(b + 64);
-    _mm_prefetch(reinterpret_cast<const char*>(b + kInt8PrefetchBytes), _MM_HINT_T0);
-    _mm_prefetch(reinterpret_cast<const char*>(b + kInt8PrefetchBytes + 64), _MM_HINT_T0);
-    b += 128;
-#define LOCI_INT8_STEP(r)                                                                                                         \
-  if constexpr (kRows > r) {                                                                                                      \
-    int32_t four;                                                                                                                 \
-    __builtin_memcpy(&four, (r < 3 ? a0 : r < 6 ? a3 : r < 9 ? a6 : a9) + (r % 3) * a_stride, 4);                                 \
-    const __m512i x = _mm512_set1_epi32(four);                                                                                    \
-    c##r##0 = _mm512_dpbusd_epi32(c##r##0, x, b0);                                                                                \
-    c##r##1 = _mm512_dpbusd_epi32(c##r##1, x, b1);                                                                                \
+  // Addresses are fixed displacements: additions would take turns on the multipliers' ports.
+#define LOCI_INT8_STEP(r)                                                                                              \
+  if constexpr (kRows > r) {                                                                                           \
+    int32_t four;                                                                                                      \
+    __builtin_memcpy(&four, (r < 3 ? a0 : r < 6 ? a3 : r < 9 ? a6 : a9) + (r % 3) * a_stride + 4 * kStep, 4);          \
+    const __m512i x = _mm512_set1_epi32(four);                                                                         \
+    c##r##0 = _mm512_dpbusd_epi32(c##r##0, x, b0);                                                                     \
+    c##r##1 = _mm512_dpbusd_epi32(c##r##1, x, b1);                                                                     \
   }
-    LOCI_INT8_EACH_ROW(LOCI_INT8_STEP)
+#define LOCI_INT8_STEPS(step)                                                                              \
+  {                                                                                                        \
+    constexpr int kStep = step;                                                                            \
+    const __m512i b0 = _mm512_load_si512(b + 128 * kStep);                                                 \
+    const __m512i b1 = _mm512_load_si512(b + 128 * kStep + 64);                                            \
+    _mm_prefetch(reinterpret_cast<const char*>(b + 128 * kStep + kInt8PrefetchBytes), _MM_HINT_T0);        \
+    _mm_prefetch(reinterpret_cast<const char*>(b + 128 * kStep + 64 + kInt8PrefetchBytes), _MM_HINT_T0);   \
+    LOCI_INT8_EACH_ROW(LOCI_INT8_STEP)                                                                     \
+  }
+  int64_t k = 0;
+  for (; k + 4 <= groups; k += 4) {
+    LOCI_INT8_STEPS(0)
+    LOCI_INT8_STEPS(1)
+    LOCI_INT8_STEPS(2)
+    LOCI_INT8_STEPS(3)
+    b += 4 * 128;
+    a0 += 4 * 4;
+    a3 += 4 * 4;
+    a6 += 4 * 4;
+    a9 += 4 * 4;
+  }
+  for (; k < groups; ++k) {
+    LOCI_INT8_STEPS(0)
+    b += 128;
     a0 += 4;
     a3 += 4;
     a6 += 4;
     a9 += 4;
   }
+#undef LOCI_INT8_STEPS
 #define LOCI_INT8_STORE(r)                                  \
   if constexpr (kRows > r) {                                \
     _mm512_store_si512(sums + r * kInt8Panel, c##r##0);     \
