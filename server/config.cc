@@ -123,7 +123,13 @@ std::string CheckValue(const Message& message, const FieldDescriptor& field) {
         return absl::IsInvalidArgument(chosen) ? absl::StrCat("is ", Quoted(value), "; it must be auto, cpu or cuda:N") : "";
       }
       if (name == "ServerConfig.encoder_precision") {
-        return ParsePrecision(value).ok() ? "" : absl::StrCat("is ", Quoted(value), "; it must be auto, float32, bfloat16, float16 or int8");
+        const absl::StatusOr<Precision> precision = ParsePrecision(value);
+        // What float32 made may not be asked by int8, and the other way round.
+        if (precision.ok() && *precision == Precision::kInt8) {
+          return "is \"int8\", whose vectors do not interchange with the others'; it must be auto, float32, bfloat16 or float16 (`loci_server quantize` "
+                 "shows what int8 would give)";
+        }
+        return precision.ok() ? "" : absl::StrCat("is ", Quoted(value), "; it must be auto, float32, bfloat16 or float16");
       }
       if (value.empty()) return "is empty";
       if (value.find('\0') != std::string::npos) return "has a zero byte";

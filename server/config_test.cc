@@ -87,8 +87,9 @@ TEST(ServerConfig, TellsWhereTheMistakeIs) {
     EXPECT_TRUE(ParseServerConfig(std::string("device: \"") + device + "\"", "f").ok()) << device;
   }
   EXPECT_EQ(Error("encoder_precision: \"fp16\""),
-            "f.txtpb:1:1: encoder_precision is \"fp16\"; it must be auto, float32, bfloat16, float16 or int8");
-  for (const char* const precision : {"auto", "float32", "bfloat16", "float16", "int8"}) {
+            "f.txtpb:1:1: encoder_precision is \"fp16\"; it must be auto, float32, bfloat16 or float16");
+  EXPECT_THAT(Error("encoder_precision: \"int8\""), HasSubstr("do not interchange"));
+  for (const char* const precision : {"auto", "float32", "bfloat16", "float16"}) {
     EXPECT_TRUE(ParseServerConfig(std::string("encoder_precision: \"") + precision + "\"", "f").ok()) << precision;
   }
   EXPECT_THAT(Error("model: \"m\"\n#\xff"), StartsWith("f.txtpb:2:2: is not UTF-8"));
