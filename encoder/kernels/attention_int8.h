@@ -1,7 +1,7 @@
 // Scaled dot-product attention (attention.h) of one head, on bytes:
 //
-//   queries and keys are quantised per token, values per channel of a sequence, the weights e^(score - largest score of the query) in
-//   steps of 1/255, and normalised by the sum of what they were rounded to.
+//   queries and keys are bytes, quantised per token; the weights e^(score - largest score of the query), in steps of 1/4095, and the values, in
+//   1023 steps or fewer per channel of a sequence, are 16-bit integers. Weights are normalised by the sum of what they were rounded to.
 //
 // `qkv` is [tokens, 3 * head_dim]: q, k and v of this head; `context` has rows of head_dim floats, `stride` floats apart. On AVX2 it is
 // float32 throughout.

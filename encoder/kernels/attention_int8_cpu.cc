@@ -8,6 +8,20 @@ namespace loci::LOCI_SIMD {
 
 namespace {
 
+// A softmax weight in steps of 1 / kWeightLevels of the row's largest: with 255, what many small weights add up to would be lost.
+constexpr int64_t kWeightLevels = 4095;
+constexpr int64_t kMaxValueLevels = 511;
+
+// Of a value, either side of zero: as many as keep the sum of `length` products below 2^31.
+LOCI_INLINE float ValueLevels(int64_t length) {
+  const int64_t levels = 0x7fffffff / (kWeightLevels * length);
+  return static_cast<float>(levels < kMaxValueLevels ? levels : kMaxValueLevels);
+}
+
+LOCI_INLINE int64_t WeightRowBytes(int64_t length) { return RoundUp(2 * length, 64); }
+// [length / 2][kInt8Panel][2] of 16-bit integers.
+LOCI_INLINE int64_t ValuePanelBytes(int64_t length) { return (length + 1) / 2 * kInt8Panel * 4; }
+
 struct Layout {
   int64_t queries = 0;  // Offsets into the scratch space, in bytes; each a multiple of 64.
   int64_t query_scale = 0;
@@ -38,10 +52,10 @@ LOCI_INLINE Layout LayOut(int64_t length, int64_t head_dim) {
   layout.keys = take(padded / kInt8Panel * Int8PanelBytes(head_dim));
   layout.key_scale = take(padded * 4);
   layout.key_sum = take(padded * 4);
-  layout.values = take(columns / kInt8Panel * Int8PanelBytes(length));
+  layout.values = take(columns / kInt8Panel * ValuePanelBytes(length));
   layout.value_scale = take(columns * 4);
   layout.scores = take(kInt8Rows * padded * 4);
-  layout.weights = take(kInt8Rows * Int8RowBytes(length));
+  layout.weights = take(kInt8Rows * WeightRowBytes(length));
   layout.end = at;
   return layout;
 }
@@ -82,47 +96,45 @@ LOCI_INLINE void PackKeys(int8_t* out, float* scale, float* sum, const float* ke
   }
 }
 
-// [panel of channels][group of tokens][kInt8Panel][4] of the values.
+// [panel of channels][pair of tokens][kInt8Panel][2] of the values.
 LOCI_INLINE void PackValues(int8_t* out, float* scale, const float* values, int64_t stride, int64_t length, int64_t head_dim) {
-  const int64_t groups = Int8Groups(length);
+  const int64_t pairs = (length + 1) / 2;
   const int64_t columns = RoundUp(head_dim, kInt8Panel);
+  const float levels = ValueLevels(length);
+  const __m512i low_half = _mm512_set1_epi32(0xffff);
   for (int64_t d = 0; d < columns; d += kLanes) {
     const __mmask16 mask = d < head_dim ? MaskOf(head_dim - d) : 0;
     Vec most = Zero();
     for (int64_t j = 0; j < length; ++j) most = Max(most, _mm512_abs_ps(_mm512_maskz_loadu_ps(mask, values + j * stride + d)));
     const __mmask16 some = _mm512_cmp_ps_mask(most, Set(kLeastRange), _CMP_GT_OQ);
-    Store(scale + d, _mm512_maskz_mul_ps(some, most, Set(1.0f / 127.0f)));
-    const Vec inverse = _mm512_maskz_div_ps(some, Set(127.0f), most);
-    int8_t* to = out + d / kInt8Panel * Int8PanelBytes(length) + d % kInt8Panel * 4;
-    const __m512i low_byte = _mm512_set1_epi32(0xff);
-    for (int64_t g = 0; g < groups; ++g, to += kInt8Panel * 4) {
-      __m512i four = _mm512_setzero_si512();
-      for (int64_t i = 3; i >= 0; --i) {
-        const int64_t j = 4 * g + i;
-        four = _mm512_slli_epi32(four, 8);
-        if (j >= length) continue;
-        const Vec x = Mul(_mm512_maskz_loadu_ps(mask, values + j * stride + d), inverse);
-        four = _mm512_or_si512(four, _mm512_and_si512(_mm512_cvtps_epi32(x), low_byte));
-      }
-      _mm512_store_si512(to, four);
+    Store(scale + d, _mm512_maskz_mul_ps(some, most, Set(1.0f / levels)));
+    const Vec inverse = _mm512_maskz_div_ps(some, Set(levels), most);
+    int8_t* to = out + d / kInt8Panel * ValuePanelBytes(length) + d % kInt8Panel * 4;
+    for (int64_t p = 0; p < pairs; ++p, to += kInt8Panel * 4) {
+      const float* const two = values + 2 * p * stride + d;
+      const __m512i even = _mm512_and_si512(_mm512_cvtps_epi32(Mul(_mm512_maskz_loadu_ps(mask, two), inverse)), low_half);
+      const __mmask16 odd_mask = 2 * p + 1 < length ? mask : 0;
+      const __m512i odd = _mm512_cvtps_epi32(Mul(_mm512_maskz_loadu_ps(odd_mask, two + stride), inverse));
+      _mm512_store_si512(to, _mm512_or_si512(even, _mm512_slli_epi32(odd, 16)));
     }
   }
 }
 
-// 255 * 2^x for x <= 0, within 1e-4 of it; 0 far out.
-LOCI_INLINE __m512i PowerOfTwoAsByte(Vec x) {
+// kWeightLevels * 2^x for x <= 0, within 1e-4 of it; 0 far out.
+LOCI_INLINE __m512i ScaledPowerOfTwo(Vec x) {
+  constexpr float kScale = static_cast<float>(kWeightLevels);
   x = Max(x, Set(-40.0f));
   const Vec shifted = Add(x, Set(12582912.0f));  // 1.5 * 2^23: the low bits are round(x).
   const Vec r = Sub(x, Sub(shifted, Set(12582912.0f)));
-  Vec p = Set(255.0f * 0.05517170f);
-  p = Fma(p, r, Set(255.0f * 0.24261120f));
-  p = Fma(p, r, Set(255.0f * 0.69326099f));
-  p = Fma(p, r, Set(255.0f * 0.99992807f));
+  Vec p = Set(kScale * 0.05517170f);
+  p = Fma(p, r, Set(kScale * 0.24261120f));
+  p = Fma(p, r, Set(kScale * 0.69326099f));
+  p = Fma(p, r, Set(kScale * 0.99992807f));
   const __m512i scaled = _mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(shifted), 23));
   return _mm512_cvtps_epi32(_mm512_castsi512_ps(scaled));
 }
 
-// Scores, in units of log2, to bytes; returns one over their sum. The bytes to the end of the last vector are zero.
+// Scores, in units of log2, to 16-bit weights; returns one over their sum. Weights to the end of the last vector are zero.
 LOCI_INLINE float WeighRow(uint8_t* out, const float* scores, int64_t length) {
   Vec most = Set(-3.4e38f);
   int64_t j = 0;
@@ -132,14 +144,14 @@ LOCI_INLINE float WeighRow(uint8_t* out, const float* scores, int64_t length) {
   const Vec largest = Set(HighestLane(most));
   __m512i sum = _mm512_setzero_si512();
   for (j = 0; j + kLanes <= length; j += kLanes) {
-    const __m512i byte = PowerOfTwoAsByte(Sub(Load(scores + j), largest));
-    sum = _mm512_add_epi32(sum, byte);
-    _mm_store_si128(reinterpret_cast<__m128i*>(out + j), _mm512_cvtepi32_epi8(byte));
+    const __m512i weight = ScaledPowerOfTwo(Sub(Load(scores + j), largest));
+    sum = _mm512_add_epi32(sum, weight);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(out + 2 * j), _mm512_cvtepi32_epi16(weight));
   }
   if (rest > 0) {
-    const __m512i byte = _mm512_maskz_mov_epi32(MaskOf(rest), PowerOfTwoAsByte(Sub(LoadPartial(scores + j, rest, largest), largest)));
-    sum = _mm512_add_epi32(sum, byte);
-    _mm_store_si128(reinterpret_cast<__m128i*>(out + j), _mm512_cvtepi32_epi8(byte));
+    const __m512i weight = _mm512_maskz_mov_epi32(MaskOf(rest), ScaledPowerOfTwo(Sub(LoadPartial(scores + j, rest, largest), largest)));
+    sum = _mm512_add_epi32(sum, weight);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(out + 2 * j), _mm512_cvtepi32_epi16(weight));
   }
   return 1.0f / static_cast<float>(_mm512_reduce_add_epi32(sum));
 }
@@ -157,7 +169,7 @@ void AttentionInt8(float* context, int64_t stride, const float* qkv, const int32
   for (int64_t s = 0; s < sequence_count; ++s) {
     const int64_t length = offsets[s + 1] - offsets[s];
     const int64_t padded = RoundUp(length, kInt8Panel);
-    const int64_t weight_bytes = Int8RowBytes(length);
+    const int64_t weight_bytes = WeightRowBytes(length);
     const Layout layout = LayOut(length, head_dim);
     uint8_t* const queries = scratch + layout.queries;
     float* const query_scale = reinterpret_cast<float*>(scratch + layout.query_scale);
@@ -208,7 +220,7 @@ void AttentionInt8(float* context, int64_t stride, const float* qkv, const int32
       float inverse[kInt8Rows];
       for (int64_t r = 0; r < rows; ++r) inverse[r] = WeighRow(weights + r * weight_bytes, scores + r * padded, length);
       for (int64_t d = 0; d < head_dim; d += kInt8Panel) {
-        tile(weights, weight_bytes, values + d / kInt8Panel * Int8PanelBytes(length), Int8Groups(length), sums);
+        GetInt16Tile(rows)(weights, weight_bytes, values + d / kInt8Panel * ValuePanelBytes(length), (length + 1) / 2, sums);
         for (int64_t v = 0; v < kInt8Panel && d + v < head_dim; v += kLanes) {
           const __mmask16 mask = MaskOf(head_dim - d - v);
           const Vec scale = Load(value_scale + d + v);

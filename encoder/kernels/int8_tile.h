@@ -22,7 +22,8 @@ constexpr int kInt8PrefetchBytes = 4096;  // Ahead in the panels, which lie one 
 
 #define LOCI_INT8_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
 
-template <int kRows>
+// kWords: both sides are signed 16-bit integers, two in a step (vpdpwssd), with the same bytes at the same places.
+template <int kRows, bool kWords>
 __attribute__((noinline)) void Int8Tile(const uint8_t* a, int64_t a_stride, const int8_t* b, int64_t groups, int32_t* sums) {
 #define LOCI_INT8_DECLARE(r) __m512i c##r##0 = _mm512_setzero_si512(), c##r##1 = _mm512_setzero_si512();
   LOCI_INT8_EACH_ROW(LOCI_INT8_DECLARE)
@@ -37,8 +38,8 @@ __attribute__((noinline)) void Int8Tile(const uint8_t* a, int64_t a_stride, cons
     int32_t four;                                                                                                      \
     __builtin_memcpy(&four, (r < 3 ? a0 : r < 6 ? a3 : r < 9 ? a6 : a9) + (r % 3) * a_stride + 4 * kStep, 4);          \
     const __m512i x = _mm512_set1_epi32(four);                                                                         \
-    c##r##0 = _mm512_dpbusd_epi32(c##r##0, x, b0);                                                                     \
-    c##r##1 = _mm512_dpbusd_epi32(c##r##1, x, b1);                                                                     \
+    c##r##0 = kWords ? _mm512_dpwssd_epi32(c##r##0, x, b0) : _mm512_dpbusd_epi32(c##r##0, x, b0);                      \
+    c##r##1 = kWords ? _mm512_dpwssd_epi32(c##r##1, x, b1) : _mm512_dpbusd_epi32(c##r##1, x, b1);                      \
   }
 #define LOCI_INT8_STEPS(step)                                                                              \
   {                                                                                                        \
@@ -123,16 +124,29 @@ __attribute__((noinline)) void Int8Tile(const uint8_t* a, int64_t a_stride, cons
 #undef LOCI_INT8_STEP
 #undef LOCI_INT8_STORE
 
+#if defined(__AVX512VNNI__)
+#define LOCI_INT8_TILES(words)                                                                                                  \
+  {                                                                                                                             \
+    Int8Tile<1, words>, Int8Tile<2, words>, Int8Tile<3, words>, Int8Tile<4, words>, Int8Tile<5, words>, Int8Tile<6, words>,     \
+        Int8Tile<7, words>, Int8Tile<8, words>, Int8Tile<9, words>, Int8Tile<10, words>, Int8Tile<11, words>, Int8Tile<12, words> \
+  }
 // rows in [1, kInt8Rows].
 LOCI_INLINE Int8TileFunction GetInt8Tile(int64_t rows) {
-#if defined(__AVX512VNNI__)
-  static constexpr Int8TileFunction kTiles[] = {Int8Tile<1>, Int8Tile<2>, Int8Tile<3>, Int8Tile<4>,  Int8Tile<5>,  Int8Tile<6>,
-                                                Int8Tile<7>, Int8Tile<8>, Int8Tile<9>, Int8Tile<10>, Int8Tile<11>, Int8Tile<12>};
-#else
-  static constexpr Int8TileFunction kTiles[] = {Int8Tile<1>, Int8Tile<2>, Int8Tile<3>, Int8Tile<4>, Int8Tile<5>, Int8Tile<6>};
-#endif
+  static constexpr Int8TileFunction kTiles[] = LOCI_INT8_TILES(false);
   return kTiles[rows - 1];
 }
+LOCI_INLINE Int8TileFunction GetInt16Tile(int64_t rows) {
+  static constexpr Int8TileFunction kTiles[] = LOCI_INT8_TILES(true);
+  return kTiles[rows - 1];
+}
+#undef LOCI_INT8_TILES
+#else
+// rows in [1, kInt8Rows].
+LOCI_INLINE Int8TileFunction GetInt8Tile(int64_t rows) {
+  static constexpr Int8TileFunction kTiles[] = {Int8Tile<1>, Int8Tile<2>, Int8Tile<3>, Int8Tile<4>, Int8Tile<5>, Int8Tile<6>};
+  return kTiles[rows - 1];
+}
+#endif
 
 LOCI_INLINE int64_t Int8Groups(int64_t depth) { return (depth + kInt8Group - 1) / kInt8Group; }
 LOCI_INLINE int64_t Int8RowBytes(int64_t depth) { return RoundUp(depth * kInt8ValueBytes, 64); }
