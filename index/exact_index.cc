@@ -177,12 +177,34 @@ void TopKCollector::Finish(RowHit* hits) {
   }
 }
 
-ExactIndex::ExactIndex(std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, CpuIsa isa)
-    : vectors_(std::move(vectors)), pool_(pool), isa_(isa) {}
+ExactIndex::ExactIndex(std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, CpuIsa isa,
+                       std::shared_ptr<const QuantizedVectors> codes, Int8Isa int8_isa)
+    : vectors_(std::move(vectors)), pool_(pool), isa_(isa) {
+  if (codes != nullptr) certified_ = std::make_unique<CertifiedScan>(vectors_, std::move(codes), pool_, isa_, int8_isa);
+}
 
 absl::Status ExactIndex::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                                 RowHit* hits) const {
   LOCI_RETURN_IF_ERROR(CheckSearchArguments(*this, queries, options, {}));
+  if (certified_ == nullptr || !certified_->IsWorthwhile(row_count() - hidden.hidden_count(), options.top_k)) {
+    return SearchAll(queries, options, hidden, hits);
+  }
+  std::vector<int64_t> left;
+  LOCI_RETURN_IF_ERROR(certified_->Search(queries, options, hidden, hits, &left));
+  if (left.empty()) return absl::OkStatus();
+  if (static_cast<int64_t>(left.size()) == queries.rows) return SearchAll(queries, options, hidden, hits);
+  std::vector<float> left_queries;
+  for (const int64_t q : left) left_queries.insert(left_queries.end(), queries.row(q), queries.row(q) + queries.cols);
+  std::vector<RowHit> left_hits(left.size() * static_cast<size_t>(options.top_k));
+  LOCI_RETURN_IF_ERROR(SearchAll({left_queries.data(), static_cast<int64_t>(left.size()), queries.cols}, options, hidden, left_hits.data()));
+  for (size_t i = 0; i < left.size(); ++i) {
+    std::copy_n(left_hits.data() + i * static_cast<size_t>(options.top_k), options.top_k, hits + left[i] * options.top_k);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status ExactIndex::SearchAll(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                                   RowHit* hits) const {
   const PaddedQueries padded(queries);
   const int64_t row_total = row_count();
   const int dim = vectors_->dim();

@@ -17,7 +17,10 @@
 #include "base/matrix.h"
 #include "base/thread_pool.h"
 #include "base/vector_type.h"
+#include "index/certified_scan.h"
+#include "index/int8_kernels.h"
 #include "index/passage_index.h"
+#include "index/quantized_vectors.h"
 #include "index/vector_file.h"
 
 namespace loci {
@@ -66,11 +69,13 @@ class TopKCollector {
 };
 
 // Blocked scan with the top-k fused in. Where few rows are hidden the mask costs a look at each block's survivors; where many are, by a filter,
-// the others alone are read and scored, gathered into blocks. Scores are the same either way. Thread-safe.
+// the others alone are read and scored, gathered into blocks. Scores are the same either way. With 8-bit codes of the rows, a pass over these says
+// which few rows need be scored (certified_scan.h), wherever that pays; hits are the same, bit for bit. Thread-safe.
 class ExactIndex : public PassageIndex {
  public:
-  // `vectors` is shared; `pool` (borrowed, may be null) takes part in scans of many rows.
-  ExactIndex(std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, CpuIsa isa = DetectCpuIsa());
+  // `vectors` is shared; `pool` (borrowed, may be null) takes part in scans of many rows. `codes`: null, or those of `vectors`.
+  ExactIndex(std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, CpuIsa isa = DetectCpuIsa(),
+             std::shared_ptr<const QuantizedVectors> codes = nullptr, Int8Isa int8_isa = DetectInt8Isa());
 
   int64_t row_count() const override { return vectors_->rows(); }
   int dim() const override { return vectors_->dim(); }
@@ -80,10 +85,16 @@ class ExactIndex : public PassageIndex {
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                       RowHit* hits) const override;
 
+  const CertifiedScan* certified_scan() const { return certified_.get(); }  // Null without codes.
+
  private:
+  // Scores every row that is not hidden.
+  absl::Status SearchAll(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden, RowHit* hits) const;
+
   std::shared_ptr<const VectorFile> vectors_;
   ThreadPool* pool_;
   CpuIsa isa_;
+  std::unique_ptr<CertifiedScan> certified_;
 };
 
 }  // namespace loci

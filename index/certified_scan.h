@@ -1,0 +1,67 @@
+// Exact search in two passes: 8-bit products of every row with a bound of their error, then the scores of the rows that the bound leaves.
+//
+// With q and z in steps of their codes (q' = q * inverse_scale, codes c_q; so z', c_z) and Cauchy-Schwarz,
+//   |q'.z' - c_q.c_z| <= |q' - c_q| |c_z| + |q'| |z' - c_z|
+// and exact_index.h's float32 sum differs from q.z by at most n 2^-24 / (1 - n 2^-24) |q| |z|, n = dim / 16 + 8, and the least normal number for each
+// rounding. So every row has a lower and an upper bound of its score. A row whose upper bound is below top_k others' lower bounds is not among the
+// best; all others are scored, best bounds first, until no bound reaches the top_k-th best score. What is found is, bit for bit, what scoring
+// all rows finds.
+#ifndef LOCI_INDEX_CERTIFIED_SCAN_H_
+#define LOCI_INDEX_CERTIFIED_SCAN_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "base/device.h"
+#include "base/matrix.h"
+#include "base/thread_pool.h"
+#include "index/int8_kernels.h"
+#include "index/passage_index.h"
+#include "index/quantized_vectors.h"
+#include "index/vector_file.h"
+
+namespace loci {
+
+// Thread-safe.
+class CertifiedScan {
+ public:
+  // `codes` are those of `vectors`; `pool` (borrowed, may be null) takes part.
+  CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const QuantizedVectors> codes, ThreadPool* pool, CpuIsa isa,
+                Int8Isa int8_isa);
+
+  // Whether Search is expected to be faster than to score the rows that are not hidden, of which there are so many.
+  bool IsWorthwhile(int64_t visible_count, int top_k) const;
+
+  // As PassageIndex::Search, whose checks were made before. A query of which more rows are left than pay, because they are too much alike for 8
+  // bits, is given up: its position goes to `given_up`, and its hits are not touched.
+  absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden, RowHit* hits,
+                      std::vector<int64_t>* given_up) const;
+
+  const QuantizedVectors& codes() const { return *codes_; }
+  // Since it was made: queries that were answered, rows that were scored for these, and queries that were given up.
+  int64_t answered_count() const { return answered_count_.load(std::memory_order_relaxed); }
+  int64_t scored_count() const { return scored_count_.load(std::memory_order_relaxed); }
+  int64_t given_up_count() const { return given_up_count_.load(std::memory_order_relaxed); }
+
+ private:
+  class Candidates;
+  class PreparedQueries;
+  absl::Status SearchChunk(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden, RowHit* hits,
+                           int64_t first_position, std::vector<int64_t>* given_up) const;
+  absl::Status Rescore(const float* query, const IndexSearchOptions& options, Candidates& candidates, RowHit* hits) const;
+
+  std::shared_ptr<const VectorFile> vectors_;
+  std::shared_ptr<const QuantizedVectors> codes_;
+  ThreadPool* pool_;
+  CpuIsa isa_;
+  const Int8Kernels& kernels_;
+  mutable std::atomic<int64_t> answered_count_{0}, scored_count_{0}, given_up_count_{0};
+};
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_CERTIFIED_SCAN_H_

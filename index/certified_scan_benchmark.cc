@@ -1,0 +1,175 @@
+// Exact search by 8-bit codes and by scoring every row, asked line by line by tests/peers/exact_benchmark.py, or by hand.
+//
+//   certified_scan_benchmark FOLDER DIM [THREADS]     reads FOLDER/rows.f32 and FOLDER/queries.f32 ([n, DIM] float32), writes the files of the modes, then reads:
+//     run MODE QUERIES TOP_K      one search: prints its seconds (CPU time where it has one thread, else of the clock), the rows scored a query, and the
+//                                 queries given up
+//     hits MODE QUERIES TOP_K     prints the rows found, query by query
+//     roof                        prints what one thread does at most: 8-bit operations a second (vpdpbusd), float32 operations a second, and bytes read a
+//                                 second of the codes and of the float32 vectors
+// MODE: float32 or bfloat16, as vectors are stored, every row scored; float32+int8 or bfloat16+int8, with codes.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <cstdlib>
+#include <ctime>
+#include <iostream>
+#include <map>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "base/device.h"
+#include "base/file.h"
+#include "base/thread_pool.h"
+#include "index/exact_index.h"
+#include "index/quantized_vectors.h"
+#include "index/row_mask.h"
+#include "index/vector_file.h"
+
+namespace loci {
+namespace {
+
+void Check(const absl::Status& status) {
+  if (status.ok()) return;
+  std::cerr << "certified_scan_benchmark: " << status << std::endl;
+  std::exit(1);
+}
+
+double Seconds(clockid_t clock) {
+  timespec now;
+  clock_gettime(clock, &now);
+  return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+volatile int32_t sink;
+
+__attribute__((target("avx512f,avx512vnni"))) double Int8Operations() {
+  __m512i acc[12];
+  for (__m512i& a : acc) a = _mm512_set1_epi32(1);
+  const __m512i factor = _mm512_set1_epi8(1);
+  constexpr int64_t kLoops = 5'000'000;
+  const double start = Seconds(CLOCK_THREAD_CPUTIME_ID);
+  for (int64_t i = 0; i < kLoops; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; ++j) acc[j] = _mm512_dpbusd_epi32(acc[j], factor, factor);
+    asm volatile("" ::: "memory");
+  }
+  const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
+  for (const __m512i& a : acc) sink = _mm512_cvtsi512_si32(a);
+  return 12.0 * 128 * kLoops / seconds;
+}
+
+__attribute__((target("avx512f"))) double Float32Operations() {
+  __m512 acc[12];
+  for (__m512& a : acc) a = _mm512_set1_ps(1.0f);
+  const __m512 factor = _mm512_set1_ps(0.999999f);
+  constexpr int64_t kLoops = 5'000'000;
+  const double start = Seconds(CLOCK_THREAD_CPUTIME_ID);
+  for (int64_t i = 0; i < kLoops; ++i) {
+#pragma GCC unroll 12
+    for (int j = 0; j < 12; ++j) acc[j] = _mm512_fmadd_ps(acc[j], factor, factor);
+    asm volatile("" ::: "memory");
+  }
+  const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
+  for (const __m512& a : acc) sink = static_cast<int32_t>(_mm512_cvtss_f32(a));
+  return 12.0 * 32 * kLoops / seconds;
+}
+
+double ReadBytes(const char* data, int64_t bytes) {
+  __m256i sum[4] = {};
+  const double start = Seconds(CLOCK_THREAD_CPUTIME_ID);
+  for (int64_t b = 0; b + 128 <= bytes; b += 128) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) sum[j] = _mm256_xor_si256(sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + b + 32 * j)));
+  }
+  const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
+  sink = _mm256_extract_epi32(_mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3])), 0);
+  return static_cast<double>(bytes) / seconds;
+}
+
+std::vector<float> ReadFloats(const std::string& path) {
+  const std::string bytes = PosixFileSystem().ReadFile(path).value();
+  std::vector<float> values(bytes.size() / sizeof(float));
+  std::copy_n(bytes.data(), values.size() * sizeof(float), reinterpret_cast<char*>(values.data()));
+  return values;
+}
+
+int Run(const std::string& folder, int dim, int threads) {
+  FileSystem& fs = PosixFileSystem();
+  const std::vector<float> queries = ReadFloats(JoinPath(folder, "queries.f32"));
+  std::unique_ptr<ThreadPool> pool;
+  if (threads > 1) pool = std::make_unique<ThreadPool>("search", threads - 1, 64);
+  std::map<std::string, std::shared_ptr<const ExactIndex>> modes;
+  std::shared_ptr<const VectorFile> float32;
+  std::shared_ptr<const QuantizedVectors> codes;
+  {
+    const std::vector<float> rows = ReadFloats(JoinPath(folder, "rows.f32"));
+    const int64_t count = static_cast<int64_t>(rows.size()) / dim;
+    for (const ElementType type : {ElementType::kFloat32, ElementType::kBfloat16}) {
+      const std::string name(ElementTypeName(type)), path = JoinPath(folder, name);
+      auto writer = VectorFileWriter::Create(fs, path, count, dim, type).value();
+      for (int64_t r = 0; r < count; ++r) Check(writer->Append(&rows[static_cast<size_t>(r * dim)]));
+      Check(writer->Finish());
+      std::shared_ptr<const VectorFile> vectors = VectorFile::Open(fs, path).value();
+      const double start = Seconds(CLOCK_MONOTONIC);
+      Check(WriteQuantizedVectors(fs, *vectors, path + ".int8", nullptr));
+      std::cout << name << ": " << count << " x " << dim << ", codes written in " << Seconds(CLOCK_MONOTONIC) - start << " s" << std::endl;
+      codes = QuantizedVectors::Open(fs, path + ".int8").value();
+      vectors->Warm();
+      codes->Warm();
+      modes[name] = std::make_shared<ExactIndex>(vectors, pool.get());
+      modes[name + "+int8"] = std::make_shared<ExactIndex>(vectors, pool.get(), DetectCpuIsa(), codes);
+      if (type == ElementType::kFloat32) float32 = vectors;
+    }
+  }
+  std::cout << "ready, " << CpuIsaName(DetectCpuIsa()) << (DetectInt8Isa() == Int8Isa::kVnni ? " with vnni" : "") << ", " << threads << " thread(s)" << std::endl;
+  const clockid_t clock = threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
+  for (std::string line; std::getline(std::cin, line);) {
+    std::istringstream words(line);
+    std::string verb, mode;
+    int64_t query_count = 0;
+    IndexSearchOptions options;
+    words >> verb >> mode >> query_count >> options.top_k;
+    if (verb == "roof") {
+      const bool vnni = DetectInt8Isa() == Int8Isa::kVnni;
+      std::cout << "{\"int8\": " << (vnni ? Int8Operations() : 0) << ", \"float32\": " << (DetectCpuIsa() == CpuIsa::kAvx512 ? Float32Operations() : 0)
+                << ", \"read_codes\": " << ReadBytes(reinterpret_cast<const char*>(codes->panel(0)), codes->panel_count() * PanelBytes(dim))
+                << ", \"read_float32\": " << ReadBytes(static_cast<const char*>(float32->row(0)), float32->rows() * dim * 4) << "}" << std::endl;
+      continue;
+    }
+    const auto found = modes.find(mode);
+    if (found == modes.end() || query_count < 1 || query_count * dim > static_cast<int64_t>(queries.size())) {
+      std::cout << "{\"error\": \"unknown mode or too many queries\"}" << std::endl;
+      continue;
+    }
+    const ExactIndex& index = *found->second;
+    const CertifiedScan* const scan = index.certified_scan();
+    const int64_t scored = scan == nullptr ? 0 : scan->scored_count(), given_up = scan == nullptr ? 0 : scan->given_up_count();
+    std::vector<RowHit> hits(static_cast<size_t>(query_count * options.top_k));
+    const double start = Seconds(clock);
+    Check(index.Search({queries.data(), query_count, dim}, options, RowMask(), hits.data()));
+    const double seconds = Seconds(clock) - start;
+    if (verb == "run") {
+      std::cout << "{\"s\": " << seconds << ", \"scored\": " << (scan == nullptr ? 0 : static_cast<double>(scan->scored_count() - scored) / static_cast<double>(query_count))
+                << ", \"given_up\": " << (scan == nullptr ? 0 : scan->given_up_count() - given_up) << "}" << std::endl;
+      continue;
+    }
+    std::cout << "[";
+    for (size_t i = 0; i < hits.size(); ++i) std::cout << (i == 0 ? "" : ", ") << hits[i].row;
+    std::cout << "]" << std::endl;
+  }
+  return 0;
+}
+
+}  // namespace
+}  // namespace loci
+
+int main(int argc, char** argv) {
+  if (argc < 3) {
+    std::fprintf(stderr, "usage: certified_scan_benchmark FOLDER DIM [THREADS]\n");
+    return 2;
+  }
+  return loci::Run(argv[1], std::atoi(argv[2]), argc > 3 ? std::atoi(argv[3]) : 1);
+}
