@@ -10,6 +10,7 @@
 #include "base/logging.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "base/vector_type.h"
 #include "index/exact_kernels.h"
 
 namespace loci {
@@ -19,8 +20,13 @@ constexpr double kInfinity = std::numeric_limits<double>::infinity();
 
 // What a worker takes at a time: as many rows as ExactIndex.
 constexpr int64_t kRangePanels = 64;
-// Queries of one pass over the codes. Their codes lie in the second-level cache while a panel lies in the first.
+// Queries of one pass. Their codes lie in the second-level cache while a panel lies in the first; where panels are made in the pass, it is to serve many.
 constexpr int64_t kChunkQueries = 128;
+constexpr int64_t kMakingChunkQueries = 512;
+// Candidates of all queries of a pass, at most, in each thread.
+constexpr int64_t kMaxPassCandidates = int64_t{1} << 22;
+// Fewer queries are not worth the making of panels.
+constexpr int64_t kMinMakingQueries = 24;
 // Multiplications below which a second thread costs more than it brings: four times ExactIndex's.
 constexpr int64_t kSerialWork = int64_t{1} << 23;
 // Rows scored at a time.
@@ -50,7 +56,11 @@ class CertifiedScan::Candidates {
     int64_t row;
   };
 
-  explicit Candidates(int top_k) : top_k_(static_cast<size_t>(top_k)), limit_(4 * top_k_ + 4096), shrink_size_(2 * top_k_ + 128) {}
+  // More rows than that are not scored one by one.
+  static int64_t Limit(int top_k) { return 4 * int64_t{top_k} + 4096; }
+
+  explicit Candidates(int top_k)
+      : top_k_(static_cast<size_t>(top_k)), limit_(static_cast<size_t>(Limit(top_k))), shrink_size_(2 * top_k_ + 128) {}
 
   // What no row may be below, since top_k rows are not.
   double threshold() const { return threshold_; }
@@ -95,7 +105,7 @@ class CertifiedScan::Candidates {
 
  private:
   size_t top_k_;
-  size_t limit_;  // More rows than that are not scored one by one.
+  size_t limit_;
   size_t shrink_size_;
   std::vector<Row> rows_;
   double threshold_ = -kInfinity;
@@ -182,23 +192,25 @@ class CertifiedScan::PreparedQueries {
 CertifiedScan::CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const QuantizedVectors> codes, ThreadPool* pool,
                              CpuIsa isa, Int8Isa int8_isa)
     : vectors_(std::move(vectors)), codes_(std::move(codes)), pool_(pool), isa_(isa), kernels_(GetInt8Kernels(int8_isa)) {
-  LOCI_CHECK(vectors_->rows() == codes_->rows() && vectors_->dim() == codes_->dim());
+  LOCI_CHECK(codes_ == nullptr || (vectors_->rows() == codes_->rows() && vectors_->dim() == codes_->dim()));
 }
 
-bool CertifiedScan::IsWorthwhile(int64_t visible_count, int top_k) const {
-  // A pass reads every panel. Of one row in eight, those alone are read faster as they are.
-  return visible_count >= kMinRows && visible_count >= 16 * int64_t{top_k} && visible_count >= vectors_->rows() / 8;
+bool CertifiedScan::IsWorthwhile(int64_t query_count, int64_t visible_count, int top_k) const {
+  if (codes_ == nullptr && (kernels_.make_panel == nullptr || query_count < kMinMakingQueries || visible_count < vectors_->rows() / 2)) return false;
+  // A pass reads every panel. Of one row in four, those alone are read faster as they are.
+  return visible_count >= kMinRows && visible_count >= 16 * int64_t{top_k} && visible_count >= vectors_->rows() / 4;
 }
 
 absl::Status CertifiedScan::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden, RowHit* hits,
                                    std::vector<int64_t>* given_up) const {
-  const int64_t chunk_count = (queries.rows + kChunkQueries - 1) / kChunkQueries;
+  const int64_t chunk_queries = std::clamp(kMaxPassCandidates / Candidates::Limit(options.top_k), int64_t{32}, codes_ == nullptr ? kMakingChunkQueries : kChunkQueries);
+  const int64_t chunk_count = (queries.rows + chunk_queries - 1) / chunk_queries;
   for (int64_t chunk = 0; chunk < chunk_count; ++chunk) {
     const int64_t first = PartBegin(queries.rows, chunk_count, chunk), end = PartBegin(queries.rows, chunk_count, chunk + 1);
     const MatrixView<const float> part{queries.row(first), end - first, queries.cols};
     LOCI_RETURN_IF_ERROR(SearchChunk(part, options, hidden, hits + first * options.top_k, first, given_up));
   }
-  LOCI_RETURN_IF_ERROR(codes_->Check());
+  if (codes_ != nullptr) LOCI_RETURN_IF_ERROR(codes_->Check());
   return vectors_->Check();
 }
 
@@ -206,9 +218,10 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
                                         int64_t first_position, std::vector<int64_t>* given_up) const {
   const PreparedQueries prepared(queries, kernels_);
   const int64_t query_count = queries.rows, tile_count = prepared.tile_count();
-  const int64_t panel_total = codes_->panel_count(), row_total = codes_->rows();
-  const int steps = PanelSteps(codes_->dim());
-  const int64_t panel_bytes = PanelBytes(codes_->dim());
+  const int64_t row_total = vectors_->rows(), panel_total = (row_total + kPanelRows - 1) / kPanelRows;
+  const int steps = PanelSteps(vectors_->dim());
+  const int64_t panel_bytes = PanelBytes(vectors_->dim());
+  const int64_t row_bytes = vectors_->dim() * static_cast<int64_t>(ElementSize(vectors_->element_type()));
   // Of every million multiplications, about, the limits are looked at.
   const int64_t check_panels = std::max<int64_t>(1, (int64_t{1} << 20) / (query_count * steps * kPanelElements * kPanelRows));
 
@@ -224,6 +237,10 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
       const double threshold = found[static_cast<size_t>(q)].threshold() - prepared.underflow();
       bounds[static_cast<size_t>(q)].threshold = static_cast<float>(threshold * prepared.inverse_scale(q));
     };
+    struct alignas(64) Line {
+      char bytes[64];
+    };
+    std::vector<Line> made(codes_ == nullptr ? static_cast<size_t>(panel_bytes / 64) : 0);
     alignas(64) int32_t products[kMaxInt8Queries * kPanelRows];
     uint64_t survivors[kMaxInt8Queries];
     const auto add = [&](int64_t q, uint64_t bits, const int32_t* query_products, const PanelHeader& panel, int64_t first_row) {
@@ -271,9 +288,22 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
         const uint64_t valid = row_total - first_row >= kPanelRows ? ~uint64_t{0} : (uint64_t{1} << (row_total - first_row)) - 1;
         const uint64_t visible = valid & ~hidden.word(first_row);
         if (visible != 0) {
-          const PanelHeader& panel = *codes_->panel(p);
-          const char* const next = reinterpret_cast<const char*>(codes_->panel(p + 1));
-          const int64_t next_lines = p + 1 < panel_total ? panel_bytes / 64 : 0;
+          const PanelHeader* panel_data;
+          const char* next;
+          int64_t next_lines;
+          if (codes_ != nullptr) {
+            panel_data = codes_->panel(p);
+            next = reinterpret_cast<const char*>(codes_->panel(p + 1));
+            next_lines = p + 1 < panel_total ? panel_bytes / 64 : 0;
+          } else {
+            PanelHeader* const own = reinterpret_cast<PanelHeader*>(made.data());
+            const int64_t rows = std::min<int64_t>(kPanelRows, row_total - first_row);
+            kernels_.make_panel(vectors_->row(first_row), vectors_->element_type(), rows, vectors_->dim(), own);
+            panel_data = own;
+            next = static_cast<const char*>(vectors_->row(first_row + rows));
+            next_lines = std::min<int64_t>(kPanelRows, row_total - first_row - rows) * row_bytes / 64;
+          }
+          const PanelHeader& panel = *panel_data;
           for (int64_t tile = 0; tile < tile_count; ++tile) {
             const int64_t first = prepared.tile_begin(tile), count = prepared.tile_begin(tile + 1) - first;
             // Each tile asks for a part of the next panel, so that memory is read while there is something to compute.
@@ -298,7 +328,7 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
 
   int64_t workers = 1;
   const int64_t range_count = (panel_total + kRangePanels - 1) / kRangePanels;
-  if (pool_ != nullptr && range_count > 1 && row_total * query_count * codes_->dim() > kSerialWork) {
+  if (pool_ != nullptr && range_count > 1 && row_total * query_count * vectors_->dim() > kSerialWork) {
     workers = std::min<int64_t>(pool_->thread_count() + 1, range_count);
   }
   const std::vector<Candidates> none(static_cast<size_t>(query_count), Candidates(options.top_k));

@@ -29,19 +29,19 @@ namespace loci {
 // Thread-safe.
 class CertifiedScan {
  public:
-  // `codes` are those of `vectors`; `pool` (borrowed, may be null) takes part.
+  // `codes`: those of `vectors`, or null: they are made of each panel's rows as it is scanned, which only many queries at once are worth, and not on
+  // every machine. `pool` (borrowed, may be null) takes part.
   CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const QuantizedVectors> codes, ThreadPool* pool, CpuIsa isa,
                 Int8Isa int8_isa);
 
   // Whether Search is expected to be faster than to score the rows that are not hidden, of which there are so many.
-  bool IsWorthwhile(int64_t visible_count, int top_k) const;
+  bool IsWorthwhile(int64_t query_count, int64_t visible_count, int top_k) const;
 
-  // As PassageIndex::Search, whose checks were made before. A query of which more rows are left than pay, because they are too much alike for 8
+  // As PassageIndex::Search, whose checks were made before. Without codes only where IsWorthwhile. A query of which more rows are left than pay, because they are too much alike for 8
   // bits, is given up: its position goes to `given_up`, and its hits are not touched.
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden, RowHit* hits,
                       std::vector<int64_t>* given_up) const;
 
-  const QuantizedVectors& codes() const { return *codes_; }
   // Since it was made: queries that were answered, rows that were scored for these, and queries that were given up.
   int64_t answered_count() const { return answered_count_.load(std::memory_order_relaxed); }
   int64_t scored_count() const { return scored_count_.load(std::memory_order_relaxed); }

@@ -6,7 +6,7 @@
 //     hits MODE QUERIES TOP_K     prints the rows found, query by query
 //     roof                        prints what one thread does at most: 8-bit operations a second (vpdpbusd), float32 operations a second, and bytes read a
 //                                 second of the codes and of the float32 vectors
-// MODE: float32 or bfloat16, as vectors are stored, every row scored; float32+int8 or bfloat16+int8, with codes.
+// MODE: float32 or bfloat16, as vectors are stored; float32+int8 or bfloat16+int8, with codes; float32+all or bfloat16+all: every row is scored.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -120,6 +120,7 @@ int Run(const std::string& folder, int dim, int threads) {
       vectors->Warm();
       codes->Warm();
       modes[name] = std::make_shared<ExactIndex>(vectors, pool.get());
+      modes[name + "+all"] = std::make_shared<ExactIndex>(vectors, pool.get(), DetectCpuIsa(), nullptr, Int8Isa::kAvx2);
       modes[name + "+int8"] = std::make_shared<ExactIndex>(vectors, pool.get(), DetectCpuIsa(), codes);
       if (type == ElementType::kFloat32) float32 = vectors;
     }
@@ -145,15 +146,15 @@ int Run(const std::string& folder, int dim, int threads) {
       continue;
     }
     const ExactIndex& index = *found->second;
-    const CertifiedScan* const scan = index.certified_scan();
-    const int64_t scored = scan == nullptr ? 0 : scan->scored_count(), given_up = scan == nullptr ? 0 : scan->given_up_count();
+    const CertifiedScan& scan = index.certified_scan();
+    const int64_t scored = scan.scored_count(), given_up = scan.given_up_count();
     std::vector<RowHit> hits(static_cast<size_t>(query_count * options.top_k));
     const double start = Seconds(clock);
     Check(index.Search({queries.data(), query_count, dim}, options, RowMask(), hits.data()));
     const double seconds = Seconds(clock) - start;
     if (verb == "run") {
-      std::cout << "{\"s\": " << seconds << ", \"scored\": " << (scan == nullptr ? 0 : static_cast<double>(scan->scored_count() - scored) / static_cast<double>(query_count))
-                << ", \"given_up\": " << (scan == nullptr ? 0 : scan->given_up_count() - given_up) << "}" << std::endl;
+      std::cout << "{\"s\": " << seconds << ", \"scored\": " << static_cast<double>(scan.scored_count() - scored) / static_cast<double>(query_count)
+                << ", \"given_up\": " << scan.given_up_count() - given_up << "}" << std::endl;
       continue;
     }
     std::cout << "[";

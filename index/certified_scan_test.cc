@@ -7,6 +7,7 @@
 #include <random>
 #include <string>
 #include <tuple>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -65,6 +66,9 @@ std::vector<float> Normal(size_t count, uint64_t seed, float deviation = 0.3f) {
   return values;
 }
 
+// Every row, with the instructions that make no panels.
+ExactIndex ScoringAll(const std::shared_ptr<const VectorFile>& vectors) { return ExactIndex(vectors, nullptr, CpuIsa::kAvx2); }
+
 IndexSearchOptions TopK(int top_k) {
   IndexSearchOptions options;
   options.top_k = top_k;
@@ -79,10 +83,15 @@ int64_t ExpectSameHits(const Files& files, const std::vector<float>& queries, in
   const MatrixView<const float> view{queries.data(), count, dim};
   const size_t slots = static_cast<size_t>(count * top_k);
   std::vector<RowHit> expected(slots);
-  EXPECT_TRUE(ExactIndex(files.vectors, nullptr).Search(view, TopK(top_k), mask, expected.data()).ok());
+  EXPECT_TRUE(ScoringAll(files.vectors).Search(view, TopK(top_k), mask, expected.data()).ok());
   int64_t given_up_total = 0;
+  std::vector<std::pair<Int8Isa, bool>> ways;  // And whether there are codes.
   for (const Int8Isa isa : Isas()) {
-    const CertifiedScan scan(files.vectors, files.codes, pool, isa == Int8Isa::kVnni ? CpuIsa::kAvx512 : CpuIsa::kAvx2, isa);
+    ways.push_back({isa, true});
+    if (GetInt8Kernels(isa).make_panel != nullptr) ways.push_back({isa, false});
+  }
+  for (const auto& [isa, has_codes] : ways) {
+    const CertifiedScan scan(files.vectors, has_codes ? files.codes : nullptr, pool, isa == Int8Isa::kVnni ? CpuIsa::kAvx512 : CpuIsa::kAvx2, isa);
     const RowHit untouched{-7, 7};
     std::vector<RowHit> hits(slots, untouched);
     std::vector<int64_t> given_up;
@@ -95,12 +104,12 @@ int64_t ExpectSameHits(const Files& files, const std::vector<float>& queries, in
       const bool left = std::binary_search(given_up.begin(), given_up.end(), static_cast<int64_t>(i) / top_k);
       const RowHit& wanted = left ? untouched : expected[i];
       if (hits[i].row == wanted.row && std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(wanted.score)) continue;
-      ADD_FAILURE() << what << " isa " << static_cast<int>(isa) << " dim " << dim << " rows " << files.vectors->rows() << " queries " << count
+      ADD_FAILURE() << what << " isa " << static_cast<int>(isa) << " codes " << has_codes << " dim " << dim << " rows " << files.vectors->rows() << " queries " << count
                     << " top_k " << top_k << " hidden " << mask.hidden_count() << " hit " << i << ": row " << hits[i].row << " score "
                     << hits[i].score << ", expected row " << wanted.row << " score " << wanted.score;
       return -1;
     }
-    given_up_total += static_cast<int64_t>(given_up.size());
+    if (has_codes) given_up_total += static_cast<int64_t>(given_up.size());
   }
   return given_up_total;
 }
@@ -199,6 +208,47 @@ TEST(QuantizedVectors, FiguresBoundWhatRoundingTookAway) {
     EXPECT_LE(static_cast<double>(panel.length[place]), std::sqrt(length) * 1.000001) << r;
     EXPECT_GE(static_cast<double>(panel.error[place]), std::sqrt(error)) << r;
     EXPECT_LE(static_cast<double>(panel.error[place]), 0.5 * std::sqrt(kDim) * 1.001) << r;
+  }
+}
+
+TEST(Int8Kernels, MakePanelsThatBoundWhatRoundingTookAway) {
+  for (const Int8Isa isa : Isas()) {
+    const Int8Kernels& kernels = GetInt8Kernels(isa);
+    if (kernels.make_panel == nullptr) continue;
+    for (const int dim : {1, 3, 15, 16, 17, 30, 64, 127, 384}) {
+      for (const int64_t rows : {1, 5, 63, 64}) {
+        std::vector<float> values = Normal(static_cast<size_t>(rows * dim), 5);
+        for (int64_t r = 0; r < rows; r += 5) {
+          for (int d = 0; d < dim; ++d) values[static_cast<size_t>(r * dim + d)] *= r == 0 ? 0.0f : r == 5 ? 1e-40f : r == 10 ? 1e14f : r == 15 ? 2e16f : 1e-25f;
+        }
+        if (rows > 30) values[static_cast<size_t>(21 * dim)] = kInfinity, values[static_cast<size_t>(22 * dim)] = std::nanf(""), values[static_cast<size_t>(23 * dim)] = 1000;
+        std::vector<uint16_t> halves(values.size());
+        for (const ElementType type : {ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16}) {
+          std::vector<float> stored = values;
+          if (type == ElementType::kFloat16) Float32ToFloat16(values.data(), halves.data(), values.size()), Float16ToFloat32(halves.data(), stored.data(), stored.size());
+          if (type == ElementType::kBfloat16) Float32ToBfloat16(values.data(), halves.data(), values.size()), Bfloat16ToFloat32(halves.data(), stored.data(), stored.size());
+          std::vector<char> bytes(static_cast<size_t>(PanelBytes(dim)), 77);
+          PanelHeader& panel = *reinterpret_cast<PanelHeader*>(bytes.data());
+          kernels.make_panel(type == ElementType::kFloat32 ? static_cast<const void*>(values.data()) : halves.data(), type, rows, dim, &panel);
+          const uint8_t* const codes = reinterpret_cast<const uint8_t*>(&panel + 1);
+          std::vector<int8_t> expected_codes(static_cast<size_t>(dim));
+          for (int64_t r = 0; r < kPanelRows; ++r) {
+            QuantizedVector expected;
+            std::fill(expected_codes.begin(), expected_codes.end(), int8_t{0});
+            if (r < rows) expected = Quantize(&stored[static_cast<size_t>(r * dim)], dim, expected_codes.data());
+            for (int d = 0; d < PanelSteps(dim) * kPanelElements; ++d) {
+              const int code = codes[(d / kPanelElements * kPanelRows + r) * kPanelElements + d % kPanelElements] - 128;
+              ASSERT_EQ(code, d < dim ? expected_codes[static_cast<size_t>(d)] : 0) << "dim " << dim << " rows " << rows << " row " << r << " element " << d;
+            }
+            ASSERT_EQ(panel.inverse_scale[r], expected.inverse_scale);
+            ASSERT_GE(panel.length[r], expected.length * (1 - 2e-7f));
+            ASSERT_LE(panel.length[r], expected.length * 1.0001f);
+            ASSERT_GE(panel.error[r], expected.error * (1 - 2e-7f));
+            ASSERT_LE(panel.error[r], expected.error * 1.0001f);
+          }
+        }
+      }
+    }
   }
 }
 
@@ -317,11 +367,11 @@ TEST(CertifiedScan, GivesUpWhereRowsAreTooMuchAlike) {
     for (ThreadPool* const each : {static_cast<ThreadPool*>(nullptr), &pool}) {
       EXPECT_GT(ExpectSameHits(files, queries, 10, RowMask(), each, "alike"), 0);
       std::vector<RowHit> expected(30), hits(30);
-      ASSERT_TRUE(ExactIndex(files.vectors, nullptr).Search({queries.data(), 3, kDim}, TopK(10), RowMask(), expected.data()).ok());
+      ASSERT_TRUE(ScoringAll(files.vectors).Search({queries.data(), 3, kDim}, TopK(10), RowMask(), expected.data()).ok());
       for (const Int8Isa isa : Isas()) {
         const ExactIndex index(files.vectors, each, DetectCpuIsa(), files.codes, isa);
         ASSERT_TRUE(index.Search({queries.data(), 3, kDim}, TopK(10), RowMask(), hits.data()).ok());
-        EXPECT_GT(index.certified_scan()->given_up_count(), 0);
+        EXPECT_GT(index.certified_scan().given_up_count(), 0);
         for (int i = 0; i < 30; ++i) ASSERT_TRUE(hits[i].row == expected[i].row && std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score)) << i;
       }
     }
@@ -377,15 +427,34 @@ TEST(CertifiedScan, StopsWhenCancelledOrTooLate) {
   }
 }
 
+// Without codes, where many queries share the making of a panel.
+TEST(CertifiedScan, MakesCodesForManyQueries) {
+  constexpr int kDim = 48;
+  const Files files = MakeFiles(Normal(9000 * kDim, 1), kDim, ElementType::kBfloat16);
+  const std::vector<float> queries = Normal(600 * kDim, 2);
+  ThreadPool pool("search", 2, 16);
+  const ExactIndex index(files.vectors, &pool);
+  std::vector<RowHit> hits(600 * 5), expected(600 * 5);
+  for (const int64_t count : {1, 23, 24, 600}) {
+    const int64_t before = index.certified_scan().answered_count();
+    ASSERT_TRUE(index.Search({queries.data(), count, kDim}, TopK(5), RowMask(), hits.data()).ok());
+    ASSERT_TRUE(ScoringAll(files.vectors).Search({queries.data(), count, kDim}, TopK(5), RowMask(), expected.data()).ok());
+    EXPECT_EQ(index.certified_scan().answered_count() - before, DetectInt8Isa() == Int8Isa::kVnni && count >= 24 ? count : 0);
+    for (int64_t i = 0; i < count * 5; ++i) {
+      ASSERT_TRUE(hits[i].row == expected[i].row && std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score)) << i;
+    }
+  }
+}
+
 TEST(CertifiedScan, IsAskedOnlyWhereItPays) {
   const Files files = MakeFiles(Normal(20'000 * 24, 1), 24);
   const ExactIndex index(files.vectors, nullptr, DetectCpuIsa(), files.codes);
   const std::vector<float> queries = Normal(24, 1);
   std::vector<RowHit> hits(10'000);
   const auto search = [&](int top_k, const RowMask& mask) {
-    const int64_t before = index.certified_scan()->answered_count();
+    const int64_t before = index.certified_scan().answered_count();
     EXPECT_TRUE(index.Search({queries.data(), 1, 24}, TopK(top_k), mask, hits.data()).ok());
-    return index.certified_scan()->answered_count() - before;
+    return index.certified_scan().answered_count() - before;
   };
   std::vector<int64_t> most;
   for (int64_t r = 0; r < 20'000; ++r) {

@@ -180,13 +180,15 @@ void TopKCollector::Finish(RowHit* hits) {
 ExactIndex::ExactIndex(std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, CpuIsa isa,
                        std::shared_ptr<const QuantizedVectors> codes, Int8Isa int8_isa)
     : vectors_(std::move(vectors)), pool_(pool), isa_(isa) {
-  if (codes != nullptr) certified_ = std::make_unique<CertifiedScan>(vectors_, std::move(codes), pool_, isa_, int8_isa);
+  // Of a lower instruction set, all of it is.
+  if (isa_ == CpuIsa::kAvx2) int8_isa = Int8Isa::kAvx2;
+  certified_ = std::make_unique<CertifiedScan>(vectors_, std::move(codes), pool_, isa_, int8_isa);
 }
 
 absl::Status ExactIndex::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                                 RowHit* hits) const {
   LOCI_RETURN_IF_ERROR(CheckSearchArguments(*this, queries, options, {}));
-  if (certified_ == nullptr || !certified_->IsWorthwhile(row_count() - hidden.hidden_count(), options.top_k)) {
+  if (!certified_->IsWorthwhile(queries.rows, row_count() - hidden.hidden_count(), options.top_k)) {
     return SearchAll(queries, options, hidden, hits);
   }
   std::vector<int64_t> left;

@@ -69,8 +69,9 @@ class TopKCollector {
 };
 
 // Blocked scan with the top-k fused in. Where few rows are hidden the mask costs a look at each block's survivors; where many are, by a filter,
-// the others alone are read and scored, gathered into blocks. Scores are the same either way. With 8-bit codes of the rows, a pass over these says
-// which few rows need be scored (certified_scan.h), wherever that pays; hits are the same, bit for bit. Thread-safe.
+// the others alone are read and scored, gathered into blocks. Scores are the same either way. A pass over 8-bit codes of the rows says which few rows
+// need be scored (certified_scan.h), wherever that pays: with codes nearly always, without them for many queries at once. Hits are the same, bit for
+// bit. Thread-safe.
 class ExactIndex : public PassageIndex {
  public:
   // `vectors` is shared; `pool` (borrowed, may be null) takes part in scans of many rows. `codes`: null, or those of `vectors`.
@@ -85,7 +86,7 @@ class ExactIndex : public PassageIndex {
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                       RowHit* hits) const override;
 
-  const CertifiedScan* certified_scan() const { return certified_.get(); }  // Null without codes.
+  const CertifiedScan& certified_scan() const { return *certified_; }
 
  private:
   // Scores every row that is not hidden.

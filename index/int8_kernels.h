@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "base/vector_type.h"
+
 namespace loci {
 
 inline constexpr int kPanelRows = 64;
@@ -44,7 +46,11 @@ struct Int8Kernels {
   // comes in, it is not). `prefetch` (null, or what will be read after this panel, of which prefetch_bytes exist) is a hint.
   using Scan = void (*)(const void* queries, int query_count, const Int8Bound* bounds, const PanelHeader* panel, int steps, int32_t* products,
                         uint64_t* survivors, const char* prefetch, int64_t prefetch_bytes);
+  // Makes the panel of row_count (1 to kPanelRows) rows [row_count, dim] of the type, row-major, as Quantize (quantized_vectors.h) would but for the
+  // last bits of `length` and `error`, which are bounds all the same. `panel` has PanelBytes(dim). Null: no faster than to score the rows.
+  using MakePanel = void (*)(const void* rows, ElementType type, int64_t row_count, int dim, PanelHeader* panel);
   Scan scan;
+  MakePanel make_panel;
   int code_bytes;
 };
 

@@ -90,6 +90,6 @@ void ScanAny(const void* queries, int query_count, const Int8Bound* bounds, cons
 
 }  // namespace
 
-const Int8Kernels kInt8KernelsAvx2 = {ScanAny, 2};
+const Int8Kernels kInt8KernelsAvx2 = {ScanAny, nullptr, 2};
 
 }  // namespace loci

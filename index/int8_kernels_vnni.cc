@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "index/int8_kernels.h"
+#include "index/kernel_rows_avx512.h"
 
 namespace loci {
 namespace {
@@ -100,8 +101,77 @@ void ScanAny(const void* queries, int query_count, const Int8Bound* bounds, cons
   for (int q = 0; q < query_count; ++q) survivors[q] = Survivors(products + q * kPanelRows, bounds[q], *panel);
 }
 
+constexpr float kMaxSquares = 1.01e30f;  // kMaxSquaredLength, passage_index.h.
+constexpr float kMaxInverseScale = 0x1p100f;
+
+// Not less than the root of a sum of squares, which was made with float32's roundings.
+inline float RootNotBelow(float sum_of_squares, int dim) {
+  return __builtin_sqrtf(sum_of_squares) * (1 + static_cast<float>(dim / 16 + 32) * 0x1p-23f);
+}
+
+// One row, its codes 16 at a time: 4 to each of four steps.
+template <typename Rows>
+inline void QuantizeRow(const char* row, int dim, int r, PanelHeader* panel, char* codes) {
+  const int full = dim / 16, rest = dim % 16;
+  const __mmask16 tail = static_cast<__mmask16>((1u << rest) - 1);
+  __m512 largest = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
+  for (int c = 0; c < full; ++c) {
+    const __m512 z = Rows::Load(row + c * 16 * Rows::kBytes);
+    largest = _mm512_max_ps(largest, _mm512_abs_ps(z));
+    squares = _mm512_fmadd_ps(z, z, squares);
+  }
+  if (rest != 0) {
+    const __m512 z = Rows::LoadTail(row + full * 16 * Rows::kBytes, tail);
+    largest = _mm512_max_ps(largest, _mm512_abs_ps(z));
+    squares = _mm512_fmadd_ps(z, z, squares);
+  }
+  const bool known = _mm512_reduce_add_ps(squares) <= kMaxSquares;  // Nor a NaN.
+  const float wanted_scale = 127.0f / _mm512_reduce_max_ps(largest);
+  const float inverse_scale = !known ? 1.0f : wanted_scale < kMaxInverseScale ? wanted_scale : kMaxInverseScale;
+  const __m512 scale = _mm512_set1_ps(inverse_scale);
+  const __mmask16 keep = known ? 0xFFFF : 0;
+  __m512 length = _mm512_setzero_ps(), error = _mm512_setzero_ps();
+  for (int c = 0; c < full + (rest != 0); ++c) {
+    const char* const p = row + c * 16 * Rows::kBytes;
+    const __m512 z = _mm512_maskz_mov_ps(keep, c < full ? Rows::Load(p) : Rows::LoadTail(p, tail));
+    const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(z, scale));
+    const __m512 rounded = _mm512_cvtepi32_ps(code);
+    const __m512 taken = _mm512_fmsub_ps(z, scale, rounded);
+    length = _mm512_fmadd_ps(rounded, rounded, length);
+    error = _mm512_fmadd_ps(taken, taken, error);
+    const __m128i bytes = _mm_xor_si128(_mm512_cvtepi32_epi8(code), _mm_set1_epi8(-128));
+    char* const out = codes + c * 4 * kStepBytes + r * kPanelElements;
+    const int steps = c < full ? 4 : (rest + 3) / 4;
+    const int32_t quads[4] = {_mm_extract_epi32(bytes, 0), _mm_extract_epi32(bytes, 1), _mm_extract_epi32(bytes, 2), _mm_extract_epi32(bytes, 3)};
+    for (int s = 0; s < steps; ++s) __builtin_memcpy(out + s * kStepBytes, &quads[s], sizeof(quads[s]));
+  }
+  panel->inverse_scale[r] = inverse_scale;
+  panel->length[r] = RootNotBelow(_mm512_reduce_add_ps(length), dim);
+  panel->error[r] = known ? RootNotBelow(_mm512_reduce_add_ps(error), dim) : __builtin_inff();
+}
+
+template <typename Rows>
+void MakePanelOf(const char* rows, int64_t row_count, int dim, PanelHeader* panel) {
+  char* const codes = reinterpret_cast<char*>(panel + 1);
+  for (int64_t r = 0; r < row_count; ++r) QuantizeRow<Rows>(rows + r * dim * Rows::kBytes, dim, static_cast<int>(r), panel, codes);
+  for (int64_t r = row_count; r < kPanelRows; ++r) {
+    panel->inverse_scale[r] = 1;
+    panel->length[r] = panel->error[r] = 0;
+    for (int s = 0; s < PanelSteps(dim); ++s) __builtin_memset(codes + s * kStepBytes + r * kPanelElements, 128, kPanelElements);
+  }
+}
+
+void MakePanel(const void* rows, ElementType type, int64_t row_count, int dim, PanelHeader* panel) {
+  const char* const first = static_cast<const char*>(rows);
+  switch (type) {
+    case ElementType::kFloat16: MakePanelOf<Float16Rows>(first, row_count, dim, panel); break;
+    case ElementType::kBfloat16: MakePanelOf<Bfloat16Rows>(first, row_count, dim, panel); break;
+    default: MakePanelOf<Float32Rows>(first, row_count, dim, panel); break;
+  }
+}
+
 }  // namespace
 
-const Int8Kernels kInt8KernelsVnni = {ScanAny, 1};
+const Int8Kernels kInt8KernelsVnni = {ScanAny, MakePanel, 1};
 
 }  // namespace loci
