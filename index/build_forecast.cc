@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "index/faiss_factory.h"
 #include "index/index_specification.h"
+#include "index/quantized_vectors.h"
 
 namespace loci {
 namespace {
@@ -16,7 +17,10 @@ constexpr int64_t kLinkBytes = 300;       // Of a graph, a row.
 constexpr int64_t kProductShare = 8;      // Of a product quantiser's codes: a byte for so many elements, about.
 
 int64_t IndexBytes(const BuildSize& size) {
-  if (size.index == "exact") return 0;
+  if (IsExactIndex(size.index)) {
+    const absl::StatusOr<ExactSpecification> exact = ParseExactIndex(size.index);
+    return exact.ok() && exact->int8 ? QuantizedVectorsBytes(size.passage_count, size.dim) : 0;
+  }
   if (IsAutoIndex(size.index)) {
     // The largest that it may come to. What it is measured on before takes less.
     const int64_t most = size.passage_count * (size.dim * static_cast<int64_t>(sizeof(float)) + kLinkBytes);

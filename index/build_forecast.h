@@ -25,7 +25,7 @@ struct BuildSize {
 struct BuildForecast {
   int64_t staging_bytes = 0;
   int64_t files_bytes = 0;  // Vectors, passages and columns.
-  int64_t index_bytes = 0;
+  int64_t index_bytes = 0;  // Or of 8-bit codes.
   int64_t peak_bytes() const;
 };
 BuildForecast ForecastBuild(const BuildSize& size);

@@ -52,7 +52,7 @@ class BuildForecastTest : public testing::Test {
 };
 
 TEST_F(BuildForecastTest, IsNotLessThanWhatABuildLeavesAndNotTwiceThat) {
-  for (const char* index : {"exact", "IVF16,Flat", "HNSW16", "IVF16,PQ8"}) {
+  for (const char* index : {"exact", "exact:int8", "IVF16,Flat", "HNSW16", "IVF16,PQ8"}) {
     SCOPED_TRACE(index);
     int64_t bytes = 0;
     const std::vector<loci::v1::Passage> passages = Passages(3000, &bytes);

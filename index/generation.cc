@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/device.h"
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
@@ -113,7 +114,15 @@ absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& f
   if (std::any_of(manifest.files().begin(), manifest.files().end(), [](const auto& file) { return file.path() == kColumnsFile; })) {
     LOCI_ASSIGN_OR_RETURN(generation->columns_, MetadataColumns::Open(fs, JoinPath(directory, kColumnsFile), manifest.passage_count()));
   }
-  generation->exact_ = std::make_unique<ExactIndex>(generation->vectors_, options.search_pool);
+  if (HasCodes(manifest)) {
+    const std::string codes_path = JoinPath(directory, kCodesFile);
+    LOCI_ASSIGN_OR_RETURN(generation->codes_, QuantizedVectors::Open(fs, codes_path));
+    if (generation->codes_->rows() != vectors.rows() || generation->codes_->dim() != vectors.dim()) {
+      return absl::DataLossError(absl::StrCat(codes_path, ": ", generation->codes_->rows(), " rows of ", generation->codes_->dim(),
+                                              " elements are not those of ", kVectorsFile));
+    }
+  }
+  generation->exact_ = std::make_unique<ExactIndex>(generation->vectors_, options.search_pool, DetectCpuIsa(), generation->codes_);
   generation->index_ = generation->exact_.get();
   if (manifest.index() != generation->exact_->name()) {
     LOCI_ASSIGN_OR_RETURN(generation->approximate_, OpenFaissIndex(fs, JoinPath(directory, kIndexFile), manifest.index(),
@@ -140,6 +149,9 @@ int64_t Generation::memory_bytes() const {
 
 int64_t Generation::most_memory_bytes() const { return std::max(memory_bytes(), PlannedMemory(manifest_).most_bytes()); }
 
-void Generation::Warm() const { vectors_->Warm(); }
+void Generation::Warm() const {
+  vectors_->Warm();
+  if (codes_ != nullptr) codes_->Warm();
+}
 
 }  // namespace loci

@@ -3,6 +3,7 @@
 //   <store>/<generation>/MANIFEST         storage.Manifest + its XXH3 as 16 hex digits; written last
 //   <store>/<generation>/passages/        PassageFile
 //   <store>/<generation>/vectors.bin      VectorFile
+//   <store>/<generation>/vectors.int8     QuantizedVectors, where they were asked for
 //   <store>/<generation>/index.faiss      where the index is not exact
 //   <store>/<generation>/columns.bin      MetadataColumns; not where an older version built it, nor for more than kMaxRowSetRows rows
 #ifndef LOCI_INDEX_GENERATION_H_
@@ -29,6 +30,7 @@
 #include "index/metadata_columns.h"
 #include "index/passage_file.h"
 #include "index/passage_index.h"
+#include "index/quantized_vectors.h"
 #include "index/vector_file.h"
 #include "proto/loci/storage/storage.pb.h"
 
@@ -92,6 +94,7 @@ class Generation {
   Generation() = default;
   storage::Manifest manifest_;
   std::shared_ptr<const VectorFile> vectors_;
+  std::shared_ptr<const QuantizedVectors> codes_;  // Null: it has none.
   std::unique_ptr<PassageFile> passages_;
   std::unique_ptr<MetadataColumns> columns_;
   std::unique_ptr<PassageIndex> exact_;
@@ -101,7 +104,7 @@ class Generation {
 
 // What a build is told.
 struct BuildOptions {
-  std::string index = "exact";  // Or a FAISS factory string, or "auto" (index_specification.h).
+  std::string index = "exact";  // Or "exact:int8", a FAISS factory string, or "auto" (index_specification.h).
   // With "auto": how the index of the generation that is rebuilt was chosen, which may be taken over.
   std::optional<loci::v1::IndexTuning> earlier_tuning;
   TunerOptions tuner;  // How indexes are measured. What else is to be said there is set by the build.

@@ -19,6 +19,7 @@
 #include "index/index_specification.h"
 #include "index/index_tuner.h"
 #include "index/limits.h"
+#include "index/quantized_vectors.h"
 #include "index/recall.h"
 #include "index/rocksdb_util.h"
 #include "index/unsynced_file_system.h"
@@ -92,7 +93,7 @@ class Builder : public GenerationBuilder {
  public:
   Builder(FileSystem& fs, std::string directory, const std::string& store, const std::string& generation, BuildOptions options)
       : fs_(fs), directory_(std::move(directory)), options_(std::move(options)) {
-    manifest_.set_format_version(kManifestFormatVersion);
+    manifest_.set_format_version(HasCodes() ? kManifestFormatVersion : kManifestFormatWithoutCodes);
     manifest_.set_generation(generation);
     manifest_.set_store(store);
     manifest_.set_query_fingerprint(options_.query_fingerprint);
@@ -101,8 +102,8 @@ class Builder : public GenerationBuilder {
     manifest_.set_dim(options_.dim);
     manifest_.set_vector_type(static_cast<v1::VectorType>(options_.element_type));
     manifest_.set_metric("inner_product");
-    manifest_.set_index(options_.index);
-    if (IsAutoIndex(options_.index)) manifest_.set_index_specification(options_.index);
+    manifest_.set_index(HasCodes() ? "exact" : options_.index);
+    if (IsAutoIndex(options_.index) || HasCodes()) manifest_.set_index_specification(options_.index);
     manifest_.set_folded_from(options_.folded_from);
   }
 
@@ -145,6 +146,7 @@ class Builder : public GenerationBuilder {
 
   absl::Status CheckRoom();
   absl::StatusOr<int64_t> CountIds(const RequestLimits& limits) const;
+  bool HasCodes() const { return IsExactIndex(options_.index) && ParseExactIndex(options_.index).value_or(ExactSpecification{}).int8; }
   static bool HasColumns(int64_t rows) { return rows <= kMaxRowSetRows; }
   absl::Status WriteRows(int64_t rows, const RequestLimits& limits, const Progress& progress) const;
   absl::Status DropStaging();
@@ -359,7 +361,15 @@ absl::Status Builder::BuildIndex(const RequestLimits& limits, const Progress& pr
   LOCI_RETURN_IF_ERROR(ChooseProbes(*vectors, *passages, exact, limits));
   LOCI_RETURN_IF_ERROR(MeasureMemory(*passages));
   manifest_.set_recall_at_10(1);
-  if (options_.index == exact.name()) return absl::OkStatus();
+  if (HasCodes()) {
+    progress("index", 0, vectors->rows());
+    LOCI_RETURN_IF_ERROR(WriteQuantizedVectors(fs_, *vectors, JoinPath(directory_, kCodesFile), [&](int64_t done) {
+      progress("index", done, vectors->rows());
+      return Check(limits);
+    }));
+    progress("index", vectors->rows(), vectors->rows());
+  }
+  if (IsExactIndex(options_.index)) return absl::OkStatus();
   if (IsAutoIndex(options_.index)) return ChooseIndex(vectors, *passages, limits, progress);
 
   progress("index", 0, vectors->rows());
@@ -427,6 +437,7 @@ absl::Status Builder::ListFile(const std::string& path, const RequestLimits& lim
 absl::Status Builder::ListFiles(const RequestLimits& limits, const Progress& progress) {
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs_.List(JoinPath(directory_, kPassagesDirectory)));
   std::vector<std::string> paths = {kVectorsFile};
+  if (HasCodes()) paths.push_back(kCodesFile);
   if (manifest_.index() != "exact") paths.push_back(kIndexFile);
   if (HasColumns(manifest_.passage_count())) paths.push_back(kColumnsFile);
   for (const std::string& name : names) paths.push_back(absl::StrCat(kPassagesDirectory, "/", name));
@@ -444,7 +455,7 @@ absl::StatusOr<storage::Manifest> Builder::Finish(const RequestLimits& limits, c
   LOCI_RETURN_IF_ERROR(Check(limits));
   LOCI_ASSIGN_OR_RETURN(const int64_t rows, CountIds(limits));
   duplicate_count_ = added_count_ - rows;
-  if (options_.index != "exact" && !IsAutoIndex(options_.index)) LOCI_RETURN_IF_ERROR(ValidateFaissFactory(options_.index, options_.dim, rows));
+  if (!IsExactIndex(options_.index) && !IsAutoIndex(options_.index)) LOCI_RETURN_IF_ERROR(ValidateFaissFactory(options_.index, options_.dim, rows));
   LOCI_RETURN_IF_ERROR(CheckRoom());
   LOCI_RETURN_IF_ERROR(WriteRows(rows, limits, report));
   LOCI_RETURN_IF_ERROR(DropStaging());
@@ -482,7 +493,9 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationBuilder::Create(Fil
   // How many rows there will be is not known yet: Finish looks at it again.
   if (IsAutoIndex(options.index)) {
     LOCI_RETURN_IF_ERROR(ParseAutoIndex(options.index).status());
-  } else if (options.index != "exact") {
+  } else if (IsExactIndex(options.index)) {
+    LOCI_RETURN_IF_ERROR(ParseExactIndex(options.index).status());
+  } else {
     LOCI_RETURN_IF_ERROR(ValidateFaissFactory(options.index, options.dim, INT64_MAX));
   }
   std::string path = directory;

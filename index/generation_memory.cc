@@ -24,7 +24,7 @@ storage::MemoryFigures Estimate(const storage::Manifest& manifest) {
       figures.set_index_bytes(file.size_bytes());
     } else if (file.path() == kColumnsFile) {
       figures.set_columns_bytes(file.size_bytes() / 2);  // Bitmaps: at most two bytes for a posting of four.
-    } else if (file.path() != kVectorsFile) {
+    } else if (file.path() != kVectorsFile && file.path() != kCodesFile) {
       table_bytes += file.size_bytes();
     }
   }

@@ -11,6 +11,7 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "index/exact_index.h"
 
 namespace loci {
 namespace {
@@ -75,6 +76,8 @@ class GenerationTest : public testing::Test {
     }
     return absl::OkStatus();
   }
+
+  void NamesDamage(const std::string& directory);
 
   std::string Build(const std::string& name, int count, BuildOptions options = Options()) {
     const auto builder = NewBuilder(name, std::move(options));
@@ -156,8 +159,8 @@ TEST_F(GenerationTest, KeepsTheLastOfPassagesWithTheSameId) {
 }
 
 TEST_F(GenerationTest, MayHaveNoPassages) {
-  for (const std::string index : {"exact", "Flat"}) {
-    const std::string directory = Build("empty-" + index, 0, Options(index));
+  for (const std::string index : {"exact", "exact:int8", "Flat"}) {
+    const std::string directory = Build("empty-" + index.substr(index.find(':') + 1), 0, Options(index));
     const auto generation = Generation::Open(fs_, directory, {});
     ASSERT_TRUE(generation.ok()) << generation.status();
     EXPECT_EQ((*generation)->row_count(), 0);
@@ -198,8 +201,56 @@ TEST_F(GenerationTest, LeavesNothingBehindButWhatTheManifestLists) {
   EXPECT_EQ(Contents(directory), contents);
 }
 
+TEST_F(GenerationTest, HasCodesWhereTheyAreAskedFor) {
+  constexpr int kCount = 5000;
+  const auto plain = Generation::Open(fs_, Build("plain", kCount), {}).value();
+  EXPECT_FALSE(HasCodes(plain->manifest()));
+  EXPECT_EQ(plain->manifest().format_version(), 2);
+  for (const ElementType type : {ElementType::kFloat32, ElementType::kBfloat16}) {
+    const std::string name(ElementTypeName(type));
+    const std::string directory = Build(name, kCount, Options("exact:int8", type));
+    const auto opened = Generation::Open(fs_, directory, {});
+    ASSERT_TRUE(opened.ok()) << opened.status();
+    const Generation& generation = **opened;
+    EXPECT_TRUE(HasCodes(generation.manifest()));
+    EXPECT_EQ(generation.manifest().format_version(), 3);
+    EXPECT_EQ(generation.manifest().index(), "exact");
+    EXPECT_EQ(AskedIndex(generation.manifest()), "exact:int8");
+    EXPECT_EQ(&generation.index(), &generation.exact_index());
+    const auto& index = dynamic_cast<const ExactIndex&>(generation.index());
+    EXPECT_EQ(index.memory_bytes(), 0);
+    generation.Warm();
+    const ExactIndex expected_index(generation.shared_vectors(), nullptr);
+    IndexSearchOptions options;
+    options.top_k = 20;
+    EXPECT_TRUE(index.IsExact(options, RowMask()));
+    std::vector<RowHit> hits(20), expected(20);
+    for (uint64_t seed = 0; seed < 5; ++seed) {
+      const std::vector<float> query = MakeVector(1'000'000 + seed);
+      ASSERT_TRUE(index.Search({query.data(), 1, kDim}, options, RowMask(), hits.data()).ok());
+      ASSERT_TRUE(expected_index.Search({query.data(), 1, kDim}, options, RowMask(), expected.data()).ok());
+      for (int i = 0; i < 20; ++i) {
+        EXPECT_EQ(hits[i].row, expected[i].row);
+        EXPECT_EQ(hits[i].score, expected[i].score);
+      }
+    }
+    EXPECT_EQ(index.certified_scan().answered_count(), 5);
+  }
+  // What opens must fit the vectors, also where nobody reads every byte.
+  const std::string directory = Path("float32"), codes = JoinPath(directory, kCodesFile);
+  const std::string other = fs_.ReadFile(JoinPath(Build("other", 70, Options("exact:int8")), kCodesFile)).value();
+  ASSERT_TRUE(WriteFileAtomically(fs_, codes, other).ok());
+  Generation::OpenOptions unread;
+  unread.verify_checksums = false;
+  EXPECT_EQ(Generation::Open(fs_, directory, unread).status().code(), absl::StatusCode::kDataLoss);
+}
+
 TEST_F(GenerationTest, NamesTheFileThatIsDamaged) {
-  const std::string directory = Build("g", 200, Options("IVF4,Flat"));
+  NamesDamage(Build("lists", 200, Options("IVF4,Flat")));
+  NamesDamage(Build("codes", 200, Options("exact:int8")));
+}
+
+void GenerationTest::NamesDamage(const std::string& directory) {
   for (const auto& [name, content] : Contents(directory)) {
     const std::string path = JoinPath(directory, name);
     std::vector<std::string> damaged = {content.substr(0, content.size() / 2), content + "x", ""};

@@ -16,6 +16,7 @@ namespace loci {
 namespace {
 
 constexpr std::string_view kAuto = "auto";
+constexpr std::string_view kExact = "exact";
 
 absl::Status Invalid(std::string_view specification, const std::string& why) {
   return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("index \"", AbslView(specification.substr(0, 64)), "\": ", why)),
@@ -23,6 +24,16 @@ absl::Status Invalid(std::string_view specification, const std::string& why) {
 }
 
 }  // namespace
+
+bool IsExactIndex(std::string_view specification) {
+  return specification == kExact || specification.substr(0, kExact.size() + 1) == "exact:";
+}
+
+absl::StatusOr<ExactSpecification> ParseExactIndex(std::string_view specification) {
+  if (specification == kExact) return ExactSpecification{};
+  if (specification == "exact:int8") return ExactSpecification{.int8 = true};
+  return Invalid(specification, "it is neither exact nor exact:int8");
+}
 
 bool IsAutoIndex(std::string_view specification) {
   return specification == kAuto || specification.substr(0, kAuto.size() + 1) == "auto:";

@@ -1,6 +1,7 @@
 // What a generation's index is asked for with: see loci.v1.IndexSpec.
 //
-//   specification := "exact" | a FAISS factory string (faiss_factory.h) | automatic
+//   specification := exact | a FAISS factory string (faiss_factory.h) | automatic
+//   exact         := "exact" [ ":int8" ]                             int8: beside the vectors their 8-bit codes (quantized_vectors.h)
 //   automatic     := "auto" [ ":" option ( "," option )* ]          each option at most once
 //   option        := "recall=" number                               above 0, to 1; default 0.95
 //                  | "memory=" digits [ "KiB" | "MiB" | "GiB" | "TiB" | "KB" | "MB" | "GB" | "TB" ]     at least 1 MiB; default: any
@@ -25,6 +26,19 @@ struct AutoIndex {
 
   bool operator==(const AutoIndex&) const = default;
 };
+
+// An index that scores every passage.
+struct ExactSpecification {
+  bool int8 = false;  // With 8-bit codes, for a first pass that leaves few rows to score. Hits are the same.
+
+  bool operator==(const ExactSpecification&) const = default;
+};
+
+// Whether it is one of the exact form, well-formed or not.
+bool IsExactIndex(std::string_view specification);
+
+// INVALID_ARGUMENT (its reason with `field` "index.factory") naming what is wrong.
+absl::StatusOr<ExactSpecification> ParseExactIndex(std::string_view specification);
 
 // Whether it is one of the automatic form, well-formed or not.
 bool IsAutoIndex(std::string_view specification);

@@ -17,6 +17,20 @@ TEST(IndexSpecification, ReadsTargetAndBudget) {
   EXPECT_EQ(ParseAutoIndex("auto:memory=1TiB")->memory_budget_bytes, int64_t{1} << 40);
 }
 
+TEST(IndexSpecification, TellsWhatIsExact) {
+  for (const char* specification : {"exact", "exact:int8", "exact:", "exact:int4"}) EXPECT_TRUE(IsExactIndex(specification));
+  for (const char* specification : {"", "auto", "IVF4,Flat", "exactly", "EXACT"}) EXPECT_FALSE(IsExactIndex(specification));
+  EXPECT_EQ(*ParseExactIndex("exact"), ExactSpecification{});
+  EXPECT_EQ(*ParseExactIndex("exact:int8"), ExactSpecification{.int8 = true});
+  for (const std::string specification : {"", "exact:", "exact:int4", "exact:int8,", "exact:int8 ", "auto", "Flat"}) {
+    const absl::Status status = ParseExactIndex(specification).status();
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << specification;
+    const auto reason = GetErrorReason(status);
+    ASSERT_TRUE(reason.has_value()) << specification;
+    EXPECT_EQ(reason->metadata.at("field"), "index.factory");
+  }
+}
+
 TEST(IndexSpecification, TellsWhatIsAutomatic) {
   for (const char* specification : {"auto", "auto:", "auto:recall=2"}) EXPECT_TRUE(IsAutoIndex(specification));
   for (const char* specification : {"", "exact", "IVF4,Flat", "automatic", "AUTO"}) EXPECT_FALSE(IsAutoIndex(specification));

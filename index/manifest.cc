@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "index/file_sums.h"
+#include "index/quantized_vectors.h"
 
 namespace loci {
 namespace {
@@ -25,9 +26,9 @@ bool IsNameCharacter(char c) {
   return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
 }
 
-// vectors.bin, index.faiss, columns.bin or passages/<name>.
+// vectors.bin, vectors.int8, index.faiss, columns.bin or passages/<name>.
 bool IsAllowedPath(std::string_view path) {
-  if (path == kVectorsFile || path == kIndexFile || path == kColumnsFile) return true;
+  if (path == kVectorsFile || path == kCodesFile || path == kIndexFile || path == kColumnsFile) return true;
   const std::string folder = std::string(kPassagesDirectory) + "/";
   if (path.substr(0, folder.size()) != folder) return false;
   path.remove_prefix(folder.size());
@@ -67,6 +68,10 @@ absl::Status CheckFiles(const storage::Manifest& manifest) {
       if (file.size_bytes() != expected) {
         return Damaged(absl::StrCat(file.path(), " has ", file.size_bytes(), " bytes, its vectors need ", expected));
       }
+    }
+    if (file.path() == kCodesFile && file.size_bytes() != QuantizedVectorsBytes(manifest.vector_count(), manifest.dim())) {
+      return Damaged(absl::StrCat(file.path(), " has ", file.size_bytes(), " bytes, its codes need ",
+                                  QuantizedVectorsBytes(manifest.vector_count(), manifest.dim())));
     }
   }
   if (paths.count(kVectorsFile) == 0) return Damaged("vectors.bin is not listed");

@@ -15,14 +15,16 @@
 
 namespace loci {
 
-// 2: columns.bin may be listed.
-inline constexpr int kManifestFormatVersion = 2;
+// 2: columns.bin may be listed. 3: vectors.int8 may be; only a manifest that lists it says 3, so that the versions before read the others.
+inline constexpr int kManifestFormatVersion = 3;
+inline constexpr int kManifestFormatWithoutCodes = 2;
 // Revisions in files are in [0, kMaxRevision], so that counting on from them does not overflow.
 inline constexpr int64_t kMaxRevision = int64_t{1} << 62;
 inline constexpr char kManifestFile[] = "MANIFEST";
 inline constexpr char kVectorsFile[] = "vectors.bin";
 inline constexpr char kIndexFile[] = "index.faiss";
 inline constexpr char kColumnsFile[] = "columns.bin";
+inline constexpr char kCodesFile[] = "vectors.int8";
 inline constexpr char kPassagesDirectory[] = "passages";
 
 // Reads and checks a manifest: DATA_LOSS where its checksum or its fields are wrong (paths with "..", negative counts, ...),
@@ -43,6 +45,14 @@ inline int64_t FileBytes(const storage::Manifest& manifest) {
   int64_t bytes = 0;
   for (const storage::FileEntry& file : manifest.files()) bytes += file.size_bytes();
   return bytes;
+}
+
+// Whether it lists 8-bit codes.
+inline bool HasCodes(const storage::Manifest& manifest) {
+  for (const storage::FileEntry& file : manifest.files()) {
+    if (file.path() == kCodesFile) return true;
+  }
+  return false;
 }
 
 // What the index was asked for with, for builds that are to have one of the same sort.

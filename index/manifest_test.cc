@@ -9,6 +9,7 @@
 #include <gtest/gtest.h>
 
 #include "base/file.h"
+#include "index/quantized_vectors.h"
 
 namespace loci {
 namespace {
@@ -96,6 +97,14 @@ TEST(ParseManifest, RefusesANewerFormat) {
   EXPECT_EQ(ParseManifest(SerializeManifest(manifest)).status().code(), absl::StatusCode::kFailedPrecondition);
 }
 
+TEST(ParseManifest, TakesCodesThatFit) {
+  storage::Manifest manifest = Good();
+  EXPECT_FALSE(HasCodes(manifest));
+  AddFile(manifest, "vectors.int8", QuantizedVectorsBytes(3, 4));
+  EXPECT_TRUE(ParseManifest(SerializeManifest(manifest)).ok());
+  EXPECT_TRUE(HasCodes(manifest));
+}
+
 TEST(ParseManifest, RefusesFieldsThatCannotBeTrue) {
   const std::vector<std::pair<std::string, std::function<void(storage::Manifest&)>>> changes = {
       {"version", [](auto& m) { m.set_format_version(0); }},
@@ -126,6 +135,7 @@ TEST(ParseManifest, RefusesFieldsThatCannotBeTrue) {
       {"probe negative", [](auto& m) { m.add_probes()->set_id("a"), m.mutable_probes(0)->set_row(-1); }},
       {"probe without id", [](auto& m) { m.add_probes(); }},
       {"vectors' size", [](auto& m) { m.mutable_files(0)->set_size_bytes(111); }},
+      {"codes' size", [](auto& m) { AddFile(m, "vectors.int8", QuantizedVectorsBytes(3, 4) + 1); }},
       {"negative size", [](auto& m) { m.mutable_files(1)->set_size_bytes(-1); }},
       {"checksum", [](auto& m) { m.mutable_files(1)->set_sha256(std::string(64, 'g')); }},
       {"short checksum", [](auto& m) { m.mutable_files(1)->set_sha256("aa"); }},

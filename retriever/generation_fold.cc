@@ -22,7 +22,7 @@ namespace {
 int64_t PassageBytes(const storage::Manifest& manifest) {
   int64_t bytes = 0;
   for (const storage::FileEntry& file : manifest.files()) {
-    if (file.path() != kVectorsFile && file.path() != kIndexFile && file.path() != kColumnsFile) bytes += file.size_bytes();
+    if (file.path() != kVectorsFile && file.path() != kCodesFile && file.path() != kIndexFile && file.path() != kColumnsFile) bytes += file.size_bytes();
   }
   return bytes;
 }

@@ -60,10 +60,11 @@ void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
   }
 
   // Whatever is in memory: the active one, those that requests named, and those that requests still hold.
-  int64_t vectors = 0, index = 0, passages = 0, columns = 0, columns_mapped = 0, manifests = 0;
+  int64_t vectors = 0, index = 0, passages = 0, columns = 0, columns_mapped = 0, codes = 0, manifests = 0;
   for (const std::shared_ptr<const Generation>& generation : entry.Live()) {
     for (const storage::FileEntry& file : generation->manifest().files()) {
       if (file.path() == kVectorsFile) vectors += file.size_bytes();
+      if (file.path() == kCodesFile) codes += file.size_bytes();
       if (file.path() == kColumnsFile) columns_mapped += file.size_bytes();
     }
     manifests += static_cast<int64_t>(generation->manifest().SpaceUsedLong());
@@ -72,6 +73,7 @@ void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
     columns += generation->columns() == nullptr ? 0 : generation->columns()->memory_bytes();
   }
   samples.Memory("vectors", "mapped", "store", entry.name, vectors);
+  samples.Memory("codes", "mapped", "store", entry.name, codes);
   samples.Memory("columns", "mapped", "store", entry.name, columns_mapped);
   samples.Memory("columns", "resident", "store", entry.name, columns);
   samples.Memory("index", "resident", "store", entry.name, index);

@@ -178,9 +178,10 @@ absl::StatusOr<ActivationPlan> GenerationManager::PlanActivation(std::string_vie
     if (active != nullptr) plan.released_bytes = active->view->generation().memory_bytes() + active->view->overlay_memory_bytes();
   }
   for (const storage::FileEntry& file : manifest.files()) {
-    if (file.path() != kVectorsFile && file.path() != kColumnsFile) continue;
+    if (file.path() != kVectorsFile && file.path() != kCodesFile && file.path() != kColumnsFile) continue;
     plan.mapped_bytes += file.size_bytes();
-    plan.memory.push_back({file.path() == kVectorsFile ? "vectors" : "columns", /*mapped=*/true, file.size_bytes(), file.size_bytes()});
+    const std::string owner = file.path() == kVectorsFile ? "vectors" : file.path() == kCodesFile ? "codes" : "columns";
+    plan.memory.push_back({owner, /*mapped=*/true, file.size_bytes(), file.size_bytes()});
   }
   const GenerationMemory& memory = plan.need.generation;
   plan.memory.push_back({"index", false, memory.index, memory.index});

@@ -220,14 +220,15 @@ absl::StatusOr<ReembedEstimate> EstimateReembedding(GenerationManager& manager, 
       static_cast<int64_t>(1e3 * static_cast<double>(estimate.token_count) / estimate.tokens_per_second / options.max_encoder_share);
 
   const int64_t vector_bytes = estimate.passage_count * spec.dim * static_cast<int64_t>(ElementSize(view.generation().vectors().element_type()));
-  int64_t passage_bytes = static_cast<int64_t>(scale * static_cast<double>(overlay_bytes)), index_bytes = 0, column_bytes = 0;
+  int64_t passage_bytes = static_cast<int64_t>(scale * static_cast<double>(overlay_bytes)), index_bytes = 0, column_bytes = 0, codes_bytes = 0;
   for (const storage::FileEntry& file : manifest.files()) {
     if (file.path() == kVectorsFile) continue;
-    (file.path() == kIndexFile ? index_bytes : file.path() == kColumnsFile ? column_bytes : passage_bytes) += file.size_bytes();
+    (file.path() == kIndexFile ? index_bytes : file.path() == kCodesFile ? codes_bytes : file.path() == kColumnsFile ? column_bytes : passage_bytes) += file.size_bytes();
   }
   index_bytes = index_bytes * spec.dim / std::max(view.dim(), 1);
+  codes_bytes = codes_bytes * spec.dim / std::max(view.dim(), 1);
   const int64_t journal_bytes = estimate.passage_count * (kJournalBytesPerText + static_cast<int64_t>(sizeof(float)) * spec.dim);
-  estimate.size_bytes = vector_bytes + passage_bytes + index_bytes + column_bytes;
+  estimate.size_bytes = vector_bytes + passage_bytes + index_bytes + codes_bytes + column_bytes;
   estimate.peak_disk_bytes = estimate.size_bytes + passage_bytes + vector_bytes + journal_bytes;  // What is staged has the passages and vectors too.
   estimate.memory_bytes = spec.memory_bytes + index_bytes + std::min<int64_t>(passage_bytes, kPassageCacheBytes) + column_bytes / 2;
   return estimate;

@@ -9,6 +9,7 @@
 #include "base/error.h"
 #include "base/strings.h"
 #include "encoder/fingerprint.h"
+#include "index/manifest.h"
 #include "server/matrix_codec.h"
 #include "server/validation.h"
 
@@ -275,7 +276,7 @@ void FillGeneration(const GenerationInfo& info, loci::v1::Generation* out) {
   out->set_vector_count(manifest.vector_count());
   out->set_dim(manifest.dim());
   out->set_vector_type(manifest.vector_type());
-  out->set_index(manifest.index());
+  out->set_index(HasCodes(manifest) && manifest.index() == "exact" ? "exact:int8" : manifest.index());
   out->set_encoder_fingerprint(absl::StrCat(manifest.query_fingerprint(), ":", manifest.passage_fingerprint()));
   out->set_base_revision(manifest.base_revision());
   out->set_created_unix_us(manifest.created_unix_us());

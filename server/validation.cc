@@ -378,6 +378,7 @@ absl::Status ValidateIndexSpec(const loci::v1::IndexSpec& index) {
   if (index.factory().size() > 256) {
     return InvalidField("header.index.factory", absl::StrCat("has ", index.factory().size(), " bytes; the limit is 256"));
   }
+  if (IsExactIndex(index.factory())) LOCI_RETURN_IF_ERROR(InField(ParseExactIndex(index.factory()).status(), "header"));
   if (IsAutoIndex(index.factory())) LOCI_RETURN_IF_ERROR(InField(ParseAutoIndex(index.factory()).status(), "header"));
   return absl::OkStatus();
 }

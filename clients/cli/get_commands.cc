@@ -89,7 +89,7 @@ class GetGenerationsCommand final : public Command {
           {generation.generation(), ShortName(v1::GenerationState_Name(generation.state()), "GENERATION_STATE_"),
            FormatCount(generation.passage_count()), absl::StrCat(generation.dim()),
            ShortName(v1::VectorType_Name(generation.vector_type()), "VECTOR_TYPE_"), generation.index(),
-           generation.recall_query_count() > 0 || generation.index() == "exact" ? FormatFixed(generation.recall_at_10(), 3) : "-",
+           generation.recall_query_count() > 0 || generation.index().rfind("exact", 0) == 0 ? FormatFixed(generation.recall_at_10(), 3) : "-",
            absl::StrCat(generation.base_revision()), FormatBytes(generation.size_bytes()),
            FormatTimeUtc(generation.created_unix_us()), generation.state_detail()});
     }

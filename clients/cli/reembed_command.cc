@@ -41,7 +41,7 @@ class ReembedCommand final : public Command {
     flags->String("model", &model_, "DIR", "Folder of the encoder's checkpoint, on this machine.");
     flags->String("encoder", &encoder_, "FINGERPRINT", "An encoder that the server has: fingerprint, one half of it, or name.");
     flags->String("index", &index_, "SPEC",
-                  "exact; a FAISS factory string; or auto[:recall=X,memory=SIZE], chosen by measuring; as the active generation has it without it.");
+                  "exact or exact:int8; a FAISS factory string; or auto[:recall=X,memory=SIZE], chosen by measuring; as the active generation has it without it.");
     flags->Double("max-encoder-share", &max_encoder_share_, 0.01, 1, "Of the time, how much the encoder may be busy with this.");
     flags->Bool("no-activate", &no_activate_, "Build the generation, do not let it answer.");
     flags->Bool("no-wait", &no_wait_, "Return at once, with the job that does it.");

@@ -49,6 +49,52 @@ class ServerTuning : public ServerFixture {
   }
 };
 
+TEST_F(ServerTuning, ExactSearchByCodesGivesTheSameHits) {
+  StartServer();
+  loci::v1::IngestResponse ingested;
+  ASSERT_TRUE(IngestWith("plain", "exact", 300, &ingested).ok());
+  ASSERT_TRUE(IngestWith("s", "exact:int8", 300, &ingested).ok());
+  loci::v1::ListGenerationsRequest list;
+  list.set_store("s");
+  loci::v1::ListGenerationsResponse listed;
+  ASSERT_TRUE(Call(*admin, &Admin::ListGenerations, list, &listed).ok());
+  ASSERT_EQ(listed.generations_size(), 1);
+  EXPECT_EQ(listed.generations(0).index(), "exact:int8");
+  loci::v1::PlanActivationRequest plan;
+  plan.set_store("s");
+  plan.set_generation(ingested.generation());
+  loci::v1::PlanActivationResponse planned;
+  ASSERT_TRUE(Call(*admin, &Admin::PlanActivation, plan, &planned).ok());
+  int64_t codes = 0, vectors = 0;
+  for (const loci::v1::MemoryFigure& figure : planned.memory()) {
+    if (figure.owner() == "codes") codes = figure.bytes();
+    if (figure.owner() == "vectors") vectors = figure.bytes();
+    if (figure.owner() == "codes") {
+      EXPECT_TRUE(figure.mapped());
+    }
+  }
+  EXPECT_GT(codes, vectors / 8);
+  EXPECT_LT(codes, vectors / 2);
+  loci::v1::SearchRequest request;
+  request.add_queries()->set_text("passage 7919 of 1");
+  request.set_top_k(20);
+  loci::v1::SearchResponse by_codes, plain;
+  request.set_store("s");
+  ASSERT_TRUE(Call(*retrieval, &Retrieval::Search, request, &by_codes).ok());
+  request.set_store("plain");
+  ASSERT_TRUE(Call(*retrieval, &Retrieval::Search, request, &plain).ok());
+  EXPECT_TRUE(by_codes.exact());
+  ASSERT_EQ(by_codes.results_size(), 1);
+  ASSERT_EQ(by_codes.results(0).hits_size(), 20);
+  for (int i = 0; i < 20; ++i) {
+    EXPECT_EQ(by_codes.results(0).hits(i).id(), plain.results(0).hits(i).id());
+    EXPECT_EQ(by_codes.results(0).hits(i).score(), plain.results(0).hits(i).score());
+  }
+  const grpc::Status status = IngestWith("s", "exact:int4", 3, &ingested);
+  ExpectRefused(status, StatusCode::INVALID_ARGUMENT, "exact:int8", "INVALID_ARGUMENT");
+  EXPECT_EQ(InfoOf(status).metadata().at("field"), "header.index.factory");
+}
+
 TEST_F(ServerTuning, IsAJobThatGivesTheFront) {
   StartServer();
   loci::v1::IngestResponse ingested;

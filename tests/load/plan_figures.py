@@ -28,6 +28,7 @@ SHAPES = [  # Name, passages, index, metadata, upserts after the build.
     ("exact, without metadata", 20_000, "exact", False, 0),
     ("exact", 60_000, "exact", True, 0),
     ("exact, written to", 20_000, "exact", True, 2_000),
+    ("exact with codes", 60_000, "exact:int8", True, 0),
     ("inverted lists", 60_000, "IVF256,Flat", True, 0),
     ("compressed", 60_000, "IVF256,PQ48", False, 0),
     ("graph", 20_000, "HNSW32", True, 1_000),

@@ -212,7 +212,7 @@ class Client:
         mode : str
             "NEW_GENERATION": the passages sent are the store's whole content from then on. "UPSERT": they are added to it.
         index : str
-            "exact" (default), a FAISS factory string, or "auto[:recall=X,memory=SIZE]".
+            "exact" (default), "exact:int8", a FAISS factory string, or "auto[:recall=X,memory=SIZE]".
         vector_type : str
             Of the vectors on disk: "FLOAT32" (default), "FLOAT16" or "BFLOAT16".
         activate : bool
