@@ -1,212 +1,252 @@
 #!/usr/bin/env python3
-"""Our encoder against onnxruntime in float32: the same tokens of real texts, in turns (ABBA).
+"""Our encoder against OpenVINO, onnxruntime and PyTorch: the same tokens of real texts, in turns in one run.
 
-    python tests/peers/encoder_benchmark.py bazel-bin/encoder/encoder_benchmark models/all-MiniLM-L6-v2 PASSAGES.jsonl.gz \
-        [--texts 256] [--threads 1] [--rounds 15] [--length N]
+    tests/peers/setup.sh VENV
+    bazel build //encoder:encoder_benchmark //tests/peers:roof_benchmark
+    VENV/bin/python tests/peers/encoder_benchmark.py models/all-MiniLM-L6-v2 PASSAGES.jsonl.gz --ours bazel-bin/encoder/encoder_benchmark \\
+        --roof bazel-bin/tests/peers/roof_benchmark --precision int8 --shapes 8x32,32x32,32x128,8x256,1x8,1x16,mixed [--quick]
 
-onnxruntime runs the model as torch.onnx exports it (to a temporary file), with sequences sorted by length in padded batches, as it
-comes and with its own transformer fusions, in batches of 16 and of 32: the fastest of the four is the peer. Ours takes the
-sequences in their order, packed. One thread is judged by CPU time; more threads by wall time, and only where the machine is idle.
-Prints the median and the p10 of the paired ratios (above 1: ours is faster), the rate of both, the FMA roof and the fidelity.
+A shape is SEQUENCESxTOKENS: batches of so many sequences, all of that length. `mixed` is 256 sequences of 8 to 256 tokens (mean 40): ours
+takes them packed in their order, a peer sorted by length in padded batches of its best size. Each peer takes the fastest of its modes
+(static and dynamic shapes, with and without its transformer fusions, by channel or not). One thread is judged by CPU time; more by wall time, and
+only where the machine is idle. Without --ours the peers alone are timed.
+
+Prints for each shape and peer the median and p10 of the paired ratios (above 1: ours is faster), both rates, the part of the roof that ours
+reaches, and the ratio of ours to itself, which must be 1.00 within the noise. With --fidelity, cosine and top-10 overlap to float32 of ours and
+of the peers over real passages.
 """
 
 import argparse
-import gzip
 import json
+import math
 import os
-import statistics
-import subprocess
+import pathlib
+import random
+import sys
 import tempfile
-import time
 
+import engines
+import measure
 import numpy as np
 
-
-def export(model_dir: str, folder: str) -> list[str]:
-    """Returns the paths of the ONNX models to try."""
-    import torch
-    import transformers
-
-    torch.set_num_threads(1)
-    model = transformers.BertModel.from_pretrained(
-        model_dir, torch_dtype=torch.float32, attn_implementation="eager", add_pooling_layer=False
-    ).eval()
-
-    class LastHiddenState(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model = model
-
-        def forward(self, input_ids, attention_mask, token_type_ids):
-            return self.model(
-                input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-            ).last_hidden_state
-
-    ids = torch.ones((2, 16), dtype=torch.int64)
-    plain = os.path.join(folder, "plain.onnx")
-    axes = {0: "batch", 1: "tokens"}
-    names = ["input_ids", "attention_mask", "token_type_ids"]
-    torch.onnx.export(
-        LastHiddenState(), (ids, ids, ids * 0), plain, input_names=names, output_names=["states"],
-        dynamic_axes={name: axes for name in [*names, "states"]}, opset_version=17, dynamo=False,
-    )  # fmt: skip
-    paths = [plain]
-    try:
-        from onnxruntime.transformers import optimizer
-        from onnxruntime.transformers.fusion_options import FusionOptions
-
-        fused = os.path.join(folder, "fused.onnx")
-        config = model.config
-        result = optimizer.optimize_model(
-            plain, model_type="bert", num_heads=config.num_attention_heads, hidden_size=config.hidden_size,
-            optimization_options=FusionOptions("bert"), opt_level=1, use_gpu=False,
-        )  # fmt: skip
-        result.save_model_to_file(fused)
-        print("onnxruntime fusions:", {k: v for k, v in result.get_fused_operator_statistics().items() if v})
-        paths.append(fused)
-    except Exception as error:  # The tool needs further packages in some versions.
-        print("onnxruntime's transformer fusions were not tried:", type(error).__name__, str(error)[:200])
-    return paths
+INT8_MEAN_SHAPES = ["8x32", "32x32", "32x128", "8x256"]  # The goal for int8 is a geometric mean over these.
+SHORT_SHAPES = ["1x8", "1x16"]
+MIXED = "mixed"
+TURN_TOKENS = 1024  # A turn has at least so many, to last long enough.
+ROOF_OF = {"fp32": "fp32", "bf16": "bf16", "int8": "int8"}
 
 
-class Onnx:
-    def __init__(self, path: str, sequences: list[list[int]], batch: int, threads: int) -> None:
-        import onnxruntime
+class Texts:
+    """Token ids of a file's texts, in a fixed random order."""
 
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        self.session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        self.name = f"{os.path.basename(path)} batch {batch}"
-        self.batches = []
-        order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
-        for start in range(0, len(order), batch):
-            rows = order[start : start + batch]
-            width = max(len(sequences[i]) for i in rows)
-            ids = np.zeros((len(rows), width), dtype=np.int64)
-            mask = np.zeros_like(ids)
-            for r, i in enumerate(rows):
-                ids[r, : len(sequences[i])] = sequences[i]
-                mask[r, : len(sequences[i])] = 1
-            self.batches.append((rows, {"input_ids": ids, "attention_mask": mask, "token_type_ids": np.zeros_like(ids)}))
+    def __init__(self, model_dir: str, path: pathlib.Path) -> None:
+        import tokenizers
 
-    def run(self) -> dict:
-        wall, cpu = time.perf_counter(), time.process_time()
-        for _, feed in self.batches:
-            self.session.run(None, feed)
-        return {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+        self.tokenizer = tokenizers.Tokenizer.from_file(os.path.join(model_dir, "tokenizer.json"))
+        self.tokenizer.no_truncation()
+        self.tokenizer.no_padding()
+        self.texts = measure.mixed_texts(path)
 
-    def vectors(self, count: int) -> np.ndarray:
-        out = None
-        for rows, feed in self.batches:
-            states = self.session.run(None, feed)[0]
-            mask = feed["attention_mask"][:, :, None].astype(np.float32)
-            mean = (states * mask).sum(1) / mask.sum(1)
-            if out is None:
-                out = np.zeros((count, mean.shape[1]), dtype=np.float32)
-            out[rows] = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    def passages(self, first: int, count: int, limit: int = 256) -> list:
+        """`count` whole texts from the first on, cut to `limit` tokens."""
+        return [self.cut(self.tokenizer.encode(text).ids, limit) for text in self.texts[first : first + count]]
+
+    def of_lengths(self, lengths: list) -> list:
+        """Texts of exactly these lengths, each cut from one that has as many tokens."""
+        spare, out, next_text = [], [None] * len(lengths), 5000  # Others than what peers are calibrated on.
+        order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+        for i in order:
+            found = next((s for s in spare if len(s) >= lengths[i]), None)
+            if found is not None:
+                spare.remove(found)
+            while found is None:
+                ids = self.tokenizer.encode(self.texts[next_text % len(self.texts)]).ids
+                next_text += 1
+                if len(ids) >= lengths[i]:
+                    found = ids
+                elif len(spare) < 64:
+                    spare.append(ids)
+            out[i] = self.cut(found, lengths[i])
         return out
+
+    @staticmethod
+    def cut(ids: list, limit: int) -> list:
+        return ids if len(ids) <= limit else [*ids[: limit - 1], ids[-1]]
+
+
+def tokens_of(sequences: list) -> int:
+    return sum(map(len, sequences))
+
+
+def mixed_lengths(count: int, low: int = 8, high: int = 256, mean: float = 40.0) -> list:
+    """Lengths of short and long texts as they come together: log-normal, cut to [low, high], with that mean."""
+    generator = random.Random(3)
+    draws = [generator.gauss(0.0, 0.8) for _ in range(count)]
+
+    def lengths(location: float) -> list:
+        return [min(high, max(low, round(math.exp(location + draw)))) for draw in draws]
+
+    least, most = 0.0, 8.0
+    for _ in range(50):
+        middle = (least + most) / 2
+        least, most = (middle, most) if sum(lengths(middle)) < mean * count else (least, middle)
+    return lengths(least)
+
+
+def flop(model_dir: str, sequences: list) -> float:
+    """Multiplications and additions of the layers, as encoder_benchmark counts them."""
+    with open(os.path.join(model_dir, "config.json")) as file:
+        config = json.load(file)
+    dim = config["hidden_size"]
+    dense = 4.0 * dim * dim + 2.0 * dim * config["intermediate_size"]
+    return sum(config["num_hidden_layers"] * len(ids) * (2 * dense + 4 * len(ids) * dim) for ids in sequences)
 
 
 class Ours:
-    def __init__(self, binary: str, model_dir: str, ids_file: str, threads: int) -> None:
-        self.process = subprocess.Popen(
-            [binary, model_dir, ids_file, str(threads)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+    """encoder_benchmark with a precision; use as a context."""
 
-    def ask(self, command: str) -> dict:
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+    def __init__(self, binary: str, model_dir: str, sequences: list, precision: str, max_batch_tokens: int, threads: int, folder: str) -> None:
+        self.threads, self.folder = threads, folder
+        handle, ids_file = tempfile.mkstemp(dir=folder)
+        with os.fdopen(handle, "w") as file:
+            file.writelines(" ".join(map(str, ids)) + "\n" for ids in sequences)
+        precision_flag = [] if precision == "fp32" else ["--precision", precision]
+        self.child = measure.Child([binary, model_dir, ids_file, threads, max_batch_tokens, *precision_flag])
+        self.count = len(sequences)
 
-    def run(self) -> dict:
-        return self.ask("run")
+    def __enter__(self) -> "Ours":
+        return self
+
+    def __exit__(self, *args) -> None:
+        self.child.__exit__(*args)
+
+    def turn(self) -> float:
+        return self.child.ask("run")["cpu_s" if self.threads == 1 else "wall_s"]
+
+    def vectors(self) -> np.ndarray:
+        path = os.path.join(self.folder, "vectors")
+        self.child.ask("write " + path)
+        return np.fromfile(path, dtype=np.float32).reshape(self.count, -1)
 
 
-def other_load() -> float:
-    """Cores that others used during a tenth of a second."""
+class EncoderPeers:
+    """Measures one checkpoint on the texts of one file; what the command line and the whole table both use."""
 
-    def busy() -> int:
-        fields = [int(x) for x in open("/proc/stat").readline().split()[1:]]
-        return sum(fields) - fields[3] - fields[4]
+    def __init__(self, model_dir: str, passages: pathlib.Path, work: pathlib.Path, threads: int = 1, quick: bool = False) -> None:
+        self.model_dir, self.threads = model_dir, threads
+        self.mixed_count, self.repeats = (64, 1) if quick else (256, 2)
+        self.texts = Texts(model_dir, passages)
+        calibration = self.texts.passages(0, engines.CALIBRATION_TEXTS)
+        self.checkpoint = engines.Checkpoint(model_dir, work / engines.version_key(), calibration)
 
-    before = busy()
-    time.sleep(0.1)
-    return (busy() - before) / 10.0
+    def sequences(self, shape: str) -> tuple:
+        """The sequences of a shape, and how many make a batch (0: sort them and try several)."""
+        if shape == MIXED:
+            return self.texts.of_lengths(mixed_lengths(self.mixed_count)), 0
+        batch, length = map(int, shape.split("x"))
+        batches = -(-TURN_TOKENS // (batch * length))
+        return self.texts.of_lengths([length] * (batch * batches)), batch
+
+    def best_mode(self, name: str, sequences: list, batch: int) -> engines.Mode:
+        engine = engines.load(name, self.checkpoint, self.threads)
+        modes = {}
+        for size in [batch] if batch else [4, 8, 16, 32]:
+            for mode in engine.modes(engines.sorted_batches(sequences, size)):
+                mode.name += "" if batch else f", batches of {size}"
+                modes[mode.name] = mode
+        return modes[measure.fastest({name: measure.timed(mode.run, self.threads) for name, mode in modes.items()}, self.repeats)]
+
+    def compare(self, binary: str, precision: str, shape: str, peers: list, rounds: int) -> tuple:
+        """Returns (Comparison, Gflop of a turn, tokens of a turn, peer -> name of its mode)."""
+        sequences, batch = self.sequences(shape)
+        modes = {name: self.best_mode(name, sequences, batch) for name in peers}
+        turns = {name: measure.timed(mode.run, self.threads) for name, mode in modes.items()}
+        max_batch_tokens = batch * len(sequences[0]) if batch else 4096
+        with tempfile.TemporaryDirectory() as folder, Ours(
+            binary, self.model_dir, sequences, precision, max_batch_tokens, self.threads, folder
+        ) as ours:
+            compared = measure.compare(ours.turn, turns, rounds)
+        return compared, flop(self.model_dir, sequences) * 1e-9, tokens_of(sequences), {name: mode.name for name, mode in modes.items()}
+
+    def peers_alone(self, shape: str, peers: list, rounds: int) -> None:
+        sequences, batch = self.sequences(shape)
+        gflop, tokens = flop(self.model_dir, sequences) * 1e-9, tokens_of(sequences)
+        for name in peers:
+            mode = self.best_mode(name, sequences, batch)
+            turn = measure.timed(mode.run, self.threads)
+            seconds = sorted(turn() for _ in range(rounds))[rounds // 2]
+            print(f"{shape:>7}  {engines.LABELS[name]:<17} {gflop / seconds:6.1f} Gop/s {tokens / seconds:8.0f} tokens/s  ({mode.name})", flush=True)
+
+    def fidelity(self, binary, precisions: list, peers: list, count: int, query_count: int) -> dict:
+        """Name -> engines.fidelity over `count` real passages, for each precision of ours ("ours int8") and each peer."""
+        sequences = self.texts.passages(10_000, count)
+        batches = engines.sorted_batches(sequences, 16)
+
+        def vectors(name: str) -> np.ndarray:
+            return engines.load(name, self.checkpoint, self.threads).modes(batches)[0].vectors()
+
+        truth, out = vectors("torch-fp32"), {}
+        with tempfile.TemporaryDirectory() as folder:
+            for precision in precisions:
+                with Ours(binary, self.model_dir, sequences, precision, 4096, self.threads, folder) as ours:
+                    out[f"ours {precision}"] = engines.fidelity(ours.vectors(), truth, query_count)
+        for name in peers:
+            out[name] = engines.fidelity(vectors(name), truth, query_count)
+        return out
+
+
+def geometric_mean(values: list) -> float:
+    return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("binary")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model_dir")
-    parser.add_argument("passages")
-    parser.add_argument("--texts", type=int, default=256)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("passages", type=pathlib.Path)
+    parser.add_argument("--ours", help="encoder_benchmark; without it the peers alone are timed")
+    parser.add_argument("--roof", help="roof_benchmark")
+    parser.add_argument("--precision", default="int8", choices=["fp32", "bf16", "int8"])
+    parser.add_argument("--shapes", default=",".join([*INT8_MEAN_SHAPES, *SHORT_SHAPES, MIXED]))
+    parser.add_argument("--peers", help="names, separated by commas: " + ", ".join(engines.ENGINES) + "; default: what the precision has to beat")
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--length", type=int, default=0, help="cut or drop texts to exactly so many tokens; 0: as they are")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="3 rounds, 64 mixed sequences, and fidelity over 200 passages")
+    parser.add_argument("--fidelity", action="store_true")
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path.home() / ".cache/loci/peers", help="keeps the converted models")
     args = parser.parse_args()
+    rounds = 3 if args.quick else args.rounds
+    peers = args.peers.split(",") if args.peers else engines.peers_of(args.precision)
+    if unknown := [name for name in peers if name not in engines.ENGINES]:
+        sys.exit(f"encoder_benchmark: no peer is called {unknown[0]!r}")
 
-    import onnxruntime
-    import transformers
-
-    tokenizer = transformers.AutoTokenizer.from_pretrained(args.model_dir)
-    sequences = []
-    with gzip.open(args.passages, "rt", encoding="utf-8") as lines:
-        for number, line in enumerate(lines):
-            if number % 97 != 0:
-                continue
-            record = json.loads(line)
-            text = (record["title"] + " " + record["text"]).strip()
-            ids = tokenizer(text, truncation=True, max_length=args.length or 256)["input_ids"]
-            if args.length == 0 or len(ids) == args.length:
-                sequences.append(ids)
-            if len(sequences) == args.texts:
-                break
-    lengths = [len(ids) for ids in sequences]
-    print(f"{len(sequences)} texts, {sum(lengths)} tokens, mean {np.mean(lengths):.1f}, longest {max(lengths)}; {args.threads} thread(s)")
-
-    with tempfile.TemporaryDirectory() as folder:
-        ids_file = os.path.join(folder, "ids.txt")
-        with open(ids_file, "w") as file:
-            file.writelines(" ".join(map(str, ids)) + "\n" for ids in sequences)
-        ours = Ours(args.binary, args.model_dir, ids_file, args.threads)
-        clock = "cpu_s" if args.threads == 1 else "wall_s"
-        peers = [Onnx(path, sequences, batch, args.threads) for path in export(args.model_dir, folder) for batch in (16, 32)]
-        for peer in peers:
-            peer.run()
-            peer.best = min(peer.run()[clock] for _ in range(2))
-            print(f"  onnxruntime {onnxruntime.__version__} {peer.name}: {sum(lengths) / peer.best:.0f} tokens/s")
-        peer = min(peers, key=lambda p: p.best)
-        load = 0.0
-        ours.run()
-        ratios, mine, theirs = [], [], []
-        for _ in range(args.rounds):
-            load = max(load, other_load())
-            a1, b1, b2, a2 = ours.run(), peer.run(), peer.run(), ours.run()
-            ratios.append((b1[clock] + b2[clock]) / (a1[clock] + a2[clock]))
-            mine += [a1[clock], a2[clock]]
-            theirs += [b1[clock], b2[clock]]
-        aa = [ours.run()[clock] / ours.run()[clock] for _ in range(5)]
-        roof = ours.ask("roof")
-        vectors_file = os.path.join(folder, "vectors")
-        answer = ours.ask("write " + vectors_file)
-        vectors = np.fromfile(vectors_file, dtype=np.float32).reshape(len(sequences), -1)
-        cosine = (vectors * peer.vectors(len(sequences))).sum(1)
-        ours.process.stdin.close()
-        ours.process.wait()
-
-    mine_s, theirs_s = statistics.median(mine), statistics.median(theirs)
-    print(f"ours         {sum(lengths) / mine_s:8.0f} tokens/s {answer['gflop'] / mine_s:7.1f} GFLOP/s ({clock})")
-    print(f"onnxruntime  {sum(lengths) / theirs_s:8.0f} tokens/s {answer['gflop'] / theirs_s:7.1f} GFLOP/s ({peer.name})")
-    print(f"FMA roof of one core {roof['gflops']} GFLOP/s ({roof['isa']}); A/A {statistics.median(aa):.3f}")
-    print(f"cosine of ours to onnxruntime's: least {cosine.min():.7f}")
-    p10 = sorted(ratios)[len(ratios) // 10]
+    measured = EncoderPeers(args.model_dir, args.passages, args.work, args.threads, args.quick)
+    shapes = [shape for shape in args.shapes.split(",") if shape]
+    if not args.ours:
+        for shape in shapes:
+            measured.peers_alone(shape, peers, rounds)
+        return
+    roofs = measure.Roofs(args.roof)
+    ratios, load = {name: {} for name in peers}, 0.0
+    for shape in shapes:
+        roof = roofs.measure().get(ROOF_OF[args.precision])
+        compared, gflop, tokens, modes = measured.compare(args.ours, args.precision, shape, peers, rounds)
+        load = max(load, compared.other_load)
+        part = f" = {100e9 * gflop / compared.ours_s / roof / args.threads:.0f} % of the roof" if roof else ""
+        print(f"{shape:>7}  ours {args.precision:<12} {gflop / compared.ours_s:6.1f} Gop/s {tokens / compared.ours_s:8.0f} tokens/s{part}; A/A {compared.same:.3f}")
+        for name, side in compared.peers.items():
+            ratios[name][shape] = side.median()
+            print(f"{'':>7}  {engines.LABELS[name]:<17} {gflop / side.median_s():6.1f} Gop/s {tokens / side.median_s():8.0f} tokens/s"
+                  f"  ratio {side.median():.3f}, p10 {side.p10():.3f}  ({modes[name]})", flush=True)  # fmt: skip
+    for name, by_shape in ratios.items():
+        if all(shape in by_shape for shape in INT8_MEAN_SHAPES):
+            print(f"geometric mean over {', '.join(INT8_MEAN_SHAPES)} against {engines.LABELS[name]}: "
+                  f"{geometric_mean([by_shape[shape] for shape in INT8_MEAN_SHAPES]):.3f}")  # fmt: skip
     if args.threads > 1 and load > 0.2:
-        print(f"ratio not judged: others used {load:.1f} cores (median {statistics.median(ratios):.3f})")
-    else:
-        print(f"ratio ours / onnxruntime fp32: median {statistics.median(ratios):.3f}, p10 {p10:.3f} (goal >= 0.9)")
+        print(f"ratios not judged: others used {load:.1f} cores")
+    print(roofs.text())
+    if args.fidelity:
+        for name, value in measured.fidelity(args.ours, [args.precision], peers, *((200, 50) if args.quick else (1200, 200))).items():
+            print(f"{engines.LABELS.get(name, name):<17} {engines.fidelity_text(value)}", flush=True)
 
 
 if __name__ == "__main__":

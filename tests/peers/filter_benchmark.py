@@ -9,14 +9,13 @@ that ours is faster than faiss. Ends with an error where both do not find the sa
 """
 
 import argparse
-import json
 import os
 import statistics
-import subprocess
 import tempfile
 import time
 
 import faiss
+import measure
 import numpy as np
 
 FILTERS = [
@@ -25,18 +24,6 @@ FILTERS = [
     ("50 %", "n < 500", lambda n: n < 500),
     ("90 %", "not n < 100", lambda n: n >= 100),
 ]
-
-
-class Ours:
-    def __init__(self, binary: str, folder: str, rows: int, dim: int) -> None:
-        command = [binary, folder, str(rows), str(dim)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        print(self.process.stdout.readline().strip())
-
-    def ask(self, command: str):
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
 
 
 def main() -> None:
@@ -48,8 +35,8 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=10)
     args = parser.parse_args()
     faiss.omp_set_num_threads(1)
-    with tempfile.TemporaryDirectory() as folder:
-        ours = Ours(args.binary, folder, args.rows, args.dim)
+    with tempfile.TemporaryDirectory() as folder, measure.Child([args.binary, folder, args.rows, args.dim]) as ours:
+        print(ours.line())
         vectors = np.memmap(os.path.join(folder, "vectors.bin"), dtype=np.float32, mode="r", offset=64, shape=(args.rows, args.dim))
         numbers = np.fromfile(os.path.join(folder, "numbers"), dtype=np.int64)
         queries = np.fromfile(os.path.join(folder, "queries"), dtype=np.float32).reshape(-1, args.dim)
@@ -93,8 +80,6 @@ def main() -> None:
                 ms = [1e3 * statistics.median(x) for x in (mine, filters, without, theirs)]
                 print(f"{count:7}  {name:>11}  {len(ids):8} {ms[0]:8.2f}  {ms[1]:9.3f}  {ms[2]:10.2f}  {ms[3]:8.2f}  "
                       f"{statistics.median(by_unfiltered):9.2f}x  {statistics.median(by_faiss):4.1f}x", flush=True)  # fmt: skip
-        ours.process.stdin.close()
-        ours.process.wait()
 
 
 if __name__ == "__main__":
