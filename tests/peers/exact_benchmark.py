@@ -1,174 +1,145 @@
 #!/usr/bin/env python3
-"""Exact search: ours, with and without 8-bit codes, against faiss's flat index and torch's matmul + topk in bfloat16, in turns (ABBA).
+"""Our exact search against faiss-cpu's flat index and PyTorch's bfloat16 matmul with topk: the same real vectors, in turns in one run.
 
-    bazel build //index:certified_scan_benchmark
-    python tests/peers/exact_benchmark.py bazel-bin/index/certified_scan_benchmark [--vectors PASSAGES.f32 --queries QUERIES.f32]
-        [--rows 400000] [--dim 384] [--threads 1] [--rounds 15] [--top-k 10] [--counts 1,8,32,64,256]
+    bazel build //index:certified_scan_benchmark //tests/peers:roof_benchmark
+    VENV/bin/python tests/peers/exact_benchmark.py bazel-bin/index/certified_scan_benchmark models/all-MiniLM-L6-v2 PASSAGES.jsonl.gz \\
+        --roof bazel-bin/tests/peers/roof_benchmark [--rows 400000] [--queries 1,8,32,64,256] [--modes bfloat16,float32+int8] [--quick]
 
-The vectors are those of the file ([n, dim] float32, of passages), repeated with noise until there are enough, or random ones around random centres;
-the queries are those of the other file, of questions, or vectors with noise. With one thread, CPU time is compared; with more, the time of
-the clock, and "not judged" is printed where other processes took a part of the machine. Each peer is given the faster of its modes (torch: all scores at
-once, or in blocks). A ratio above 1 means that ours is faster; its median and its 10th percentile over the rounds are printed, and A/A is ours
-against itself. "roof" is the share of the 8-bit operations, or of the reading of the codes, that one thread does at most in the same run, whichever is
-nearer. Ends with an error where our answers differ among each other, or from faiss's by more than its rounding explains.
+The vectors are those of pieces of the passages' text; queries are other pieces. Modes are certified_scan_benchmark's: the type of the stored
+vectors, and +int8 where a pass over 8-bit codes says which rows are scored; both find what scoring every row finds. One thread, by CPU time. Each
+peer in its best mode: faiss with its blocks for BLAS as they are and with BLAS for every batch, PyTorch in blocks of rows of several sizes.
+
+Prints for each mode and number of queries the median and p10 of the paired ratios (above 1: ours is faster), Gop/s, the part of the roof
+that ours reaches (one query: of reading the bytes that the mode reads; more: of its multiply-adds), and how many of the top 10 of faiss are found.
 """
 
 import argparse
-import json
 import os
-import statistics
-import subprocess
+import pathlib
 import tempfile
-import time
 
 import faiss
+import measure
 import numpy as np
+import real_vectors
 import torch
 
-BLOCK_ROWS = 16384
+MODES = ["bfloat16", "float32+int8", "bfloat16+int8"]
+# What bounds a mode: the bytes a row has in its pass over all rows, an element, and the instruction that multiplies.
+BYTES_OF = {"float32": 4, "bfloat16": 2}
+ROOF_OF = {"float32": "fp32", "bfloat16": "bf16"}
 
 
-class Ours:
-    def __init__(self, binary: str, folder: str, dim: int, threads: int) -> None:
-        command = [binary, folder, str(dim), str(threads)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        while not (line := self.process.stdout.readline()).startswith("ready"):
-            if not line:
-                raise SystemExit("certified_scan_benchmark ended")
-            print(line.strip())
-        print(line.strip())
+class Peers:
+    """The peers over one set of vectors, each in the fastest of its modes."""
 
-    def ask(self, command: str):
-        self.process.stdin.write(command + "\n")
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
+    def __init__(self, rows: np.ndarray, queries: np.ndarray, top_k: int) -> None:
+        faiss.omp_set_num_threads(1)
+        torch.set_num_threads(1)
+        self.queries, self.top_k = queries, top_k
+        self.blas_from = faiss.cvar.distance_compute_blas_threshold
+        self.flat = faiss.IndexFlatIP(rows.shape[1])
+        self.flat.add(rows)
+        self.bfloat16 = torch.from_numpy(rows).to(torch.bfloat16)
 
+    def search_faiss(self, count: int, blas_from: int) -> np.ndarray:
+        faiss.cvar.distance_compute_blas_threshold = blas_from
+        return self.flat.search(self.queries[:count], self.top_k)[1]
 
-def unit(vectors: np.ndarray) -> np.ndarray:
-    return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+    @torch.inference_mode()
+    def search_torch(self, count: int, block: int) -> None:
+        queries = torch.from_numpy(self.queries[:count]).to(torch.bfloat16)
+        scores, rows = [], []
+        for first in range(0, len(self.bfloat16), block):
+            best = torch.topk(queries @ self.bfloat16[first : first + block].T, self.top_k, dim=1)
+            scores.append(best.values)
+            rows.append(best.indices + first)
+        merged = torch.topk(torch.cat(scores, 1), self.top_k, dim=1).indices
+        torch.gather(torch.cat(rows, 1), 1, merged)
 
-
-def make_data(args, folder: str) -> str:
-    random = np.random.default_rng(1)
-
-    def noisy(vectors: np.ndarray, noise: float) -> np.ndarray:
-        return unit(vectors + random.standard_normal(vectors.shape, np.float32) * np.float32(noise / np.sqrt(args.dim)))
-
-    if args.vectors:
-        base = np.fromfile(args.vectors, np.float32).reshape(-1, args.dim)
-        described = f"{len(base)} vectors of passages, repeated with noise of {args.noise} of their length"
-    else:
-        base = unit(random.standard_normal((4000, args.dim), np.float32))
-        described = f"random vectors around {len(base)} random centres, {args.noise} of a centre's length from it"
-    rows = np.empty((args.rows, args.dim), np.float32)
-    for first in range(0, args.rows, len(base)):
-        part = base[: args.rows - first]
-        rows[first : first + len(part)] = part if args.vectors and first == 0 else noisy(part, args.noise)
-    if args.queries:
-        queries = np.fromfile(args.queries, np.float32).reshape(-1, args.dim)
-        described += f"; {len(queries)} queries of questions"
-    else:
-        queries = noisy(base[random.choice(len(base), 512)], 1.0)
-        described += "; queries with noise of a centre's length"
-    rows.tofile(os.path.join(folder, "rows.f32"))
-    queries.tofile(os.path.join(folder, "queries.f32"))
-    return described
+    def turns(self, count: int) -> dict:
+        modes = {
+            "faiss-cpu": {f"BLAS from {n}": (lambda n=n: self.search_faiss(count, n)) for n in (self.blas_from, 1)},
+            "torch bf16": {f"blocks of {n}": (lambda n=n: self.search_torch(count, n)) for n in (8192, 65536, len(self.bfloat16))},
+        }
+        if count == 1:
+            del modes["torch bf16"]
+        out = {}
+        for name, ways in modes.items():
+            turns = {way: measure.timed(work) for way, work in ways.items()}
+            out[name] = turns[measure.fastest(turns, 1)]
+        return out
 
 
-def busy_seconds() -> float:
-    """Of all processes, since the machine began."""
-    user, nice, system = (int(word) for word in open("/proc/stat").readline().split()[1:4])
-    return (user + nice + system) / os.sysconf("SC_CLK_TCK")
+def roof_seconds(roofs: dict, mode: str, rows: int, dim: int, count: int) -> float:
+    """The time that a pass over all rows takes at least: of reading them, or of multiplying."""
+    stored, _, codes = mode.partition("+")
+    read = rows * dim * (1 if codes else BYTES_OF[stored]) / roofs["read"]
+    # Where bfloat16's instruction is slower than float32's, or absent, the roof is float32's.
+    per_second = max(roofs.get("int8", 0.0) if codes else roofs.get(ROOF_OF[stored], 0.0), roofs["fp32"])
+    return max(read, 2.0 * rows * dim * count / per_second)
+
+
+class Measured:
+    """What both this command line and the whole table take; use as a context."""
+
+    def __init__(self, binary: str, rows: np.ndarray, queries: np.ndarray, top_k: int = 10) -> None:
+        self.folder = tempfile.TemporaryDirectory(prefix="loci_exact_")
+        rows.tofile(os.path.join(self.folder.name, "rows.f32"))
+        queries.tofile(os.path.join(self.folder.name, "queries.f32"))
+        self.rows, self.dim = rows.shape
+        self.top_k = top_k
+        self.ours = measure.Child([binary, self.folder.name, self.dim])
+        while not self.ours.line().startswith("ready"):
+            pass
+        self.peers = Peers(rows, queries, top_k)
+
+    def __enter__(self) -> "Measured":
+        return self
+
+    def __exit__(self, *args) -> None:
+        self.ours.__exit__(*args)
+        self.folder.cleanup()
+
+    def overlap(self, mode: str, count: int) -> float:
+        """How many of faiss's top k ours finds; rows of nearly equal scores may change places."""
+        found = np.array(self.ours.ask(f"hits {mode} {count} {self.top_k}")).reshape(count, -1)
+        truth = self.peers.search_faiss(count, self.peers.blas_from)
+        return float(np.mean([len(set(a) & set(b)) / self.top_k for a, b in zip(found, truth)]))
+
+    def compare(self, mode: str, count: int, rounds: int) -> measure.Comparison:
+        return measure.compare(lambda: self.ours.ask(f"run {mode} {count} {self.top_k}")["s"], self.peers.turns(count), rounds)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("binary")
-    parser.add_argument("--vectors")
-    parser.add_argument("--queries")
-    parser.add_argument("--noise", type=float, default=0.5)
+    parser.add_argument("model_dir")
+    parser.add_argument("passages", type=pathlib.Path)
+    parser.add_argument("--roof", help="roof_benchmark")
     parser.add_argument("--rows", type=int, default=400_000)
-    parser.add_argument("--dim", type=int, default=384)
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--queries", default="1,8,32,64,256")
+    parser.add_argument("--modes", default=",".join(MODES))
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--top-k", type=int, default=10)
-    parser.add_argument("--counts", default="1,8,32,64,256")
+    parser.add_argument("--quick", action="store_true", help="3 rounds")
+    parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path.home() / ".cache/loci/peers", help="keeps converted models and vectors")
     args = parser.parse_args()
-    faiss.omp_set_num_threads(args.threads)
-    torch.set_num_threads(args.threads)
-    clock = time.process_time if args.threads == 1 else time.perf_counter
-    with tempfile.TemporaryDirectory() as folder:
-        described = make_data(args, folder)
-        ours = Ours(args.binary, folder, args.dim, args.threads)
-        rows = np.memmap(os.path.join(folder, "rows.f32"), np.float32, "r").reshape(-1, args.dim)
-        queries = np.fromfile(os.path.join(folder, "queries.f32"), np.float32).reshape(-1, args.dim)
-        index = faiss.IndexFlatIP(args.dim)
-        tensor = torch.empty((args.rows, args.dim), dtype=torch.bfloat16)
-        for first in range(0, args.rows, 65536):
-            part = np.ascontiguousarray(rows[first : first + 65536])
-            index.add(part)
-            tensor[first : first + len(part)] = torch.from_numpy(part).bfloat16()
-        query_tensor = torch.from_numpy(queries).bfloat16()
-
-        def by_faiss(count: int):
-            return index.search(queries[:count], args.top_k)[1]
-
-        def by_torch(count: int):
-            return torch.topk(query_tensor[:count] @ tensor.T, args.top_k)
-
-        def by_torch_blocks(count: int):
-            values, places = [], []
-            for first in range(0, args.rows, BLOCK_ROWS):
-                block = torch.topk(query_tensor[:count] @ tensor[first : first + BLOCK_ROWS].T, min(args.top_k, args.rows - first))
-                values.append(block.values)
-                places.append(block.indices + first)
-            best = torch.topk(torch.cat(values, 1), args.top_k)
-            return torch.gather(torch.cat(places, 1), 1, best.indices)
-
-        def timed(function, count: int) -> float:
-            with torch.inference_mode():
-                start = clock()
-                function(count)
-                return clock() - start
-
-        peers = {"faiss": by_faiss, "torch": by_torch, "torch in blocks": by_torch_blocks}
-        modes = ["float32+int8", "bfloat16+int8", "bfloat16", "float32", "bfloat16+all", "float32+all"]
-        roof = ours.ask("roof x 0 0")
-        print(described)
-        print(f"{args.rows} x {args.dim}, top {args.top_k}, {args.threads} thread(s), {args.rounds} rounds; faiss-cpu {faiss.__version__}, torch {torch.__version__}")
-        print(f"one thread at most: {roof['int8'] / 1e9:.0f} G 8-bit and {roof['float32'] / 1e9:.0f} G float32 operations/s, reading "
-              f"{roof['read_codes'] / 1e9:.1f} GB/s of codes, {roof['read_float32'] / 1e9:.1f} GB/s of float32")  # fmt: skip
-        print("queries  mode            ours ms    roof  scored  best peer         its ms  median   p10  A/A")
-        for count in (int(word) for word in args.counts.split(",")):
-            found = [ours.ask(f"hits {mode} {count} {args.top_k}") for mode in modes]
-            assert found[0] == found[3] == found[5] and found[1] == found[2] == found[4], "codes change an answer"
-            theirs = by_faiss(count)
-            same = np.mean([len(set(a) & set(b)) / args.top_k for a, b in zip(np.array(found[0]).reshape(count, -1), theirs)])
-            assert same > 0.999, same  # Rows of nearly equal scores may change places: the order of summation differs.
-            first_times = {name: min(timed(function, count) for _ in range(2)) for name, function in peers.items()}
-            name = min(first_times, key=first_times.get)
-            for mode in modes:
-                run = f"run {mode} {count} {args.top_k}"
-                ratios, same_ratios, mine, its, scored, given_up = [], [], [], [], 0, 0
-                busy, start = busy_seconds(), time.perf_counter()
-                for _ in range(args.rounds):
-                    a1, b1 = ours.ask(run), timed(peers[name], count)
-                    b2, a2 = timed(peers[name], count), ours.ask(run)
-                    ratios.append((b1 + b2) / (a1["s"] + a2["s"]))
-                    same_ratios.append(a1["s"] / a2["s"])
-                    mine.append((a1["s"] + a2["s"]) / 2)
-                    its.append((b1 + b2) / 2)
-                    scored, given_up = a1["scored"], a1["given_up"]
-                others = (busy_seconds() - busy) / (time.perf_counter() - start) / args.threads
-                seconds = statistics.median(mine)
-                code_bytes = args.rows * (args.dim + 12)
-                share = max(2 * count * args.rows * args.dim / roof["int8"], code_bytes / roof["read_codes"]) / seconds / args.threads if "int8" in mode and roof["int8"] else 0
-                judged = "" if args.threads == 1 or others < 1.1 else "  not judged: others were at work"
-                print(f"{count:7}  {mode:14}  {1e3 * seconds:7.2f}  {f'{100 * share:.0f} %' if share else '-':>6}  {scored:6.0f}  {name:16}  "
-                      f"{1e3 * statistics.median(its):6.1f}  {statistics.median(ratios):5.2f}x  {np.quantile(ratios, 0.1):5.2f}x  "
-                      f"{statistics.median(same_ratios):.2f}{f'  {given_up} given up' if given_up else ''}{judged}", flush=True)  # fmt: skip
-        ours.process.stdin.close()
-        ours.process.wait()
+    rows, queries = real_vectors.make(args.model_dir, args.passages, args.work, args.rows, 1000)
+    roofs = measure.Roofs(args.roof)
+    with Measured(args.binary, rows, queries) as measured:
+        print(f"{measured.rows} x {measured.dim}, top 10, one thread; faiss-cpu {faiss.__version__}, torch {torch.__version__}")
+        for count in map(int, args.queries.split(",")):
+            for mode in args.modes.split(","):
+                compared = measured.compare(mode, count, 3 if args.quick else args.rounds)
+                gop = 2e-9 * measured.rows * measured.dim * count
+                best = roofs.measure()
+                part = f" = {100 * roof_seconds(best, mode, measured.rows, measured.dim, count) / compared.ours_s:.0f} % of the roof" if best else ""
+                print(f"{count:4} queries  {mode:<14} {1e3 * compared.ours_s:8.2f} ms {gop / compared.ours_s:6.1f} Gop/s{part}; "
+                      f"top-10 overlap {measured.overlap(mode, min(count, 64)):.4f}; A/A {compared.same:.3f}")  # fmt: skip
+                for name, side in compared.peers.items():
+                    print(f"{'':14}{name:<14} {1e3 * side.median_s():8.2f} ms {gop / side.median_s():6.1f} Gop/s  "
+                          f"ratio {side.median():.2f}, p10 {side.p10():.2f}", flush=True)  # fmt: skip
+    print(roofs.text())
 
 
 if __name__ == "__main__":
