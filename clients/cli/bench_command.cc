@@ -1,18 +1,16 @@
 // loci bench.
 #include <algorithm>
-#include <atomic>
-#include <chrono>
-#include <map>
 #include <memory>
+#include <optional>
 #include <string>
-#include <thread>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "clients/cli/bench_load.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
 #include "clients/cli/eval_input.h"
-#include "clients/cli/latency_histogram.h"
 #include "clients/cli/progress.h"
 #include "clients/cli/search_flags.h"
 #include "nlohmann/json.hpp"
@@ -20,14 +18,17 @@
 namespace loci {
 namespace {
 
-using Clock = std::chrono::steady_clock;
+// Of what a server takes at saturation, at which its latency is judged.
+constexpr double kJudgedLoad = 0.7;
+// An open loop has so many times the threads of a closed one: those that wait for an answer are to keep none from being sent.
+constexpr int kOpenLoopThreads = 4;
 
-constexpr int kThreadsPerConnection = 16;
-constexpr auto kPauseAfterError = std::chrono::milliseconds(10);
-
-int64_t MicrosBetween(Clock::time_point from, Clock::time_point to) {
-  return std::chrono::duration_cast<std::chrono::microseconds>(to - from).count();
-}
+struct Stage {
+  std::string name;
+  BenchLoad load;
+  BenchResult result;
+  std::optional<double> server_cpu_seconds;
+};
 
 class BenchCommand final : public Command {
  public:
@@ -38,12 +39,19 @@ class BenchCommand final : public Command {
            "at fixed\n"
            "times instead, whether or not earlier ones were answered, and latency counts from the time that a query was due: "
            "what\n"
-           "waits because all threads are busy counts. Latencies are of requests that succeeded; the error is below 1 %.\n";
+           "waits because all threads are busy counts. Latencies are of requests that succeeded; the error is below 1 %. What "
+           "the\n"
+           "server tells of its phases is printed beside: encoding, searching, and the rest of the latency.\n"
+           "\n"
+           "--saturation runs three stages of --duration each: one query at a time; --concurrency at a time; and then 70 % of "
+           "that\n"
+           "rate at random times. With --server-pid, of a server on this machine, the CPU time that it used is told too.\n";
   }
   std::string examples() const override {
     return "  loci bench movies --queries queries.jsonl\n"
            "  loci bench movies --queries queries.jsonl.gz --concurrency 64 --duration 30s -o json\n"
            "  loci bench movies --queries queries.jsonl --rate 200 --concurrency 64\n"
+           "  loci bench movies --queries queries.jsonl --saturation --concurrency 32 --server-pid $(pidof loci_server)\n"
            "  loci bench movies --queries questions.jsonl --method ask\n";
   }
   void DeclareFlags(FlagSet* flags) override {
@@ -52,6 +60,8 @@ class BenchCommand final : public Command {
     flags->Int("concurrency", &concurrency_, 1, 1024, "Threads, each with one request at a time.");
     flags->Duration("duration", &duration_ms_, "How long to send.");
     flags->Double("rate", &rate_, 0.001, 1e6, "Requests a second; without it as fast as answers come.");
+    flags->Bool("saturation", &saturation_, "Measure an idle, a saturated and a loaded server, one after the other.");
+    flags->Int("server-pid", &server_pid_, 1, 1 << 30, "The server's process, where it runs on this machine.");
     flags->Choice("method", &method_, {"search", "ask"}, "What to call.");
     flags->Int("top-k", &top_k_, 1, 10000, "Passages a query.");
     flags->Bool("include-text", &include_text_, "Let searches fetch the passages' texts.");
@@ -62,54 +72,46 @@ class BenchCommand final : public Command {
     if (queries_path_.empty()) return cli.UsageError("flag --queries FILE is missing");
     if (duration_ms_ <= 0) return cli.UsageError("flag --duration: 0 is too short");
     if (method_ == "ask" && top_k_ > 100) return cli.UsageError("flag --top-k: at most 100 with --method ask");
+    if (saturation_ && rate_ > 0) return cli.UsageError("flag --rate: --saturation finds its own");
     absl::StatusOr<std::vector<EvalQuery>> queries = ReadQueries(queries_path_);
     if (!queries.ok()) return cli.Fail(queries.status());
     queries_ = *std::move(queries);
-
-    // One request ahead tells a wrong store or address before many are sent.
-    const int thread_count = static_cast<int>(concurrency_);
-    std::vector<std::unique_ptr<v1::RetrievalService::Stub>> stubs;
-    for (int i = 0; i * kThreadsPerConnection < thread_count; ++i) {
-      stubs.push_back(v1::RetrievalService::NewStub(cli.NewChannel()));
-    }
-    for (const auto& stub : stubs) {
-      grpc::ClientContext context;
-      cli.SetDeadline(&context, CliContext::kDefaultTimeoutMs);
-      const grpc::Status status = CallOnce(*stub, &context, 0);
-      if (!status.ok()) return cli.Fail(status);
+    if (server_pid_ > 0) {
+      if (const absl::StatusOr<double> cpu = ProcessCpuSeconds(static_cast<pid_t>(server_pid_)); !cpu.ok())
+        return cli.Fail(cpu.status());
     }
 
-    start_ = Clock::now();
-    end_ = start_ + std::chrono::milliseconds(duration_ms_);
-    std::vector<Tally> tallies(concurrency_);
-    {
-      Progress progress(cli.err(), cli.environment().err_width, "requests", [this] {
-        const int64_t elapsed_ms = MicrosBetween(start_, Clock::now()) / 1000;
-        return Progress::Numbers{finished_.load(), std::min(elapsed_ms, duration_ms_), duration_ms_};
-      });
-      std::vector<std::thread> threads;
-      for (int i = 0; i < thread_count; ++i) {
-        threads.emplace_back([&, i] { Send(cli, *stubs[i / kThreadsPerConnection], &tallies[i]); });
+    const int threads = static_cast<int>(concurrency_);
+    BenchRunner runner(cli, saturation_ ? kOpenLoopThreads * threads : threads,
+                       [this](v1::RetrievalService::Stub& stub, grpc::ClientContext* context, int64_t number,
+                              v1::Timings* timings) { return CallOnce(stub, context, static_cast<size_t>(number), timings); });
+    // Tells a wrong store or address before many are sent.
+    if (const grpc::Status status = runner.Try(); !status.ok()) return cli.Fail(status);
+
+    std::vector<Stage> stages;
+    if (saturation_) {
+      stages.push_back(RunStage(cli, runner, "idle", {.thread_count = 1, .duration_ms = duration_ms_}));
+      stages.push_back(RunStage(cli, runner, "saturated", {.thread_count = threads, .duration_ms = duration_ms_}));
+      if (const double rate = kJudgedLoad * stages.back().result.per_second(); rate > 0) {
+        stages.push_back(RunStage(cli, runner, "at 70 %",
+                                  {.arrivals = BenchLoad::kRandom,
+                                   .rate = rate,
+                                   .thread_count = kOpenLoopThreads * threads,
+                                   .duration_ms = duration_ms_}));
       }
-      for (std::thread& thread : threads) thread.join();
+    } else {
+      stages.push_back(RunStage(cli, runner, "",
+                                {.arrivals = rate_ > 0 ? BenchLoad::kEven : BenchLoad::kClosed,
+                                 .rate = rate_,
+                                 .thread_count = threads,
+                                 .duration_ms = duration_ms_}));
     }
-    const double elapsed_seconds = static_cast<double>(MicrosBetween(start_, Clock::now())) / 1e6;
-    for (size_t i = 1; i < tallies.size(); ++i) {
-      tallies[0].latencies.Merge(tallies[i].latencies);
-      for (const auto& [code, count] : tallies[i].errors) tallies[0].errors[code] += count;
-      if (tallies[0].first_error.ok()) tallies[0].first_error = tallies[i].first_error;
-    }
-    return Print(cli, tallies[0], elapsed_seconds);
+    return Print(cli, stages);
   }
 
  private:
-  struct Tally {
-    LatencyHistogram latencies;
-    std::map<int, int64_t> errors;  // By gRPC code.
-    grpc::Status first_error;
-  };
-
-  grpc::Status CallOnce(v1::RetrievalService::Stub& stub, grpc::ClientContext* context, size_t query_index) const {
+  grpc::Status CallOnce(v1::RetrievalService::Stub& stub, grpc::ClientContext* context, size_t query_index,
+                        v1::Timings* timings) const {
     const std::string& text = queries_[query_index % queries_.size()].text;
     if (method_ == "ask") {
       v1::AnswerRequest request;
@@ -118,7 +120,9 @@ class BenchCommand final : public Command {
       request.set_top_k(static_cast<int32_t>(top_k_));
       request.set_filter(search_.filter());
       v1::AnswerResponse response;
-      return stub.Answer(context, request, &response);
+      grpc::Status status = stub.Answer(context, request, &response);
+      *timings = response.timings();
+      return status;
     }
     v1::SearchRequest request;
     request.set_store(store_);
@@ -127,111 +131,146 @@ class BenchCommand final : public Command {
     search_.Fill(&request);
     request.add_queries()->set_text(text);
     v1::SearchResponse response;
-    return stub.Search(context, request, &response);
+    grpc::Status status = stub.Search(context, request, &response);
+    *timings = response.timings();
+    return status;
   }
 
-  void Send(const CliContext& cli, v1::RetrievalService::Stub& stub, Tally* tally) {
-    while (true) {
-      const int64_t number = next_.fetch_add(1);
-      Clock::time_point due = Clock::now();
-      if (rate_ > 0) {
-        due = start_ +
-              std::chrono::duration_cast<Clock::duration>(std::chrono::duration<double>(static_cast<double>(number) / rate_));
-        if (due >= end_) return;
-        std::this_thread::sleep_until(due);
-      }
-      if (Clock::now() >= end_) return;
-      grpc::ClientContext context;
-      cli.SetDeadline(&context, CliContext::kDefaultTimeoutMs);
-      const grpc::Status status = CallOnce(stub, &context, static_cast<size_t>(number));
-      finished_.fetch_add(1);
-      if (status.ok()) {
-        tally->latencies.Add(MicrosBetween(due, Clock::now()));
-        continue;
-      }
-      ++tally->errors[status.error_code()];
-      if (tally->first_error.ok()) tally->first_error = status;
-      // A refusal comes at once: without a pause the bench would only measure refusals.
-      if (rate_ == 0) std::this_thread::sleep_for(kPauseAfterError);
+  std::optional<double> ServerCpuSeconds() const {
+    if (server_pid_ == 0) return std::nullopt;
+    const absl::StatusOr<double> seconds = ProcessCpuSeconds(static_cast<pid_t>(server_pid_));
+    return seconds.ok() ? std::optional<double>(*seconds) : std::nullopt;
+  }
+
+  Stage RunStage(CliContext& cli, BenchRunner& runner, const std::string& name, const BenchLoad& load) const {
+    Stage stage{.name = name, .load = load, .result = {}, .server_cpu_seconds = std::nullopt};
+    const std::optional<double> before = ServerCpuSeconds();
+    {
+      Progress progress(
+          cli.err(), cli.environment().err_width, name.empty() ? "requests" : absl::StrCat(name, ": requests"), [&] {
+            return Progress::Numbers{runner.finished_count(), std::min(runner.elapsed_ms(), load.duration_ms), load.duration_ms};
+          });
+      stage.result = runner.Run(load);
     }
+    if (const std::optional<double> after = ServerCpuSeconds(); before.has_value() && after.has_value())
+      stage.server_cpu_seconds = *after - *before;
+    return stage;
   }
 
-  int Print(CliContext& cli, const Tally& tally, double elapsed_seconds) const {
-    const LatencyHistogram& latencies = tally.latencies;
-    int64_t error_count = 0;
+  nlohmann::ordered_json Report(const Stage& stage) const {
+    const BenchResult& result = stage.result;
     nlohmann::ordered_json errors = nlohmann::ordered_json::object();
-    for (const auto& [code, count] : tally.errors) {
-      error_count += count;
-      errors[GrpcCodeName(code)] = count;
+    for (const auto& [code, count] : result.errors) errors[GrpcCodeName(code)] = count;
+    nlohmann::ordered_json report;
+    if (!stage.name.empty()) report["stage"] = stage.name;
+    report["method"] = method_;
+    report["concurrency"] = stage.load.thread_count;
+    report["duration_s"] = result.elapsed_seconds;
+    report["requests"] = result.latencies.count() + result.error_count();
+    report["succeeded"] = result.latencies.count();
+    report["failed"] = result.error_count();
+    report["errors"] = errors;
+    report["requests_per_second"] = result.per_second();
+    report["mean_us"] = result.latencies.mean_us();
+    report["p50_us"] = result.latencies.PercentileUs(0.5);
+    report["p90_us"] = result.latencies.PercentileUs(0.9);
+    report["p99_us"] = result.latencies.PercentileUs(0.99);
+    report["max_us"] = result.latencies.max_us();
+    report["encode_p50_us"] = result.encode.PercentileUs(0.5);
+    report["search_p50_us"] = result.search.PercentileUs(0.5);
+    report["rest_p50_us"] = result.rest.PercentileUs(0.5);
+    if (stage.load.rate > 0) {
+      report["target_rate"] = stage.load.rate;
+      report["unsent"] = result.unsent;
     }
-    const double per_second = static_cast<double>(latencies.count()) / elapsed_seconds;
-    const std::pair<const char*, int64_t> kFigures[] = {
-        {"p50_us", latencies.PercentileUs(0.5)},
-        {"p90_us", latencies.PercentileUs(0.9)},
-        {"p99_us", latencies.PercentileUs(0.99)},
-        {"max_us", latencies.max_us()},
-    };
-    if (cli.json()) {
-      nlohmann::ordered_json report = {{"method", method_},
-                                       {"concurrency", concurrency_},
-                                       {"duration_s", elapsed_seconds},
-                                       {"requests", latencies.count() + error_count},
-                                       {"succeeded", latencies.count()},
-                                       {"failed", error_count},
-                                       {"errors", errors},
-                                       {"requests_per_second", per_second},
-                                       {"mean_us", latencies.mean_us()}};
-      for (const auto& [name, value] : kFigures) report[name] = value;
-      if (rate_ > 0) {
-        report["target_rate"] = rate_;
-        // Requests that were due and never sent, since all threads were busy.
-        report["unsent"] = UnsentCount(latencies.count() + error_count);
-      }
-      cli.out() << report.dump(1) << '\n';
-    } else {
-      TextTable table({{"REQUESTS/S", TextTable::kRight},
-                       {"SUCCEEDED", TextTable::kRight},
-                       {"FAILED", TextTable::kRight},
-                       {"P50", TextTable::kRight},
-                       {"P90", TextTable::kRight},
-                       {"P99", TextTable::kRight},
-                       {"MAX", TextTable::kRight},
-                       {"MEAN", TextTable::kRight}});
-      std::vector<std::string> cells = {FormatFixed(per_second, 1), FormatCount(latencies.count()), FormatCount(error_count)};
-      for (const auto& [name, value] : kFigures) cells.push_back(FormatMicros(value));
-      cells.push_back(FormatMicros(static_cast<int64_t>(latencies.mean_us())));
+    if (stage.server_cpu_seconds.has_value()) {
+      report["server_cpu_s"] = *stage.server_cpu_seconds;
+      report["succeeded_per_server_cpu_s"] = PerCpuSecond(stage);
+    }
+    return report;
+  }
+
+  static double PerCpuSecond(const Stage& stage) {
+    const double seconds = stage.server_cpu_seconds.value_or(0);
+    return seconds > 0 ? static_cast<double>(stage.result.latencies.count()) / seconds : 0;
+  }
+
+  static double TailRatio(const BenchResult& result) {
+    return static_cast<double>(result.latencies.PercentileUs(0.99)) /
+           std::max<double>(1, static_cast<double>(result.latencies.PercentileUs(0.5)));
+  }
+
+  int Print(CliContext& cli, const std::vector<Stage>& stages) const {
+    cli.json() ? PrintReport(cli, stages) : PrintStages(cli, stages);
+    int64_t error_count = 0;
+    const grpc::Status* first_error = nullptr;
+    for (const Stage& stage : stages) {
+      error_count += stage.result.error_count();
+      if (first_error == nullptr && !stage.result.first_error.ok()) first_error = &stage.result.first_error;
+    }
+    if (error_count == 0) return kExitOk;
+    cli.err() << FormatCountOf(error_count, "request") << " failed; the first one:\n";
+    cli.Fail(*first_error);
+    return kExitFailed;
+  }
+
+  void PrintReport(CliContext& cli, const std::vector<Stage>& stages) const {
+    if (!saturation_) {
+      cli.out() << Report(stages[0]).dump(1) << '\n';
+      return;
+    }
+    nlohmann::ordered_json report;
+    for (const Stage& stage : stages) report["stages"].push_back(Report(stage));
+    if (stages.size() == 3) report["p99_by_p50"] = TailRatio(stages[2].result);
+    cli.out() << report.dump(1) << '\n';
+  }
+
+  void PrintStages(CliContext& cli, const std::vector<Stage>& stages) const {
+    std::vector<TextTable::Column> columns;
+    if (saturation_) columns.push_back({"STAGE"});
+    for (const char* heading :
+         {"REQUESTS/S", "SUCCEEDED", "FAILED", "P50", "P90", "P99", "MAX", "MEAN", "ENCODE P50", "SEARCH P50", "REST P50"}) {
+      columns.push_back({heading, TextTable::kRight});
+    }
+    if (server_pid_ > 0) columns.push_back({"PER CPU-S", TextTable::kRight});
+    TextTable table(columns);
+    for (const Stage& stage : stages) {
+      const BenchResult& result = stage.result;
+      std::vector<std::string> cells;
+      if (saturation_) cells.push_back(stage.name);
+      cells.push_back(FormatFixed(result.per_second(), 1));
+      cells.push_back(FormatCount(result.latencies.count()));
+      cells.push_back(FormatCount(result.error_count()));
+      for (const double fraction : {0.5, 0.9, 0.99}) cells.push_back(FormatMicros(result.latencies.PercentileUs(fraction)));
+      cells.push_back(FormatMicros(result.latencies.max_us()));
+      cells.push_back(FormatMicros(static_cast<int64_t>(result.latencies.mean_us())));
+      for (const LatencyHistogram* part : {&result.encode, &result.search, &result.rest})
+        cells.push_back(FormatMicros(part->PercentileUs(0.5)));
+      if (server_pid_ > 0) cells.push_back(stage.server_cpu_seconds.has_value() ? FormatFixed(PerCpuSecond(stage), 1) : "-");
       table.AddRow(cells);
-      cli.PrintTable(table);
-      cli.out() << method_ << ", " << concurrency_ << " at a time, " << FormatFixed(elapsed_seconds, 1) << " s";
-      if (rate_ > 0) {
-        cli.out() << ", target " << FormatFixed(rate_, 1) << "/s, " << FormatCount(UnsentCount(latencies.count() + error_count))
+    }
+    cli.PrintTable(table);
+    for (const Stage& stage : stages) {
+      if (!stage.name.empty()) cli.out() << stage.name << ": ";
+      cli.out() << method_ << ", " << stage.load.thread_count << " at a time, " << FormatFixed(stage.result.elapsed_seconds, 1)
+                << " s";
+      if (stage.load.rate > 0) {
+        cli.out() << ", target " << FormatFixed(stage.load.rate, 1) << "/s, " << FormatCount(stage.result.unsent)
                   << " due and not sent";
       }
       cli.out() << '\n';
-      for (const auto& [code, count] : tally.errors) cli.out() << GrpcCodeName(code) << ": " << FormatCount(count) << '\n';
+      for (const auto& [code, count] : stage.result.errors) cli.out() << GrpcCodeName(code) << ": " << FormatCount(count) << '\n';
     }
-    if (error_count > 0) {
-      cli.err() << FormatCountOf(error_count, "request") << " failed; the first one:\n";
-      cli.Fail(tally.first_error);
-    }
-    return error_count > 0 ? kExitFailed : kExitOk;
-  }
-
-  int64_t UnsentCount(int64_t sent_count) const {
-    const int64_t due_count = static_cast<int64_t>(rate_ * static_cast<double>(duration_ms_) / 1e3);
-    return std::max<int64_t>(0, due_count - sent_count);
+    if (stages.size() == 3)
+      cli.out() << "p99 at 70 % is " << FormatFixed(TailRatio(stages[2].result), 1) << " times the median\n";
   }
 
   std::string store_, queries_path_, method_ = "search";
-  int64_t concurrency_ = 8, duration_ms_ = 10'000, top_k_ = 10;
+  int64_t concurrency_ = 8, duration_ms_ = 10'000, top_k_ = 10, server_pid_ = 0;
   double rate_ = 0;
-  bool include_text_ = false;
+  bool include_text_ = false, saturation_ = false;
   SearchFlags search_;
-
-  std::vector<EvalQuery> queries_;  // Not changed once threads run, as the next two.
-  Clock::time_point start_, end_;
-  std::atomic<int64_t> next_{0};
-  std::atomic<int64_t> finished_{0};
+  std::vector<EvalQuery> queries_;  // Not changed once threads run.
 };
 
 }  // namespace

@@ -2,11 +2,15 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <unistd.h>
 
+#include <atomic>
+#include <chrono>
 #include <cstdlib>
 #include <filesystem>
 #include <sstream>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "clients/cli/cli_fixture.h"
@@ -433,6 +437,61 @@ TEST_F(CliTest, BenchCountsSuccessesAndErrorsByCode) {
   ASSERT_EQ(Run({"bench", "s", "--queries", queries, "--rate", "50", "--duration", "200ms", "-o", "json"}), 0) << err();
   EXPECT_LE(nlohmann::json::parse(out())["requests"], 10);
   EXPECT_EQ(Run({"bench", "s", "--queries", queries, "--server", "127.0.0.1:1"}), 3);
+}
+
+TEST_F(CliTest, BenchMeasuresAnIdleASaturatedAndALoadedServer) {
+  server_.on_search = [](const v1::SearchRequest& request, v1::SearchResponse* response) {
+    response->mutable_timings()->set_encode_us(70);
+    response->mutable_timings()->set_filter_us(10);
+    response->mutable_timings()->set_search_us(20);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return OneHit(request, response);
+  };
+  const std::string queries = Write("q.jsonl", "{\"_id\": \"q1\", \"text\": \"a\"}\n");
+  const std::vector<std::string> command = {"bench",      "s",     "--queries",    queries, "--saturation", "--concurrency", "4",
+                                            "--duration", "200ms", "--server-pid", std::to_string(getpid())};
+  std::vector<std::string> as_json = command;
+  as_json.insert(as_json.end(), {"-o", "json"});
+  ASSERT_EQ(Run(as_json), 0) << err();
+  const nlohmann::json report = nlohmann::json::parse(out());
+  ASSERT_EQ(report["stages"].size(), 3);
+  const nlohmann::json &idle = report["stages"][0], &saturated = report["stages"][1], &loaded = report["stages"][2];
+  EXPECT_EQ(idle["stage"], "idle");
+  EXPECT_EQ(idle["concurrency"], 1);
+  EXPECT_EQ(saturated["concurrency"], 4);
+  EXPECT_FALSE(saturated.contains("target_rate"));
+  EXPECT_DOUBLE_EQ(loaded["target_rate"].get<double>(), 0.7 * saturated["requests_per_second"].get<double>());
+  for (const nlohmann::json& stage : report["stages"]) {
+    EXPECT_GT(stage["succeeded"], 0);
+    EXPECT_EQ(stage["failed"], 0);
+    EXPECT_EQ(stage["encode_p50_us"], 70);
+    EXPECT_EQ(stage["search_p50_us"], 30);
+    EXPECT_LE(stage["rest_p50_us"].get<int64_t>(), stage["p50_us"].get<int64_t>() - 100 + 1 + stage["p50_us"].get<int64_t>() / 64);  // Histograms' error.
+    EXPECT_GE(stage["server_cpu_s"], 0);
+  }
+  EXPECT_GE(report["p99_by_p50"], 1);
+
+  ASSERT_EQ(Run(command), 0) << err();
+  for (const char* text : {"STAGE", "saturated", "at 70 %", "PER CPU-S", "p99 at 70 % is"}) EXPECT_THAT(out(), HasSubstr(text));
+
+  EXPECT_EQ(Run({"bench", "s", "--queries", queries, "--saturation", "--rate", "5"}), 2);
+  EXPECT_EQ(Run({"bench", "s", "--queries", queries, "--server-pid", "1073741824"}), 1);
+  EXPECT_THAT(err(), HasSubstr("there is no process 1073741824"));
+}
+
+TEST_F(CliTest, BenchTellsWhatWasDueAndNotSent) {
+  std::atomic<int> calls{0};
+  server_.on_search = [&](const v1::SearchRequest& request, v1::SearchResponse* response) {
+    ++calls;
+    std::this_thread::sleep_for(std::chrono::milliseconds(300));
+    return OneHit(request, response);
+  };
+  const std::string queries = Write("q.jsonl", "{\"_id\": \"q1\", \"text\": \"a\"}\n");
+  ASSERT_EQ(Run({"bench", "s", "--queries", queries, "--concurrency", "1", "--rate", "50", "--duration", "200ms", "-o", "json"}), 0) << err();
+  const nlohmann::json report = nlohmann::json::parse(out());
+  EXPECT_EQ(report["requests"], 1);
+  EXPECT_EQ(report["unsent"], 9);
+  EXPECT_EQ(calls, 2);
 }
 
 }  // namespace

@@ -17,6 +17,7 @@ of the peers over real passages.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -33,18 +34,25 @@ INT8_MEAN_SHAPES = ["8x32", "32x32", "32x128", "8x256"]  # The goal for int8 is 
 SHORT_SHAPES = ["1x8", "1x16"]
 MIXED = "mixed"
 TURN_TOKENS = 1024  # A turn has at least so many, to last long enough.
-ROOF_OF = {"fp32": "fp32", "bf16": "bf16", "int8": "int8"}
+# What an encoder computes in, and the roofs of that: a narrow type's own instruction may be slower than float32's.
+PRECISIONS = {"float32": ["float32"], "bfloat16": ["bfloat16", "float32"], "float16": ["float16"], "int8": ["int8"]}
+
+
+def tokenizer(model_dir: str):
+    """The checkpoint's, which neither cuts nor pads."""
+    import tokenizers
+
+    out = tokenizers.Tokenizer.from_file(os.path.join(model_dir, "tokenizer.json"))
+    out.no_truncation()
+    out.no_padding()
+    return out
 
 
 class Texts:
     """Token ids of a file's texts, in a fixed random order."""
 
     def __init__(self, model_dir: str, path: pathlib.Path) -> None:
-        import tokenizers
-
-        self.tokenizer = tokenizers.Tokenizer.from_file(os.path.join(model_dir, "tokenizer.json"))
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
+        self.tokenizer = tokenizer(model_dir)
         self.texts = measure.mixed_texts(path)
 
     def passages(self, first: int, count: int, limit: int = 256) -> list:
@@ -110,8 +118,10 @@ class Ours:
         handle, ids_file = tempfile.mkstemp(dir=folder)
         with os.fdopen(handle, "w") as file:
             file.writelines(" ".join(map(str, ids)) + "\n" for ids in sequences)
-        precision_flag = [] if precision == "fp32" else ["--precision", precision]
-        self.child = measure.Child([binary, model_dir, ids_file, threads, max_batch_tokens, *precision_flag])
+        self.child = measure.Child([binary, model_dir, ids_file, threads, max_batch_tokens, f"--precision={precision}"])
+        self.precision = self.child.ask("spec").get("element_type", "float32")
+        if precision not in ("auto", self.precision):
+            sys.exit(f"{binary} computes in {self.precision}, not in {precision}")
         self.count = len(sequences)
 
     def __enter__(self) -> "Ours":
@@ -127,6 +137,17 @@ class Ours:
         path = os.path.join(self.folder, "vectors")
         self.child.ask("write " + path)
         return np.fromfile(path, dtype=np.float32).reshape(self.count, -1)
+
+
+@dataclasses.dataclass
+class Measured:
+    """One shape. `gflop` and `tokens` are of a turn, `precision` is what ours computed in, `modes` names each peer's fastest."""
+
+    compared: measure.Comparison
+    gflop: float
+    tokens: int
+    precision: str
+    modes: dict
 
 
 class EncoderPeers:
@@ -156,8 +177,7 @@ class EncoderPeers:
                 modes[mode.name] = mode
         return modes[measure.fastest({name: measure.timed(mode.run, self.threads) for name, mode in modes.items()}, self.repeats)]
 
-    def compare(self, binary: str, precision: str, shape: str, peers: list, rounds: int) -> tuple:
-        """Returns (Comparison, Gflop of a turn, tokens of a turn, peer -> name of its mode)."""
+    def compare(self, binary: str, precision: str, shape: str, peers: list, rounds: int) -> "Measured":
         sequences, batch = self.sequences(shape)
         modes = {name: self.best_mode(name, sequences, batch) for name in peers}
         turns = {name: measure.timed(mode.run, self.threads) for name, mode in modes.items()}
@@ -166,7 +186,9 @@ class EncoderPeers:
             binary, self.model_dir, sequences, precision, max_batch_tokens, self.threads, folder
         ) as ours:
             compared = measure.compare(ours.turn, turns, rounds)
-        return compared, flop(self.model_dir, sequences) * 1e-9, tokens_of(sequences), {name: mode.name for name, mode in modes.items()}
+            precision = ours.precision
+        names = {name: mode.name for name, mode in modes.items()}
+        return Measured(compared, flop(self.model_dir, sequences) * 1e-9, tokens_of(sequences), precision, names)
 
     def peers_alone(self, shape: str, peers: list, rounds: int) -> None:
         sequences, batch = self.sequences(shape)
@@ -205,7 +227,7 @@ def main() -> None:
     parser.add_argument("passages", type=pathlib.Path)
     parser.add_argument("--ours", help="encoder_benchmark; without it the peers alone are timed")
     parser.add_argument("--roof", help="roof_benchmark")
-    parser.add_argument("--precision", default="int8", choices=["fp32", "bf16", "int8"])
+    parser.add_argument("--precision", default="int8", choices=["auto", *PRECISIONS], help="auto: what the encoder takes by itself")
     parser.add_argument("--shapes", default=",".join([*INT8_MEAN_SHAPES, *SHORT_SHAPES, MIXED]))
     parser.add_argument("--peers", help="names, separated by commas: " + ", ".join(engines.ENGINES) + "; default: what the precision has to beat")
     parser.add_argument("--rounds", type=int, default=15)
@@ -228,15 +250,16 @@ def main() -> None:
     roofs = measure.Roofs(args.roof)
     ratios, load = {name: {} for name in peers}, 0.0
     for shape in shapes:
-        roof = roofs.measure().get(ROOF_OF[args.precision])
-        compared, gflop, tokens, modes = measured.compare(args.ours, args.precision, shape, peers, rounds)
+        result = measured.compare(args.ours, args.precision, shape, peers, rounds)
+        compared, gflop, tokens = result.compared, result.gflop, result.tokens
+        roof = roofs.of(PRECISIONS[result.precision])
         load = max(load, compared.other_load)
         part = f" = {100e9 * gflop / compared.ours_s / roof / args.threads:.0f} % of the roof" if roof else ""
-        print(f"{shape:>7}  ours {args.precision:<12} {gflop / compared.ours_s:6.1f} Gop/s {tokens / compared.ours_s:8.0f} tokens/s{part}; A/A {compared.same:.3f}")
+        print(f"{shape:>7}  ours {result.precision:<12} {gflop / compared.ours_s:6.1f} Gop/s {tokens / compared.ours_s:8.0f} tokens/s{part}; A/A {compared.same:.3f}")
         for name, side in compared.peers.items():
             ratios[name][shape] = side.median()
             print(f"{'':>7}  {engines.LABELS[name]:<17} {gflop / side.median_s():6.1f} Gop/s {tokens / side.median_s():8.0f} tokens/s"
-                  f"  ratio {side.median():.3f}, p10 {side.p10():.3f}  ({modes[name]})", flush=True)  # fmt: skip
+                  f"  ratio {side.median():.3f}, p10 {side.p10():.3f}  ({result.modes[name]})", flush=True)  # fmt: skip
     for name, by_shape in ratios.items():
         if all(shape in by_shape for shape in INT8_MEAN_SHAPES):
             print(f"geometric mean over {', '.join(INT8_MEAN_SHAPES)} against {engines.LABELS[name]}: "

@@ -298,11 +298,11 @@ LABELS = {
 
 def peers_of(precision: str) -> list:
     """What a precision of ours is measured against."""
-    return {
-        "fp32": ["onnxruntime-fp32", "openvino-fp32"],
-        "bf16": ["openvino-bf16", "torch-bf16", "onnxruntime-fp32"],
-        "int8": ["openvino-int8", "onnxruntime-int8"],
-    }[precision]
+    if precision == "int8":
+        return ["openvino-int8", "onnxruntime-int8"]
+    if precision == "float32":
+        return ["onnxruntime-fp32", "openvino-fp32"]
+    return ["openvino-bf16", "torch-bf16", "onnxruntime-fp32"]
 
 
 def version_key() -> str:

@@ -2,8 +2,10 @@
 //
 //   bazel run -c opt //tests/peers:roof_benchmark      prints one line of JSON for each line of standard input
 //
-// "fp32", "bf16" (vdpbf16ps) and "int8" (vpdpbusd) are operations a second, 2 a multiplication and addition; what the processor has no
-// instruction for is left out. "read" is bytes a second of one thread's reads of 512 MiB. Each is the best of five, by CPU time.
+// "float32", "bfloat16" (vdpbf16ps), "float16" (vfmadd231ph) and "int8" (vpdpbusd) are operations a second, 2 a multiplication and
+// addition; what the processor has no instruction for is left out. "read" is bytes a second of one thread's reads of 512 MiB. Each is
+// the best of five, by CPU time.
+#include <cpuid.h>
 #include <immintrin.h>
 
 #include <algorithm>
@@ -25,23 +27,32 @@ double ThreadSeconds() {
 
 // Twelve independent accumulators hide the latency of any of these instructions. In assembly, since a compiler may spill or merge them.
 #define LOCI_STEP(op, r, n) #op " %%" #r "mm0, %%" #r "mm1, %%" #r "mm" #n "\n"
-#define LOCI_STEPS(op, r)                                                                                                           \
-  LOCI_STEP(op, r, 2)                                                                                                               \
-  LOCI_STEP(op, r, 3) LOCI_STEP(op, r, 4) LOCI_STEP(op, r, 5) LOCI_STEP(op, r, 6) LOCI_STEP(op, r, 7) LOCI_STEP(op, r, 8) LOCI_STEP( \
-      op, r, 9) LOCI_STEP(op, r, 10) LOCI_STEP(op, r, 11) LOCI_STEP(op, r, 12) LOCI_STEP(op, r, 13)
-#define LOCI_ROOF(name, op, r)                                                                                                   \
-  void name(int64_t steps) {                                                                                                     \
-    asm volatile("vzeroall\n1:\n" LOCI_STEPS(op, r) "dec %0\njnz 1b\nvzeroupper\n"                                               \
-                 : "+r"(steps)                                                                                                   \
-                 :                                                                                                               \
-                 : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", \
-                   "xmm13", "xmm14", "xmm15");                                                                                   \
+#define LOCI_STEPS(op, r)                                                                                                  \
+  LOCI_STEP(op, r, 2)                                                                                                      \
+  LOCI_STEP(op, r, 3)                                                                                                      \
+  LOCI_STEP(op, r, 4)                                                                                                      \
+  LOCI_STEP(op, r, 5) LOCI_STEP(op, r, 6) LOCI_STEP(op, r, 7) LOCI_STEP(op, r, 8) LOCI_STEP(op, r, 9) LOCI_STEP(op, r, 10) \
+      LOCI_STEP(op, r, 11) LOCI_STEP(op, r, 12) LOCI_STEP(op, r, 13)
+#define LOCI_ROOF(name, op, r)                                                                                             \
+  void name(int64_t steps) {                                                                                               \
+    asm volatile("vzeroall\n1:\n" LOCI_STEPS(op, r) "dec %0\njnz 1b\nvzeroupper\n"                                         \
+                 : "+r"(steps)                                                                                             \
+                 :                                                                                                         \
+                 : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", \
+                   "xmm12", "xmm13", "xmm14", "xmm15");                                                                    \
   }
 
 LOCI_ROOF(Fma256, vfmadd231ps, y)
 LOCI_ROOF(Fma512, vfmadd231ps, z)
-LOCI_ROOF(Bf16, vdpbf16ps, z)
+LOCI_ROOF(Bfloat16, vdpbf16ps, z)
+LOCI_ROOF(Float16, vfmadd231ph, z)
 LOCI_ROOF(Int8, vpdpbusd, z)
+
+// The compiler has no name for it.
+bool HasAvx512Fp16() {
+  unsigned a, b, c, d;
+  return __builtin_cpu_supports("avx512f") && __get_cpuid_count(7, 0, &a, &b, &c, &d) != 0 && ((d >> 23) & 1) != 0;
+}
 
 double OpsPerSecond(void (*loop)(int64_t), int ops_per_instruction) {
   constexpr int64_t kSteps = 10'000'000;
@@ -68,7 +79,8 @@ double ReadBytesPerSecond(const std::vector<uint64_t>& memory) {
       }
     }
     const double seconds = ThreadSeconds() - start;
-    volatile int64_t sink = _mm256_extract_epi64(_mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3])), 0);
+    volatile int64_t sink =
+        _mm256_extract_epi64(_mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3])), 0);
     (void)sink;
     best = std::max(best, static_cast<double>(bytes) / seconds);
   }
@@ -80,8 +92,9 @@ void Main() {
   for (size_t i = 0; i < memory.size(); ++i) memory[i] = i;
   const bool avx512 = __builtin_cpu_supports("avx512f");
   for (std::string line; std::getline(std::cin, line);) {
-    std::printf("{\"fp32\": %.4g", avx512 ? OpsPerSecond(Fma512, 32) : OpsPerSecond(Fma256, 16));
-    if (__builtin_cpu_supports("avx512bf16")) std::printf(", \"bf16\": %.4g", OpsPerSecond(Bf16, 64));
+    std::printf("{\"float32\": %.4g", avx512 ? OpsPerSecond(Fma512, 32) : OpsPerSecond(Fma256, 16));
+    if (__builtin_cpu_supports("avx512bf16")) std::printf(", \"bfloat16\": %.4g", OpsPerSecond(Bfloat16, 64));
+    if (HasAvx512Fp16()) std::printf(", \"float16\": %.4g", OpsPerSecond(Float16, 64));
     if (__builtin_cpu_supports("avx512vnni")) std::printf(", \"int8\": %.4g", OpsPerSecond(Int8, 128));
     std::printf(", \"read\": %.4g}\n", ReadBytesPerSecond(memory));
     std::fflush(stdout);

@@ -28,7 +28,6 @@ import torch
 MODES = ["bfloat16", "float32+int8", "bfloat16+int8"]
 # What bounds a mode: the bytes a row has in its pass over all rows, an element, and the instruction that multiplies.
 BYTES_OF = {"float32": 4, "bfloat16": 2}
-ROOF_OF = {"float32": "fp32", "bfloat16": "bf16"}
 
 
 class Peers:
@@ -76,8 +75,8 @@ def roof_seconds(roofs: dict, mode: str, rows: int, dim: int, count: int) -> flo
     """The time that a pass over all rows takes at least: of reading them, or of multiplying."""
     stored, _, codes = mode.partition("+")
     read = rows * dim * (1 if codes else BYTES_OF[stored]) / roofs["read"]
-    # Where bfloat16's instruction is slower than float32's, or absent, the roof is float32's.
-    per_second = max(roofs.get("int8", 0.0) if codes else roofs.get(ROOF_OF[stored], 0.0), roofs["fp32"])
+    # Where a narrow type's instruction is slower than float32's, or absent, the roof is float32's.
+    per_second = max(roofs.get("int8" if codes else stored, 0.0), roofs["float32"])
     return max(read, 2.0 * rows * dim * count / per_second)
 
 
