@@ -2,6 +2,7 @@
 
 import pathlib
 import random
+import zlib
 
 import engines
 import measure
@@ -27,7 +28,11 @@ def make(model_dir: str, passages: pathlib.Path, work: pathlib.Path, row_count: 
     import encoder_benchmark
 
     texts = pieces(passages, row_count + query_count)
-    path = work / f"vectors_{len(texts)}.npy"
+    # Fewer pieces are the first of more.
+    source = f"vectors_{zlib.crc32(chr(10).join(texts[:1000]).encode()):08x}_"
+    kept = {int(path.stem[len(source) :]): path for path in work.glob(f"{source}*[0-9].npy")}
+    count = min((n for n in kept if n >= len(texts)), default=len(texts))
+    path = kept.get(count, work / f"{source}{count}.npy")
     if not path.exists():
         peers = encoder_benchmark.EncoderPeers(model_dir, passages, work)
         ids = [peers.texts.cut(e.ids, 64) for e in peers.texts.tokenizer.encode_batch_fast(texts)]
@@ -35,5 +40,5 @@ def make(model_dir: str, passages: pathlib.Path, work: pathlib.Path, row_count: 
         part = path.with_suffix(".part.npy")
         np.save(part, mode.vectors())
         part.rename(path)
-    vectors = np.load(path, mmap_mode="r")
+    vectors = np.load(path, mmap_mode="r")[: len(texts)]
     return np.ascontiguousarray(vectors[query_count:]), np.ascontiguousarray(vectors[:query_count])

@@ -70,7 +70,8 @@ class Parts:
                 out.write(struct.pack("<I", len(utf8)) + utf8)
         self.count = len(queries)
         self.tokenizer = measure.Child([os.path.join(bin_dir, "encoder/tokenizer_benchmark"), model_dir, texts])
-        ids = [encoding.ids for encoding in encoder_benchmark.tokenizer(model_dir).encode_batch_fast(queries)]
+        encodings = encoder_benchmark.tokenizer(model_dir).encode_batch_fast(queries)
+        ids = [encoder_benchmark.Texts.cut(encoding.ids, 256) for encoding in encodings]
         self.encoder = encoder_benchmark.Ours(os.path.join(bin_dir, "encoder/encoder_benchmark"), model_dir, ids, precision, MAX_BATCH_TOKENS, 1, folder)
         rows = os.path.join(folder, "rows")
         self.search = measure.Child([os.path.join(bin_dir, "index/filter_benchmark"), rows, row_count, 384])
