@@ -375,8 +375,8 @@ bool BatcherImpl::TakeSequences(const RequestPtr& request, Batch* batch) {
   return true;
 }
 
-void BatcherImpl::EncodeBatch(const Batch& batch, int64_t start_us, std::vector<Answer>* answers) {
-  const size_t dim = static_cast<size_t>(encoder_.spec().dim);
+// The sequences of all pieces, one after the other.
+PackedBatch Pack(const Batch& batch) {
   PackedBatch packed;
   packed.token_ids.reserve(static_cast<size_t>(batch.token_count));
   for (const Piece& piece : batch.pieces) {
@@ -388,11 +388,24 @@ void BatcherImpl::EncodeBatch(const Batch& batch, int64_t start_us, std::vector<
                             from.token_ids.begin() + from.offsets[end]);
     for (size_t i = begin + 1; i <= end; ++i) packed.offsets.push_back(from.offsets[i] + shift);
   }
-  std::vector<float> vectors(static_cast<size_t>(packed.sequence_count()) * dim);
-  const absl::Status status = encoder_.Encode(packed, vectors.data());
+  return packed;
+}
+
+void BatcherImpl::EncodeBatch(const Batch& batch, int64_t start_us, std::vector<Answer>* answers) {
+  const size_t dim = static_cast<size_t>(encoder_.spec().dim);
+  // A request alone in its batch, as those of an idle server and those of many texts, is neither packed nor are its vectors copied.
+  Request& first = *batch.pieces.front().request;
+  const bool alone = batch.pieces.size() == 1 && batch.pieces[0].begin == 0 && batch.pieces[0].end == first.sequences.sequence_count();
+  const PackedBatch packed = alone ? PackedBatch() : Pack(batch);
+  const PackedBatch& sequences = alone ? first.sequences : packed;
+  std::vector<float> vectors(static_cast<size_t>(sequences.sequence_count()) * dim);
+  const absl::Status status = encoder_.Encode(sequences, vectors.data());
   const int64_t end_us = clock_.NowMicros();
 
-  if (status.ok()) {
+  if (status.ok() && alone) {
+    MutexLock lock(&first.vectors_mutex);
+    first.vectors = std::move(vectors);
+  } else if (status.ok()) {
     const float* row = vectors.data();
     for (const Piece& piece : batch.pieces) {
       Request& request = *piece.request;
@@ -408,7 +421,7 @@ void BatcherImpl::EncodeBatch(const Batch& batch, int64_t start_us, std::vector<
     metrics_.failed_batches.Add(1);
   }
   metrics_.batch_tokens.Observe(static_cast<double>(batch.token_count));
-  metrics_.batch_sequences.Observe(static_cast<double>(packed.sequence_count()));
+  metrics_.batch_sequences.Observe(static_cast<double>(sequences.sequence_count()));
   if (status.ok()) backlog_->Measured(batch.token_count, end_us - start_us);
   metrics_.encode_seconds.Observe(static_cast<double>(end_us - start_us) * 1e-6);
 

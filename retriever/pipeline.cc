@@ -202,19 +202,23 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
   std::vector<std::string> texts;
   std::vector<size_t> text_queries;  // Which query texts[i] is.
   reply.usage.resize(call.queries.size());
-  state->query_vectors.resize(call.queries.size() * dim);
   for (size_t i = 0; i < call.queries.size(); ++i) {
     if (std::string* text = std::get_if<std::string>(&call.queries[i])) {
       if (text->empty()) return state->finish(BadQuery(i, "text", "is empty"));
       texts.push_back(std::move(*text));
       text_queries.push_back(i);
     } else {
-      const std::vector<float>& vector = std::get<std::vector<float>>(call.queries[i]);
+      std::vector<float>& vector = std::get<std::vector<float>>(call.queries[i]);
       if (vector.size() != dim) {
         return state->finish(
             BadQuery(i, "vector", absl::StrCat("has dimension ", vector.size(), "; the vectors of store \"", reply.serving_set->store,
                                                "\" have ", dim)));
       }
+      if (call.queries.size() == 1) {
+        state->query_vectors = std::move(vector);
+        break;
+      }
+      state->query_vectors.resize(call.queries.size() * dim);
       std::copy(vector.begin(), vector.end(), state->query_vectors.begin() + static_cast<std::ptrdiff_t>(i * dim));
     }
   }
@@ -236,8 +240,11 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
                     times.encode_us += encoded->encode_us;
                     state->encoded = true;
                     forecast_.TokenizeTook(encoded->tokenize_us);
+                    const bool all_texts = text_queries.size() == state->call.queries.size();
+                    if (all_texts) state->query_vectors = std::move(encoded->vectors);  // In the queries' order.
                     for (size_t i = 0; i < text_queries.size(); ++i) {
                       state->reply.usage[text_queries[i]] = encoded->usage[i];
+                      if (all_texts) continue;
                       std::copy_n(encoded->vectors.begin() + static_cast<std::ptrdiff_t>(i * dim), dim,
                                   state->query_vectors.begin() + static_cast<std::ptrdiff_t>(text_queries[i] * dim));
                     }
