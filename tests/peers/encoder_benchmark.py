@@ -7,7 +7,8 @@
         --roof bazel-bin/tests/peers/roof_benchmark --precision int8 --shapes 8x32,32x32,32x128,8x256,1x8,1x16,mixed [--quick]
 
 A shape is SEQUENCESxTOKENS: batches of so many sequences, all of that length. `mixed` is 256 sequences of 8 to 256 tokens (mean 40): ours
-takes them packed in their order, a peer sorted by length in padded batches of its best size. Each peer takes the fastest of its modes
+takes them packed in their order, a peer sorted by length in padded batches of its best size. `texts` is the same with 48 passages as they are, cut to
+256 tokens. Each peer takes the fastest of its modes
 (static and dynamic shapes, with and without its transformer fusions, by channel or not). One thread is judged by CPU time; more by wall time, and
 only where the machine is idle. Without --ours the peers alone are timed.
 
@@ -33,6 +34,7 @@ import numpy as np
 INT8_MEAN_SHAPES = ["8x32", "32x32", "32x128", "8x256"]  # The goal for int8 is a geometric mean over these.
 SHORT_SHAPES = ["1x8", "1x16"]
 MIXED = "mixed"
+WHOLE = "texts"
 TURN_TOKENS = 1024  # A turn has at least so many, to last long enough.
 # What an encoder computes in, and the roofs of that: a narrow type's own instruction may be slower than float32's.
 PRECISIONS = {"float32": ["float32"], "bfloat16": ["bfloat16", "float32"], "float16": ["float16"], "int8": ["int8"]}
@@ -164,6 +166,8 @@ class EncoderPeers:
         """The sequences of a shape, and how many make a batch (0: sort them and try several)."""
         if shape == MIXED:
             return self.texts.of_lengths(mixed_lengths(self.mixed_count)), 0
+        if shape == WHOLE:
+            return self.texts.passages(20_000, 48), 0
         batch, length = map(int, shape.split("x"))
         batches = -(-TURN_TOKENS // (batch * length))
         return self.texts.of_lengths([length] * (batch * batches)), batch
