@@ -1,0 +1,150 @@
+#include "base/cuda/testing/simulated_grid.h"
+
+#include <cmath>
+#include <vector>
+
+#include "base/vector_type.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+
+namespace loci::cuda {
+namespace {
+
+using testing::HasSubstr;
+
+constexpr ThreadOrder kOrders[] = {ThreadOrder::kForward, ThreadOrder::kBackward, ThreadOrder::kShuffled};
+
+TEST(SimulatedGrid, RunsEveryThreadOfEveryBlock) {
+  std::vector<int> seen(3 * 2 * 64);
+  ASSERT_TRUE(RunSimulated({.blocks_x = 3, .blocks_y = 2, .block_size = 64}, [&](SimulatedThread& thread) {
+                EXPECT_EQ(thread.grid_x(), 3);
+                ++seen[static_cast<size_t>((thread.block_y() * 3 + thread.block_x()) * 64 + thread.index())];
+              }).ok());
+  EXPECT_EQ(seen, std::vector<int>(seen.size(), 1));
+}
+
+TEST(SimulatedGrid, BarriersAndSharedMemoryReverseABlock) {
+  for (const ThreadOrder order : kOrders) {
+    std::vector<float> out(96);
+    ASSERT_TRUE(RunSimulated({.block_size = 96, .shared_bytes = 96 * 4, .order = order}, [&](SimulatedThread& thread) {
+                  float* const shared = static_cast<float*>(thread.shared());
+                  EXPECT_TRUE(order != ThreadOrder::kForward || thread.index() > 0 || std::isnan(shared[0]));
+                  shared[thread.index()] = static_cast<float>(thread.index());
+                  thread.Sync();
+                  out[static_cast<size_t>(thread.index())] = shared[95 - thread.index()];
+                }).ok());
+    for (int i = 0; i < 96; ++i) EXPECT_EQ(out[static_cast<size_t>(i)], static_cast<float>(95 - i));
+  }
+}
+
+TEST(SimulatedGrid, AMissingBarrierShowsInAnotherOrder) {
+  std::vector<float> sums;
+  for (const ThreadOrder order : kOrders) {
+    float sum = 0;
+    ASSERT_TRUE(RunSimulated({.block_size = 64, .shared_bytes = 64 * 4, .order = order}, [&](SimulatedThread& thread) {
+                  float* const shared = static_cast<float*>(thread.shared());
+                  shared[thread.index()] = 1;
+                  if (!std::isnan(shared[63 - thread.index()])) sum += 1;
+                }).ok());
+    sums.push_back(sum);
+  }
+  EXPECT_EQ(sums[0], 32);
+}
+
+TEST(SimulatedGrid, ShufflesWithinAWarp) {
+  for (const ThreadOrder order : kOrders) {
+    std::vector<float> out(64);
+    ASSERT_TRUE(RunSimulated({.block_size = 64, .order = order}, [&](SimulatedThread& thread) {
+                  float x = static_cast<float>(thread.index());
+                  for (int mask = 16; mask > 0; mask /= 2) x += thread.ShuffleXor(x, mask);
+                  out[static_cast<size_t>(thread.index())] = x;
+                }).ok());
+    for (int i = 0; i < 64; ++i) EXPECT_EQ(out[static_cast<size_t>(i)], i < 32 ? 496.0f : 1520.0f);
+  }
+}
+
+TEST(SimulatedGrid, WhatHangsADeviceIsAnError) {
+  const auto stuck = [](std::function<void(SimulatedThread&)> body) {
+    const absl::Status status = RunSimulated({.block_size = 64}, body);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+    return std::string(status.message());
+  };
+  EXPECT_THAT(stuck([](SimulatedThread& thread) {
+                if (thread.index() > 0) thread.Sync();
+              }),
+              HasSubstr("thread 0 is at returned, thread 1 at Sync"));
+  EXPECT_THAT(stuck([](SimulatedThread& thread) {
+                if (thread.lane() < 16) {
+                  thread.ShuffleXor(0, 1);
+                } else {
+                  thread.Sync();
+                }
+              }),
+              HasSubstr("ShuffleXor"));
+  EXPECT_FALSE(RunSimulated({.block_size = 33}, [](SimulatedThread&) {}).ok());
+  EXPECT_FALSE(RunSimulated({.blocks_x = 0}, [](SimulatedThread&) {}).ok());
+  EXPECT_FALSE(RunSimulated({.shared_bytes = 1 << 20}, [](SimulatedThread&) {}).ok());
+}
+
+// The layouts of PTX's mma.m16n8k16 and ldmatrix, section "Matrix fragments": the test says each element's lane and register itself.
+template <typename T>
+void MultipliesAsPtxSays() {
+  float a[16][16], b[16][8], c[16][8];
+  for (int i = 0; i < 16; ++i) {
+    for (int k = 0; k < 16; ++k) a[i][k] = static_cast<float>((i * 7 + k * 3) % 11 - 5);
+    for (int j = 0; j < 8; ++j) {
+      b[i][j] = static_cast<float>((i * 5 + j) % 7 - 3);
+      c[i][j] = static_cast<float>(i - j);
+    }
+  }
+  alignas(16) T stored[16][8];
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 8; ++j) stored[i][j] = FromFloat<T>(b[i][j]);
+  }
+  float out[16][8];
+  ASSERT_TRUE(RunSimulated({}, [&](SimulatedThread& thread) {
+                const int lane = thread.lane();
+                uint32_t fragment[4];
+                for (int i = 0; i < 4; ++i) {
+                  const int row = (lane >> 2) + (i == 1 || i == 3 ? 8 : 0), column = (lane % 4) * 2 + (i >= 2 ? 8 : 0);
+                  fragment[i] = Pack2<T>(a[row][column], a[row][column + 1]);
+                }
+                uint32_t factor[4];
+                thread.LoadMatricesTransposed(factor, stored[lane % 16]);
+                EXPECT_EQ(factor[0], Pack2<T>(b[(lane % 4) * 2][lane >> 2], b[(lane % 4) * 2 + 1][lane >> 2]));
+                EXPECT_EQ(factor[1], Pack2<T>(b[(lane % 4) * 2 + 8][lane >> 2], b[(lane % 4) * 2 + 9][lane >> 2]));
+                EXPECT_EQ(factor[2], factor[0]);
+                float sum[4];
+                for (int i = 0; i < 4; ++i) sum[i] = c[(lane >> 2) + (i >= 2 ? 8 : 0)][(lane % 4) * 2 + i % 2];
+                thread.MultiplyAdd<T>(sum, fragment, factor[0], factor[1]);
+                for (int i = 0; i < 4; ++i) out[(lane >> 2) + (i >= 2 ? 8 : 0)][(lane % 4) * 2 + i % 2] = sum[i];
+              }).ok());
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 8; ++j) {
+      float expected = c[i][j];
+      for (int k = 0; k < 16; ++k) expected += a[i][k] * b[k][j];
+      EXPECT_EQ(out[i][j], expected) << i << "," << j;
+    }
+  }
+}
+
+TEST(SimulatedGrid, MultipliesMatricesAsPtxSays) {
+  MultipliesAsPtxSays<Bfloat16>();
+  MultipliesAsPtxSays<Float16>();
+}
+
+TEST(Element, ConvertsAsTheFilesDo) {
+  for (const float x : {0.0f, -1.5f, 1.00390625f, 1.01171875f, 65519.0f, 1e-8f, 3.0e38f}) {
+    uint16_t bits;
+    Float32ToBfloat16(&x, &bits, 1);
+    EXPECT_EQ(FromFloat<Bfloat16>(x).bits, bits) << x;
+    Float32ToFloat16(&x, &bits, 1);
+    EXPECT_EQ(FromFloat<Float16>(x).bits, bits) << x;
+  }
+  EXPECT_EQ(Pack2<Bfloat16>(1.0f, -2.0f), 0xC0003F80u);
+  EXPECT_EQ(ToFloat(Float16{0x3C00}), 1.0f);
+  EXPECT_EQ(ToFloat(Bfloat16{0xC000}), -2.0f);
+}
+
+}  // namespace
+}  // namespace loci::cuda
