@@ -11,6 +11,7 @@
 #include "base/strings.h"
 #include "encoder/bert.h"
 #include "encoder/cpu_encoder.h"
+#include "encoder/cuda/cuda_encoder.h"
 #include "encoder/fingerprint.h"
 #include "encoder/model_config.h"
 #include "encoder/safetensors.h"
@@ -47,6 +48,56 @@ absl::Status CheckVectorOfText(const Encoder& encoder, const std::string& weight
     return absl::InvalidArgumentError(absl::StrCat(weights_path, ": the vector of a text is zero; these are no trained weights"));
   }
   return absl::OkStatus();
+}
+
+// Below it a device's vectors are not the CPU's with other rounding. bfloat16 gives 0.9995 and more.
+constexpr double kLeastCosineOfDevices = 0.995;
+
+// A device whose driver, library or kernels are at fault computes something else without an error: it is held to the CPU before it serves.
+absl::Status CheckAgainstCpu(const Encoder& device, const Encoder& cpu) {
+  PackedBatch batch;
+  const EncoderSpec& spec = device.spec();
+  // Around the sizes at which the kernels go another way.
+  for (const int length : {1, 2, 7, 16, 17, 33, 64, 65, 129, spec.max_length}) {
+    for (int i = 0; i < std::min(length, spec.max_length); ++i) {
+      batch.token_ids.push_back(i == 0 ? device.tokenizer().cls_id() : (1 + 7919 * (i + 31 * length)) % device.tokenizer().vocabulary_size());
+    }
+    batch.offsets.push_back(static_cast<int32_t>(batch.token_ids.size()));
+  }
+  const size_t dim = static_cast<size_t>(spec.dim), count = static_cast<size_t>(batch.sequence_count());
+  std::vector<float> actual(count * dim), expected(count * dim);
+  LOCI_RETURN_IF_ERROR(device.Encode(batch, actual.data()));
+  LOCI_RETURN_IF_ERROR(cpu.Encode(batch, expected.data()));
+  for (size_t s = 0; s < count; ++s) {
+    double dot = 0, squares = 0, expected_squares = 0;
+    for (size_t i = s * dim; i < (s + 1) * dim; ++i) {
+      dot += static_cast<double>(actual[i]) * expected[i];
+      squares += static_cast<double>(actual[i]) * actual[i];
+      expected_squares += static_cast<double>(expected[i]) * expected[i];
+    }
+    const double cosine = dot / std::sqrt(squares * expected_squares);
+    // Written so that what is not a number fails.
+    if (!(cosine >= kLeastCosineOfDevices)) {
+      return absl::FailedPreconditionError(absl::StrCat("on ", spec.device, " in ", spec.element_type, " a text of ", batch.offsets[s + 1] - batch.offsets[s],
+                                                        " tokens has a vector whose cosine to the CPU's is ", cosine, ", the least is ", kLeastCosineOfDevices));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<ElementType> CudaElementType(Precision precision) {
+  switch (precision) {
+    case Precision::kAuto:
+    case Precision::kBfloat16:
+      return ElementType::kBfloat16;
+    case Precision::kFloat16:
+      return ElementType::kFloat16;
+    case Precision::kFloat32:
+      return ElementType::kFloat32;
+    case Precision::kInt8:
+      break;
+  }
+  return absl::FailedPreconditionError(absl::StrCat(AbslView(PrecisionName(precision)), " was asked for, but CUDA devices have no encoder in it"));
 }
 
 }  // namespace
@@ -111,11 +162,24 @@ absl::StatusOr<std::shared_ptr<const Encoder>> LoadTower(FileSystem& fs, const s
   spec.passage_prefix = config.passage_prefix;
   spec.fingerprint = ComputeFingerprint(space, served_passage_half);
   if (!served_passage_half.empty()) spec.fingerprint.passage = served_passage_half;
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder, CpuEncoder::Create(BertReader(*weights, config), config, std::move(spec),
-                                                                              std::move(tokenizer), options));
+  const BertReader reader(*weights, config);
+  std::shared_ptr<const Encoder> on_device;
+  EncoderOptions cpu_options = options;
+  if (options.cuda != nullptr) {
+    LOCI_ASSIGN_OR_RETURN(std::unique_ptr<Tokenizer> own_tokenizer, Tokenizer::Load(fs, model_directory));
+    CudaEncoderOptions cuda_options;
+    cuda_options.backend = options.cuda;
+    LOCI_ASSIGN_OR_RETURN(cuda_options.type, CudaElementType(options.precision));
+    LOCI_ASSIGN_OR_RETURN(on_device, CudaEncoder::Create(reader, config, spec, std::move(own_tokenizer), std::move(cuda_options)));
+    cpu_options.precision = Precision::kFloat32;  // What the device is compared with.
+  }
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder,
+                        CpuEncoder::Create(reader, config, std::move(spec), std::move(tokenizer), cpu_options));
   LOCI_RETURN_IF_ERROR(weights->Check());
   LOCI_RETURN_IF_ERROR(CheckVectorOfText(*encoder, weights_path));
-  return encoder;
+  if (on_device == nullptr) return encoder;
+  LOCI_RETURN_IF_ERROR(CheckAgainstCpu(*on_device, *encoder));
+  return on_device;
 }
 
 std::string PassageText(std::string_view title, std::string_view text) {

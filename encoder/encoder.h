@@ -57,11 +57,15 @@ class Encoder {
   virtual absl::Status Encode(const PackedBatch& batch, float* vectors) const = 0;
 };
 
+class CudaBackend;
+
 struct EncoderOptions {
   // Borrowed; must outlive the encoder. Blocks of whole sequences run on it beside the calling thread; null: calling thread only.
   ThreadPool* pool = nullptr;
   CpuIsa isa = DetectCpuIsa();
   Precision precision = Precision::kAuto;
+  // Where not null, the encoder runs on this device (encoder/cuda/backend.h): in `precision`, which may not be kInt8; kAuto is bfloat16.
+  std::shared_ptr<CudaBackend> cuda;
   // Stands for the folder's name in EncoderSpec::model_name where not empty.
   std::string model_name;
 };
@@ -71,7 +75,8 @@ struct EncoderOptions {
 // config_sentence_transformers.json (prompts) where present. Reads nothing outside the folder.
 // NOT_FOUND for a missing file; INVALID_ARGUMENT for a file that is malformed, a tensor that is missing or has another shape or
 // type, a vocabulary that does not fit the weights, an architecture that is not BERT's, or weights that give a text a vector that is not
-// finite: the message names file and tensor. FAILED_PRECONDITION for a precision that this CPU does not have.
+// finite: the message names file and tensor. FAILED_PRECONDITION for a precision that the CPU or the device does not have, or where the device
+// can't hold or run it, or gives other vectors than the CPU; UNAVAILABLE where the device failed.
 absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const std::string& model_directory,
                                                            const EncoderOptions& options);
 
