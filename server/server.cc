@@ -15,6 +15,8 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/thread_pool.h"
+#include "encoder/cuda/backend.h"
+#include "encoder/encoder.h"
 #include "encoder/precision.h"
 #include "grpcpp/ext/proto_server_reflection_plugin.h"
 #include "grpcpp/grpcpp.h"
@@ -90,6 +92,7 @@ struct Server::State {
   PrometheusMetrics metrics;
   std::shared_ptr<FileSystem::Lock> lock;  // Of the data directory, from before anything in it is touched.
   std::unique_ptr<ThreadPool> compute_pool;
+  std::shared_ptr<CudaBackend> cuda;  // Null on the CPU.
   std::unique_ptr<EncoderRegistry> encoders;
   std::unique_ptr<GenerationManager> manager;
   std::unique_ptr<LiveRecall> live_recall;
@@ -127,6 +130,8 @@ struct Server::State {
   std::unique_ptr<grpc::experimental::ExternalConnectionAcceptor> hand_over;
   std::unique_ptr<ConnectionAcceptor> connections;
 
+  // Held while health is told and while the server that tells it ends: a device may fail on any thread. gRPC's health service calls nobody.
+  Mutex health_mutex;
   Mutex stop_mutex;  // Held through Stop, so that a second call waits. Nothing that runs meanwhile takes it.
   bool stopped ABSL_GUARDED_BY(stop_mutex) = false;
 
@@ -186,6 +191,7 @@ absl::Status Server::State::OpenData(const DeviceChoice& device, Precision preci
   registry_options.metrics = &metrics;
   registry_options.encoder.pool = compute_pool.get();
   registry_options.encoder.precision = precision;
+  registry_options.encoder.cuda = cuda;
   registry_options.batcher = options.batcher;
   LOCI_ASSIGN_OR_RETURN(encoders, EncoderRegistry::Open(std::move(registry_options)));
   if (!fs.IsDirectory(options.model_directory)) {
@@ -297,6 +303,8 @@ absl::Status Server::State::Listen() {
 }
 
 void Server::State::SetHealth(bool serving) {
+  MutexLock health_lock(&health_mutex);
+  if (grpc_server == nullptr) return;
   grpc::HealthCheckServiceInterface* const health = grpc_server->GetHealthCheckService();
   for (const char* service : {loci::v1::RetrievalService::service_full_name(), loci::v1::AdminService::service_full_name(),
                               loci::v1::TrainingService::service_full_name()}) {
@@ -341,11 +349,22 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   auto state = std::make_unique<State>();
   state->options = std::move(options);
   // What fails quickly comes before what takes long.
-  const CudaProbe probe = ProbeCuda();
-  LOCI_ASSIGN_OR_RETURN(const DeviceChoice device, ChooseDevice(state->options.device, probe, /*cuda_backend=*/false));
-  LogInfo("server", absl::StrCat("device ", device.name, ": ", device.reason));
   LOCI_ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(state->options.encoder_precision));
-  LOCI_RETURN_IF_ERROR(ChoosePrecision(precision, DetectCpuIsa(), DetectCpuExtensions()).status());
+  const CudaProbe probe = ProbeCuda();
+  const auto loads = [&options = state->options, precision](const std::shared_ptr<CudaBackend>& backend) -> absl::Status {
+    // An explicit device is told what is wrong where the encoder is loaded for good, as is a folder that has no model.
+    if (options.device != "auto" || !options.fs->IsDirectory(options.model_directory)) return absl::OkStatus();
+    EncoderOptions trial;
+    trial.cuda = backend;
+    trial.precision = precision;
+    const absl::Status status = LoadEncoder(*options.fs, options.model_directory, trial).status();
+    return absl::IsFailedPrecondition(status) || absl::IsUnavailable(status) ? status : absl::OkStatus();
+  };
+  LOCI_ASSIGN_OR_RETURN(SelectedDevice selected, SelectDevice(state->options.device, probe, OpenCudaBackend, loads));
+  const DeviceChoice& device = selected.choice;
+  state->cuda = selected.cuda;
+  LogInfo("server", absl::StrCat("device ", device.name, ": ", device.reason));
+  if (state->cuda == nullptr) LOCI_RETURN_IF_ERROR(ChoosePrecision(precision, DetectCpuIsa(), DetectCpuExtensions()).status());
   LOCI_ASSIGN_OR_RETURN(const HostPort host_port, ParseHostPort(state->options.listen));
   LOCI_RETURN_IF_ERROR(CheckCanListen(host_port));
   if (!state->options.metrics_listen.empty()) {
@@ -433,6 +452,12 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   LOCI_RETURN_IF_ERROR(state->Listen());
   state->metrics.SetSamples([state = state.get()] { return state->Samples(); });
   state->SetHealth(true);
+  if (state->cuda != nullptr) {
+    state->cuda->health().SetListener([state = state.get()](const absl::Status& failure) {
+      LogError("server", std::string(failure.message()));
+      state->SetHealth(false);
+    });
+  }
   state->refresher->Resume();  // Before anybody can publish.
   state->connections->Start([hand_over = state->hand_over.get()](int fd) {
     grpc::experimental::ExternalConnectionAcceptor::NewConnectionParameters connection;
@@ -459,6 +484,7 @@ void Server::Stop() {
   if (std::exchange(state.stopped, true)) return;
   LogInfo("server", absl::StrCat("draining: ", state.requests->in_flight(), " requests and ", state.ingests->in_flight(), " ingests and ",
                                  state.exports->in_flight(), " exports in flight"));
+  if (state.cuda != nullptr) state.cuda->health().SetListener(nullptr);
   state.SetHealth(false);
   state.requests->Drain();
   state.control->Drain();
@@ -481,7 +507,10 @@ void Server::Stop() {
   // Refuses connections and waits for answers on their way; what is left then is cancelled, which its reactors see as OnCancel.
   state.grpc_server->Shutdown(std::chrono::system_clock::now() + (idle ? kDeliveryTime : std::chrono::seconds(0)));
   state.grpc_server->Wait();
-  state.grpc_server.reset();
+  {
+    MutexLock health_lock(&state.health_mutex);
+    state.grpc_server.reset();
+  }
   state.hand_over.reset();
   state.CloseData();
   LogInfo("server", "stopped");
