@@ -56,7 +56,7 @@ double Median(std::vector<double> values) {
 std::shared_ptr<const Encoder> Load(const std::string& model, const std::shared_ptr<CudaBackend>& backend, ElementType type) {
   EncoderOptions options;
   options.cuda = backend;
-  options.cuda_type = type;
+  options.precision = ValueOrDie(ParsePrecision(ElementTypeName(type)));
   return ValueOrDie(LoadEncoder(PosixFileSystem(), model, options));
 }
 

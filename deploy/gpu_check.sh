@@ -1,0 +1,164 @@
+#!/usr/bin/env bash
+# Checks and measures the CUDA encoder on a machine that has a GPU and need not have anything else of Loci's.
+#
+#   deploy/gpu_check.sh bundle DIR     builds the bundle: the programs, the libraries they need but CUDA's own, a float16 copy of the model
+#   DIR/gpu_check.sh run [REPORT]      on the machine with the GPU: prints the report, within nine minutes
+#   deploy/gpu_check.sh                both, in a temporary folder
+#
+# `bundle` needs what a build needs, the CUDA toolkit and deploy/setup.sh's model. `run` needs the driver and cuBLASLt 13 (the toolkit's lib64
+# in $LOCI_CUDA_LIBRARY_DIR where the linker does not find it), compares with torch where python3 has it, and runs compute-sanitizer where
+# that is installed and works. Without a device `run` says so and exits 2. Exits 1 where anything was wrong.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+limit_bytes=$((60 * 1000 * 1000))
+
+half_precision_model() {  # FROM TO
+  python3 - "$1" "$2" <<'PYTHON'
+import json, math, os, shutil, struct, sys
+source, target = sys.argv[1:]
+os.makedirs(target, exist_ok=True)
+for name in os.listdir(source):
+    path = os.path.join(source, name)
+    if os.path.isdir(path):
+        shutil.copytree(path, os.path.join(target, name), dirs_exist_ok=True)
+    elif name.endswith((".json", ".txt")):
+        shutil.copy(path, target)
+with open(os.path.join(source, "model.safetensors"), "rb") as file:
+    header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
+    data = file.read()
+out, at, tensors = [], 0, {}
+for name, info in header.items():
+    if name == "__metadata__":
+        continue
+    begin, end = info["data_offsets"]
+    raw, dtype = data[begin:end], info["dtype"]
+    if dtype == "F32":
+        count = math.prod(info["shape"])
+        raw, dtype = struct.pack(f"<{count}e", *struct.unpack(f"<{count}f", raw)), "F16"
+    tensors[name] = {"dtype": dtype, "shape": info["shape"], "data_offsets": [at, at + len(raw)]}
+    out.append(raw)
+    at += len(raw)
+text = json.dumps(tensors).encode()
+text += b" " * (-len(text) % 8)
+with open(os.path.join(target, "model.safetensors"), "wb") as file:
+    file.write(struct.pack("<Q", len(text)) + text + b"".join(out))
+PYTHON
+}
+
+bundle() {  # DIR
+  local to=$1 root targets program library
+  root=$(cd "$here/.." && pwd)
+  mkdir -p "$to"
+  to=$(cd "$to" && pwd)
+  cd "$root"
+  local model=${LOCI_MODEL_DIR:-models/all-MiniLM-L6-v2}
+  [ -f "$model/model.safetensors" ] || { echo "gpu_check: no model in $model: run deploy/setup.sh, or set LOCI_MODEL_DIR" >&2; exit 1; }
+  targets=(//encoder/cuda:kernels_parity_test //encoder/cuda:cuda_encoder_test //encoder/cuda:cuda_benchmark)
+  ${LOCI_BAZEL:-bazel} build "${targets[@]}"
+  mkdir -p "$to/bin" "$to/lib"
+  for target in "${targets[@]}"; do
+    program=$(basename "${target/:/\/}")
+    install -m 755 "bazel-bin/encoder/cuda/$program" "$to/bin/$program"
+    strip "$to/bin/$program"
+    grep -aq cudaErrorInsufficientDriver "$to/bin/$program" || { echo "gpu_check: $program has no CUDA in it: no toolkit was found" >&2; exit 1; }
+    # Not the C library, which must be the machine's own, with what belongs to it; not CUDA's.
+    ldd "$to/bin/$program" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
+      { grep -vE '/(ld-linux|libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libcu[a-z]*|libnv[a-z]*)[-.0-9]*\.so' || true; } |
+      while read -r library; do install -m 644 "$library" "$to/lib/"; done
+  done
+  half_precision_model "$model" "$to/model"
+  install -m 644 tests/peers/gpu_encoder_benchmark.py "$to/"
+  install -m 755 "$here/gpu_check.sh" "$to/gpu_check.sh"
+  git rev-parse HEAD > "$to/COMMIT" 2>/dev/null || echo unknown > "$to/COMMIT"
+  local bytes
+  bytes=$(du -sb "$to" | cut -f1)
+  echo "gpu_check: the bundle in $to has $bytes bytes"
+  [ "$bytes" -le $limit_bytes ] || { echo "gpu_check: that is more than $limit_bytes" >&2; exit 1; }
+}
+
+failed=0
+part() {  # SECONDS NAME COMMAND...; the last lines of what failed are shown
+  local seconds=$1 name=$2 rc=0
+  shift 2
+  echo
+  echo "== $name"
+  # A part gets no more than what is left of the nine minutes.
+  local left=$((deadline - SECONDS))
+  [ "$left" -ge 10 ] || { echo "not run: the time is over"; return 0; }
+  timeout $((seconds < left ? seconds : left)) "$@" || rc=$?
+  case $rc in
+    0) ;;
+    124) echo "ended after its time" ;;
+    *) failed=1; echo "FAILED with exit $rc" ;;
+  esac
+}
+
+# Google Test's own lines, without those of each test that passed.
+tests() { "$@" --gtest_brief=0 2>&1 | grep -vE '^\[ RUN|^\[ +OK|^\[---|^$' | tail -40; }
+
+run() {
+  deadline=$((SECONDS + 525))
+  export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+  for folder in "${CUDA_HOME:-}"/lib64 /usr/local/cuda/lib64; do
+    if [ -z "${LOCI_CUDA_LIBRARY_DIR:-}" ] && [ -e "$folder/libcublasLt.so" ]; then export LOCI_CUDA_LIBRARY_DIR=$folder; fi
+  done
+  # Where only Python's packages bring the library.
+  if [ -z "${LOCI_CUDA_LIBRARY_DIR:-}" ] && command -v python3 >/dev/null; then
+    LOCI_CUDA_LIBRARY_DIR=$(python3 -c 'import glob, sys
+print(next((p.rsplit("/", 1)[0] for f in sys.path for p in glob.glob(f + "/nvidia/*/lib/libcublasLt.so.*")), ""))' 2>/dev/null || true)
+    export LOCI_CUDA_LIBRARY_DIR
+  fi
+  echo "Loci's CUDA encoder, commit $(cat "$here/COMMIT"), $(date -u +%Y-%m-%dT%H:%MZ)"
+  nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv,noheader 2>/dev/null || echo "nvidia-smi does not answer"
+  export TMPDIR=${TMPDIR:-/tmp}
+  export TEST_TMPDIR=$TMPDIR
+  local rc=0 first
+  first=$("$here/bin/cuda_benchmark" "$here/model" soak 0 2>&1) || rc=$?
+  if [ $rc = 2 ]; then
+    echo "$first"
+    echo "There is no device to check: nothing of this report was measured."
+    return 2
+  fi
+  [ $rc = 0 ] || { echo "$first"; failed=1; }
+
+  set -o pipefail
+  part 120 "parity of each kernel with its reference, on the device" tests "$here/bin/kernels_parity_test" --gtest_filter='*cuda_*'
+  part 60 "the encoder against the CPU's, on the device" tests "$here/bin/cuda_encoder_test" --gtest_filter='*OnADevice*'
+  part 90 "kernels" "$here/bin/cuda_benchmark" "$here/model" kernels
+  part 120 "encoder" "$here/bin/cuda_benchmark" "$here/model" encoder
+  if command -v python3 >/dev/null; then
+    part 200 "against torch" python3 "$here/gpu_encoder_benchmark.py" "$here/bin/cuda_benchmark" "$here/model" --seconds 150
+  else
+    echo; echo "== against torch"; echo "not run: no python3 here"
+  fi
+  part 60 "soak" "$here/bin/cuda_benchmark" "$here/model" soak 30
+  local sanitizer
+  sanitizer=$(command -v compute-sanitizer || ls "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" 2>/dev/null || true)
+  echo; echo "== compute-sanitizer"
+  if [ -z "$sanitizer" ]; then
+    echo "not run: it is not installed here"
+  elif ! timeout 60 "$sanitizer" --tool memcheck "$here/bin/kernels_parity_test" --gtest_filter='*PoolingOfZeros*cuda_float32*' >/tmp/loci_sanitizer.$$ 2>&1; then
+    echo "does not start here: $(grep -m1 -iE 'error|not supported' /tmp/loci_sanitizer.$$ || tail -1 /tmp/loci_sanitizer.$$)"
+  else
+    for tool in memcheck racecheck; do
+      part 90 "compute-sanitizer $tool" tests "$sanitizer" --tool $tool --error-exitcode 9 "$here/bin/kernels_parity_test" \
+        --gtest_filter='*cuda_bfloat16:*cuda_float32:-*Longest*:*Dense*'
+    done
+  fi
+  rm -f /tmp/loci_sanitizer.$$
+  echo
+  [ $failed = 0 ] && echo "everything that ran passed; $SECONDS s" || echo "something FAILED; $SECONDS s"
+  return $failed
+}
+
+case ${1:-} in
+  bundle) [ $# = 2 ] || { echo "usage: deploy/gpu_check.sh bundle DIR" >&2; exit 1; }; bundle "$2" ;;
+  run) if [ $# = 2 ]; then run 2>&1 | tee "$2"; exit "${PIPESTATUS[0]}"; else run; fi ;;
+  "")
+    folder=$(mktemp -d)
+    trap 'rm -rf "$folder"' EXIT
+    bundle "$folder"
+    "$folder/gpu_check.sh" run
+    ;;
+  *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 1 ;;
+esac
