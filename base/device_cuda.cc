@@ -2,6 +2,7 @@
 #include <cuda_runtime_api.h>
 
 #include "absl/strings/str_cat.h"
+#include "base/cuda/error.h"
 #include "base/device.h"
 
 namespace loci {
@@ -20,7 +21,13 @@ CudaProbe ProbeCuda() {
   const cudaError_t counted = cudaGetDeviceCount(&count);
   if (counted != cudaSuccess || count == 0) {
     (void)cudaGetLastError();
-    probe.detail = absl::StrCat("no CUDA device: ", counted == cudaSuccess ? "the driver lists none" : Describe(counted));
+    int driver_version = 0, runtime_version = 0;
+    (void)cudaDriverGetVersion(&driver_version);
+    (void)cudaRuntimeGetVersion(&runtime_version);
+    const std::string too_old = WhyDriverIsTooOld(driver_version, runtime_version);
+    probe.detail = absl::StrCat("no CUDA device: ", !too_old.empty()            ? too_old
+                                                    : counted == cudaSuccess ? "the driver lists none"
+                                                                             : Describe(counted));
     return probe;
   }
   int current = 0;
