@@ -51,6 +51,27 @@ TEST(SimulatedGrid, AMissingBarrierShowsInAnotherOrder) {
   EXPECT_EQ(sums[0], 32);
 }
 
+TEST(SimulatedGrid, AWarpRunsAheadOfOthersThatStillRead) {
+  // Each round all write and then read; without a barrier behind the reading the first warp's next round writes over what others read.
+  const auto run = [](bool with_barrier) {
+    std::vector<float> seen;
+    const absl::Status status = RunSimulated({.block_size = 64, .shared_bytes = 64 * 4}, [&](SimulatedThread& thread) {
+      float* const shared = static_cast<float*>(thread.shared());
+      for (int round = 0; round < 3; ++round) {
+        shared[thread.index()] = static_cast<float>(round);
+        thread.Sync();
+        thread.ShuffleXor(0, 1);
+        seen.push_back(shared[63 - thread.index()] - static_cast<float>(round));
+        if (with_barrier) thread.Sync();
+      }
+    });
+    EXPECT_TRUE(status.ok()) << status;
+    return seen;
+  };
+  EXPECT_EQ(run(true), std::vector<float>(3 * 64, 0));
+  EXPECT_NE(run(false), std::vector<float>(3 * 64, 0));
+}
+
 TEST(SimulatedGrid, ShufflesWithinAWarp) {
   for (const ThreadOrder order : kOrders) {
     std::vector<float> out(64);

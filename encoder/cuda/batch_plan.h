@@ -12,7 +12,7 @@
 namespace loci::cuda {
 
 // The numbers of rows that kernels run with, ascending, the last one `max_rows`, which is a multiple of 256: a batch takes the least that
-// holds it, so that only so many shapes are ever prepared. At most a third is wasted above 16 rows.
+// holds it, so that only so many shapes are ever prepared. Above 32 rows at most a third of them is not the batch's.
 std::vector<int32_t> RowBuckets(int32_t max_rows);
 
 // The least of `buckets` that is >= rows, which is at most the last.

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 #include <numeric>
+#include <ostream>
 #include <random>
 #include <string>
 #include <vector>
@@ -25,6 +26,8 @@ struct Case {
   ElementType type;
   float tolerance;  // Of a difference, relative to 1 + |expected|.
 };
+
+void PrintTo(const Case& c, std::ostream* out) { *out << c.device.name << " " << ElementTypeName(c.type); }
 
 class CudaKernelsParity : public testing::TestWithParam<Case> {
  protected:

@@ -74,9 +74,14 @@ class SimulatedBlock {
   SimulatedBlock(const SimulatedGrid& grid, const std::function<void(SimulatedThread&)>& body)
       : grid_(grid), body_(body), fibers_(static_cast<size_t>(grid.block_size)), shared_(static_cast<size_t>(grid.shared_bytes + 15) / 16 + 1) {
     stacks_ = std::make_unique_for_overwrite<std::byte[]>(kStackBytes * fibers_.size());  // Aligned to 16 bytes, as new does.
-    order_.resize(fibers_.size());
-    std::iota(order_.begin(), order_.end(), 0);
-    if (grid.order == ThreadOrder::kBackward) std::reverse(order_.begin(), order_.end());
+    warps_.resize(fibers_.size() / kWarp);
+    lanes_.resize(kWarp);
+    std::iota(warps_.begin(), warps_.end(), size_t{0});
+    std::iota(lanes_.begin(), lanes_.end(), size_t{0});
+    if (grid.order == ThreadOrder::kBackward) {
+      std::reverse(warps_.begin(), warps_.end());
+      std::reverse(lanes_.begin(), lanes_.end());
+    }
   }
 
   absl::Status Run(int x, int y) {
@@ -95,18 +100,15 @@ class SimulatedBlock {
       fiber.stack = NewStack(fiber.bottom);
     }
     for (;;) {
-      if (grid_.order == ThreadOrder::kShuffled) std::shuffle(order_.begin(), order_.end(), random_);
-      bool ran = false;
-      for (const int i : order_) {
-        if (fibers_[static_cast<size_t>(i)].at != At::kReady) continue;
-        ran = true;
-        Resume(&fibers_[static_cast<size_t>(i)]);
+      if (grid_.order == ThreadOrder::kShuffled) {
+        std::shuffle(warps_.begin(), warps_.end(), random_);
+        std::shuffle(lanes_.begin(), lanes_.end(), random_);
       }
-      const bool done = std::all_of(fibers_.begin(), fibers_.end(), [](const Fiber& f) { return f.at == At::kDone; });
-      if (done) return absl::OkStatus();
-      const bool warps = RunWarps();
-      const bool block = ReleaseBlock();
-      if (!ran && !warps && !block) return Stuck(x, y);
+      bool any = false;
+      for (const size_t warp : warps_) any = Advance(warp) || any;
+      if (std::all_of(fibers_.begin(), fibers_.end(), [](const Fiber& f) { return f.at == At::kDone; })) return absl::OkStatus();
+      any = ReleaseBlock() || any;
+      if (!any) return Stuck(x, y);
     }
   }
 
@@ -177,29 +179,42 @@ class SimulatedBlock {
 #endif
   }
 
-  // Runs what all lanes of a warp have reached. False where there was nothing.
-  bool RunWarps() {
+  // Runs a warp as far as it goes without the others, or some way where the order is shuffled. False where it can't go on.
+  bool Advance(size_t warp) {
+    Fiber* const lanes = &fibers_[warp * kWarp];
     bool any = false;
-    for (size_t first = 0; first < fibers_.size(); first += kWarp) {
-      Fiber* const lanes = &fibers_[first];
-      const At at = lanes[0].at;
-      if (at == At::kReady || at == At::kDone || at == At::kSync) continue;
-      if (!std::all_of(lanes, lanes + kWarp, [at](const Fiber& f) { return f.at == at; })) continue;
-      if (at == At::kShuffle) {
-        std::array<float, kWarp> values;
-        for (int i = 0; i < kWarp; ++i) values[static_cast<size_t>(i)] = lanes[i].value;
-        for (int i = 0; i < kWarp; ++i) lanes[i].value = values[static_cast<size_t>(i ^ lanes[i].mask)];
-      } else if (at == At::kLoadMatrices) {
-        LoadMatrices(lanes);
-      } else if (at == At::kMultiplyBfloat16) {
-        Multiply<Bfloat16>(lanes);
-      } else {
-        Multiply<Float16>(lanes);
+    for (;;) {
+      bool ran = false;
+      for (const size_t lane : lanes_) {
+        if (lanes[lane].at != At::kReady) continue;
+        ran = true;
+        Resume(&lanes[lane]);
       }
-      for (int i = 0; i < kWarp; ++i) lanes[i].at = At::kReady;
+      ran = RunWarp(lanes) || ran;
+      if (!ran) return any;
       any = true;
+      if (grid_.order == ThreadOrder::kShuffled && random_() % 4 == 0) return true;
     }
-    return any;
+  }
+
+  // Runs what all lanes of a warp have reached. False where there was nothing.
+  static bool RunWarp(Fiber* lanes) {
+    const At at = lanes[0].at;
+    if (at == At::kReady || at == At::kDone || at == At::kSync) return false;
+    if (!std::all_of(lanes, lanes + kWarp, [at](const Fiber& f) { return f.at == at; })) return false;
+    if (at == At::kShuffle) {
+      std::array<float, kWarp> values;
+      for (int i = 0; i < kWarp; ++i) values[static_cast<size_t>(i)] = lanes[i].value;
+      for (int i = 0; i < kWarp; ++i) lanes[i].value = values[static_cast<size_t>(i ^ lanes[i].mask)];
+    } else if (at == At::kLoadMatrices) {
+      LoadMatrices(lanes);
+    } else if (at == At::kMultiplyBfloat16) {
+      Multiply<Bfloat16>(lanes);
+    } else {
+      Multiply<Float16>(lanes);
+    }
+    for (int i = 0; i < kWarp; ++i) lanes[i].at = At::kReady;
+    return true;
   }
 
   bool ReleaseBlock() {
@@ -261,7 +276,7 @@ class SimulatedBlock {
   std::vector<Fiber> fibers_;
   std::unique_ptr<std::byte[]> stacks_;
   std::vector<std::array<uint64_t, 2>> shared_;
-  std::vector<int> order_;
+  std::vector<size_t> warps_, lanes_;  // In the order in which they run.
   std::mt19937 random_{7};
   void* main_ = nullptr;
   Fiber* current_ = nullptr;

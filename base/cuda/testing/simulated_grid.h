@@ -3,9 +3,9 @@
 //   SimulatedGrid grid = {.blocks_x = 3, .block_size = 128, .shared_bytes = 4096};
 //   absl::Status status = RunSimulated(grid, [&](SimulatedThread& thread) { MyBody(thread, args); });
 //
-// The threads of a block are fibers that run one at a time, each until it reaches a barrier or an instruction of its whole warp. Shared
-// memory holds NaNs at first. Running the threads in another `order` shows where a barrier is missing: a body that has all it needs
-// gives the same bits in each.
+// The threads of a block are fibers that run one at a time, each until it reaches a barrier or an instruction of its whole warp; a warp runs
+// ahead of the others as far as the block's barriers let it. Shared memory holds NaNs at first. Another `order` shows where a barrier is
+// missing, before a value is read or before it is written over: a body that has all it needs gives the same bits in each.
 #ifndef LOCI_BASE_CUDA_TESTING_SIMULATED_GRID_H_
 #define LOCI_BASE_CUDA_TESTING_SIMULATED_GRID_H_
 
