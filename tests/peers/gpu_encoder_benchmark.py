@@ -37,7 +37,7 @@ def load_tensors(path, torch):
     return tensors
 
 
-def make_model(model_dir, torch):
+def make_model(model_dir, torch, device="cuda"):
     config = json.load(open(os.path.join(model_dir, "config.json")))
     tensors = load_tensors(os.path.join(model_dir, "model.safetensors"), torch)
     functional = torch.nn.functional
@@ -49,7 +49,7 @@ def make_model(model_dir, torch):
             self.epsilon = config["layer_norm_eps"]
             # Both sides round the same weights to the type that they compute in.
             for name, tensor in tensors.items():
-                self.register_buffer(name.replace(".", "_"), tensor.to("cuda", dtype))
+                self.register_buffer(name.replace(".", "_"), tensor.to(device, dtype))
 
         def get(self, name, kind="weight"):
             return getattr(self, f"{name}_{kind}".replace(".", "_"))
@@ -65,7 +65,8 @@ def make_model(model_dir, torch):
             x = functional.embedding(ids, self.get("embeddings.word_embeddings"))
             x = x + self.get("embeddings.position_embeddings")[:length] + self.get("embeddings.token_type_embeddings")[0]
             x = self.norm(x, "embeddings.LayerNorm")
-            attention_mask = mask[:, None, None, :]
+            # Without padding the fused kernels that take no mask may be used.
+            attention_mask = None if mask is None else mask[:, None, None, :]
             for i in range(config["num_hidden_layers"]):
                 at = f"encoder.layer.{i}."
                 q, k, v = (
@@ -79,9 +80,10 @@ def make_model(model_dir, torch):
                 x = self.norm(y + x, at + "attention.output.LayerNorm")
                 y = functional.gelu(self.dense(x, at + "intermediate"))
                 x = self.norm(self.dense(y, at + "output") + x, at + "output.LayerNorm")
+            if mask is None:
+                return functional.normalize(x.float().mean(1), dim=1)
             weights = mask[:, :, None].to(torch.float32)
-            mean = (x.float() * weights).sum(1) / weights.sum(1)
-            return functional.normalize(mean, dim=1)
+            return functional.normalize((x.float() * weights).sum(1) / weights.sum(1), dim=1)
 
     return Bert
 
@@ -89,23 +91,28 @@ def make_model(model_dir, torch):
 class Peer:
     """Padded batches of `size` sequences, sorted by length, their ids on the host at first as ours are."""
 
-    def __init__(self, name, model, sequences, size, torch):
-        self.name, self.model, self.torch = name, model, torch
+    def __init__(self, name, model, sequences, size, torch, device="cuda"):
+        self.name, self.model, self.torch, self.device = name, model, torch, device
         order = sorted(range(len(sequences)), key=lambda i: len(sequences[i]))
         self.batches, self.order = [], order
         for begin in range(0, len(order), size):
             rows = [sequences[i] for i in order[begin : begin + size]]
             width = max(map(len, rows))
-            ids = torch.tensor([row + [0] * (width - len(row)) for row in rows]).pin_memory()
-            mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows]).pin_memory()
+            ids = torch.tensor([row + [0] * (width - len(row)) for row in rows])
+            mask = torch.tensor([[True] * len(row) + [False] * (width - len(row)) for row in rows])
+            mask = None if len(rows[0]) == width else mask
+            if device == "cuda":
+                ids, mask = ids.pin_memory(), mask if mask is None else mask.pin_memory()
             self.batches.append((ids, mask))
 
     def run(self):
         with self.torch.inference_mode():
             begin = time.perf_counter()
-            outputs = [
-                self.model(ids.to("cuda", non_blocking=True), mask.to("cuda", non_blocking=True)).clone() for ids, mask in self.batches
-            ]
+            outputs = []
+            for ids, mask in self.batches:
+                mask = mask if mask is None else mask.to(self.device, non_blocking=True)
+                # A compiled graph writes over what it gave before.
+                outputs.append(self.model(ids.to(self.device, non_blocking=True), mask).clone())
             self.outputs = self.torch.cat(outputs).cpu()
             return time.perf_counter() - begin
 
