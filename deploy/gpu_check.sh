@@ -21,7 +21,7 @@ for name in os.listdir(source):
     path = os.path.join(source, name)
     if os.path.isdir(path):
         shutil.copytree(path, os.path.join(target, name), dirs_exist_ok=True)
-    elif name.endswith((".json", ".txt")):
+    elif name.endswith((".json", ".txt")) and name != "data_config.json":
         shutil.copy(path, target)
 with open(os.path.join(source, "model.safetensors"), "rb") as file:
     header = json.loads(file.read(struct.unpack("<Q", file.read(8))[0]))
@@ -53,7 +53,7 @@ bundle() {  # DIR
   cd "$root"
   local model=${LOCI_MODEL_DIR:-models/all-MiniLM-L6-v2}
   [ -f "$model/model.safetensors" ] || { echo "gpu_check: no model in $model: run deploy/setup.sh, or set LOCI_MODEL_DIR" >&2; exit 1; }
-  targets=(//encoder/cuda:kernels_parity_test //encoder/cuda:cuda_encoder_test //encoder/cuda:cuda_benchmark)
+  targets=(//encoder/cuda:cuda_check //encoder/cuda:cuda_benchmark)
   ${LOCI_BAZEL:-bazel} build "${targets[@]}"
   mkdir -p "$to/bin" "$to/lib"
   for target in "${targets[@]}"; do
@@ -122,8 +122,8 @@ print(next((p.rsplit("/", 1)[0] for f in sys.path for p in glob.glob(f + "/nvidi
   [ $rc = 0 ] || { echo "$first"; failed=1; }
 
   set -o pipefail
-  part 120 "parity of each kernel with its reference, on the device" tests "$here/bin/kernels_parity_test" --gtest_filter='*cuda_*'
-  part 60 "the encoder against the CPU's, on the device" tests "$here/bin/cuda_encoder_test" --gtest_filter='*OnADevice*'
+  part 120 "parity of each kernel with its reference, on the device" tests "$here/bin/cuda_check" --gtest_filter='*cuda_*'
+  part 60 "the encoder against the CPU's, on the device" tests "$here/bin/cuda_check" --gtest_filter='*OnADevice*'
   part 90 "kernels" "$here/bin/cuda_benchmark" "$here/model" kernels
   part 120 "encoder" "$here/bin/cuda_benchmark" "$here/model" encoder
   if command -v python3 >/dev/null; then
@@ -137,11 +137,11 @@ print(next((p.rsplit("/", 1)[0] for f in sys.path for p in glob.glob(f + "/nvidi
   echo; echo "== compute-sanitizer"
   if [ -z "$sanitizer" ]; then
     echo "not run: it is not installed here"
-  elif ! timeout 60 "$sanitizer" --tool memcheck "$here/bin/kernels_parity_test" --gtest_filter='*PoolingOfZeros*cuda_float32*' >/tmp/loci_sanitizer.$$ 2>&1; then
+  elif ! timeout 60 "$sanitizer" --tool memcheck "$here/bin/cuda_check" --gtest_filter='*PoolingOfZeros*cuda_float32*' >/tmp/loci_sanitizer.$$ 2>&1; then
     echo "does not start here: $(grep -m1 -iE 'error|not supported' /tmp/loci_sanitizer.$$ || tail -1 /tmp/loci_sanitizer.$$)"
   else
     for tool in memcheck racecheck; do
-      part 90 "compute-sanitizer $tool" tests "$sanitizer" --tool $tool --error-exitcode 9 "$here/bin/kernels_parity_test" \
+      part 90 "compute-sanitizer $tool" tests "$sanitizer" --tool $tool --error-exitcode 9 "$here/bin/cuda_check" \
         --gtest_filter='*cuda_bfloat16:*cuda_float32:-*Longest*:*Dense*'
     done
   fi

@@ -31,6 +31,11 @@ DEFAULT_GENCODE = [
     "arch=compute_90,code=[sm_90,compute_90]",
 ]
 
+# A fifth to a tenth of the size. Drivers that serve CUDA 13 can read it.
+def _compression():
+    major = NVCC_VERSION.partition("cuda_")[2].partition(".")[0]
+    return ["--compress-mode=size"] if major.isdigit() and int(major) >= 13 else []
+
 def _cuda_objects_impl(ctx):
     if not NVCC:
         fail("no nvcc was found on this machine; put {} behind select() on @local_cuda//:enabled".format(ctx.label))
@@ -43,6 +48,7 @@ def _cuda_objects_impl(ctx):
         args = ctx.actions.args()
         args.add_all(["-c", source.path, "-o", out.path])
         args.add_all(["-std=c++20", "-O2", "-lineinfo", "--expt-relaxed-constexpr", "-DNDEBUG"])
+        args.add_all(_compression())
         args.add_all(ctx.attr.gencode, before_each = "-gencode")
         args.add_all(["-Xcompiler", "-fPIC,-march=x86-64-v3,-Wall"])
         args.add_all(["-I.", "-I" + ctx.bin_dir.path])
