@@ -44,15 +44,16 @@ class CpuLayers {
 };
 
 // Each reads and packs all weights and keeps no argument. Errors are the reader's. The machine must have what the precision needs.
-absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadFloat32Layers(const BertReader& reader, const ModelConfig& config, CpuIsa isa);
+absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadFloat32Layers(const BertReader& reader, const ModelConfig& config,
+                                                                   CpuIsa isa);
 // `extensions` count beside kAvx512 only.
 absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadInt8Layers(const BertReader& reader, const ModelConfig& config, CpuIsa isa,
                                                                 const CpuExtensions& extensions);
 
 // In bfloat16 or float16 (kernels/half_gemm.h); residuals, sums, layer normalisation and softmax stay float32. FAILED_PRECONDITION,
 // naming layer and tensor, where some text might bring a number that float16 can't hold.
-absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadHalfLayers(const BertReader& reader, const ModelConfig& config, HalfType type,
-                                                                const BertEmbeddings& embeddings);
+absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadHalfLayers(const BertReader& reader, const ModelConfig& config,
+                                                                HalfType type, const BertEmbeddings& embeddings);
 
 }  // namespace loci
 

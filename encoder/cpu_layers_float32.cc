@@ -60,7 +60,8 @@ class Float32Layers : public CpuLayers {
       Attention(isa_, m.context.data(), m.query_key_value.data(), offsets, sequence_count, config_.head_count,
                 dim / config_.head_count, m.scratch.data());
       RunDense(layer.attention_output, m.context.data(), hidden, Activation::kNone, rows, m.sum.data());
-      LayerNorm(isa_, hidden, m.sum.data(), nullptr, layer.attention_gamma.data(), layer.attention_beta.data(), epsilon, rows, dim);
+      LayerNorm(isa_, hidden, m.sum.data(), nullptr, layer.attention_gamma.data(), layer.attention_beta.data(), epsilon, rows,
+                dim);
       RunDense(layer.intermediate, hidden, nullptr, Activation::kGelu, rows, m.intermediate.data());
       RunDense(layer.output, m.intermediate.data(), hidden, Activation::kNone, rows, m.sum.data());
       LayerNorm(isa_, hidden, m.sum.data(), nullptr, layer.output_gamma.data(), layer.output_beta.data(), epsilon, rows, dim);
@@ -106,7 +107,8 @@ class Float32Layers : public CpuLayers {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadFloat32Layers(const BertReader& reader, const ModelConfig& config, CpuIsa isa) {
+absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadFloat32Layers(const BertReader& reader, const ModelConfig& config,
+                                                                   CpuIsa isa) {
   auto layers = std::make_unique<Float32Layers>(config, isa);
   LOCI_RETURN_IF_ERROR(layers->Read(reader));
   return layers;

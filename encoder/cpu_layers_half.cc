@@ -30,7 +30,8 @@ class Float16Range {
   Float16Range(bool needed, int layer) : needed_(needed), layer_(layer) {}
 
   // |weight x + bias| of each row, by Cauchy-Schwarz, which holds for every partial sum too.
-  std::vector<double> OfNormalized(std::string_view what, const DenseWeights& dense, const AlignedFloats& gamma, const AlignedFloats& beta) {
+  std::vector<double> OfNormalized(std::string_view what, const DenseWeights& dense, const AlignedFloats& gamma,
+                                   const AlignedFloats& beta) {
     const int64_t inputs = gamma.size(), outputs = dense.bias.size();
     std::vector<double> bounds(outputs);
     if (!needed_) return bounds;
@@ -87,8 +88,8 @@ class Float16Range {
  private:
   void Limit(std::string_view what, std::string_view kind, double bound) {
     if (bound <= kFloat16Limit || !status_.ok()) return;
-    status_ = absl::FailedPreconditionError(absl::StrCat("layer ", layer_, ", ", AbslView(what), ": ", AbslView(kind), " may come to ",
-                                                         bound, ", float16 holds 65504"));
+    status_ = absl::FailedPreconditionError(absl::StrCat("layer ", layer_, ", ", AbslView(what), ": ", AbslView(kind),
+                                                         " may come to ", bound, ", float16 holds 65504"));
   }
 
   const bool needed_;
@@ -152,12 +153,12 @@ class HalfLayers : public CpuLayers {
       HalfAttention(type_, m.context.data(), m.query_key_value.data(), offsets, sequence_count, config_.head_count,
                     dim / config_.head_count, m.scratch.data());
       RunDense(layer.attention_output, m.context.data(), Activation::kNone, rows, m.sum.data());
-      HalfLayerNorm(type_, hidden, m.rounded.data(), m.sum.data(), layer.attention_gamma.data(), layer.attention_beta.data(), epsilon,
-                    rows, dim);
+      HalfLayerNorm(type_, hidden, m.rounded.data(), m.sum.data(), layer.attention_gamma.data(), layer.attention_beta.data(),
+                    epsilon, rows, dim);
       RunDense(layer.intermediate, m.rounded.data(), Activation::kGelu, rows, m.intermediate.data());
       RunDense(layer.output, m.intermediate.data(), Activation::kNone, rows, m.sum.data());
-      HalfLayerNorm(type_, hidden, m.rounded.data(), m.sum.data(), layer.output_gamma.data(), layer.output_beta.data(), epsilon, rows,
-                    dim);
+      HalfLayerNorm(type_, hidden, m.rounded.data(), m.sum.data(), layer.output_gamma.data(), layer.output_beta.data(), epsilon,
+                    rows, dim);
     }
   }
 
@@ -215,8 +216,8 @@ class HalfLayers : public CpuLayers {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadHalfLayers(const BertReader& reader, const ModelConfig& config, HalfType type,
-                                                                const BertEmbeddings& embeddings) {
+absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadHalfLayers(const BertReader& reader, const ModelConfig& config,
+                                                                HalfType type, const BertEmbeddings& embeddings) {
   auto layers = std::make_unique<HalfLayers>(type, config);
   LOCI_RETURN_IF_ERROR(layers->Read(reader, embeddings));
   return layers;

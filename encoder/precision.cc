@@ -45,11 +45,13 @@ absl::StatusOr<PrecisionChoice> ChoosePrecision(Precision request, CpuIsa isa, C
                                                              ", has neither AVX-512 fp16 nor bf16")};
   }
   const std::string asked = absl::StrCat(AbslView(PrecisionName(request)), " was asked for");
-  const bool met = request == Precision::kFloat32 || request == Precision::kInt8 || (request == Precision::kBfloat16 && extensions.bfloat16) ||
+  const bool met = request == Precision::kFloat32 || request == Precision::kInt8 ||
+                   (request == Precision::kBfloat16 && extensions.bfloat16) ||
                    (request == Precision::kFloat16 && extensions.float16);
   if (met) return PrecisionChoice{request, asked};
   return absl::FailedPreconditionError(absl::StrCat(asked, ", but the CPU, as ", AbslView(CpuIsaName(isa)), ", has no AVX-512 ",
-                                                    request == Precision::kBfloat16 ? "bf16" : "fp16", "; float32 runs everywhere"));
+                                                    request == Precision::kBfloat16 ? "bf16" : "fp16",
+                                                    "; float32 runs everywhere"));
 }
 
 }  // namespace loci

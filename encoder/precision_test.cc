@@ -9,7 +9,8 @@ namespace {
 using testing::HasSubstr;
 
 TEST(Precision, NamesGoBothWays) {
-  for (const Precision precision : {Precision::kAuto, Precision::kFloat32, Precision::kBfloat16, Precision::kFloat16, Precision::kInt8}) {
+  for (const Precision precision :
+       {Precision::kAuto, Precision::kFloat32, Precision::kBfloat16, Precision::kFloat16, Precision::kInt8}) {
     const auto parsed = ParsePrecision(PrecisionName(precision));
     ASSERT_TRUE(parsed.ok()) << PrecisionName(precision);
     EXPECT_EQ(*parsed, precision);
@@ -43,9 +44,10 @@ TEST(Precision, AnExplicitOneIsMetOrRefused) {
   for (const Precision precision : {Precision::kFloat32, Precision::kBfloat16, Precision::kFloat16, Precision::kInt8}) {
     EXPECT_EQ(ChoosePrecision(precision, CpuIsa::kAvx512, all)->precision, precision);
   }
-  for (const auto& refused : {ChoosePrecision(Precision::kBfloat16, CpuIsa::kAvx512, {.float16 = true}),
-                              ChoosePrecision(Precision::kFloat16, CpuIsa::kAvx512, {.bfloat16 = true}),
-                              ChoosePrecision(Precision::kBfloat16, CpuIsa::kAvx2, all), ChoosePrecision(Precision::kFloat16, CpuIsa::kAvx2, all)}) {
+  for (const auto& refused :
+       {ChoosePrecision(Precision::kBfloat16, CpuIsa::kAvx512, {.float16 = true}),
+        ChoosePrecision(Precision::kFloat16, CpuIsa::kAvx512, {.bfloat16 = true}),
+        ChoosePrecision(Precision::kBfloat16, CpuIsa::kAvx2, all), ChoosePrecision(Precision::kFloat16, CpuIsa::kAvx2, all)}) {
     EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_THAT(std::string(refused.status().message()), HasSubstr("float16 was asked for, but the CPU, as avx"));
   }

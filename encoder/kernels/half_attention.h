@@ -20,8 +20,8 @@ void HalfAttentionReference(HalfType type, float* context, const Half* qkv, cons
 int64_t HalfAttentionScratchSize(HalfType type, int64_t max_length, int64_t head_dim);
 
 // The bits of a sequence's rows depend on that sequence alone. The machine must have what `type` needs.
-void HalfAttention(HalfType type, Half* context, const Half* qkv, const int32_t* offsets, int64_t sequence_count, int64_t head_count,
-                   int64_t head_dim, float* scratch);
+void HalfAttention(HalfType type, Half* context, const Half* qkv, const int32_t* offsets, int64_t sequence_count,
+                   int64_t head_count, int64_t head_dim, float* scratch);
 
 }  // namespace loci
 

@@ -26,7 +26,8 @@ LOCI_INLINE float SoftmaxRow(Half* weights, const float* scores, int64_t length)
     const int low = count < kLanes ? count : kLanes;
     // Zero beyond the end.
     const Vec a = _mm512_maskz_mov_ps(static_cast<__mmask16>((1u << low) - 1), Exp2(Sub(Load(scores + i), max)));
-    const Vec b = _mm512_maskz_mov_ps(static_cast<__mmask16>((1u << (count - low)) - 1), Exp2(Sub(LoadPartial(scores + i + kLanes, count - low, max), max)));
+    const Vec b = _mm512_maskz_mov_ps(static_cast<__mmask16>((1u << (count - low)) - 1),
+                                      Exp2(Sub(LoadPartial(scores + i + kLanes, count - low, max), max)));
     _mm512_storeu_si512(weights + i, Round(a, b));
     sum0 = Add(sum0, a);
     sum1 = Add(sum1, b);
@@ -39,27 +40,27 @@ LOCI_INLINE void Transpose16(const __m512i (&in)[16], __m512i (&out)[16]) {
   __m512i s[16], t[16];
 #define LOCI_EACH_OF_8(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7)
 #define LOCI_EACH_OF_4(X) X(0) X(1) X(2) X(3)
-#define LOCI_STAGE_1(i)                                          \
-  s[2 * i] = _mm512_unpacklo_epi32(in[2 * i], in[2 * i + 1]);    \
+#define LOCI_STAGE_1(i)                                       \
+  s[2 * i] = _mm512_unpacklo_epi32(in[2 * i], in[2 * i + 1]); \
   s[2 * i + 1] = _mm512_unpackhi_epi32(in[2 * i], in[2 * i + 1]);
   LOCI_EACH_OF_8(LOCI_STAGE_1)
-#define LOCI_STAGE_2(i)                                              \
-  t[4 * i] = _mm512_unpacklo_epi64(s[4 * i], s[4 * i + 2]);          \
-  t[4 * i + 1] = _mm512_unpackhi_epi64(s[4 * i], s[4 * i + 2]);      \
-  t[4 * i + 2] = _mm512_unpacklo_epi64(s[4 * i + 1], s[4 * i + 3]);  \
+#define LOCI_STAGE_2(i)                                             \
+  t[4 * i] = _mm512_unpacklo_epi64(s[4 * i], s[4 * i + 2]);         \
+  t[4 * i + 1] = _mm512_unpackhi_epi64(s[4 * i], s[4 * i + 2]);     \
+  t[4 * i + 2] = _mm512_unpacklo_epi64(s[4 * i + 1], s[4 * i + 3]); \
   t[4 * i + 3] = _mm512_unpackhi_epi64(s[4 * i + 1], s[4 * i + 3]);
   LOCI_EACH_OF_4(LOCI_STAGE_2)
   // t[4 g + c] has, in its quarter q, column 4 q + c of the rows 4 g .. 4 g + 3.
-#define LOCI_STAGE_3(c)                                                    \
-  s[c] = _mm512_shuffle_i32x4(t[c], t[4 + c], 0x88);                       \
-  s[4 + c] = _mm512_shuffle_i32x4(t[c], t[4 + c], 0xdd);                   \
-  s[8 + c] = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0x88);              \
+#define LOCI_STAGE_3(c)                                       \
+  s[c] = _mm512_shuffle_i32x4(t[c], t[4 + c], 0x88);          \
+  s[4 + c] = _mm512_shuffle_i32x4(t[c], t[4 + c], 0xdd);      \
+  s[8 + c] = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0x88); \
   s[12 + c] = _mm512_shuffle_i32x4(t[8 + c], t[12 + c], 0xdd);
   LOCI_EACH_OF_4(LOCI_STAGE_3)
-#define LOCI_STAGE_4(c)                                              \
-  out[c] = _mm512_shuffle_i32x4(s[c], s[8 + c], 0x88);               \
-  out[8 + c] = _mm512_shuffle_i32x4(s[c], s[8 + c], 0xdd);           \
-  out[4 + c] = _mm512_shuffle_i32x4(s[4 + c], s[12 + c], 0x88);      \
+#define LOCI_STAGE_4(c)                                         \
+  out[c] = _mm512_shuffle_i32x4(s[c], s[8 + c], 0x88);          \
+  out[8 + c] = _mm512_shuffle_i32x4(s[c], s[8 + c], 0xdd);      \
+  out[4 + c] = _mm512_shuffle_i32x4(s[4 + c], s[12 + c], 0x88); \
   out[12 + c] = _mm512_shuffle_i32x4(s[4 + c], s[12 + c], 0xdd);
   LOCI_EACH_OF_4(LOCI_STAGE_4)
 #undef LOCI_EACH_OF_8
@@ -78,7 +79,8 @@ LOCI_INLINE void PackKeys(Half* keys, const Half* k, int64_t stride, int64_t len
     for (int64_t d = 0; d < head_dim; d += kHalfLanes) {
       const int count = static_cast<int>(head_dim - d < kHalfLanes ? head_dim - d : kHalfLanes);
       __m512i rows[16], columns[16];
-      for (int i = 0; i < 16; ++i) rows[i] = j + i < length ? LoadHalvesPartial(k + (j + i) * stride + d, count) : _mm512_setzero_si512();
+      for (int i = 0; i < 16; ++i)
+        rows[i] = j + i < length ? LoadHalvesPartial(k + (j + i) * stride + d, count) : _mm512_setzero_si512();
       Transpose16(rows, columns);
       Half* out = panel + d * kHalfPanelWidth;
       for (int p = 0; p < (count + 1) / 2; ++p) _mm512_storeu_si512(out + p * 2 * kHalfPanelWidth, columns[p]);
@@ -93,8 +95,8 @@ LOCI_INLINE void PackValues(Half* values, const Half* v, int64_t stride, int64_t
       const int count = static_cast<int>(head_dim - d < kLanes ? head_dim - d : kLanes);
       const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
       const __m512i first = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, v + j * stride + d));
-      const __m512i second =
-          j + 1 < length ? _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, v + (j + 1) * stride + d)) : _mm512_setzero_si512();
+      const __m512i second = j + 1 < length ? _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(mask, v + (j + 1) * stride + d))
+                                            : _mm512_setzero_si512();
       _mm512_storeu_si512(values + j * dim + 2 * d, _mm512_or_si512(first, _mm512_slli_epi32(second, 16)));
     }
   }
@@ -122,12 +124,12 @@ LOCI_INLINE Layout LayOut(int64_t length, int64_t head_dim) {
 }
 
 // c [rows, columns] = a times b, by tiles.
-LOCI_INLINE void Multiply(const Half* a, int64_t a_stride, const Half* b, int64_t b_stride, float* c, int64_t c_stride, int64_t rows,
-                          int64_t vectors, int64_t depth) {
+LOCI_INLINE void Multiply(const Half* a, int64_t a_stride, const Half* b, int64_t b_stride, float* c, int64_t c_stride,
+                          int64_t rows, int64_t vectors, int64_t depth) {
   const int64_t most = vectors <= 2 ? 2 * kHalfTileRows : kHalfTileRows;
   for (int64_t r = 0; r < rows; r += most) {
-    GetHalfTile(rows - r < most ? rows - r : most, vectors)(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride, depth,
-                                                                 nullptr, 0);
+    GetHalfTile(rows - r < most ? rows - r : most, vectors)(a + r * a_stride, a_stride, b, b_stride, c + r * c_stride, c_stride,
+                                                            depth, nullptr, 0);
   }
 }
 

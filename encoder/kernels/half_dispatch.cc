@@ -57,8 +57,8 @@ int64_t HalfAttentionScratchSize(HalfType type, int64_t max_length, int64_t head
                                      : avx512_fp16::HalfAttentionScratchSize(max_length, head_dim);
 }
 
-void HalfAttention(HalfType type, Half* context, const Half* qkv, const int32_t* offsets, int64_t sequence_count, int64_t head_count,
-                   int64_t head_dim, float* scratch) {
+void HalfAttention(HalfType type, Half* context, const Half* qkv, const int32_t* offsets, int64_t sequence_count,
+                   int64_t head_count, int64_t head_dim, float* scratch) {
   const auto attention = type == HalfType::kBfloat16 ? avx512_bf16::HalfAttention : avx512_fp16::HalfAttention;
   attention(context, qkv, offsets, sequence_count, head_count, head_dim, scratch);
 }

@@ -51,7 +51,8 @@ LOCI_INLINE void GemmTo(Output* output, const Half* input, const Half* packed, c
       const bool more = c + kHalfPanelWidth < cols && fetched < panel_halves;
       GetHalfTile(count, vectors)(input + r * depth, depth, panel, kHalfPanelWidth, sums, kHalfPanelWidth, depth,
                                   more ? panel + panel_halves + fetched : nullptr, more ? lines : 0);
-      for (int64_t i = 0; i < count; ++i) FinishRow(output + (r + i) * cols + c, sums + i * kHalfPanelWidth, bias + c, width, gelu);
+      for (int64_t i = 0; i < count; ++i)
+        FinishRow(output + (r + i) * cols + c, sums + i * kHalfPanelWidth, bias + c, width, gelu);
       r += count;
     }
   }

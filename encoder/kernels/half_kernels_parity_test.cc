@@ -74,7 +74,8 @@ class HalfKernelsParity : public testing::TestWithParam<Case> {
                   const std::string& sizes) {
     ASSERT_EQ(actual.size(), expected.size());
     for (size_t i = 0; i < actual.size(); ++i) {
-      ASSERT_NEAR(actual[i], expected[i], absolute + relative * std::abs(expected[i])) << Name(type()) << " " << sizes << " element=" << i;
+      ASSERT_NEAR(actual[i], expected[i], absolute + relative * std::abs(expected[i]))
+          << Name(type()) << " " << sizes << " element=" << i;
     }
   }
 
@@ -88,9 +89,9 @@ class HalfKernelsParity : public testing::TestWithParam<Case> {
 };
 
 TEST_P(HalfKernelsParity, RoundsToNearestEven) {
-  std::vector<float> values = {0.0f,       -0.0f,          1.0f,       1.00390625f, 1.01171875f,        1.00048828125f, 1.00146484375f,
-                               3.389e38f,  -65504.0f,      65519.0f,   65520.0f,    INFINITY,           -INFINITY,      1e-6f,
-                               6.0e-8f,    2.0e-8f,        -2.0e-8f,   1e-30f,      1.17549435e-38f,    1e-39f,         -1e-45f};
+  std::vector<float> values = {0.0f,      -0.0f,     1.0f,     1.00390625f, 1.01171875f,     1.00048828125f, 1.00146484375f,
+                               3.389e38f, -65504.0f, 65519.0f, 65520.0f,    INFINITY,        -INFINITY,      1e-6f,
+                               6.0e-8f,   2.0e-8f,   -2.0e-8f, 1e-30f,      1.17549435e-38f, 1e-39f,         -1e-45f};
   for (const float value : Random(5000, 30.0f)) values.push_back(value);
   for (const size_t count : {size_t{1}, size_t{15}, size_t{16}, size_t{17}, size_t{31}, size_t{33}, values.size()}) {
     const std::vector<float> some(values.begin(), values.begin() + static_cast<long>(count));
@@ -156,7 +157,8 @@ TEST_P(HalfKernelsParity, GemmGivesARowTheSameBitsAmongAnyOthers) {
   for (int rows : {1, 2, 3, 4, 5, 6, 7, 31, 33}) {
     for (int first : {0, 1, 50, 94}) {
       std::vector<float> some(rows * cols);
-      HalfGemm(type(), some.data(), input.data() + first * depth, packed.data(), bias.data(), rows, cols, depth, Activation::kGelu);
+      HalfGemm(type(), some.data(), input.data() + first * depth, packed.data(), bias.data(), rows, cols, depth,
+               Activation::kGelu);
       ASSERT_EQ(std::memcmp(some.data(), all.data() + first * cols, some.size() * sizeof(float)), 0)
           << "rows=" << rows << " first=" << first;
     }
@@ -189,7 +191,8 @@ TEST_P(HalfKernelsParity, Attention) {
       // Scores of some ten, so that small weights vanish.
       std::vector<float> values = Random(offsets.back() * 3 * hidden);
       for (size_t i = 0; i < values.size(); ++i) {
-        if (static_cast<int64_t>(i) % (3 * hidden) < 2 * hidden) values[i] *= 2.0f / std::sqrt(std::sqrt(static_cast<float>(head_dim)));
+        if (static_cast<int64_t>(i) % (3 * hidden) < 2 * hidden)
+          values[i] *= 2.0f / std::sqrt(std::sqrt(static_cast<float>(head_dim)));
       }
       const std::vector<Half> qkv = Rounded(values);
       std::vector<float> scratch(HalfAttentionScratchSize(type(), 200, head_dim), std::nanf(""));

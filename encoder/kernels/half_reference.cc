@@ -58,7 +58,8 @@ void HalfAttentionReference(HalfType type, float* context, const Half* qkv, cons
         double largest = -1e300, sum = 0;
         for (int64_t j = begin; j < end; ++j) {
           double dot = 0;
-          for (int64_t d = 0; d < head_dim; ++d) dot += ToDouble(type, q[i * 3 * hidden + d]) * ToDouble(type, k[j * 3 * hidden + d]);
+          for (int64_t d = 0; d < head_dim; ++d)
+            dot += ToDouble(type, q[i * 3 * hidden + d]) * ToDouble(type, k[j * 3 * hidden + d]);
           weight[j - begin] = dot;
           largest = std::max(largest, dot);
         }

@@ -30,7 +30,9 @@ LOCI_INLINE void StoreHalves(Half* p, __m512i v, int count) {
     StoreHalvesPartial(p, v, count);
   }
 }
-LOCI_INLINE Vec LoadUpTo(const float* p, int count, Vec rest = Zero()) { return count == kLanes ? Load(p) : LoadPartial(p, count, rest); }
+LOCI_INLINE Vec LoadUpTo(const float* p, int count, Vec rest = Zero()) {
+  return count == kLanes ? Load(p) : LoadPartial(p, count, rest);
+}
 LOCI_INLINE void StoreUpTo(float* p, Vec v, int count) {
   if (count == kLanes) {
     Store(p, v);
@@ -75,9 +77,7 @@ constexpr int64_t kChunkPairs = int64_t{1} << 40;
 
 using HalfSum = __m512;
 LOCI_INLINE HalfSum ZeroSum() { return _mm512_setzero_ps(); }
-LOCI_INLINE HalfSum MultiplyAdd(__m512i a, __m512i b, HalfSum sum) {
-  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
-}
+LOCI_INLINE HalfSum MultiplyAdd(__m512i a, __m512i b, HalfSum sum) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 LOCI_INLINE Vec ToFloats(HalfSum sum) { return sum; }
 LOCI_INLINE __m512i Round(Vec low, Vec high) { return (__m512i)_mm512_cvtne2ps_pbh(high, low); }
 

@@ -24,8 +24,8 @@ constexpr int kStepsOfPrefetch = 4;
 #define LOCI_HALF_EACH_ROW(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
 
 template <int kRows, int kVectors>
-__attribute__((noinline)) void HalfTile(const Half* a, int64_t a_stride, const Half* b, int64_t b_stride, float* c, int64_t c_stride,
-                                        int64_t depth, const Half* ahead, int64_t ahead_lines) {
+__attribute__((noinline)) void HalfTile(const Half* a, int64_t a_stride, const Half* b, int64_t b_stride, float* c,
+                                        int64_t c_stride, int64_t depth, const Half* ahead, int64_t ahead_lines) {
   static_assert(kRows * kVectors <= 24);
   const int64_t pairs = PairCount(depth);
   for (int64_t begin = 0; begin < pairs; begin += kChunkPairs) {
@@ -41,30 +41,32 @@ __attribute__((noinline)) void HalfTile(const Half* a, int64_t a_stride, const H
     const Half* row_b = b + 2 * begin * b_stride;
 #define LOCI_HALF_STEP_ROW(r)                                                                                                   \
   if constexpr (kRows > r) {                                                                                                    \
-    const __m512i x = LOCI_HALF_SET(r < 3 ? a0 + r * a_stride                                                                   \
-                                          : (r < 6 ? a3 + (r - 3) * a_stride : (r < 9 ? a6 + (r - 6) * a_stride : a9 + (r - 9) * a_stride))); \
+    const __m512i x =                                                                                                           \
+        LOCI_HALF_SET(r < 3 ? a0 + r * a_stride                                                                                 \
+                            : (r < 6 ? a3 + (r - 3) * a_stride : (r < 9 ? a6 + (r - 6) * a_stride : a9 + (r - 9) * a_stride))); \
     c##r##0 = MultiplyAdd(x, b0, c##r##0);                                                                                      \
     if constexpr (kVectors > 1) c##r##1 = MultiplyAdd(x, b1, c##r##1);                                                          \
     if constexpr (kVectors > 2) c##r##2 = MultiplyAdd(x, b2, c##r##2);                                                          \
     if constexpr (kVectors > 3) c##r##3 = MultiplyAdd(x, b3, c##r##3);                                                          \
   }
-#define LOCI_HALF_STEP()                                            \
-  const __m512i b0 = LoadHalves(row_b);                             \
-  __m512i b1 = b0, b2 = b0, b3 = b0;                                \
-  if constexpr (kVectors > 1) b1 = LoadHalves(row_b + kHalfLanes);  \
+#define LOCI_HALF_STEP()                                               \
+  const __m512i b0 = LoadHalves(row_b);                                \
+  __m512i b1 = b0, b2 = b0, b3 = b0;                                   \
+  if constexpr (kVectors > 1) b1 = LoadHalves(row_b + kHalfLanes);     \
   if constexpr (kVectors > 2) b2 = LoadHalves(row_b + 2 * kHalfLanes); \
   if constexpr (kVectors > 3) b3 = LoadHalves(row_b + 3 * kHalfLanes); \
   LOCI_HALF_EACH_ROW(LOCI_HALF_STEP_ROW)
 #define LOCI_HALF_SET SetPair
-#define LOCI_HALF_NEXT()    \
-  row_b += 2 * b_stride;    \
-  a0 += 2;                  \
-  a3 += 2;                  \
-  a6 += 2;                  \
+#define LOCI_HALF_NEXT() \
+  row_b += 2 * b_stride; \
+  a0 += 2;               \
+  a3 += 2;               \
+  a6 += 2;               \
   a9 += 2;
     int64_t k = 0;
     for (; k + kStepsOfPrefetch <= whole; k += kStepsOfPrefetch) {
-      for (int64_t i = 0; i < ahead_lines; ++i, ahead += kHalfLanes) _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
+      for (int64_t i = 0; i < ahead_lines; ++i, ahead += kHalfLanes)
+        _mm_prefetch(reinterpret_cast<const char*>(ahead), _MM_HINT_T1);
       LOCI_HALF_UNROLL
       for (int j = 0; j < kStepsOfPrefetch; ++j) {
         LOCI_HALF_STEP()
@@ -82,13 +84,13 @@ __attribute__((noinline)) void HalfTile(const Half* a, int64_t a_stride, const H
     }
 #undef LOCI_HALF_SET
 #define LOCI_HALF_PUT(out, sum) Store(out, begin == 0 ? ToFloats(sum) : Add(Load(out), ToFloats(sum)));
-#define LOCI_HALF_STORE(r)                                                 \
-  if constexpr (kRows > r) {                                               \
-    float* row = c + r * c_stride;                                         \
-    LOCI_HALF_PUT(row, c##r##0)                                            \
-    if constexpr (kVectors > 1) LOCI_HALF_PUT(row + kLanes, c##r##1)       \
-    if constexpr (kVectors > 2) LOCI_HALF_PUT(row + 2 * kLanes, c##r##2)   \
-    if constexpr (kVectors > 3) LOCI_HALF_PUT(row + 3 * kLanes, c##r##3)   \
+#define LOCI_HALF_STORE(r)                                               \
+  if constexpr (kRows > r) {                                             \
+    float* row = c + r * c_stride;                                       \
+    LOCI_HALF_PUT(row, c##r##0)                                          \
+    if constexpr (kVectors > 1) LOCI_HALF_PUT(row + kLanes, c##r##1)     \
+    if constexpr (kVectors > 2) LOCI_HALF_PUT(row + 2 * kLanes, c##r##2) \
+    if constexpr (kVectors > 3) LOCI_HALF_PUT(row + 3 * kLanes, c##r##3) \
   }
     LOCI_HALF_EACH_ROW(LOCI_HALF_STORE)
 #undef LOCI_HALF_DECLARE
@@ -106,7 +108,8 @@ using HalfTileFunction = void (*)(const Half* a, int64_t a_stride, const Half* b
 // vectors in [1, 4], rows in [1, kHalfTileRows], or up to twice as many where vectors <= 2.
 LOCI_INLINE HalfTileFunction GetHalfTile(int64_t rows, int64_t vectors) {
 #define LOCI_HALF_SIX(v) HalfTile<1, v>, HalfTile<2, v>, HalfTile<3, v>, HalfTile<4, v>, HalfTile<5, v>, HalfTile<6, v>
-#define LOCI_HALF_TWELVE(v) LOCI_HALF_SIX(v), HalfTile<7, v>, HalfTile<8, v>, HalfTile<9, v>, HalfTile<10, v>, HalfTile<11, v>, HalfTile<12, v>
+#define LOCI_HALF_TWELVE(v) \
+  LOCI_HALF_SIX(v), HalfTile<7, v>, HalfTile<8, v>, HalfTile<9, v>, HalfTile<10, v>, HalfTile<11, v>, HalfTile<12, v>
   static constexpr HalfTileFunction kTiles[4][2 * kHalfTileRows] = {
       {LOCI_HALF_TWELVE(1)}, {LOCI_HALF_TWELVE(2)}, {LOCI_HALF_SIX(3)}, {LOCI_HALF_SIX(4)}};
 #undef LOCI_HALF_SIX

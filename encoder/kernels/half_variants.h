@@ -8,18 +8,18 @@
 
 namespace loci {
 
-#define LOCI_DECLARE_HALF_VARIANT(isa)                                                                                              \
-  namespace isa {                                                                                                                   \
-  void RoundToHalf(Half* output, const float* input, int64_t count);                                                                \
-  void HalfGemmToFloats(float* output, const Half* input, const Half* packed, const float* bias, int64_t rows, int64_t cols,        \
-                        int64_t depth, Activation activation);                                                                      \
-  void HalfGemmToHalves(Half* output, const Half* input, const Half* packed, const float* bias, int64_t rows, int64_t cols,         \
-                        int64_t depth, Activation activation);                                                                      \
-  int64_t HalfAttentionScratchSize(int64_t max_length, int64_t head_dim);                                                           \
-  void HalfAttention(Half* context, const Half* qkv, const int32_t* offsets, int64_t sequence_count, int64_t head_count,            \
-                     int64_t head_dim, float* scratch);                                                                             \
-  void HalfLayerNorm(float* hidden, Half* rounded, const float* input, const float* gamma, const float* beta, float epsilon,        \
-                     int64_t rows, int64_t dim);                                                                                    \
+#define LOCI_DECLARE_HALF_VARIANT(isa)                                                                                       \
+  namespace isa {                                                                                                            \
+  void RoundToHalf(Half* output, const float* input, int64_t count);                                                         \
+  void HalfGemmToFloats(float* output, const Half* input, const Half* packed, const float* bias, int64_t rows, int64_t cols, \
+                        int64_t depth, Activation activation);                                                               \
+  void HalfGemmToHalves(Half* output, const Half* input, const Half* packed, const float* bias, int64_t rows, int64_t cols,  \
+                        int64_t depth, Activation activation);                                                               \
+  int64_t HalfAttentionScratchSize(int64_t max_length, int64_t head_dim);                                                    \
+  void HalfAttention(Half* context, const Half* qkv, const int32_t* offsets, int64_t sequence_count, int64_t head_count,     \
+                     int64_t head_dim, float* scratch);                                                                      \
+  void HalfLayerNorm(float* hidden, Half* rounded, const float* input, const float* gamma, const float* beta, float epsilon, \
+                     int64_t rows, int64_t dim);                                                                             \
   }
 
 LOCI_DECLARE_HALF_VARIANT(avx512_bf16)
