@@ -40,7 +40,8 @@ class Int8Layers : public CpuLayers {
         layer.heads.push_back(Pack(weight.data(), bias.data(), 3 * head_dim_, hidden));
       }
       layer.attention_output = Pack(from.attention_output.weight.data(), from.attention_output.bias.data(), hidden, hidden);
-      layer.intermediate = Pack(from.intermediate.weight.data(), from.intermediate.bias.data(), config_.intermediate_size, hidden);
+      layer.intermediate =
+          Pack(from.intermediate.weight.data(), from.intermediate.bias.data(), config_.intermediate_size, hidden);
       layer.output = Pack(from.output.weight.data(), from.output.bias.data(), hidden, config_.intermediate_size);
       layer.attention_gamma = std::move(from.attention_gamma);
       layer.attention_beta = std::move(from.attention_beta);
@@ -77,8 +78,10 @@ class Int8Layers : public CpuLayers {
     QuantizeRows(isa_, m.quantized.from(0), hidden, rows, dim);
     for (const Layer& layer : layers_) {
       for (int64_t head = 0; head < config_.head_count; ++head) {
-        GemmInt8(isa_, m.head.data(), 3 * head_dim_, m.quantized.from(0), layer.heads[head].panels(), nullptr, rows, Activation::kNone);
-        AttentionInt8(isa_, m.context.data() + head * head_dim_, dim, m.head.data(), offsets, sequence_count, head_dim_, m.scratch.data());
+        GemmInt8(isa_, m.head.data(), 3 * head_dim_, m.quantized.from(0), layer.heads[head].panels(), nullptr, rows,
+                 Activation::kNone);
+        AttentionInt8(isa_, m.context.data() + head * head_dim_, dim, m.head.data(), offsets, sequence_count, head_dim_,
+                      m.scratch.data());
       }
       for (int64_t c = 0, r = 0; c < chunks; ++c) {
         const int64_t count = rows / chunks + (c < rows % chunks ? 1 : 0);
@@ -118,11 +121,13 @@ class Int8Layers : public CpuLayers {
     QuantizeRows(isa_, chunk, m.context.data() + row * dim, count, dim);
     GemmInt8(isa_, hidden, dim, chunk, layer.attention_output.panels(), hidden, count, Activation::kNone);
     LayerNormQuantize(isa_, hidden, chunk, layer.attention_gamma.data(), layer.attention_beta.data(), epsilon, count, dim);
-    GemmInt8(isa_, m.intermediate.data(), config_.intermediate_size, chunk, layer.intermediate.panels(), nullptr, count, Activation::kGelu);
+    GemmInt8(isa_, m.intermediate.data(), config_.intermediate_size, chunk, layer.intermediate.panels(), nullptr, count,
+             Activation::kGelu);
     const QuantizedRows intermediate = m.quantized_intermediate.from(0);
     QuantizeRows(isa_, intermediate, m.intermediate.data(), count, config_.intermediate_size);
     GemmInt8(isa_, hidden, dim, intermediate, layer.output.panels(), hidden, count, Activation::kNone);
-    LayerNormQuantize(isa_, hidden, m.quantized.from(row), layer.output_gamma.data(), layer.output_beta.data(), epsilon, count, dim);
+    LayerNormQuantize(isa_, hidden, m.quantized.from(row), layer.output_gamma.data(), layer.output_beta.data(), epsilon, count,
+                      dim);
   }
 
   const ModelConfig config_;

@@ -60,14 +60,15 @@ absl::StatusOr<Fidelity> MeasureFidelity(const Encoder& reference, const Encoder
                                          const std::vector<std::string>& texts) {
   const int64_t count = static_cast<int64_t>(texts.size());
   if (count < kMinFidelityTexts || count > kMaxFidelityTexts) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("there are ", count, " texts to measure with; there must be ", kMinFidelityTexts, " to ", kMaxFidelityTexts));
+    return absl::InvalidArgumentError(absl::StrCat("there are ", count, " texts to measure with; there must be ",
+                                                   kMinFidelityTexts, " to ", kMaxFidelityTexts));
   }
   const Encoder* const encoders[] = {&reference, &peer, &candidate};
   for (const Encoder* encoder : encoders) {
     if (!(encoder->spec().fingerprint == reference.spec().fingerprint)) {
-      return absl::FailedPreconditionError(absl::StrCat("the encoders are not of one fingerprint: ", reference.spec().fingerprint.ToString(),
-                                                        " and ", encoder->spec().fingerprint.ToString()));
+      return absl::FailedPreconditionError(
+          absl::StrCat("the encoders are not of one fingerprint: ", reference.spec().fingerprint.ToString(), " and ",
+                       encoder->spec().fingerprint.ToString()));
     }
   }
   const int64_t dim = reference.spec().dim;
@@ -133,20 +134,24 @@ std::string FidelityTable(const Fidelity& fidelity) {
       "top-10 overlap   %.4f\n"
       "tokens/s         %s %.0f, %s %.0f, %s %.0f (of one thread's CPU time)\n"
       "speed            %.2fx %s, %.2fx %s\n",
-      fidelity.candidate, fidelity.reference, fidelity.text_count, fidelity.token_count, fidelity.fingerprint, fidelity.cosine_mean,
-      fidelity.cosine_min, fidelity.top_10_overlap, fidelity.candidate, fidelity.candidate_tokens_per_s, fidelity.peer, fidelity.peer_tokens_per_s,
-      fidelity.reference, fidelity.reference_tokens_per_s, fidelity.candidate_tokens_per_s / fidelity.peer_tokens_per_s, fidelity.peer,
+      fidelity.candidate, fidelity.reference, fidelity.text_count, fidelity.token_count, fidelity.fingerprint,
+      fidelity.cosine_mean, fidelity.cosine_min, fidelity.top_10_overlap, fidelity.candidate, fidelity.candidate_tokens_per_s,
+      fidelity.peer, fidelity.peer_tokens_per_s, fidelity.reference, fidelity.reference_tokens_per_s,
+      fidelity.candidate_tokens_per_s / fidelity.peer_tokens_per_s, fidelity.peer,
       fidelity.candidate_tokens_per_s / fidelity.reference_tokens_per_s, fidelity.reference);
 }
 
 std::string FidelityJson(const Fidelity& fidelity) {
   // Fingerprints and element types need no escapes.
   return absl::StrFormat(
-      "{\"fingerprint\": \"%s\", \"reference\": \"%s\", \"peer\": \"%s\", \"candidate\": \"%s\", \"text_count\": %d, \"token_count\": %d, "
-      "\"cosine_mean\": %.6f, \"cosine_min\": %.6f, \"top_10_overlap\": %.6f, \"reference_tokens_per_s\": %.1f, \"peer_tokens_per_s\": %.1f, "
+      "{\"fingerprint\": \"%s\", \"reference\": \"%s\", \"peer\": \"%s\", \"candidate\": \"%s\", \"text_count\": %d, "
+      "\"token_count\": %d, "
+      "\"cosine_mean\": %.6f, \"cosine_min\": %.6f, \"top_10_overlap\": %.6f, \"reference_tokens_per_s\": %.1f, "
+      "\"peer_tokens_per_s\": %.1f, "
       "\"candidate_tokens_per_s\": %.1f}\n",
-      fidelity.fingerprint, fidelity.reference, fidelity.peer, fidelity.candidate, fidelity.text_count, fidelity.token_count, fidelity.cosine_mean,
-      fidelity.cosine_min, fidelity.top_10_overlap, fidelity.reference_tokens_per_s, fidelity.peer_tokens_per_s, fidelity.candidate_tokens_per_s);
+      fidelity.fingerprint, fidelity.reference, fidelity.peer, fidelity.candidate, fidelity.text_count, fidelity.token_count,
+      fidelity.cosine_mean, fidelity.cosine_min, fidelity.top_10_overlap, fidelity.reference_tokens_per_s,
+      fidelity.peer_tokens_per_s, fidelity.candidate_tokens_per_s);
 }
 
 }  // namespace loci

@@ -21,15 +21,16 @@ inline constexpr int64_t kMinFidelityTexts = 20;
 inline constexpr int64_t kMaxFidelityTexts = 10'000;
 
 struct Fidelity {
-  std::string fingerprint;    // QUERY:PASSAGE, of all three.
-  std::string reference;      // Element types: of the truth,
-  std::string peer;           // of what speed is compared with
-  std::string candidate;      // and of what is judged.
+  std::string fingerprint;  // QUERY:PASSAGE, of all three.
+  std::string reference;    // Element types: of the truth,
+  std::string peer;         // of what speed is compared with
+  std::string candidate;    // and of what is judged.
   int64_t text_count = 0;
   int64_t token_count = 0;
-  double cosine_mean = 0;     // Of a text's two vectors, in [-1, 1].
+  double cosine_mean = 0;  // Of a text's two vectors, in [-1, 1].
   double cosine_min = 0;
-  double top_10_overlap = 0;  // Of each text's nearest ten among the others, by inner product: the share that both find. In [0, 1].
+  double top_10_overlap =
+      0;  // Of each text's nearest ten among the others, by inner product: the share that both find. In [0, 1].
   double reference_tokens_per_s = 0;  // Of one thread's CPU time.
   double peer_tokens_per_s = 0;
   double candidate_tokens_per_s = 0;

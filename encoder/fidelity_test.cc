@@ -69,7 +69,8 @@ TEST_F(FidelityTest, Int8IsNearAndSaysSo) {
   EXPECT_LE(fidelity->cosine_min, fidelity->cosine_mean);
   EXPECT_GT(fidelity->top_10_overlap, 0.7);
   EXPECT_THAT(FidelityTable(*fidelity), HasSubstr("int8 against float32, 100 texts"));
-  EXPECT_THAT(FidelityJson(*fidelity), HasSubstr(absl::StrCat("\"fingerprint\": \"", floats->spec().fingerprint.ToString(), "\"")));
+  EXPECT_THAT(FidelityJson(*fidelity),
+              HasSubstr(absl::StrCat("\"fingerprint\": \"", floats->spec().fingerprint.ToString(), "\"")));
   EXPECT_THAT(FidelityJson(*fidelity), HasSubstr("\"candidate\": \"int8\""));
 }
 

@@ -38,7 +38,8 @@ absl::StatusOr<Options> Parse(const std::vector<std::string>& arguments) {
       flag.resize(equals);
     }
     if (flag != "--model" && flag != "--texts" && flag != "--sample" && flag != "--record") {
-      return absl::InvalidArgumentError(absl::StrCat("quantize has no flag \"", flag.substr(0, 64), "\"; it has --model, --texts, --sample and --record"));
+      return absl::InvalidArgumentError(
+          absl::StrCat("quantize has no flag \"", flag.substr(0, 64), "\"; it has --model, --texts, --sample and --record"));
     }
     if (equals == std::string::npos) {
       if (i + 1 == arguments.size()) return absl::InvalidArgumentError(absl::StrCat(flag, " needs a value"));
@@ -48,8 +49,8 @@ absl::StatusOr<Options> Parse(const std::vector<std::string>& arguments) {
     if (flag == "--texts") options.texts = std::move(value);
     if (flag == "--sample" &&
         (!absl::SimpleAtoi(value, &options.sample) || options.sample < kMinFidelityTexts || options.sample > kMaxFidelityTexts)) {
-      return absl::InvalidArgumentError(absl::StrCat("--sample is \"", value.substr(0, 64), "\"; it must be a number from ", kMinFidelityTexts,
-                                                     " to ", kMaxFidelityTexts));
+      return absl::InvalidArgumentError(absl::StrCat("--sample is \"", value.substr(0, 64), "\"; it must be a number from ",
+                                                     kMinFidelityTexts, " to ", kMaxFidelityTexts));
     }
     if (flag == "--record") {
       options.record = std::move(value);
@@ -57,7 +58,8 @@ absl::StatusOr<Options> Parse(const std::vector<std::string>& arguments) {
     }
   }
   if (options.model.empty()) return absl::InvalidArgumentError("quantize needs --model, the checkpoint's folder");
-  if (options.texts.empty()) return absl::InvalidArgumentError("quantize needs --texts, a file of texts like those to be searched");
+  if (options.texts.empty())
+    return absl::InvalidArgumentError("quantize needs --texts, a file of texts like those to be searched");
   if (!record_given) options.record = JoinPath(options.model, kInt8FidelityFile);
   return options;
 }

@@ -27,7 +27,8 @@ class QuantizeCommandTest : public testing::Test {
     std::string lines = "\n";
     for (int i = 0; i < count; ++i) {
       absl::StrAppend(&lines, i % 2 == 0 ? absl::StrCat("plain text ", i, "\r\n")
-                                         : absl::StrCat("{\"id\": ", i, ", \"title\": \"T\", \"text\": \"number ", i, "\", \"more\": [1]}\n"));
+                                         : absl::StrCat("{\"id\": ", i, ", \"title\": \"T\", \"text\": \"number ", i,
+                                                        "\", \"more\": [1]}\n"));
     }
     return lines;
   }
@@ -71,7 +72,8 @@ TEST_F(QuantizeCommandTest, NamesWhatIsWrong) {
   EXPECT_THAT(message({"--modle", model_}, ""), HasSubstr("no flag \"--modle\""));
   EXPECT_THAT(message({"--model", model_, "--texts", "-", "--sample", "19"}, ""), HasSubstr("20 to 10000"));
   EXPECT_THAT(message({"--model", model_, "--texts", "-"}, ""), HasSubstr("there are 0 texts"));
-  EXPECT_THAT(message({"--model", model_, "--texts", "-"}, "{\"text\": 3}\n"), HasSubstr("-:1: the JSON object has no string \"text\""));
+  EXPECT_THAT(message({"--model", model_, "--texts", "-"}, "{\"text\": 3}\n"),
+              HasSubstr("-:1: the JSON object has no string \"text\""));
   EXPECT_THAT(message({"--model", model_, "--texts", "-"}, "a\n{\"text\"\n"), HasSubstr("-:2: not a JSON object"));
   EXPECT_THAT(message({"--model", model_, "--texts", model_ + "/none"}, ""), HasSubstr("cannot read"));
   EXPECT_FALSE(fs_.Exists(JoinPath(model_, kInt8FidelityFile)));

@@ -63,7 +63,8 @@ LOCI_INLINE Layout LayOut(int64_t length, int64_t head_dim) {
 LOCI_INLINE __mmask16 MaskOf(int64_t left) { return static_cast<__mmask16>(left >= kLanes ? 0xffff : (1u << left) - 1); }
 
 // [panel][group][kInt8Panel][4] of the keys, whose columns are tokens.
-LOCI_INLINE void PackKeys(int8_t* out, float* scale, float* sum, const float* keys, int64_t stride, int64_t length, int64_t head_dim) {
+LOCI_INLINE void PackKeys(int8_t* out, float* scale, float* sum, const float* keys, int64_t stride, int64_t length,
+                          int64_t head_dim) {
   const int64_t padded = RoundUp(length, kInt8Panel);
   const int64_t groups = Int8Groups(head_dim);
   const __m512i ones = _mm512_set1_epi32(1);
@@ -149,7 +150,8 @@ LOCI_INLINE float WeighRow(uint8_t* out, const float* scores, int64_t length) {
     _mm256_store_si256(reinterpret_cast<__m256i*>(out + 2 * j), _mm512_cvtepi32_epi16(weight));
   }
   if (rest > 0) {
-    const __m512i weight = _mm512_maskz_mov_epi32(MaskOf(rest), ScaledPowerOfTwo(Sub(LoadPartial(scores + j, rest, largest), largest)));
+    const __m512i weight =
+        _mm512_maskz_mov_epi32(MaskOf(rest), ScaledPowerOfTwo(Sub(LoadPartial(scores + j, rest, largest), largest)));
     sum = _mm512_add_epi32(sum, weight);
     _mm256_store_si256(reinterpret_cast<__m256i*>(out + 2 * j), _mm512_cvtepi32_epi16(weight));
   }
@@ -160,8 +162,8 @@ LOCI_INLINE float WeighRow(uint8_t* out, const float* scores, int64_t length) {
 
 int64_t AttentionInt8ScratchBytes(int64_t max_length, int64_t head_dim) { return LayOut(max_length, head_dim).end; }
 
-void AttentionInt8(float* context, int64_t stride, const float* qkv, const int32_t* offsets, int64_t sequence_count, int64_t head_dim,
-                   uint8_t* scratch) {
+void AttentionInt8(float* context, int64_t stride, const float* qkv, const int32_t* offsets, int64_t sequence_count,
+                   int64_t head_dim, uint8_t* scratch) {
   const float to_log2 = 1.44269504f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(static_cast<float>(head_dim))));
   const int64_t row = 3 * head_dim;
   const int64_t query_bytes = Int8RowBytes(head_dim);
@@ -208,12 +210,13 @@ void AttentionInt8(float* context, int64_t stride, const float* qkv, const int32
       const int64_t rows = length / tiles + (t < length % tiles ? 1 : 0);
       const Int8TileFunction tile = GetInt8Tile(rows);
       for (int64_t j = 0; j < padded; j += kInt8Panel) {
-        tile(queries + i * query_bytes, query_bytes, keys + j / kInt8Panel * Int8PanelBytes(head_dim), Int8Groups(head_dim), sums);
+        tile(queries + i * query_bytes, query_bytes, keys + j / kInt8Panel * Int8PanelBytes(head_dim), Int8Groups(head_dim),
+             sums);
         for (int64_t v = 0; v < kInt8Panel && j + v < length; v += kLanes) {
           const Vec scale = Load(key_scale + j + v), sum = Load(key_sum + j + v);
           for (int64_t r = 0; r < rows; ++r) {
-            Store(scores + r * padded + j + v, Dequantize(sums + r * kInt8Panel + v, Set(query_scale[i + r]), Set(query_offset[i + r]),
-                                                          scale, sum, Zero()));
+            Store(scores + r * padded + j + v,
+                  Dequantize(sums + r * kInt8Panel + v, Set(query_scale[i + r]), Set(query_offset[i + r]), scale, sum, Zero()));
           }
         }
       }
@@ -241,8 +244,8 @@ int64_t AttentionInt8ScratchBytes(int64_t max_length, int64_t head_dim) {
   return 4 * (RoundUp(AttentionScratchSize(max_length, head_dim), 16) + RoundUp(max_length * head_dim, 16));
 }
 
-void AttentionInt8(float* context, int64_t stride, const float* qkv, const int32_t* offsets, int64_t sequence_count, int64_t head_dim,
-                   uint8_t* scratch) {
+void AttentionInt8(float* context, int64_t stride, const float* qkv, const int32_t* offsets, int64_t sequence_count,
+                   int64_t head_dim, uint8_t* scratch) {
   for (int64_t s = 0; s < sequence_count; ++s) {
     const int32_t length = offsets[s + 1] - offsets[s];
     const int32_t alone[] = {0, length};

@@ -65,8 +65,8 @@ void QuantizeRows(Int8Isa isa, QuantizedRows output, const float* input, int64_t
   quantize(output, input, rows, depth);
 }
 
-void GemmInt8(Int8Isa isa, float* output, int64_t stride, QuantizedRows input, const QuantizedPanels& weight, const float* residual,
-              int64_t rows, Activation activation) {
+void GemmInt8(Int8Isa isa, float* output, int64_t stride, QuantizedRows input, const QuantizedPanels& weight,
+              const float* residual, int64_t rows, Activation activation) {
   const auto gemm = isa == Int8Isa::kAvx512Vnni ? avx512vnni::GemmInt8 : avx2::GemmInt8;
   gemm(output, stride, input, weight, residual, rows, activation == Activation::kGelu);
 }

@@ -60,8 +60,8 @@ void QuantizeRows(Int8Isa isa, QuantizedRows output, const float* input, int64_t
 void QuantizeRowsReference(uint8_t* output, float* scale, float* offset, const float* input, int64_t rows, int64_t depth);
 
 // `output` and `residual` (may be null, or `output`) have rows `stride` floats apart. The machine must have `isa`.
-void GemmInt8(Int8Isa isa, float* output, int64_t stride, QuantizedRows input, const QuantizedPanels& weight, const float* residual,
-              int64_t rows, Activation activation);
+void GemmInt8(Int8Isa isa, float* output, int64_t stride, QuantizedRows input, const QuantizedPanels& weight,
+              const float* residual, int64_t rows, Activation activation);
 // In double, with the exact activation. `input` is [rows, depth] and `weight` [cols, depth].
 void GemmInt8Reference(float* output, const uint8_t* input, const float* row_scale, const float* row_offset, const int8_t* weight,
                        const float* scale, const float* bias, const float* residual, int64_t rows, int64_t cols, int64_t depth,

@@ -113,8 +113,8 @@ void QuantizeRows(const QuantizedRows& output, const float* input, int64_t rows,
   }
 }
 
-void LayerNormQuantize(float* values, const QuantizedRows& quantized, const float* gamma, const float* beta, float epsilon, int64_t rows,
-                       int64_t dim) {
+void LayerNormQuantize(float* values, const QuantizedRows& quantized, const float* gamma, const float* beta, float epsilon,
+                       int64_t rows, int64_t dim) {
   const int64_t row_bytes = Int8RowBytes(dim);
   const int rest = static_cast<int>(dim % kLanes);
   const int64_t whole = dim - rest;

@@ -27,7 +27,8 @@ void GemmInt8Reference(float* output, const uint8_t* input, const float* row_sca
     for (int64_t c = 0; c < cols; ++c) {
       double sum = 0;
       for (int64_t k = 0; k < depth; ++k) {
-        sum += (static_cast<double>(row_scale[r]) * input[r * depth + k] + row_offset[r]) * (static_cast<double>(scale[c]) * weight[c * depth + k]);
+        sum += (static_cast<double>(row_scale[r]) * input[r * depth + k] + row_offset[r]) *
+               (static_cast<double>(scale[c]) * weight[c * depth + k]);
       }
       sum += bias[c];
       if (activation == Activation::kGelu) sum *= 0.5 * (1 + std::erf(sum * std::sqrt(0.5)));

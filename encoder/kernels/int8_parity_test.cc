@@ -129,12 +129,13 @@ TEST_P(Int8Parity, Gemm) {
         for (Activation activation : {Activation::kNone, Activation::kGelu}) {
           for (const float* add : {static_cast<const float*>(nullptr), residual.data()}) {
             std::vector<float> expected(rows * cols), actual(rows * cols, std::nanf(""));
-            GemmInt8Reference(expected.data(), plain.q.data(), plain.scale.data(), plain.offset.data(), q.data(), scale.data(), bias.data(), add,
-                              rows, cols, depth, activation);
+            GemmInt8Reference(expected.data(), plain.q.data(), plain.scale.data(), plain.offset.data(), q.data(), scale.data(),
+                              bias.data(), add, rows, cols, depth, activation);
             GemmInt8(isa, actual.data(), cols, quantized.from(0), packed.panels(), add, rows, activation);
             for (int i = 0; i < rows * cols; ++i) {
               // What cancels between the products and the offset's part is of the size of depth * scale.
-              const float bound = (activation == Activation::kGelu ? 6e-4f : 0) + 1e-6f * (1 + scale[i % cols] * 127 * 4 * static_cast<float>(depth));
+              const float bound = (activation == Activation::kGelu ? 6e-4f : 0) +
+                                  1e-6f * (1 + scale[i % cols] * 127 * 4 * static_cast<float>(depth));
               ASSERT_NEAR(actual[i], expected[i], bound) << Sizes(rows, cols, depth) << " element=" << i;
             }
           }
@@ -162,7 +163,8 @@ TEST_P(Int8Parity, GemmGivesARowTheSameBitsAmongAnyOthersAndLeavesTheGapsOfAStri
       std::vector<float> some(rows * stride, -3.0f);
       GemmInt8(isa, some.data(), stride, quantized.from(first), packed.panels(), nullptr, rows, Activation::kGelu);
       for (int r = 0; r < rows; ++r) {
-        ASSERT_EQ(std::memcmp(some.data() + r * stride, all.data() + (first + r) * cols, cols * sizeof(float)), 0) << rows << " " << first;
+        ASSERT_EQ(std::memcmp(some.data() + r * stride, all.data() + (first + r) * cols, cols * sizeof(float)), 0)
+            << rows << " " << first;
         for (int c = cols; c < stride; ++c) ASSERT_EQ(some[r * stride + c], -3.0f);
       }
     }
@@ -209,7 +211,8 @@ TEST_P(Int8Parity, LayerNormQuantize) {
       LayerNormReference(expected.data(), values.data(), nullptr, gamma.data(), beta.data(), 1e-5f, rows, dim);
       Int8Rows quantized(GetParam(), rows, dim);
       LayerNormQuantize(GetParam(), values.data(), quantized.from(0), gamma.data(), beta.data(), 1e-5f, rows, dim);
-      for (int i = 0; i < rows * dim; ++i) ASSERT_NEAR(values[i], expected[i], 1e-4f * (1 + std::abs(expected[i]))) << Sizes(rows, dim, i);
+      for (int i = 0; i < rows * dim; ++i)
+        ASSERT_NEAR(values[i], expected[i], 1e-4f * (1 + std::abs(expected[i]))) << Sizes(rows, dim, i);
       ASSERT_NO_FATAL_FAILURE(ExpectSame(Plain(quantized, rows, dim), Quantized(values, rows, dim), Sizes(rows, dim, 0)));
     }
   }

@@ -15,8 +15,8 @@ using Int8TileFunction = void (*)(const uint8_t* a, int64_t a_stride, const int8
 #if defined(__AVX512VNNI__)
 
 constexpr int kInt8Rows = 12;
-constexpr int kInt8Panel = 32;     // Columns: two vectors; 24 accumulators of 32 registers.
-constexpr int kInt8Group = 4;      // Values of the depth in one step.
+constexpr int kInt8Panel = 32;  // Columns: two vectors; 24 accumulators of 32 registers.
+constexpr int kInt8Group = 4;   // Values of the depth in one step.
 constexpr int kInt8ValueBytes = 1;
 constexpr int kInt8PrefetchBytes = 4096;  // Ahead in the panels, which lie one after the other.
 
@@ -33,22 +33,22 @@ __attribute__((noinline)) void Int8Tile(const uint8_t* a, int64_t a_stride, cons
   const uint8_t* a6 = a + 6 * a_stride;
   const uint8_t* a9 = a + 9 * a_stride;
   // Addresses are fixed displacements: additions would take turns on the multipliers' ports.
-#define LOCI_INT8_STEP(r)                                                                                              \
-  if constexpr (kRows > r) {                                                                                           \
-    int32_t four;                                                                                                      \
-    __builtin_memcpy(&four, (r < 3 ? a0 : r < 6 ? a3 : r < 9 ? a6 : a9) + (r % 3) * a_stride + 4 * kStep, 4);          \
-    const __m512i x = _mm512_set1_epi32(four);                                                                         \
-    c##r##0 = kWords ? _mm512_dpwssd_epi32(c##r##0, x, b0) : _mm512_dpbusd_epi32(c##r##0, x, b0);                      \
-    c##r##1 = kWords ? _mm512_dpwssd_epi32(c##r##1, x, b1) : _mm512_dpbusd_epi32(c##r##1, x, b1);                      \
+#define LOCI_INT8_STEP(r)                                                                                     \
+  if constexpr (kRows > r) {                                                                                  \
+    int32_t four;                                                                                             \
+    __builtin_memcpy(&four, (r < 3 ? a0 : r < 6 ? a3 : r < 9 ? a6 : a9) + (r % 3) * a_stride + 4 * kStep, 4); \
+    const __m512i x = _mm512_set1_epi32(four);                                                                \
+    c##r##0 = kWords ? _mm512_dpwssd_epi32(c##r##0, x, b0) : _mm512_dpbusd_epi32(c##r##0, x, b0);             \
+    c##r##1 = kWords ? _mm512_dpwssd_epi32(c##r##1, x, b1) : _mm512_dpbusd_epi32(c##r##1, x, b1);             \
   }
-#define LOCI_INT8_STEPS(step)                                                                              \
-  {                                                                                                        \
-    constexpr int kStep = step;                                                                            \
-    const __m512i b0 = _mm512_load_si512(b + 128 * kStep);                                                 \
-    const __m512i b1 = _mm512_load_si512(b + 128 * kStep + 64);                                            \
-    _mm_prefetch(reinterpret_cast<const char*>(b + 128 * kStep + kInt8PrefetchBytes), _MM_HINT_T0);        \
-    _mm_prefetch(reinterpret_cast<const char*>(b + 128 * kStep + 64 + kInt8PrefetchBytes), _MM_HINT_T0);   \
-    LOCI_INT8_EACH_ROW(LOCI_INT8_STEP)                                                                     \
+#define LOCI_INT8_STEPS(step)                                                                            \
+  {                                                                                                      \
+    constexpr int kStep = step;                                                                          \
+    const __m512i b0 = _mm512_load_si512(b + 128 * kStep);                                               \
+    const __m512i b1 = _mm512_load_si512(b + 128 * kStep + 64);                                          \
+    _mm_prefetch(reinterpret_cast<const char*>(b + 128 * kStep + kInt8PrefetchBytes), _MM_HINT_T0);      \
+    _mm_prefetch(reinterpret_cast<const char*>(b + 128 * kStep + 64 + kInt8PrefetchBytes), _MM_HINT_T0); \
+    LOCI_INT8_EACH_ROW(LOCI_INT8_STEP)                                                                   \
   }
   int64_t k = 0;
   for (; k + 4 <= groups; k += 4) {
@@ -71,9 +71,9 @@ __attribute__((noinline)) void Int8Tile(const uint8_t* a, int64_t a_stride, cons
     a9 += 4;
   }
 #undef LOCI_INT8_STEPS
-#define LOCI_INT8_STORE(r)                                  \
-  if constexpr (kRows > r) {                                \
-    _mm512_store_si512(sums + r * kInt8Panel, c##r##0);     \
+#define LOCI_INT8_STORE(r)                                   \
+  if constexpr (kRows > r) {                                 \
+    _mm512_store_si512(sums + r * kInt8Panel, c##r##0);      \
     _mm512_store_si512(sums + r * kInt8Panel + 16, c##r##1); \
   }
   LOCI_INT8_EACH_ROW(LOCI_INT8_STORE)
@@ -98,22 +98,22 @@ __attribute__((noinline)) void Int8Tile(const uint8_t* a, int64_t a_stride, cons
     const __m256i b0 = _mm256_load_si256(reinterpret_cast<const __m256i*>(b));
     const __m256i b1 = _mm256_load_si256(reinterpret_cast<const __m256i*>(b + 32));
     b += 64;
-#define LOCI_INT8_STEP(r)                                                            \
-  if constexpr (kRows > r) {                                                         \
-    int32_t two;                                                                     \
-    __builtin_memcpy(&two, (r < 3 ? a0 : a3) + (r % 3) * a_stride, 4);               \
-    const __m256i x = _mm256_set1_epi32(two);                                        \
-    c##r##0 = _mm256_add_epi32(c##r##0, _mm256_madd_epi16(x, b0));                   \
-    c##r##1 = _mm256_add_epi32(c##r##1, _mm256_madd_epi16(x, b1));                   \
+#define LOCI_INT8_STEP(r)                                              \
+  if constexpr (kRows > r) {                                           \
+    int32_t two;                                                       \
+    __builtin_memcpy(&two, (r < 3 ? a0 : a3) + (r % 3) * a_stride, 4); \
+    const __m256i x = _mm256_set1_epi32(two);                          \
+    c##r##0 = _mm256_add_epi32(c##r##0, _mm256_madd_epi16(x, b0));     \
+    c##r##1 = _mm256_add_epi32(c##r##1, _mm256_madd_epi16(x, b1));     \
   }
     LOCI_INT8_EACH_ROW(LOCI_INT8_STEP)
     a0 += 4;
     a3 += 4;
   }
-#define LOCI_INT8_STORE(r)                                                                         \
-  if constexpr (kRows > r) {                                                                       \
-    _mm256_store_si256(reinterpret_cast<__m256i*>(sums + r * kInt8Panel), c##r##0);                \
-    _mm256_store_si256(reinterpret_cast<__m256i*>(sums + r * kInt8Panel + 8), c##r##1);            \
+#define LOCI_INT8_STORE(r)                                                              \
+  if constexpr (kRows > r) {                                                            \
+    _mm256_store_si256(reinterpret_cast<__m256i*>(sums + r * kInt8Panel), c##r##0);     \
+    _mm256_store_si256(reinterpret_cast<__m256i*>(sums + r * kInt8Panel + 8), c##r##1); \
   }
   LOCI_INT8_EACH_ROW(LOCI_INT8_STORE)
 }
@@ -125,10 +125,11 @@ __attribute__((noinline)) void Int8Tile(const uint8_t* a, int64_t a_stride, cons
 #undef LOCI_INT8_STORE
 
 #if defined(__AVX512VNNI__)
-#define LOCI_INT8_TILES(words)                                                                                                  \
-  {                                                                                                                             \
-    Int8Tile<1, words>, Int8Tile<2, words>, Int8Tile<3, words>, Int8Tile<4, words>, Int8Tile<5, words>, Int8Tile<6, words>,     \
-        Int8Tile<7, words>, Int8Tile<8, words>, Int8Tile<9, words>, Int8Tile<10, words>, Int8Tile<11, words>, Int8Tile<12, words> \
+#define LOCI_INT8_TILES(words)                                                                                              \
+  {                                                                                                                         \
+    Int8Tile<1, words>, Int8Tile<2, words>, Int8Tile<3, words>, Int8Tile<4, words>, Int8Tile<5, words>, Int8Tile<6, words>, \
+        Int8Tile<7, words>, Int8Tile<8, words>, Int8Tile<9, words>, Int8Tile<10, words>, Int8Tile<11, words>,               \
+        Int8Tile<12, words>                                                                                                 \
   }
 // rows in [1, kInt8Rows].
 LOCI_INLINE Int8TileFunction GetInt8Tile(int64_t rows) {
@@ -209,8 +210,7 @@ LOCI_INLINE void StoreQuantized(uint8_t* out, Vec x, Vec offset, Vec inverse) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtusepi32_epi16(q));
   }
 #else
-  const __m256i q =
-      _mm256_max_epi32(_mm256_min_epi32(_mm256_cvtps_epi32(y), _mm256_set1_epi32(255)), _mm256_setzero_si256());
+  const __m256i q = _mm256_max_epi32(_mm256_min_epi32(_mm256_cvtps_epi32(y), _mm256_set1_epi32(255)), _mm256_setzero_si256());
   const __m256i words = _mm256_permute4x64_epi64(_mm256_packus_epi32(q, q), 0x08);
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_castsi256_si128(words));
 #endif

@@ -101,7 +101,8 @@ TEST_P(EncoderInt8Parity, ASequenceHasTheSameBitsInEveryBatchAndOnEveryNumberOfT
     }
     const std::vector<float> vectors = Encode(round % 2 == 0 ? *alone : *together, sequences);
     for (size_t i = 0; i < which.size(); ++i) {
-      ASSERT_EQ(std::memcmp(vectors.data() + i * dim, expected[which[i]].data(), dim * sizeof(float)), 0) << "round " << round << " text " << which[i];
+      ASSERT_EQ(std::memcmp(vectors.data() + i * dim, expected[which[i]].data(), dim * sizeof(float)), 0)
+          << "round " << round << " text " << which[i];
     }
   }
 }
