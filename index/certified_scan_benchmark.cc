@@ -54,7 +54,6 @@ __attribute__((target("avx512f,avx512vnni"))) double Int8Operations() {
   for (int64_t i = 0; i < kLoops; ++i) {
 #pragma GCC unroll 12
     for (int j = 0; j < 12; ++j) acc[j] = _mm512_dpbusd_epi32(acc[j], factor, factor);
-    asm volatile("" ::: "memory");
   }
   const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
   for (const __m512i& a : acc) sink = _mm512_cvtsi512_si32(a);
@@ -70,7 +69,6 @@ __attribute__((target("avx512f"))) double Float32Operations() {
   for (int64_t i = 0; i < kLoops; ++i) {
 #pragma GCC unroll 12
     for (int j = 0; j < 12; ++j) acc[j] = _mm512_fmadd_ps(acc[j], factor, factor);
-    asm volatile("" ::: "memory");
   }
   const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
   for (const __m512& a : acc) sink = static_cast<int32_t>(_mm512_cvtss_f32(a));

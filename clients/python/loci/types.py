@@ -285,7 +285,7 @@ class Generation:
     dim : int
         Of its vectors; `vector_type` is "FLOAT32", "FLOAT16" or "BFLOAT16".
     index : str
-        "exact" or a FAISS factory string.
+        "exact", "exact:int8" or a FAISS factory string.
     base_revision : int
         The last write that it contains.
     created : datetime.datetime
