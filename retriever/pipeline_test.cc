@@ -106,6 +106,27 @@ TEST_F(PipelineTest, TextsAndVectorsFindTheSame) {
   EXPECT_GT(reply->times.total_us, 0);
 }
 
+TEST_F(PipelineTest, EachQueryGetsItsOwnHits) {
+  const std::string whale = "a blue whale", fox = "the red fox";
+  const auto vectors = Encode({.texts = {whale, fox}, .options = {.role = TextRole::kQuery}});
+  ASSERT_TRUE(vectors.ok()) << vectors.status();
+  const std::vector<float> whale_vector(vectors->vectors.begin(), vectors->vectors.begin() + kDim);
+  const std::vector<float> fox_vector(vectors->vectors.begin() + kDim, vectors->vectors.end());
+  const auto best = [&](decltype(SearchCall::queries) queries) {
+    const auto reply = Search({.store = "s", .queries = std::move(queries), .options = {.top_k = 1}});
+    std::string ids;
+    for (const std::vector<SearchHit>& hits : reply.value().results) ids += hits.at(0).id + " ";
+    return ids;
+  };
+  const std::string whale_id = best({whale}), fox_id = best({fox});
+  ASSERT_NE(whale_id, fox_id);
+  EXPECT_EQ(best({fox_vector}), fox_id);
+  EXPECT_EQ(best({fox, whale}), fox_id + whale_id);
+  EXPECT_EQ(best({fox_vector, whale_vector}), fox_id + whale_id);
+  EXPECT_EQ(best({fox_vector, whale}), fox_id + whale_id);
+  EXPECT_EQ(best({whale, fox_vector, fox, whale_vector}), whale_id + fox_id + fox_id + whale_id);
+}
+
 TEST_F(PipelineTest, AnEncoderThatComesLaterEncodesTheQueries) {
   pipeline_.reset();
   Stop();
