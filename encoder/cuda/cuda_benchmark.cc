@@ -20,6 +20,7 @@
 #include <sstream>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "base/device.h"
@@ -288,17 +289,19 @@ int Soak(const std::string& model, const std::shared_ptr<CudaBackend>& backend, 
   std::vector<float> expected(static_cast<size_t>(200 * served->spec().dim)), vectors(expected.size());
   Die(served->Encode(batch, expected.data()));
   int64_t encoded = 0, wrong = 0;
-  for (const double end = Now() + seconds; Now() < end;) {
+  const double end = Now() + seconds;
+  do {
     // The next one is loaded while the old one serves, as a swap does it.
-    std::thread loader([&, next = std::shared_ptr<const Encoder>()]() mutable { next = Load(model, backend, ElementType::kBfloat16); });
+    std::shared_ptr<const Encoder> next;
+    std::thread loader([&] { next = Load(model, backend, ElementType::kBfloat16); });
     for (int i = 0; i < 50; ++i, encoded += 200) {
       Die(served->Encode(batch, vectors.data()));
       wrong += vectors != expected;
     }
     loader.join();
-    served = Load(model, backend, ElementType::kBfloat16);
+    served = std::move(next);
     levels.push_back(used());
-  }
+  } while (Now() < end);
   const bool flat = levels.size() < 4 || levels.back() <= levels[levels.size() / 4];
   std::printf("soak: %zu swaps, %lld sequences, %lld batches with other bits; device memory used %lld MiB after a quarter, %lld MiB at the end: %s\n",
               levels.size(), static_cast<long long>(encoded), static_cast<long long>(wrong), static_cast<long long>(levels[levels.size() / 4] >> 20),
