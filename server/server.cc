@@ -350,7 +350,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   state->options = std::move(options);
   // What fails quickly comes before what takes long.
   LOCI_ASSIGN_OR_RETURN(const Precision precision, ParsePrecision(state->options.encoder_precision));
-  const CudaProbe probe = ProbeCuda();
+  const CudaProbe probe = state->options.probe_cuda();
   const auto loads = [&options = state->options, precision](const std::shared_ptr<CudaBackend>& backend) -> absl::Status {
     // An explicit device is told what is wrong where the encoder is loaded for good, as is a folder that has no model.
     if (options.device != "auto" || !options.fs->IsDirectory(options.model_directory)) return absl::OkStatus();
@@ -360,7 +360,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
     const absl::Status status = LoadEncoder(*options.fs, options.model_directory, trial).status();
     return absl::IsFailedPrecondition(status) || absl::IsUnavailable(status) ? status : absl::OkStatus();
   };
-  LOCI_ASSIGN_OR_RETURN(SelectedDevice selected, SelectDevice(state->options.device, probe, OpenCudaBackend, loads));
+  LOCI_ASSIGN_OR_RETURN(SelectedDevice selected, SelectDevice(state->options.device, probe, state->options.open_cuda, loads));
   const DeviceChoice& device = selected.choice;
   state->cuda = selected.cuda;
   LogInfo("server", absl::StrCat("device ", device.name, ": ", device.reason));

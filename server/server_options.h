@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "base/clock.h"
+#include "base/device.h"
 #include "base/file.h"
 #include "encoder/batcher.h"
+#include "encoder/cuda/backend.h"
 #include "retriever/fold_limits.h"
 #include "retriever/sentence_reader.h"
 #include "server/refusal_queue.h"
@@ -59,6 +61,9 @@ struct ServerOptions {
   bool log_requests = false;               // A line for every request, not only for those that failed.
   FileSystem* fs = &PosixFileSystem();
   Clock* clock = &RealClock();
+  // The machine's CUDA devices; a test brings its own.
+  std::function<CudaProbe()> probe_cuda = ProbeCuda;
+  std::function<absl::StatusOr<std::shared_ptr<CudaBackend>>(int ordinal)> open_cuda = OpenCudaBackend;
   std::function<void(const std::string& address)> on_metrics_listening;  // Called once, while the rest still starts.
 };
 
