@@ -83,7 +83,7 @@ TEST_F(ServerDevice, AutoTakesTheCpuWhereTheEncoderDoesNotFit) {
   StartServer();
   const Told told = GetDevice();
   EXPECT_EQ(told.device, "cpu");
-  EXPECT_THAT(told.reason, HasSubstr("0 MiB are free")) << told.reason;
+  EXPECT_THAT(told.reason, HasSubstr("1 MiB are free")) << told.reason;
   EXPECT_EQ(told.encoder_device, "cpu");
   ExpectServing();
 }
