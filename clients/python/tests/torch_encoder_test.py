@@ -49,7 +49,7 @@ def cosines(a, b):
 class TorchEncoderTest(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
-        cls.server = ServerProcess()
+        cls.server = ServerProcess(flags=["--encoder-precision", "float32"])  # As torch does.
         cls.client = loci.Client(cls.server.address)
         cls.folder = tempfile.TemporaryDirectory(prefix="loci_encoder_")
         torch.set_num_threads(1)  # The server has the machine's cores.
