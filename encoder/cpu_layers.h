@@ -50,8 +50,8 @@ absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadFloat32Layers(const BertRea
 absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadInt8Layers(const BertReader& reader, const ModelConfig& config, CpuIsa isa,
                                                                 const CpuExtensions& extensions);
 
-// In bfloat16 or float16 (kernels/half_gemm.h); residuals, sums, layer normalisation and softmax stay float32. FAILED_PRECONDITION,
-// naming layer and tensor, where some text might bring a number that float16 can't hold.
+// In bfloat16 or float16; residuals, layer normalisation and softmax stay float32, and so do sums, but for float16's short ones
+// (kernels/half_gemm.h). FAILED_PRECONDITION, naming layer and tensor, where some text might bring a number that float16 can't hold.
 absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadHalfLayers(const BertReader& reader, const ModelConfig& config,
                                                                 HalfType type, const BertEmbeddings& embeddings);
 

@@ -12,24 +12,24 @@
 #include "encoder/kernels/half_attention.h"
 #include "encoder/kernels/half_gemm.h"
 #include "encoder/kernels/half_layer_norm.h"
+#include "encoder/kernels/half_layout.h"
 
 namespace loci {
 namespace {
 
 constexpr int64_t kMaxBlockTokens = 128;
 
-// What a number, a product or a sum may come to in float16, whose largest is 65504: the rest is for rounding.
-constexpr double kFloat16Limit = 60000;
-// float16 sums join those in float32 after so many products (half_gemm.h, half_attention.h).
-constexpr int64_t kFloat16Products = 384;
+constexpr double kLargestFloat16 = 65504;
 
 // Largest magnitudes, whatever the text, for the proof that float16 can hold them: of what a layer normalisation puts out,
-// x = gamma n + beta with |n|_2 <= sqrt(dim), and of what a dense layer makes of that.
+// x = gamma n + beta with |n|_2 <= sqrt(dim), and of what a dense layer makes of that. A bound that is handed on is one of the
+// computed number, which may be kFloat16SumGrowth times the exact one; of computed numbers' sums the factors multiply.
 class Float16Range {
  public:
   Float16Range(bool needed, int layer) : needed_(needed), layer_(layer) {}
 
-  // |weight x + bias| of each row, by Cauchy-Schwarz, which holds for every partial sum too.
+  // Of |weight x + bias| of each row as computed, by Cauchy-Schwarz, which holds for the sum of magnitudes and so for every
+  // partial sum too.
   std::vector<double> OfNormalized(std::string_view what, const DenseWeights& dense, const AlignedFloats& gamma,
                                    const AlignedFloats& beta) {
     const int64_t inputs = gamma.size(), outputs = dense.bias.size();
@@ -47,49 +47,53 @@ class Float16Range {
         largest = std::max(largest, static_cast<double>(std::abs(row[i])));
       }
       Limit(what, "a weight", largest);
-      bounds[o] = length * std::sqrt(square) + rest;
+      bounds[o] = kFloat16SumGrowth * (length * std::sqrt(square) + rest);
       Limit(what, "an output", bounds[o]);
     }
     return bounds;
   }
 
-  // Sums of weight x for inputs of at most `bounds`.
+  // Sums of weight x for inputs of at most `bounds` as computed.
   void OfBounded(std::string_view what, const DenseWeights& dense, const std::vector<double>& bounds) {
     if (!needed_) return;
     const int64_t inputs = static_cast<int64_t>(bounds.size());
     for (int64_t o = 0; o < dense.bias.size(); ++o) {
-      for (int64_t begin = 0; begin < inputs; begin += kFloat16Products) {
+      for (int64_t begin = 0; begin < inputs; begin += kFloat16SumProducts) {
         double sum = 0;
-        for (int64_t i = begin; i < std::min(inputs, begin + kFloat16Products); ++i) {
+        for (int64_t i = begin; i < std::min(inputs, begin + kFloat16SumProducts); ++i) {
           const double weight = std::abs(dense.weight[o * inputs + i]);
           Limit(what, "a weight", weight);
           sum += weight * bounds[i];
         }
-        Limit(what, "a sum", sum);
+        Limit(what, "a sum", kFloat16SumGrowth * sum);
       }
     }
   }
 
-  // Scores and contexts of heads, from OfNormalized's of query above key above value.
-  void OfAttention(const std::vector<double>& bounds, int64_t hidden, int64_t head_dim) {
-    if (!needed_) return;
+  // Of contexts [hidden] as computed, which are means of values; `bounds` [3 * hidden] are OfNormalized's of query above key above
+  // value.
+  std::vector<double> OfAttention(const std::vector<double>& bounds, int64_t hidden, int64_t head_dim) {
+    std::vector<double> contexts(hidden);
+    if (!needed_) return contexts;
     for (int64_t h = 0; h < hidden; h += head_dim) {
       double score = 0;
       for (int64_t d = h; d < h + head_dim; ++d) {
         score += bounds[d] * bounds[hidden + d];
-        Limit("attention", "a sum of values", kFloat16Products * bounds[2 * hidden + d]);
+        contexts[d] = kFloat16SumGrowth * bounds[2 * hidden + d];
+        Limit("attention", "a sum of values", kFloat16SumProducts * contexts[d]);
       }
-      Limit("attention", "a score", score);
+      Limit("attention", "a score", kFloat16SumGrowth * score);
     }
+    return contexts;
   }
 
   const absl::Status& status() const { return status_; }
 
  private:
   void Limit(std::string_view what, std::string_view kind, double bound) {
-    if (bound <= kFloat16Limit || !status_.ok()) return;
+    if (bound <= kLargestFloat16 || !status_.ok()) return;
     status_ = absl::FailedPreconditionError(absl::StrCat("layer ", layer_, ", ", AbslView(what), ": ", AbslView(kind),
-                                                         " may come to ", bound, ", float16 holds 65504"));
+                                                         " may come to ", bound, ", float16 holds ", kLargestFloat16));
   }
 
   const bool needed_;
@@ -185,8 +189,7 @@ class HalfLayers : public CpuLayers {
     Float16Range range(type_ == HalfType::kFloat16, index);
     const int64_t hidden = config_.hidden_size;
     std::vector<double> bounds = range.OfNormalized("attention", layer.query_key_value, gamma, beta);
-    range.OfAttention(bounds, hidden, hidden / config_.head_count);
-    bounds.erase(bounds.begin(), bounds.begin() + 2 * hidden);
+    bounds = range.OfAttention(bounds, hidden, hidden / config_.head_count);
     range.OfBounded("attention.output", layer.attention_output, bounds);
     bounds = range.OfNormalized("intermediate", layer.intermediate, layer.attention_gamma, layer.attention_beta);
     range.OfBounded("output", layer.output, bounds);

@@ -275,6 +275,50 @@ TEST_F(EncoderTest, WeightsThatFloat16MightNotHoldAreNotComputedInIt) {
   }
 }
 
+// Every value is `value` whatever the text, so every context is, and each sum of the layer's output is hidden_size * value * weight.
+TEST_F(EncoderTest, Float16IsTakenUpToWhereRoundedSumsStillFit) {
+  if (!DetectCpuExtensions().float16) GTEST_SKIP() << "the CPU has no float16";
+  const TinyCheckpointOptions checkpoint;
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, directory_, checkpoint).ok());
+  const std::string path = directory_ + "/model.safetensors";
+  const std::string good = *fs_.ReadFile(path);
+  const auto file = Safetensors::Parse(good, path);
+  ASSERT_TRUE(file.ok());
+  const auto& last = *std::max_element((*file)->tensors().begin(), (*file)->tensors().end(),
+                                       [](const auto& a, const auto& b) { return a.second.end < b.second.end; });
+  const size_t data = good.size() - static_cast<size_t>(last.second.end);
+  const float value = 16;
+  const auto load_with_sums_of = [&](float sum) {
+    std::string bytes = good;
+    const auto fill = [&](const std::string& name, float with) {
+      const auto& tensor = (*file)->tensors().at("encoder.layer.0.attention." + name);
+      for (size_t at = static_cast<size_t>(tensor.begin); at < static_cast<size_t>(tensor.end); at += sizeof(with))
+        std::memcpy(bytes.data() + data + at, &with, sizeof(with));
+    };
+    fill("self.value.weight", 0);
+    fill("self.value.bias", value);
+    fill("output.dense.weight", sum / (static_cast<float>(checkpoint.hidden_size) * value));
+    EXPECT_TRUE(WriteFileAtomically(fs_, path, bytes).ok());
+    EncoderOptions options;
+    options.precision = Precision::kFloat16;
+    return LoadEncoder(fs_, directory_, options);
+  };
+  // Values, contexts and sums may each be 1.11 times what they are without rounding: 65504 / 1.11^3 = 47896.
+  const auto taken = load_with_sums_of(47800);
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  PackedBatch batch;
+  batch.token_ids.assign(64, (*taken)->tokenizer().cls_id());
+  batch.offsets = {0, 64};
+  std::vector<float> vector(static_cast<size_t>((*taken)->spec().dim));
+  ASSERT_TRUE((*taken)->Encode(batch, vector.data()).ok());
+  for (const float x : vector) EXPECT_TRUE(std::isfinite(x));
+  for (const float sum : {48000.0f, 59000.0f}) {
+    const absl::Status refused = load_with_sums_of(sum).status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << sum << refused;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr("layer 0, attention.output: a sum may come to ")) << sum;
+  }
+}
+
 TEST_F(EncoderTest, RefusesAVocabularyLargerThanTheWeights) {
   ASSERT_TRUE(WriteTinyCheckpoint(fs_, directory_, {}).ok());
   const std::string vocabulary = *fs_.ReadFile(directory_ + "/vocab.txt");

@@ -17,7 +17,7 @@ enum class Precision {
   kAuto,      // The fastest of those that interchange and that the CPU has.
   kFloat32,   // Everywhere.
   kBfloat16,  // Weights and activations are rounded to bfloat16, sums are float32. Needs AVX512_BF16.
-  kFloat16,   // The same in IEEE halves, which also hold sums of up to 192 products. Needs AVX512_FP16.
+  kFloat16,   // The same in IEEE halves, which also hold short sums (kernels/half_layout.h). Needs AVX512_FP16.
   kInt8,      // Everywhere; fast with AVX512_VNNI. Near the others, not interchangeable: only where asked for.
 };
 

@@ -3,7 +3,7 @@
 //   context[i, h] = sum over j of w_j v[j, h] / sum over j of w_j,   w_j = 2^(q[i, h] . k[j, h] - max over j of q[i, h] . k[j, h])
 //
 // which is softmax where q comes multiplied by log2(e) / sqrt(head_dim). Layouts are attention.h's. Weights are rounded to `type`
-// before they meet the values; maximum, powers and the sum of weights are float32.
+// before they meet the values; maximum, powers and the sum of weights are float32, scores and contexts are summed as in half_gemm.h.
 #ifndef LOCI_ENCODER_KERNELS_HALF_ATTENTION_H_
 #define LOCI_ENCODER_KERNELS_HALF_ATTENTION_H_
 

@@ -4,14 +4,12 @@
 #include "encoder/kernels/half_attention.h"
 #include "encoder/kernels/half_gemm.h"
 #include "encoder/kernels/half_layer_norm.h"
+#include "encoder/kernels/half_layout.h"
 #include "encoder/kernels/half_variants.h"
 
 namespace loci {
 namespace {
 
-constexpr int64_t kPanelWidth = 64;
-
-// So many columns of a weight are rounded at once.
 void RoundRow(HalfType type, const float* in, int64_t count, Half* out) {
   if (type == HalfType::kBfloat16) {
     Float32ToBfloat16(in, out, static_cast<size_t>(count));
@@ -23,14 +21,14 @@ void RoundRow(HalfType type, const float* in, int64_t count, Half* out) {
 }  // namespace
 
 AlignedArray<Half> PackHalfWeight(HalfType type, const float* weight, int64_t cols, int64_t depth) {
-  const int64_t panels = (cols + kPanelWidth - 1) / kPanelWidth;
+  const int64_t panels = (cols + kHalfPanelWidth - 1) / kHalfPanelWidth;
   const int64_t pairs = (depth + 1) / 2;
-  AlignedArray<Half> packed(panels * pairs * kPanelWidth * 2);
+  AlignedArray<Half> packed(panels * pairs * kHalfPanelWidth * 2);
   AlignedArray<Half> row(depth);
   for (int64_t col = 0; col < cols; ++col) {
     RoundRow(type, weight + col * depth, depth, row.data());
-    Half* out = packed.data() + col / kPanelWidth * pairs * kPanelWidth * 2 + col % kPanelWidth * 2;
-    for (int64_t k = 0; k < depth; ++k) out[k / 2 * kPanelWidth * 2 + k % 2] = row[k];
+    Half* out = packed.data() + col / kHalfPanelWidth * pairs * kHalfPanelWidth * 2 + col % kHalfPanelWidth * 2;
+    for (int64_t k = 0; k < depth; ++k) out[k / 2 * kHalfPanelWidth * 2 + k % 2] = row[k];
   }
   return packed;
 }

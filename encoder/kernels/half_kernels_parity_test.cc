@@ -11,6 +11,7 @@
 #include "encoder/kernels/half_attention.h"
 #include "encoder/kernels/half_gemm.h"
 #include "encoder/kernels/half_layer_norm.h"
+#include "encoder/kernels/half_layout.h"
 #include "encoder/kernels/layer_norm.h"
 #include "gtest/gtest.h"
 
@@ -108,12 +109,14 @@ TEST_P(HalfKernelsParity, RoundsToNearestEven) {
 
 TEST_P(HalfKernelsParity, Gemm) {
   std::vector<int> depths(std::begin(kSizes), std::end(kSizes));
-  for (const int depth : {128, 129, 257, 1100}) depths.push_back(depth);  // float16 sums in parts of 128.
+  const std::vector<int> long_depths = {383, 384, 385, 768, 769, 1100};  // Around one and two sums in float16.
+  depths.insert(depths.end(), long_depths.begin(), long_depths.end());
   std::vector<int> widths(std::begin(kSizes), std::end(kSizes));
   widths.push_back(128);
   for (int rows : kSizes) {
     for (int cols : widths) {
       for (int depth : depths) {
+        if (depth >= long_depths[0] && (rows % 4 != 1 || cols % 2 != 0)) continue;  // 1, 5 or 33 rows; 2 or 128 columns.
         const std::vector<Half> input = Rounded(Random(rows * depth));
         const std::vector<float> weight = Random(cols * depth, 1 / std::sqrt(static_cast<float>(depth)));
         const std::vector<float> bias = Random(cols);
@@ -134,7 +137,7 @@ TEST_P(HalfKernelsParity, Gemm) {
 }
 
 TEST_P(HalfKernelsParity, GemmOfSmallWholeNumbersIsExact) {
-  const int rows = 13, cols = 70, depth = 301;
+  const int rows = 13, cols = 70, depth = 871;
   std::vector<float> input(rows * depth), weight(cols * depth), bias(cols, 0.5f);
   for (float& x : input) x = static_cast<float>(static_cast<int>(random_() % 5) - 2);
   for (float& x : weight) x = static_cast<float>(static_cast<int>(random_() % 5) - 2);
@@ -144,6 +147,25 @@ TEST_P(HalfKernelsParity, GemmOfSmallWholeNumbersIsExact) {
   HalfGemmReference(type(), expected.data(), halves.data(), weight.data(), bias.data(), rows, cols, depth, Activation::kNone);
   HalfGemm(type(), actual.data(), halves.data(), packed.data(), bias.data(), rows, cols, depth, Activation::kNone);
   EXPECT_EQ(actual, expected);
+}
+
+TEST_P(HalfKernelsParity, Float16SumsGrowByNoMoreThanIsReckonedWith) {
+  if (type() != HalfType::kFloat16) GTEST_SKIP() << "bfloat16 sums in float32";
+  for (const int depth : {384, 1536}) {
+    // After its first product each half of a sum takes products of a little over 8, where numbers are 16 apart: all round up.
+    std::vector<float> weight(depth, 8.0078125f);
+    for (int k = 0; k < depth; ++k) {
+      if (k % 384 < 2) weight[k] = 16384;
+    }
+    const std::vector<Half> input = Rounded(std::vector<float>(depth, 1.0f));
+    const AlignedArray<Half> packed = PackHalfWeight(type(), weight.data(), 1, depth);
+    const float bias = 0;
+    float expected, actual;
+    HalfGemmReference(type(), &expected, input.data(), weight.data(), &bias, 1, 1, depth, Activation::kNone);
+    HalfGemm(type(), &actual, input.data(), packed.data(), &bias, 1, 1, depth, Activation::kNone);
+    EXPECT_GT(actual, 1.08 * expected) << depth;
+    EXPECT_LT(actual, kFloat16SumGrowth * expected) << depth;
+  }
 }
 
 TEST_P(HalfKernelsParity, GemmGivesARowTheSameBitsAmongAnyOthers) {
@@ -210,6 +232,25 @@ TEST_P(HalfKernelsParity, Attention) {
             << Sizes(head_count, head_dim, lengths[s]);
       }
     }
+  }
+}
+
+TEST_P(HalfKernelsParity, AttentionOverMoreThanOneSum) {
+  const std::vector<int32_t> offsets = Offsets({384, 385, 512});
+  for (int head_dim : {5, 32}) {
+    std::vector<float> values = Random(offsets.back() * 3 * head_dim);
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (static_cast<int64_t>(i) % (3 * head_dim) < 2 * head_dim)
+        values[i] *= 1.0f / std::sqrt(std::sqrt(static_cast<float>(head_dim)));
+    }
+    const std::vector<Half> qkv = Rounded(values);
+    std::vector<float> scratch(HalfAttentionScratchSize(type(), 512, head_dim), std::nanf(""));
+    std::vector<float> expected(offsets.back() * head_dim);
+    std::vector<Half> actual(expected.size());
+    HalfAttentionReference(type(), expected.data(), qkv.data(), offsets.data(), 3, 1, head_dim);
+    HalfAttention(type(), actual.data(), qkv.data(), offsets.data(), 3, 1, head_dim, scratch.data());
+    const float tolerance = GetParam().context_tolerance;
+    ASSERT_NO_FATAL_FAILURE(ExpectNear(Widened(actual), expected, tolerance, tolerance, Sizes(1, head_dim, 0)));
   }
 }
 

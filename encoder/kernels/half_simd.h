@@ -3,6 +3,7 @@
 #ifndef LOCI_ENCODER_KERNELS_HALF_SIMD_H_
 #define LOCI_ENCODER_KERNELS_HALF_SIMD_H_
 
+#include "encoder/kernels/half_layout.h"
 #include "encoder/kernels/op_types.h"
 #include "encoder/kernels/simd.h"
 
@@ -51,9 +52,8 @@ LOCI_INLINE __m512i SetLast(const Half* p) { return _mm512_set1_epi32(*p); }
 
 #if defined(__AVX512FP16__)
 
-// Sums are float16 for so many pairs and then join those in float32: each holds every other product, and the two are added first. All that
-// costs about what bfloat16's rounding of the factors does.
-constexpr int64_t kChunkPairs = 192;
+// Sums are float16 for so many pairs and then join those in float32.
+constexpr int64_t kChunkPairs = kFloat16SumProducts / 2;
 
 using HalfSum = __m512h;  // Of 16 columns: even products and odd ones beside each other.
 LOCI_INLINE HalfSum ZeroSum() { return _mm512_setzero_ph(); }

@@ -13,7 +13,6 @@
 namespace loci::LOCI_SIMD {
 
 constexpr int kHalfTileRows = 6;
-constexpr int kHalfPanelWidth = 64;
 constexpr int kStepsOfPrefetch = 4;
 
 #if defined(__clang__)
