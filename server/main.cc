@@ -107,9 +107,11 @@ int Quantize(const std::vector<std::string>& arguments) {
   for (const std::string& argument : arguments) {
     if (argument == "--help" || argument == "-h") return std::fputs(loci::QuantizeHelp().c_str(), stdout) < 0;
   }
-  const absl::StatusOr<std::string> report = loci::RunQuantizeCommand(arguments, std::cin);
-  if (!report.ok()) return Fail(report.status(), report.status().code() == absl::StatusCode::kInvalidArgument ? kExitUsage : kExitFailed);
-  return std::fputs(report->c_str(), stdout) < 0;
+  const absl::StatusOr<loci::QuantizeResult> result = loci::RunQuantizeCommand(arguments, std::cin);
+  if (!result.ok()) return Fail(result.status(), result.status().code() == absl::StatusCode::kInvalidArgument ? kExitUsage : kExitFailed);
+  const bool printed = std::fputs(result->report.c_str(), stdout) >= 0;
+  if (!result->recorded.ok()) return Fail(result->recorded, kExitFailed);
+  return printed ? 0 : kExitFailed;
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
+#include "base/split_mix.h"
 #include "base/status_macros.h"
 #include "encoder/encoder.h"
 #include "encoder/fidelity.h"
@@ -19,17 +20,18 @@ namespace loci {
 namespace {
 
 constexpr int64_t kDefaultSample = 1'000;
+constexpr uint64_t kSampleSeed = 20261122;
 
 struct Options {
   std::string model;
   std::string texts;
   int64_t sample = kDefaultSample;
   std::string record;
+  bool record_given = false;
 };
 
 absl::StatusOr<Options> Parse(const std::vector<std::string>& arguments) {
   Options options;
-  bool record_given = false;
   for (size_t i = 0; i < arguments.size(); ++i) {
     std::string flag = arguments[i], value;
     const size_t equals = flag.find('=');
@@ -54,25 +56,36 @@ absl::StatusOr<Options> Parse(const std::vector<std::string>& arguments) {
     }
     if (flag == "--record") {
       options.record = std::move(value);
-      record_given = true;
+      options.record_given = true;
     }
   }
   if (options.model.empty()) return absl::InvalidArgumentError("quantize needs --model, the checkpoint's folder");
   if (options.texts.empty())
     return absl::InvalidArgumentError("quantize needs --texts, a file of texts like those to be searched");
-  if (!record_given) options.record = JoinPath(options.model, kInt8FidelityFile);
+  if (!options.record_given) options.record = JoinPath(options.model, kInt8FidelityFile);
   return options;
 }
 
-absl::StatusOr<std::vector<std::string>> ReadTexts(std::istream& input, const std::string& name) {
-  std::vector<std::string> texts;
+// A uniform sample of at most `limit` texts: of n that were read, the last takes the place of one that is held with probability limit / n.
+absl::StatusOr<std::vector<std::string>> ReadSample(std::istream& input, const std::string& name, int64_t limit) {
+  std::vector<std::string> sample;
+  SplitMix64 random(kSampleSeed);
+  int64_t count = 0;
+  const auto add = [&](std::string text) {
+    if (++count <= limit) {
+      sample.push_back(std::move(text));
+      return;
+    }
+    const int64_t place = random.Below(count);
+    if (place < limit) sample[static_cast<size_t>(place)] = std::move(text);
+  };
   int64_t number = 0;
   for (std::string line; std::getline(input, line);) {
     ++number;
     if (!line.empty() && line.back() == '\r') line.pop_back();
     if (line.empty()) continue;
     if (line.front() != '{') {
-      texts.push_back(std::move(line));
+      add(std::move(line));
       continue;
     }
     google::protobuf::Struct object;
@@ -84,26 +97,22 @@ absl::StatusOr<std::vector<std::string>> ReadTexts(std::istream& input, const st
       return absl::InvalidArgumentError(absl::StrCat(name, ":", number, ": the JSON object has no string \"text\""));
     }
     const auto title = object.fields().find("title");
-    texts.push_back(PassageText(title == object.fields().end() ? "" : title->second.string_value(), text->second.string_value()));
+    add(PassageText(title == object.fields().end() ? "" : title->second.string_value(), text->second.string_value()));
   }
-  return texts;
+  return sample;
 }
 
 }  // namespace
 
-absl::StatusOr<std::string> RunQuantizeCommand(const std::vector<std::string>& arguments, std::istream& input) {
+absl::StatusOr<QuantizeResult> RunQuantizeCommand(const std::vector<std::string>& arguments, std::istream& input) {
   LOCI_ASSIGN_OR_RETURN(const Options options, Parse(arguments));
   std::ifstream file;
   if (options.texts != "-") {
     file.open(options.texts);
     if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", options.texts));
   }
-  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> all, ReadTexts(options.texts == "-" ? input : file, options.texts));
-  std::vector<std::string> texts;
-  const size_t wanted = static_cast<size_t>(options.sample);
-  for (size_t i = 0; i < all.size(); ++i) {
-    if (all.size() <= wanted || i * wanted / all.size() != (i + 1) * wanted / all.size()) texts.push_back(all[i]);
-  }
+  LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> texts,
+                        ReadSample(options.texts == "-" ? input : file, options.texts, options.sample));
   std::shared_ptr<const Encoder> encoders[3];
   const Precision precisions[] = {Precision::kFloat32, Precision::kAuto, Precision::kInt8};
   for (int i = 0; i < 3; ++i) {
@@ -112,12 +121,17 @@ absl::StatusOr<std::string> RunQuantizeCommand(const std::vector<std::string>& a
     LOCI_ASSIGN_OR_RETURN(encoders[i], LoadEncoder(PosixFileSystem(), options.model, encoder_options));
   }
   LOCI_ASSIGN_OR_RETURN(const Fidelity fidelity, MeasureFidelity(*encoders[0], *encoders[1], *encoders[2], texts));
-  std::string report = FidelityTable(fidelity);
-  if (!options.record.empty()) {
-    LOCI_RETURN_IF_ERROR(WriteFileAtomically(PosixFileSystem(), options.record, FidelityJson(fidelity)));
-    absl::StrAppend(&report, "recorded in ", options.record, "\n");
+  QuantizeResult result;
+  result.report = FidelityTable(fidelity);
+  if (options.record.empty()) return result;
+  const absl::Status written = WriteFileAtomically(PosixFileSystem(), options.record, FidelityJson(fidelity));
+  if (written.ok()) {
+    absl::StrAppend(&result.report, "recorded in ", options.record, "\n");
+  } else {
+    absl::StrAppend(&result.report, "not recorded: ", written.message(), "\n");
+    if (options.record_given) result.recorded = written;
   }
-  return report;
+  return result;
 }
 
 std::string QuantizeHelp() {
@@ -127,7 +141,7 @@ std::string QuantizeHelp() {
          "\n"
          "  --model DIR    a checkpoint's folder\n"
          "  --texts FILE   a text a line, or JSON objects with \"text\" and \"title\"; - is standard input\n"
-         "  --sample N     so many of them, spread evenly (1000)\n"
+         "  --sample N     so many of them, drawn at random (1000)\n"
          "  --record FILE  keeps the figures as JSON (DIR/int8_fidelity.json; \"\" keeps none)\n";
 }
 

@@ -10,20 +10,28 @@
 #include <string>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 
 namespace loci {
 
 inline constexpr char kInt8FidelityFile[] = "int8_fidelity.json";
 
+struct QuantizeResult {
+  // To print: cosine, top-10 overlap, tokens per second of int8, of the fastest precision that interchanges with float32, and of float32
+  // (Fidelity), and where that is recorded, or why not.
+  std::string report;
+  // FileSystem's error where the file that --record names could not be written; OK where that was the default one's.
+  absl::Status recorded;
+};
+
 // `arguments` behind "quantize":
 //   --model DIR    a checkpoint
 //   --texts FILE   a text a line, or a JSON object with `text` and perhaps `title`; "-" is `input`. Empty lines are skipped.
-//   --sample N     so many of the texts, spread evenly over the file: 20 to 10,000, default 1,000
+//   --sample N     so many of the texts, drawn at random, the same ones of the same texts: 20 to 10,000, default 1,000. Others are not held.
 //   --record FILE  where the figures are kept as JSON; default int8_fidelity.json in the checkpoint's folder. "" keeps none
-// Returns what to print: cosine, top-10 overlap, tokens per second of int8, of the fastest precision that interchanges with float32, and of
-// float32 (Fidelity). INVALID_ARGUMENT names flag or line; other errors as LoadEncoder and FileSystem. Blocks, for some seconds per 1,000 texts.
-absl::StatusOr<std::string> RunQuantizeCommand(const std::vector<std::string>& arguments, std::istream& input);
+// INVALID_ARGUMENT names flag or line; other errors as LoadEncoder and FileSystem. Blocks, for some seconds per 1,000 texts.
+absl::StatusOr<QuantizeResult> RunQuantizeCommand(const std::vector<std::string>& arguments, std::istream& input);
 
 std::string QuantizeHelp();
 

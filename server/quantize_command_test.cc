@@ -1,5 +1,6 @@
 #include "server/quantize_command.h"
 
+#include <cstdio>
 #include <sstream>
 #include <string>
 
@@ -33,7 +34,7 @@ class QuantizeCommandTest : public testing::Test {
     return lines;
   }
 
-  absl::StatusOr<std::string> Run(std::vector<std::string> arguments, const std::string& input) {
+  absl::StatusOr<QuantizeResult> Run(std::vector<std::string> arguments, const std::string& input) {
     std::istringstream in(input);
     return RunQuantizeCommand(arguments, in);
   }
@@ -45,9 +46,9 @@ class QuantizeCommandTest : public testing::Test {
 TEST_F(QuantizeCommandTest, PrintsAndRecordsFidelityAndSpeed) {
   const auto report = Run({"--model", model_, "--texts=-", "--sample", "20"}, Lines(45));
   ASSERT_TRUE(report.ok()) << report.status();
-  EXPECT_THAT(*report, HasSubstr("int8 against float32, 20 texts"));
-  EXPECT_THAT(*report, HasSubstr("top-10 overlap"));
-  EXPECT_THAT(*report, HasSubstr("recorded in"));
+  EXPECT_THAT(report->report, HasSubstr("int8 against float32, 20 texts"));
+  EXPECT_THAT(report->report, HasSubstr("top-10 overlap"));
+  EXPECT_THAT(report->report, HasSubstr("\nrecorded in"));
   const auto record = fs_.ReadFile(JoinPath(model_, kInt8FidelityFile));
   ASSERT_TRUE(record.ok()) << record.status();
   EXPECT_THAT(*record, HasSubstr("\"candidate\": \"int8\", \"text_count\": 20"));
@@ -56,8 +57,42 @@ TEST_F(QuantizeCommandTest, PrintsAndRecordsFidelityAndSpeed) {
 TEST_F(QuantizeCommandTest, KeepsNoRecordWhereToldSo) {
   const auto report = Run({"--model", model_, "--texts", "-", "--record", ""}, Lines(30));
   ASSERT_TRUE(report.ok()) << report.status();
-  EXPECT_THAT(*report, HasSubstr("30 texts"));
+  EXPECT_THAT(report->report, HasSubstr("30 texts"));
   EXPECT_FALSE(fs_.Exists(JoinPath(model_, kInt8FidelityFile)));
+}
+
+TEST_F(QuantizeCommandTest, ARecordThatCannotBeWrittenLosesNoReport) {
+  const std::string record = JoinPath(model_, kInt8FidelityFile);
+  ASSERT_TRUE(fs_.CreateDirectories(record + ".tmp").ok());
+  const auto by_default = Run({"--model", model_, "--texts=-"}, Lines(20));
+  ASSERT_TRUE(by_default.ok()) << by_default.status();
+  EXPECT_THAT(by_default->report, HasSubstr("int8 against float32, 20 texts"));
+  EXPECT_THAT(by_default->report, HasSubstr("\nnot recorded: "));
+  EXPECT_THAT(by_default->report, HasSubstr(record));
+  EXPECT_TRUE(by_default->recorded.ok()) << by_default->recorded;
+  const auto asked = Run({"--model", model_, "--texts=-", "--record", record}, Lines(20));
+  ASSERT_TRUE(asked.ok()) << asked.status();
+  EXPECT_THAT(asked->report, HasSubstr("int8 against float32, 20 texts"));
+  EXPECT_THAT(asked->report, HasSubstr("\nnot recorded: "));
+  EXPECT_FALSE(asked->recorded.ok());
+}
+
+TEST_F(QuantizeCommandTest, TheSampleIsOfAllTextsAndTheSameEachTime) {
+  // Three tokens a text in the first half, six in the other: of 100 drawn from all, some 450.
+  std::string lines;
+  for (int i = 0; i < 1000; ++i) lines += i < 500 ? "tree\n" : "red tree by river\n";
+  const auto tokens = [&]() -> int {
+    const auto result = Run({"--model", model_, "--texts=-", "--sample=100"}, lines);
+    EXPECT_TRUE(result.ok()) << result.status();
+    int count = 0;
+    if (!result.ok()) return 0;
+    EXPECT_EQ(std::sscanf(result->report.c_str(), "int8 against float32, 100 texts of %d", &count), 1);
+    return count;
+  };
+  const int count = tokens();
+  EXPECT_GT(count, 400);
+  EXPECT_LT(count, 500);
+  EXPECT_EQ(tokens(), count);
 }
 
 TEST_F(QuantizeCommandTest, NamesWhatIsWrong) {
