@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "encoder/check_batch.h"
 #include "encoder/kernels/aligned.h"
 #include "encoder/kernels/embedding.h"
 #include "encoder/kernels/pooling.h"
@@ -76,30 +77,6 @@ absl::StatusOr<std::shared_ptr<const Encoder>> CpuEncoder::Create(const BertRead
   encoder->spec_.memory_bytes = embeddings.word.size_bytes() + embeddings.position.size_bytes() + 3 * embeddings.type.size_bytes() +
                                 encoder->layers_->memory_bytes();
   return encoder;
-}
-
-absl::Status CpuEncoder::Check(const PackedBatch& batch) const {
-  const std::vector<int32_t>& offsets = batch.offsets;
-  if (offsets.empty() || offsets[0] != 0 || offsets.back() != batch.token_count()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("the batch's offsets do not run from 0 to its ", batch.token_count(), " tokens"));
-  }
-  for (size_t i = 0; i + 1 < offsets.size(); ++i) {
-    const int64_t length = static_cast<int64_t>(offsets[i + 1]) - offsets[i];
-    if (length < 1) return absl::InvalidArgumentError(absl::StrCat("sequence ", i, " has ", length, " tokens, the least is 1"));
-    if (length > spec_.max_length) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("sequence ", i, " has ", length, " tokens, the limit is ", spec_.max_length));
-    }
-  }
-  for (size_t t = 0; t < batch.token_ids.size(); ++t) {
-    const int32_t id = batch.token_ids[t];
-    if (id < 0 || id >= config_.vocabulary_size) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("token ", t, " has the id ", id, ", the vocabulary has ", config_.vocabulary_size));
-    }
-  }
-  return absl::OkStatus();
 }
 
 void CpuEncoder::MakePlan(const PackedBatch& batch, Plan* plan) const {
@@ -183,7 +160,7 @@ void CpuEncoder::RunBlock(const PackedBatch& batch, const Plan& plan, int64_t bl
 }
 
 absl::Status CpuEncoder::Encode(const PackedBatch& batch, float* vectors) const {
-  LOCI_RETURN_IF_ERROR(Check(batch));
+  LOCI_RETURN_IF_ERROR(CheckBatch(batch, spec_.max_length, config_.vocabulary_size));
   if (batch.sequence_count() == 0) return absl::OkStatus();
   std::unique_ptr<Plan> plan = TakePlan();
   MakePlan(batch, plan.get());

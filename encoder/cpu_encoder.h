@@ -40,7 +40,6 @@ class CpuEncoder : public Encoder {
 
   CpuEncoder(const ModelConfig& config, EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer, ThreadPool* pool, CpuIsa isa);
 
-  absl::Status Check(const PackedBatch& batch) const;
   void MakePlan(const PackedBatch& batch, Plan* plan) const;
   void RunBlock(const PackedBatch& batch, const Plan& plan, int64_t block, Workspace* workspace, float* vectors) const;
   std::unique_ptr<Workspace> TakeWorkspace(int64_t tokens) const;
