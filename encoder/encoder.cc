@@ -170,7 +170,13 @@ absl::StatusOr<std::shared_ptr<const Encoder>> LoadTower(FileSystem& fs, const s
     CudaEncoderOptions cuda_options;
     cuda_options.backend = options.cuda;
     LOCI_ASSIGN_OR_RETURN(cuda_options.type, CudaElementType(options.precision));
-    LOCI_ASSIGN_OR_RETURN(on_device, CudaEncoder::Create(reader, config, spec, std::move(own_tokenizer), std::move(cuda_options)));
+    EncoderSpec device_spec = spec;
+    const absl::string_view type = AbslView(ElementTypeName(cuda_options.type));
+    device_spec.element_type_reason = options.precision == Precision::kAuto
+                                          ? absl::StrCat("auto takes ", type, ": the encoder runs on a CUDA device")
+                                          : absl::StrCat(type, " was asked for");
+    LOCI_ASSIGN_OR_RETURN(on_device, CudaEncoder::Create(reader, config, std::move(device_spec), std::move(own_tokenizer),
+                                                         std::move(cuda_options)));
     cpu_options.precision = Precision::kFloat32;  // What the device is compared with.
   }
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> encoder,

@@ -37,7 +37,7 @@ struct EncoderSpec {
   std::string query_prefix;
   std::string passage_prefix;
   std::string element_type = "float32";  // What the weights are computed in: a Precision's name. Recorded, not hashed.
-  std::string element_type_reason;
+  std::string element_type_reason;       // For people: "auto takes float16: the CPU has AVX-512 fp16".
   std::string device = "cpu";
   int64_t memory_bytes = 0;  // Weights as held, packed copies included; the mapped file not.
   Fingerprint fingerprint;

@@ -36,7 +36,8 @@ struct CudaEncoderOptions {
 // Thread-safe: as many Encode calls run at once as there are lanes in the memory plan, others wait for one.
 class CudaEncoder : public Encoder {
  public:
-  // Uploads all weights in the type; `reader` is not kept. `spec` comes with everything but memory_bytes, element_type and device.
+  // Uploads all weights in the type; `reader` is not kept. `spec` comes with everything, element_type_reason too, but memory_bytes, element_type
+  // and device.
   // FAILED_PRECONDITION where the shape, the memory or cuBLASLt do not allow it, with figures; UNAVAILABLE where the device fails, which
   // then is marked as failed.
   static absl::StatusOr<std::shared_ptr<const Encoder>> Create(const BertReader& reader, const ModelConfig& config, EncoderSpec spec,

@@ -337,6 +337,7 @@ TEST_F(CudaEncoderTest, ADeviceThatComputesSomethingElseIsNotServedFrom) {
   ASSERT_TRUE(encoder.ok()) << encoder.status();
   EXPECT_EQ((*encoder)->spec().device, "cuda:0");
   EXPECT_EQ((*encoder)->spec().element_type, "bfloat16");
+  EXPECT_THAT((*encoder)->spec().element_type_reason, HasSubstr("auto takes bfloat16: "));
   EXPECT_EQ((*encoder)->spec().fingerprint, OnCpu()->spec().fingerprint) << "type and device are not hashed";
   EXPECT_GT(LeastCosine(Encode(**encoder, Batch(5)), Encode(*OnCpu(), Batch(5)), 32), 0.9995);
 
