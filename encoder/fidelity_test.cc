@@ -56,7 +56,6 @@ TEST_F(FidelityTest, AnEncoderIsItsOwnEqual) {
   EXPECT_NEAR(fidelity->cosine_mean, 1, 1e-9);
   EXPECT_NEAR(fidelity->cosine_min, 1, 1e-9);
   EXPECT_EQ(fidelity->top_10_overlap, 1);
-  EXPECT_GT(fidelity->candidate_tokens_per_s, 0);
 }
 
 TEST_F(FidelityTest, Int8IsNearAndSaysSo) {
