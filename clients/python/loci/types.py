@@ -367,7 +367,8 @@ class Job:
 
 @dataclasses.dataclass(frozen=True)
 class EncoderInfo:
-    """An encoder of the server. `max_tokens` counts special tokens; prefixes stand before texts of that role."""
+    """An encoder of the server. `max_tokens` counts special tokens; prefixes stand before texts of that role; `element_type` is what it computes
+    in ("float32", "float16", "bfloat16" or "int8"), `element_type_reason` why."""
 
     fingerprint: str
     model: str
