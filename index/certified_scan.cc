@@ -252,7 +252,8 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
         const double error = static_cast<double>(panel.length[r]) * bound.length_factor + static_cast<double>(panel.error[r]) * bound.error_factor + bound.slack;
         const double step = 1 / (static_cast<double>(panel.inverse_scale[r]) * prepared.inverse_scale(q));
         Candidates::Row row{-kInfinity, kInfinity, first_row + r};
-        if (error < kInfinity) {  // Nor a NaN.
+        // Else nothing is known of the row: it was not to be rounded, or the panel is damaged.
+        if (error >= 0 && error < kInfinity && step > 0 && step < kInfinity) {
           row.lower = (query_products[r] - error) * step - prepared.underflow();
           row.upper = (query_products[r] + error) * step + prepared.underflow();
         }
