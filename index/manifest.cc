@@ -76,6 +76,10 @@ absl::Status CheckFiles(const storage::Manifest& manifest) {
   }
   if (paths.count(kVectorsFile) == 0) return Damaged("vectors.bin is not listed");
   if (paths.count(std::string(kPassagesDirectory) + "/CURRENT") == 0) return Damaged("passages/CURRENT is not listed");
+  const bool has_codes = paths.count(kCodesFile) == 1;
+  if (has_codes != (manifest.format_version() > kManifestFormatWithoutCodes)) {
+    return Damaged(absl::StrCat(kCodesFile, has_codes ? " is listed" : " is not listed", " in format version ", manifest.format_version()));
+  }
   const bool has_index = paths.count(kIndexFile) == 1;
   if (has_index && manifest.index() == "exact") return Damaged("index.faiss is listed, but the index is exact");
   if (!has_index && manifest.index() != "exact") return Damaged("index.faiss is not listed");

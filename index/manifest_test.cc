@@ -101,6 +101,7 @@ TEST(ParseManifest, TakesCodesThatFit) {
   storage::Manifest manifest = Good();
   EXPECT_FALSE(HasCodes(manifest));
   AddFile(manifest, "vectors.int8", QuantizedVectorsBytes(3, 4));
+  manifest.set_format_version(3);
   EXPECT_TRUE(ParseManifest(SerializeManifest(manifest)).ok());
   EXPECT_TRUE(HasCodes(manifest));
 }
@@ -135,7 +136,10 @@ TEST(ParseManifest, RefusesFieldsThatCannotBeTrue) {
       {"probe negative", [](auto& m) { m.add_probes()->set_id("a"), m.mutable_probes(0)->set_row(-1); }},
       {"probe without id", [](auto& m) { m.add_probes(); }},
       {"vectors' size", [](auto& m) { m.mutable_files(0)->set_size_bytes(111); }},
-      {"codes' size", [](auto& m) { AddFile(m, "vectors.int8", QuantizedVectorsBytes(3, 4) + 1); }},
+      {"codes' size", [](auto& m) { m.set_format_version(3), AddFile(m, "vectors.int8", QuantizedVectorsBytes(3, 4) + 1); }},
+      {"codes in version 1", [](auto& m) { AddFile(m, "vectors.int8", QuantizedVectorsBytes(3, 4)); }},
+      {"codes in version 2", [](auto& m) { m.set_format_version(2), AddFile(m, "vectors.int8", QuantizedVectorsBytes(3, 4)); }},
+      {"version 3 without codes", [](auto& m) { m.set_format_version(3); }},
       {"negative size", [](auto& m) { m.mutable_files(1)->set_size_bytes(-1); }},
       {"checksum", [](auto& m) { m.mutable_files(1)->set_sha256(std::string(64, 'g')); }},
       {"short checksum", [](auto& m) { m.mutable_files(1)->set_sha256("aa"); }},
