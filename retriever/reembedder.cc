@@ -9,6 +9,8 @@
 #include "base/error.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
+#include "index/build_forecast.h"
+#include "index/index_specification.h"
 #include "index/manifest.h"
 #include "index/passage_file.h"
 #include "index/view_copy.h"
@@ -220,17 +222,22 @@ absl::StatusOr<ReembedEstimate> EstimateReembedding(GenerationManager& manager, 
       static_cast<int64_t>(1e3 * static_cast<double>(estimate.token_count) / estimate.tokens_per_second / options.max_encoder_share);
 
   const int64_t vector_bytes = estimate.passage_count * spec.dim * static_cast<int64_t>(ElementSize(view.generation().vectors().element_type()));
-  int64_t passage_bytes = static_cast<int64_t>(scale * static_cast<double>(overlay_bytes)), index_bytes = 0, column_bytes = 0, codes_bytes = 0;
+  int64_t passage_bytes = static_cast<int64_t>(scale * static_cast<double>(overlay_bytes)), index_bytes = 0, column_bytes = 0;
   for (const storage::FileEntry& file : manifest.files()) {
-    if (file.path() == kVectorsFile) continue;
-    (file.path() == kIndexFile ? index_bytes : file.path() == kCodesFile ? codes_bytes : file.path() == kColumnsFile ? column_bytes : passage_bytes) += file.size_bytes();
+    if (file.path() == kVectorsFile || file.path() == kCodesFile) continue;
+    (file.path() == kIndexFile ? index_bytes : file.path() == kColumnsFile ? column_bytes : passage_bytes) += file.size_bytes();
   }
   index_bytes = index_bytes * spec.dim / std::max(view.dim(), 1);
-  codes_bytes = codes_bytes * spec.dim / std::max(view.dim(), 1);
+  const std::string& index = options.index.empty() ? AskedIndex(manifest) : options.index;
+  const bool is_exact = IsExactIndex(index);
+  // What the generation has says nothing of another index, nor of one whose codes are as many as its passages.
+  if (is_exact || index != AskedIndex(manifest)) {
+    index_bytes = ForecastBuild({.passage_count = estimate.passage_count, .dim = spec.dim, .index = index}).index_bytes;
+  }
   const int64_t journal_bytes = estimate.passage_count * (kJournalBytesPerText + static_cast<int64_t>(sizeof(float)) * spec.dim);
-  estimate.size_bytes = vector_bytes + passage_bytes + index_bytes + codes_bytes + column_bytes;
+  estimate.size_bytes = vector_bytes + passage_bytes + index_bytes + column_bytes;
   estimate.peak_disk_bytes = estimate.size_bytes + passage_bytes + vector_bytes + journal_bytes;  // What is staged has the passages and vectors too.
-  estimate.memory_bytes = spec.memory_bytes + index_bytes + std::min<int64_t>(passage_bytes, kPassageCacheBytes) + column_bytes / 2;
+  estimate.memory_bytes = spec.memory_bytes + (is_exact ? 0 : index_bytes) + std::min<int64_t>(passage_bytes, kPassageCacheBytes) + column_bytes / 2;
   return estimate;
 }
 

@@ -333,10 +333,26 @@ TEST_F(ReembedderTest, AnEstimateSaysWhatItTakesAndChangesNothing) {
   EXPECT_GE(estimate->memory_bytes, other_->spec().memory_bytes);
   EXPECT_EQ(manager_->GetStore("s")->revision, before.revision);
   EXPECT_EQ(Generations().size(), 1u);
+  const auto with_codes = EstimateReembedding(*manager_, {.store = "s", .encoder = other_, .index = "exact:int8"}, {});
+  ASSERT_TRUE(with_codes.ok()) << with_codes.status();
+  EXPECT_GE(with_codes->size_bytes - estimate->size_bytes, 1'501 * other_->spec().dim);
+  EXPECT_LT(with_codes->size_bytes - estimate->size_bytes, 1'600 * (other_->spec().dim + 16));
+  EXPECT_GT(with_codes->peak_disk_bytes, with_codes->size_bytes);
+  EXPECT_EQ(with_codes->memory_bytes, estimate->memory_bytes) << "codes are mapped";
   const auto result = Run();
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_GT(static_cast<double>(estimate->size_bytes), 0.8 * static_cast<double>(result->size_bytes));
   EXPECT_LT(static_cast<double>(estimate->size_bytes), 1.2 * static_cast<double>(result->size_bytes));
+}
+
+TEST_F(ReembedderTest, AnEstimateCountsTheCodesThatAreAskedFor) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Corpus(1'500), {.index = "exact:int8"}).ok());
+  const auto same = EstimateReembedding(*manager_, {.store = "s", .encoder = other_}, {});
+  const auto without = EstimateReembedding(*manager_, {.store = "s", .encoder = other_, .index = "exact"}, {});
+  ASSERT_TRUE(same.ok() && without.ok());
+  EXPECT_GE(same->size_bytes - without->size_bytes, 1'500 * other_->spec().dim);
+  EXPECT_EQ(same->memory_bytes, without->memory_bytes);
 }
 
 }  // namespace
