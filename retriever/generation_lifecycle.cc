@@ -102,7 +102,7 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
       Report(control, "warming");
       const int64_t start_us = state_->options.clock->NowMicros();
       (*candidate)->Warm();
-      state_->load_rates.ObserveWarm(static_cast<int64_t>((*candidate)->vectors().data().size()), state_->options.clock->NowMicros() - start_us);
+      state_->load_rates.ObserveWarm((*candidate)->manifest(), state_->options.clock->NowMicros() - start_us);
     };
     // Searches of what serves go first, where something does.
     if (active != nullptr) {

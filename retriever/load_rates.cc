@@ -10,6 +10,7 @@ namespace {
 struct Sizes {
   int64_t all_bytes = 0;
   int64_t vector_bytes = 0;
+  int64_t warm_bytes = 0;
   int64_t parsed_bytes = 0;
 };
 
@@ -18,6 +19,7 @@ Sizes SizesOf(const storage::Manifest& manifest) {
   for (const storage::FileEntry& file : manifest.files()) {
     sizes.all_bytes += file.size_bytes();
     if (file.path() == kVectorsFile) sizes.vector_bytes = file.size_bytes();
+    if (file.path() == kVectorsFile || file.path() == kCodesFile) sizes.warm_bytes += file.size_bytes();
     if (file.path() == kIndexFile || file.path() == kColumnsFile) sizes.parsed_bytes += file.size_bytes();
   }
   return sizes;
@@ -53,9 +55,10 @@ void LoadRates::ObserveVerify(int64_t size_bytes, int64_t duration_us) {
   verify_.Observe(size_bytes, duration_us);
 }
 
-void LoadRates::ObserveWarm(int64_t vector_bytes, int64_t duration_us) {
+void LoadRates::ObserveWarm(const storage::Manifest& manifest, int64_t duration_us) {
+  const Sizes sizes = SizesOf(manifest);
   MutexLock lock(&mutex_);
-  warm_.Observe(vector_bytes, duration_us);
+  warm_.Observe(sizes.warm_bytes, duration_us);
 }
 
 void LoadRates::ObservePublish(int64_t change_count, int64_t duration_us) {
@@ -71,7 +74,7 @@ void LoadRates::ObserveWhole(const storage::Manifest& manifest, int64_t change_c
 double LoadRates::PartsUs(const storage::Manifest& manifest, int64_t change_count, bool verified) const {
   const Sizes sizes = SizesOf(manifest);
   return (verified ? 0 : verify_.PredictUs(sizes.all_bytes)) + parse_.PredictUs(sizes.parsed_bytes) + probe_.PredictUs(sizes.vector_bytes) +
-         warm_.PredictUs(sizes.vector_bytes) + publish_.PredictUs(change_count);
+         warm_.PredictUs(sizes.warm_bytes) + publish_.PredictUs(change_count);
 }
 
 int64_t LoadRates::PredictUs(const storage::Manifest& manifest, int64_t change_count, bool verified) const {

@@ -20,7 +20,7 @@ class LoadRates {
  public:
   void ObserveOpen(const storage::Manifest& manifest, const OpenTimes& times);
   void ObserveVerify(int64_t size_bytes, int64_t duration_us);
-  void ObserveWarm(int64_t vector_bytes, int64_t duration_us);
+  void ObserveWarm(const storage::Manifest& manifest, int64_t duration_us);  // Vectors, and their codes.
   // Laying writes over the generation and writing CURRENT.
   void ObservePublish(int64_t change_count, int64_t duration_us);
   // All of an activation, from its request to its reply: what is left beside the parts, once they were observed, is the job's record and the calls'.

@@ -22,7 +22,7 @@ TEST(LoadRates, TellsTheTimeOfAnotherSizeFromWhatItHasSeen) {
   const storage::Manifest seen = Sized(100 << 20, 100 << 20);
   for (int i = 0; i < 10; ++i) {
     rates.ObserveOpen(seen, {.verify_us = 400'000, .parse_us = 100'000, .probe_us = 50'000});
-    rates.ObserveWarm(100 << 20, 10'000);
+    rates.ObserveWarm(seen, 10'000);
     rates.ObservePublish(1000, 40'000);
   }
   EXPECT_NEAR(static_cast<double>(rates.PredictUs(seen, 1000)), 605'000, 1'000);
@@ -36,7 +36,7 @@ TEST(LoadRates, KeepsAFixedPartFromSmallOnes) {
   const storage::Manifest small = Sized(1000, 1000);
   for (int i = 0; i < 10; ++i) {
     rates.ObserveOpen(small, {.verify_us = 1'000, .parse_us = 7'000, .probe_us = 500});
-    rates.ObserveWarm(1000, 10);
+    rates.ObserveWarm(small, 10);
     rates.ObservePublish(0, 3'000);
   }
   EXPECT_NEAR(static_cast<double>(rates.PredictUs(small, 0)), 16'510, 20);
@@ -47,13 +47,30 @@ TEST(LoadRates, KnowsWhatIsLeftBesideTheParts) {
   const storage::Manifest seen = Sized(100 << 20, 0);
   for (int i = 0; i < 10; ++i) {
     rates.ObserveOpen(seen, {.verify_us = 400'000, .parse_us = 100'000, .probe_us = 50'000});
-    rates.ObserveWarm(100 << 20, 10'000);
+    rates.ObserveWarm(seen, 10'000);
     rates.ObservePublish(0, 1'000);
     rates.ObserveWhole(seen, 0, 591'000);
   }
   EXPECT_NEAR(static_cast<double>(rates.PredictUs(seen, 0)), 591'000, 1'000);
   for (int i = 0; i < 10; ++i) rates.ObserveWhole(seen, 0, 10);  // Less than the parts took.
   EXPECT_NEAR(static_cast<double>(rates.PredictUs(seen, 0)), 561'000, 1'000);
+}
+
+TEST(LoadRates, CodesAreWarmedAsVectorsAre) {
+  const auto with_codes = [](int64_t codes_bytes) {
+    storage::Manifest manifest = Sized(100 << 20, 0);
+    storage::FileEntry* const file = manifest.add_files();
+    file->set_path(kCodesFile);
+    file->set_size_bytes(codes_bytes);
+    return manifest;
+  };
+  LoadRates rates;
+  for (int i = 0; i < 10; ++i) {
+    rates.ObserveVerify(100 << 20, 0);
+    rates.ObserveWarm(with_codes(100 << 20), 10'000);
+  }
+  const double difference = static_cast<double>(rates.PredictUs(with_codes(100 << 20), 0) - rates.PredictUs(Sized(100 << 20, 0), 0));
+  EXPECT_NEAR(difference, 5'000, 200);
 }
 
 TEST(LoadRates, ForgetsASlowFirstReading) {
