@@ -23,8 +23,8 @@ constexpr int64_t kRangePanels = 64;
 // Queries of one pass. Their codes lie in the second-level cache while a panel lies in the first; where panels are made in the pass, it is to serve many.
 constexpr int64_t kChunkQueries = 128;
 constexpr int64_t kMakingChunkQueries = 512;
-// Candidates of all queries of a pass, at most, in each thread.
-constexpr int64_t kMaxPassCandidates = int64_t{1} << 22;
+// Candidates of all queries of a pass, about, at most, in all threads together: 192 MiB, where every row is like the others.
+constexpr int64_t kMaxPassCandidates = int64_t{1} << 23;
 // Fewer queries are not worth the making of panels.
 constexpr int64_t kMinMakingQueries = 24;
 // Multiplications below which a second thread costs more than it brings: four times ExactIndex's.
@@ -38,6 +38,25 @@ bool IsBetter(const RowHit& a, const RowHit& b) { return a.score != b.score ? a.
 
 // Of `count` things, where the i-th of so many nearly equal parts begins.
 int64_t PartBegin(int64_t count, int64_t parts, int64_t i) { return count / parts * i + std::min(i, count % parts); }
+
+// More rows than that are not scored one by one.
+int64_t CandidateLimit(int top_k) { return 4 * int64_t{top_k} + 4096; }
+// That one thread holds of one query. Half a limit more: so many come, at least, between a look at all of them and the next.
+int64_t MaxCandidates(int top_k) { return CandidateLimit(top_k) / 2 * 3; }
+
+// Threads of a scan.
+int64_t WorkerCount(const ThreadPool* pool, const VectorFile& vectors, int64_t query_count) {
+  const int64_t range_rows = kRangePanels * kPanelRows, range_count = (vectors.rows() + range_rows - 1) / range_rows;
+  if (pool == nullptr || range_count <= 1 || vectors.rows() * query_count * vectors.dim() <= kSerialWork) return 1;
+  return std::min<int64_t>(pool->thread_count() + 1, range_count);
+}
+
+// Queries of one pass.
+int64_t ChunkQueries(int64_t worker_count, bool has_codes, int top_k) {
+  const int64_t holders = worker_count == 1 ? 1 : worker_count + 1;  // What they found comes together beside it.
+  return std::clamp(kMaxPassCandidates / (MaxCandidates(top_k) * holders), int64_t{kMaxInt8Queries},
+                    has_codes ? kChunkQueries : kMakingChunkQueries);
+}
 
 float RoundedUp(double value) {
   const float rounded = static_cast<float>(value);
@@ -56,11 +75,11 @@ class CertifiedScan::Candidates {
     int64_t row;
   };
 
-  // More rows than that are not scored one by one.
-  static int64_t Limit(int top_k) { return 4 * int64_t{top_k} + 4096; }
-
   explicit Candidates(int top_k)
-      : top_k_(static_cast<size_t>(top_k)), limit_(static_cast<size_t>(Limit(top_k))), shrink_size_(2 * top_k_ + 128) {}
+      : top_k_(static_cast<size_t>(top_k)),
+        limit_(static_cast<size_t>(CandidateLimit(top_k))),
+        max_size_(static_cast<size_t>(MaxCandidates(top_k))),
+        shrink_size_(2 * top_k_ + 128) {}
 
   // What no row may be below, since top_k rows are not.
   double threshold() const { return threshold_; }
@@ -71,7 +90,10 @@ class CertifiedScan::Candidates {
   // Whether the threshold may have risen.
   bool Add(const Row& row) {
     rows_.push_back(row);
-    return rows_.size() >= shrink_size_ && Shrink();
+    if (rows_.size() < shrink_size_ || !Shrink()) return false;
+    shrink_size_ = std::max(shrink_size_, std::min(2 * rows_.size(), max_size_));
+    rows_.reserve(shrink_size_);
+    return true;
   }
 
   bool Shrink() {
@@ -86,7 +108,6 @@ class CertifiedScan::Candidates {
       GiveUp();
       return false;
     }
-    shrink_size_ = std::max(shrink_size_, 2 * rows_.size());
     return true;
   }
 
@@ -106,6 +127,7 @@ class CertifiedScan::Candidates {
  private:
   size_t top_k_;
   size_t limit_;
+  size_t max_size_;
   size_t shrink_size_;
   std::vector<Row> rows_;
   double threshold_ = -kInfinity;
@@ -196,14 +218,18 @@ CertifiedScan::CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::sha
 }
 
 bool CertifiedScan::IsWorthwhile(int64_t query_count, int64_t visible_count, int top_k) const {
-  if (codes_ == nullptr && (kernels_.make_panel == nullptr || query_count < kMinMakingQueries || visible_count < vectors_->rows() / 2)) return false;
+  if (codes_ == nullptr) {
+    const int64_t chunk_queries = ChunkQueries(WorkerCount(pool_, *vectors_, query_count), /*has_codes=*/false, top_k);
+    if (kernels_.make_panel == nullptr || std::min(query_count, chunk_queries) < kMinMakingQueries) return false;
+    if (visible_count < vectors_->rows() / 2) return false;
+  }
   // A pass reads every panel. Of one row in four, those alone are read faster as they are.
   return visible_count >= kMinRows && visible_count >= 16 * int64_t{top_k} && visible_count >= vectors_->rows() / 4;
 }
 
 absl::Status CertifiedScan::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden, RowHit* hits,
                                    std::vector<int64_t>* given_up) const {
-  const int64_t chunk_queries = std::clamp(kMaxPassCandidates / Candidates::Limit(options.top_k), int64_t{32}, codes_ == nullptr ? kMakingChunkQueries : kChunkQueries);
+  const int64_t chunk_queries = ChunkQueries(WorkerCount(pool_, *vectors_, queries.rows), codes_ != nullptr, options.top_k);
   const int64_t chunk_count = (queries.rows + chunk_queries - 1) / chunk_queries;
   for (int64_t chunk = 0; chunk < chunk_count; ++chunk) {
     const int64_t first = PartBegin(queries.rows, chunk_count, chunk), end = PartBegin(queries.rows, chunk_count, chunk + 1);
@@ -327,11 +353,7 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
     return absl::OkStatus();
   };
 
-  int64_t workers = 1;
-  const int64_t range_count = (panel_total + kRangePanels - 1) / kRangePanels;
-  if (pool_ != nullptr && range_count > 1 && row_total * query_count * vectors_->dim() > kSerialWork) {
-    workers = std::min<int64_t>(pool_->thread_count() + 1, range_count);
-  }
+  const int64_t workers = WorkerCount(pool_, *vectors_, query_count);
   const std::vector<Candidates> none(static_cast<size_t>(query_count), Candidates(options.top_k));
   std::vector<Candidates> best = none;
   if (workers == 1) {
