@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstring>
 #include <limits>
+#include <numeric>
 #include <random>
 #include <string>
 #include <tuple>
@@ -408,6 +409,41 @@ TEST(CertifiedScan, AnswersTheOthersOfABatch) {
   std::vector<float> queries = Normal(9 * kDim, 2);
   std::fill_n(queries.begin() + 4 * kDim, kDim, 0.0f);
   EXPECT_EQ(ExpectSameHits(files, queries, 10, RowMask(), nullptr, "one of nine"), static_cast<int64_t>(Isas().size()));
+}
+
+// Enough work that all threads scan: what they found comes together, thresholds are shared, and a query is given up by one for all.
+TEST(CertifiedScan, WorkersFindTogetherWhatScoringAllFinds) {
+  constexpr int kDim = 64;
+  constexpr int64_t kRows = 40'000;
+  constexpr int64_t kQueries = 40;
+  constexpr int64_t kManyCopies = 4800;  // More than are scored for the smaller top_k, though no single thread need hold so many.
+  constexpr int64_t kFewCopies = 12;
+  ASSERT_GT(kRows * kQueries * kDim, int64_t{4} << 23);
+  std::vector<float> rows = Normal(kRows * kDim, 1);
+  std::vector<float> queries = Normal(kQueries * kDim, 2);
+  std::fill_n(queries.begin(), kDim, 0.0f);  // All rows are the same to the first query.
+  std::vector<int64_t> places(kRows);
+  std::iota(places.begin(), places.end(), 0);
+  std::shuffle(places.begin(), places.end(), std::mt19937_64(3));
+  size_t used = 0;
+  for (int64_t q = 1; q < kQueries; ++q) {
+    // Copies of the query that differ in the last bits of an element, around every top_k below.
+    for (int64_t i = 0; i < (q == 1 ? kManyCopies : kFewCopies); ++i) {
+      float* const row = &rows[static_cast<size_t>(places[used++] * kDim)];
+      std::copy_n(&queries[static_cast<size_t>(q * kDim)], kDim, row);
+      for (int64_t ulps = 0; ulps <= i / kDim; ++ulps) row[i % kDim] = std::nextafter(row[i % kDim], kInfinity);
+    }
+  }
+  const Files files = MakeFiles(rows, kDim);
+  std::vector<int64_t> some;
+  for (int64_t r = 0; r < kRows; r += 9) some.push_back(r);
+  ThreadPool pool("search", 3, 16);
+  for (const RowMask& mask : {RowMask(), RowMask().WithHidden(some)}) {
+    for (const int top_k : {1, 10, 500}) {
+      const int64_t given_up = ExpectSameHits(files, queries, top_k, mask, &pool, "workers");
+      EXPECT_EQ(given_up, static_cast<int64_t>(Isas().size()) * (top_k == 500 ? 1 : 2)) << top_k << " of " << mask.hidden_count() << " hidden";
+    }
+  }
 }
 
 TEST(CertifiedScan, HoldsForAnyMagnitude) {
