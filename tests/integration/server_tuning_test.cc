@@ -52,8 +52,9 @@ class ServerTuning : public ServerFixture {
 TEST_F(ServerTuning, ExactSearchByCodesGivesTheSameHits) {
   StartServer();
   loci::v1::IngestResponse ingested;
-  ASSERT_TRUE(IngestWith("plain", "exact", 300, &ingested).ok());
-  ASSERT_TRUE(IngestWith("s", "exact:int8", 300, &ingested).ok());
+  // Of fewer than 4,096 passages all are scored at once.
+  ASSERT_TRUE(IngestWith("plain", "exact", 5'000, &ingested).ok());
+  ASSERT_TRUE(IngestWith("s", "exact:int8", 5'000, &ingested).ok());
   loci::v1::ListGenerationsRequest list;
   list.set_store("s");
   loci::v1::ListGenerationsResponse listed;
