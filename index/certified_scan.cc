@@ -212,8 +212,8 @@ class CertifiedScan::PreparedQueries {
 };
 
 CertifiedScan::CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const QuantizedVectors> codes, ThreadPool* pool,
-                             CpuIsa isa, Int8Isa int8_isa)
-    : vectors_(std::move(vectors)), codes_(std::move(codes)), pool_(pool), isa_(isa), kernels_(GetInt8Kernels(int8_isa)) {
+                             CpuIsa isa, ScanIsa scan_isa)
+    : vectors_(std::move(vectors)), codes_(std::move(codes)), pool_(pool), isa_(isa), kernels_(GetInt8Kernels(scan_isa)) {
   LOCI_CHECK(codes_ == nullptr || (vectors_->rows() == codes_->rows() && vectors_->dim() == codes_->dim()));
 }
 

@@ -32,13 +32,13 @@ class CertifiedScan {
   // `codes`: those of `vectors`, or null: they are made of each panel's rows as it is scanned, which only many queries at once are worth, and not on
   // every machine. `pool` (borrowed, may be null) takes part.
   CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const QuantizedVectors> codes, ThreadPool* pool, CpuIsa isa,
-                Int8Isa int8_isa);
+                ScanIsa scan_isa);
 
   // Whether Search is expected to be faster than to score the rows that are not hidden, of which there are so many.
   bool IsWorthwhile(int64_t query_count, int64_t visible_count, int top_k) const;
 
-  // As PassageIndex::Search, whose checks were made before. Without codes only where IsWorthwhile. A query of which more rows are left than pay, because they are too much alike for 8
-  // bits, is given up: its position goes to `given_up`, and its hits are not touched.
+  // As PassageIndex::Search, whose checks were made before. Without codes only where IsWorthwhile. A query of which more rows are left than pay,
+  // because they are too much alike for 8 bits, is given up: its position goes to `given_up`, and its hits are not touched.
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden, RowHit* hits,
                       std::vector<int64_t>* given_up) const;
 

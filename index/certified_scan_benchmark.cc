@@ -118,12 +118,12 @@ int Run(const std::string& folder, int dim, int threads) {
       vectors->Warm();
       codes->Warm();
       modes[name] = std::make_shared<ExactIndex>(vectors, pool.get());
-      modes[name + "+all"] = std::make_shared<ExactIndex>(vectors, pool.get(), DetectCpuIsa(), nullptr, Int8Isa::kAvx2);
+      modes[name + "+all"] = std::make_shared<ExactIndex>(vectors, pool.get(), DetectCpuIsa(), nullptr, ScanIsa::kAvx2);
       modes[name + "+int8"] = std::make_shared<ExactIndex>(vectors, pool.get(), DetectCpuIsa(), codes);
       if (type == ElementType::kFloat32) float32 = vectors;
     }
   }
-  std::cout << "ready, " << CpuIsaName(DetectCpuIsa()) << (DetectInt8Isa() == Int8Isa::kVnni ? " with vnni" : "") << ", " << threads << " thread(s)" << std::endl;
+  std::cout << "ready, " << CpuIsaName(DetectCpuIsa()) << (DetectScanIsa() == ScanIsa::kVnni ? " with vnni" : "") << ", " << threads << " thread(s)" << std::endl;
   const clockid_t clock = threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream words(line);
@@ -132,7 +132,7 @@ int Run(const std::string& folder, int dim, int threads) {
     IndexSearchOptions options;
     words >> verb >> mode >> query_count >> options.top_k;
     if (verb == "roof") {
-      const bool vnni = DetectInt8Isa() == Int8Isa::kVnni;
+      const bool vnni = DetectScanIsa() == ScanIsa::kVnni;
       std::cout << "{\"int8\": " << (vnni ? Int8Operations() : 0) << ", \"float32\": " << (DetectCpuIsa() == CpuIsa::kAvx512 ? Float32Operations() : 0)
                 << ", \"read_codes\": " << ReadBytes(reinterpret_cast<const char*>(codes->panel(0)), codes->panel_count() * PanelBytes(dim))
                 << ", \"read_float32\": " << ReadBytes(static_cast<const char*>(float32->row(0)), float32->rows() * dim * 4) << "}" << std::endl;

@@ -30,9 +30,9 @@ namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-std::vector<Int8Isa> Isas() {
-  std::vector<Int8Isa> isas = {Int8Isa::kAvx2};
-  if (DetectInt8Isa() == Int8Isa::kVnni) isas.push_back(Int8Isa::kVnni);
+std::vector<ScanIsa> Isas() {
+  std::vector<ScanIsa> isas = {ScanIsa::kAvx2};
+  if (DetectScanIsa() == ScanIsa::kVnni) isas.push_back(ScanIsa::kVnni);
   return isas;
 }
 
@@ -88,13 +88,13 @@ int64_t ExpectSameHits(const Files& files, const std::vector<float>& queries, in
   std::vector<RowHit> expected(slots);
   EXPECT_TRUE(ScoringAll(files.vectors).Search(view, TopK(top_k), mask, expected.data()).ok());
   int64_t given_up_total = 0;
-  std::vector<std::pair<Int8Isa, bool>> ways;  // And whether there are codes.
-  for (const Int8Isa isa : Isas()) {
+  std::vector<std::pair<ScanIsa, bool>> ways;  // And whether there are codes.
+  for (const ScanIsa isa : Isas()) {
     ways.push_back({isa, true});
     if (GetInt8Kernels(isa).make_panel != nullptr) ways.push_back({isa, false});
   }
   for (const auto& [isa, has_codes] : ways) {
-    const CertifiedScan scan(files.vectors, has_codes ? files.codes : nullptr, pool, isa == Int8Isa::kVnni ? CpuIsa::kAvx512 : CpuIsa::kAvx2, isa);
+    const CertifiedScan scan(files.vectors, has_codes ? files.codes : nullptr, pool, isa == ScanIsa::kVnni ? CpuIsa::kAvx512 : CpuIsa::kAvx2, isa);
     const RowHit untouched{-7, 7};
     std::vector<RowHit> hits(slots, untouched);
     std::vector<int64_t> given_up;
@@ -145,7 +145,7 @@ TEST(Int8Kernels, GiveTheProductsAndTheComparisonOfTheDefinition) {
         bounds[static_cast<size_t>(q)] = {.threshold = static_cast<float>(random() % 200) - 100, .length_factor = 0.5f, .error_factor = 2.0f, .slack = 3.0f, .offset = -128 * sum};
       }
       if (query_count > 1) bounds[1].threshold = -kInfinity;
-      for (const Int8Isa isa : Isas()) {
+      for (const ScanIsa isa : Isas()) {
         const Int8Kernels& kernels = GetInt8Kernels(isa);
         std::vector<int16_t> wide(query.begin(), query.end());
         const void* const packed = kernels.code_bytes == 1 ? static_cast<const void*>(query.data()) : wide.data();
@@ -215,7 +215,7 @@ TEST(QuantizedVectors, FiguresBoundWhatRoundingTookAway) {
 }
 
 TEST(Int8Kernels, MakePanelsThatBoundWhatRoundingTookAway) {
-  for (const Int8Isa isa : Isas()) {
+  for (const ScanIsa isa : Isas()) {
     const Int8Kernels& kernels = GetInt8Kernels(isa);
     if (kernels.make_panel == nullptr) continue;
     for (const int dim : {1, 3, 15, 16, 17, 30, 64, 127, 384}) {
@@ -359,7 +359,7 @@ INSTANTIATE_TEST_SUITE_P(All, CertifiedScanTest,
 TEST(CertifiedScan, ScoresFewRowsOfMany) {
   constexpr int kDim = 128;
   const Files files = MakeFiles(Normal(40'000 * kDim, 1), kDim);
-  const CertifiedScan scan(files.vectors, files.codes, nullptr, DetectCpuIsa(), DetectInt8Isa());
+  const CertifiedScan scan(files.vectors, files.codes, nullptr, DetectCpuIsa(), DetectScanIsa());
   const std::vector<float> queries = Normal(20 * kDim, 2);
   std::vector<RowHit> hits(20 * 10);
   std::vector<int64_t> given_up;
@@ -392,7 +392,7 @@ TEST(CertifiedScan, GivesUpWhereRowsAreTooMuchAlike) {
       EXPECT_GT(ExpectSameHits(files, queries, 10, RowMask(), each, "alike"), 0);
       std::vector<RowHit> expected(30), hits(30);
       ASSERT_TRUE(ScoringAll(files.vectors).Search({queries.data(), 3, kDim}, TopK(10), RowMask(), expected.data()).ok());
-      for (const Int8Isa isa : Isas()) {
+      for (const ScanIsa isa : Isas()) {
         const ExactIndex index(files.vectors, each, DetectCpuIsa(), files.codes, isa);
         ASSERT_TRUE(index.Search({queries.data(), 3, kDim}, TopK(10), RowMask(), hits.data()).ok());
         EXPECT_GT(index.certified_scan().given_up_count(), 0);
@@ -507,10 +507,10 @@ TEST(CertifiedScan, DamagedFiguresOfARowChangeNoOthers) {
       auto codes = QuantizedVectors::Open(fs, path);
       ASSERT_TRUE(codes.ok()) << codes.status();
       const std::shared_ptr<const QuantizedVectors> damaged = *std::move(codes);
-      for (const Int8Isa isa : Isas()) {
+      for (const ScanIsa isa : Isas()) {
         for (ThreadPool* const each : {static_cast<ThreadPool*>(nullptr), &pool}) {
           SCOPED_TRACE(testing::Message() << "field at " << field << " value " << value << " isa " << static_cast<int>(isa));
-          const CertifiedScan scan(files.vectors, damaged, each, isa == Int8Isa::kVnni ? CpuIsa::kAvx512 : CpuIsa::kAvx2, isa);
+          const CertifiedScan scan(files.vectors, damaged, each, isa == ScanIsa::kVnni ? CpuIsa::kAvx512 : CpuIsa::kAvx2, isa);
           std::vector<RowHit> hits(2 * kTopK);
           std::vector<int64_t> given_up;
           ASSERT_TRUE(scan.Search(view, TopK(kTopK), RowMask(), hits.data(), &given_up).ok());
@@ -560,7 +560,7 @@ TEST(CertifiedScan, MakesCodesForManyQueries) {
     const int64_t before = index.certified_scan().answered_count();
     ASSERT_TRUE(index.Search({queries.data(), count, kDim}, TopK(5), RowMask(), hits.data()).ok());
     ASSERT_TRUE(ScoringAll(files.vectors).Search({queries.data(), count, kDim}, TopK(5), RowMask(), expected.data()).ok());
-    EXPECT_EQ(index.certified_scan().answered_count() - before, DetectInt8Isa() == Int8Isa::kVnni && count >= 24 ? count : 0);
+    EXPECT_EQ(index.certified_scan().answered_count() - before, DetectScanIsa() == ScanIsa::kVnni && count >= 24 ? count : 0);
     for (int64_t i = 0; i < count * 5; ++i) {
       ASSERT_TRUE(hits[i].row == expected[i].row && std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score)) << i;
     }

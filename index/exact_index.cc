@@ -178,11 +178,11 @@ void TopKCollector::Finish(RowHit* hits) {
 }
 
 ExactIndex::ExactIndex(std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, CpuIsa isa,
-                       std::shared_ptr<const QuantizedVectors> codes, Int8Isa int8_isa)
+                       std::shared_ptr<const QuantizedVectors> codes, ScanIsa scan_isa)
     : vectors_(std::move(vectors)), pool_(pool), isa_(isa) {
   // Of a lower instruction set, all of it is.
-  if (isa_ == CpuIsa::kAvx2) int8_isa = Int8Isa::kAvx2;
-  certified_ = std::make_unique<CertifiedScan>(vectors_, std::move(codes), pool_, isa_, int8_isa);
+  if (isa_ == CpuIsa::kAvx2) scan_isa = ScanIsa::kAvx2;
+  certified_ = std::make_unique<CertifiedScan>(vectors_, std::move(codes), pool_, isa_, scan_isa);
 }
 
 absl::Status ExactIndex::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,

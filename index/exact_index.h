@@ -76,7 +76,7 @@ class ExactIndex : public PassageIndex {
  public:
   // `vectors` is shared; `pool` (borrowed, may be null) takes part in scans of many rows. `codes`: null, or those of `vectors`.
   ExactIndex(std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, CpuIsa isa = DetectCpuIsa(),
-             std::shared_ptr<const QuantizedVectors> codes = nullptr, Int8Isa int8_isa = DetectInt8Isa());
+             std::shared_ptr<const QuantizedVectors> codes = nullptr, ScanIsa scan_isa = DetectScanIsa());
 
   int64_t row_count() const override { return vectors_->rows(); }
   int dim() const override { return vectors_->dim(); }

@@ -57,11 +57,11 @@ struct Int8Kernels {
 extern const Int8Kernels kInt8KernelsAvx2;
 extern const Int8Kernels kInt8KernelsVnni;
 
-// kVnni: AVX-512 with VNNI (vpdpbusd).
-enum class Int8Isa { kAvx2, kVnni };
-// What this machine has; kAvx2 where LOCI_ISA names avx2 or avx512, which have less.
-Int8Isa DetectInt8Isa();
-const Int8Kernels& GetInt8Kernels(Int8Isa isa);
+// The instruction set of a pass over codes. kVnni: AVX-512 with VNNI (vpdpbusd).
+enum class ScanIsa { kAvx2, kVnni };
+// kVnni where DetectCpuExtensions has it.
+ScanIsa DetectScanIsa();
+const Int8Kernels& GetInt8Kernels(ScanIsa isa);
 
 }  // namespace loci
 

@@ -53,7 +53,7 @@ int Run(int64_t rows, int dim, int rounds, int threads, const std::vector<int>& 
   std::unique_ptr<ThreadPool> pool;
   if (threads > 1) pool = std::make_unique<ThreadPool>("search", threads - 1, 64);
   const std::shared_ptr<const VectorFile> file = MakeFile(rows, dim);
-  const ExactIndex index(file, pool.get(), isa, nullptr, Int8Isa::kAvx2);  // Every row is scored, as here.
+  const ExactIndex index(file, pool.get(), isa, nullptr, ScanIsa::kAvx2);  // Every row is scored, as here.
   const std::vector<ScanSegment> segments = {{.data = file->row(0), .type = file->element_type(), .rows = rows}};
   for (const int queries : batches) {
     std::vector<float> vectors(static_cast<size_t>(queries) * dim);
