@@ -139,7 +139,10 @@ class CertifiedScan::Candidates {
 class CertifiedScan::PreparedQueries {
  public:
   PreparedQueries(MatrixView<const float> queries, const Int8Kernels& kernels)
-      : count_(queries.rows), dim_(static_cast<int>(queries.cols)), code_bytes_(kernels.code_bytes), stride_(PaddedDim(queries.cols)) {
+      : count_(queries.rows),
+        dim_(static_cast<int>(queries.cols)),
+        code_bytes_(kernels.code_bytes),
+        stride_(PaddedDim(queries.cols)) {
     const int64_t padded_codes = int64_t{PanelSteps(dim_)} * kPanelElements;
     padded_.resize(static_cast<size_t>(count_ * stride_));
     codes_.resize(static_cast<size_t>(count_ * padded_codes * code_bytes_));
@@ -159,7 +162,9 @@ class CertifiedScan::PreparedQueries {
 
   int64_t tile_count() const { return (count_ + kMaxInt8Queries - 1) / kMaxInt8Queries; }
   int64_t tile_begin(int64_t tile) const { return PartBegin(count_, tile_count(), tile); }
-  const void* tile_codes(int64_t tile) const { return codes_.data() + tile_begin(tile) * PanelSteps(dim_) * kPanelElements * code_bytes_; }
+  const void* tile_codes(int64_t tile) const {
+    return codes_.data() + tile_begin(tile) * PanelSteps(dim_) * kPanelElements * code_bytes_;
+  }
   const float* padded(int64_t query) const { return padded_.data() + query * stride_; }
   float inverse_scale(int64_t query) const { return inverse_scales_[static_cast<size_t>(query)]; }
   // With no threshold.
@@ -190,7 +195,8 @@ class CertifiedScan::PreparedQueries {
     const int64_t first = tile_begin(tile), tile_queries = tile_begin(tile + 1) - first;
     const int64_t tile_offset = first * static_cast<int64_t>(codes.size());
     for (int64_t i = 0; i < static_cast<int64_t>(codes.size()); ++i) {
-      const int64_t place = tile_offset + (i / kPanelElements * tile_queries + query - first) * kPanelElements + i % kPanelElements;
+      const int64_t place =
+          tile_offset + (i / kPanelElements * tile_queries + query - first) * kPanelElements + i % kPanelElements;
       if (code_bytes_ == 1) {
         codes_[static_cast<size_t>(place)] = static_cast<uint8_t>(codes[static_cast<size_t>(i)]);
       } else {
@@ -211,8 +217,8 @@ class CertifiedScan::PreparedQueries {
   std::vector<float> inverse_scales_;
 };
 
-CertifiedScan::CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const QuantizedVectors> codes, ThreadPool* pool,
-                             CpuIsa isa, ScanIsa scan_isa)
+CertifiedScan::CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const QuantizedVectors> codes,
+                             ThreadPool* pool, CpuIsa isa, ScanIsa scan_isa)
     : vectors_(std::move(vectors)), codes_(std::move(codes)), pool_(pool), isa_(isa), kernels_(GetInt8Kernels(scan_isa)) {
   LOCI_CHECK(codes_ == nullptr || (vectors_->rows() == codes_->rows() && vectors_->dim() == codes_->dim()));
 }
@@ -227,8 +233,8 @@ bool CertifiedScan::IsWorthwhile(int64_t query_count, int64_t visible_count, int
   return visible_count >= kMinRows && visible_count >= 16 * int64_t{top_k} && visible_count >= vectors_->rows() / 4;
 }
 
-absl::Status CertifiedScan::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden, RowHit* hits,
-                                   std::vector<int64_t>* given_up) const {
+absl::Status CertifiedScan::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                                   RowHit* hits, std::vector<int64_t>* given_up) const {
   const int64_t chunk_queries = ChunkQueries(WorkerCount(pool_, *vectors_, queries.rows), codes_ != nullptr, options.top_k);
   const int64_t chunk_count = (queries.rows + chunk_queries - 1) / chunk_queries;
   for (int64_t chunk = 0; chunk < chunk_count; ++chunk) {
@@ -240,8 +246,8 @@ absl::Status CertifiedScan::Search(MatrixView<const float> queries, const IndexS
   return vectors_->Check();
 }
 
-absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden, RowHit* hits,
-                                        int64_t first_position, std::vector<int64_t>* given_up) const {
+absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                                        RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up) const {
   const PreparedQueries prepared(queries, kernels_);
   const int64_t query_count = queries.rows, tile_count = prepared.tile_count();
   const int64_t row_total = vectors_->rows(), panel_total = (row_total + kPanelRows - 1) / kPanelRows;
@@ -275,7 +281,8 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
       bool rose = false;
       for (; bits != 0; bits &= bits - 1) {
         const int r = std::countr_zero(bits);
-        const double error = static_cast<double>(panel.length[r]) * bound.length_factor + static_cast<double>(panel.error[r]) * bound.error_factor + bound.slack;
+        const double error = static_cast<double>(panel.length[r]) * bound.length_factor +
+                             static_cast<double>(panel.error[r]) * bound.error_factor + bound.slack;
         const double step = 1 / (static_cast<double>(panel.inverse_scale[r]) * prepared.inverse_scale(q));
         Candidates::Row row{-kInfinity, kInfinity, first_row + r};
         // Else nothing is known of the row: it was not to be rounded, or the panel is damaged.
@@ -335,11 +342,12 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
             const int64_t first = prepared.tile_begin(tile), count = prepared.tile_begin(tile + 1) - first;
             // Each tile asks for a part of the next panel, so that memory is read while there is something to compute.
             const int64_t line = PartBegin(next_lines, tile_count, tile), line_end = PartBegin(next_lines, tile_count, tile + 1);
-            kernels_.scan(prepared.tile_codes(tile), static_cast<int>(count), bounds.data() + first, &panel, steps, products, survivors,
-                          next + line * 64, (line_end - line) * 64);
+            kernels_.scan(prepared.tile_codes(tile), static_cast<int>(count), bounds.data() + first, &panel, steps, products,
+                          survivors, next + line * 64, (line_end - line) * 64);
             for (int64_t q = 0; q < count; ++q) {
               const uint64_t bits = survivors[q] & visible;
-              if (bits != 0 && !found[static_cast<size_t>(first + q)].given_up()) add(first + q, bits, products + q * kPanelRows, panel, first_row);
+              if (bits != 0 && !found[static_cast<size_t>(first + q)].given_up())
+                add(first + q, bits, products + q * kPanelRows, panel, first_row);
             }
           }
         }
@@ -393,7 +401,8 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
   return absl::OkStatus();
 }
 
-absl::Status CertifiedScan::Rescore(const float* query, const IndexSearchOptions& options, Candidates& candidates, RowHit* hits) const {
+absl::Status CertifiedScan::Rescore(const float* query, const IndexSearchOptions& options, Candidates& candidates,
+                                    RowHit* hits) const {
   std::vector<Candidates::Row>& rows = candidates.rows();
   const size_t top_k = static_cast<size_t>(options.top_k);
   std::sort(rows.begin(), rows.end(), [](const Candidates::Row& a, const Candidates::Row& b) { return a.upper > b.upper; });
@@ -410,7 +419,8 @@ absl::Status CertifiedScan::Rescore(const float* query, const IndexSearchOptions
     for (int64_t i = 0; i < count + ahead; ++i) data[i] = vectors_->row(rows[first + static_cast<size_t>(i)].row);
     gather(query, 1, data, count, vectors_->dim(), scores, kRescoreRows, data + count, ahead);
     for (int64_t i = 0; i < count; ++i) {
-      scored.push_back({rows[first + static_cast<size_t>(i)].row, std::isnan(scores[i]) ? -std::numeric_limits<float>::infinity() : scores[i]});
+      scored.push_back({rows[first + static_cast<size_t>(i)].row,
+                        std::isnan(scores[i]) ? -std::numeric_limits<float>::infinity() : scores[i]});
     }
     if (scored.size() < next_look) continue;
     const auto last = scored.begin() + static_cast<int64_t>(top_k) - 1;

@@ -31,8 +31,8 @@ class CertifiedScan {
  public:
   // `codes`: those of `vectors`, or null: they are made of each panel's rows as it is scanned, which only many queries at once are worth, and not on
   // every machine. `pool` (borrowed, may be null) takes part.
-  CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const QuantizedVectors> codes, ThreadPool* pool, CpuIsa isa,
-                ScanIsa scan_isa);
+  CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const QuantizedVectors> codes, ThreadPool* pool,
+                CpuIsa isa, ScanIsa scan_isa);
 
   // Whether Search is expected to be faster than to score the rows that are not hidden, of which there are so many.
   bool IsWorthwhile(int64_t query_count, int64_t visible_count, int top_k) const;
@@ -50,8 +50,8 @@ class CertifiedScan {
  private:
   class Candidates;
   class PreparedQueries;
-  absl::Status SearchChunk(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden, RowHit* hits,
-                           int64_t first_position, std::vector<int64_t>* given_up) const;
+  absl::Status SearchChunk(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                           RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up) const;
   absl::Status Rescore(const float* query, const IndexSearchOptions& options, Candidates& candidates, RowHit* hits) const;
 
   std::shared_ptr<const VectorFile> vectors_;

@@ -80,7 +80,8 @@ double ReadBytes(const char* data, int64_t bytes) {
   const double start = Seconds(CLOCK_THREAD_CPUTIME_ID);
   for (int64_t b = 0; b + 128 <= bytes; b += 128) {
 #pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j) sum[j] = _mm256_xor_si256(sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + b + 32 * j)));
+    for (int j = 0; j < 4; ++j)
+      sum[j] = _mm256_xor_si256(sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + b + 32 * j)));
   }
   const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
   sink = _mm256_extract_epi32(_mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3])), 0);
@@ -113,7 +114,8 @@ int Run(const std::string& folder, int dim, int threads) {
       std::shared_ptr<const VectorFile> vectors = VectorFile::Open(fs, path).value();
       const double start = Seconds(CLOCK_MONOTONIC);
       Check(WriteQuantizedVectors(fs, *vectors, path + ".int8", nullptr));
-      std::cout << name << ": " << count << " x " << dim << ", codes written in " << Seconds(CLOCK_MONOTONIC) - start << " s" << std::endl;
+      std::cout << name << ": " << count << " x " << dim << ", codes written in " << Seconds(CLOCK_MONOTONIC) - start << " s"
+                << std::endl;
       codes = QuantizedVectors::Open(fs, path + ".int8").value();
       vectors->Warm();
       codes->Warm();
@@ -123,7 +125,8 @@ int Run(const std::string& folder, int dim, int threads) {
       if (type == ElementType::kFloat32) float32 = vectors;
     }
   }
-  std::cout << "ready, " << CpuIsaName(DetectCpuIsa()) << (DetectScanIsa() == ScanIsa::kVnni ? " with vnni" : "") << ", " << threads << " thread(s)" << std::endl;
+  std::cout << "ready, " << CpuIsaName(DetectCpuIsa()) << (DetectScanIsa() == ScanIsa::kVnni ? " with vnni" : "") << ", "
+            << threads << " thread(s)" << std::endl;
   const clockid_t clock = threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
   for (std::string line; std::getline(std::cin, line);) {
     std::istringstream words(line);
@@ -133,9 +136,11 @@ int Run(const std::string& folder, int dim, int threads) {
     words >> verb >> mode >> query_count >> options.top_k;
     if (verb == "roof") {
       const bool vnni = DetectScanIsa() == ScanIsa::kVnni;
-      std::cout << "{\"int8\": " << (vnni ? Int8Operations() : 0) << ", \"float32\": " << (DetectCpuIsa() == CpuIsa::kAvx512 ? Float32Operations() : 0)
-                << ", \"read_codes\": " << ReadBytes(reinterpret_cast<const char*>(codes->panel(0)), codes->panel_count() * PanelBytes(dim))
-                << ", \"read_float32\": " << ReadBytes(static_cast<const char*>(float32->row(0)), float32->rows() * dim * 4) << "}" << std::endl;
+      std::cout << "{\"int8\": " << (vnni ? Int8Operations() : 0)
+                << ", \"float32\": " << (DetectCpuIsa() == CpuIsa::kAvx512 ? Float32Operations() : 0) << ", \"read_codes\": "
+                << ReadBytes(reinterpret_cast<const char*>(codes->panel(0)), codes->panel_count() * PanelBytes(dim))
+                << ", \"read_float32\": " << ReadBytes(static_cast<const char*>(float32->row(0)), float32->rows() * dim * 4)
+                << "}" << std::endl;
       continue;
     }
     const auto found = modes.find(mode);
@@ -151,7 +156,8 @@ int Run(const std::string& folder, int dim, int threads) {
     Check(index.Search({queries.data(), query_count, dim}, options, RowMask(), hits.data()));
     const double seconds = Seconds(clock) - start;
     if (verb == "run") {
-      std::cout << "{\"s\": " << seconds << ", \"scored\": " << static_cast<double>(scan.scored_count() - scored) / static_cast<double>(query_count)
+      std::cout << "{\"s\": " << seconds
+                << ", \"scored\": " << static_cast<double>(scan.scored_count() - scored) / static_cast<double>(query_count)
                 << ", \"given_up\": " << scan.given_up_count() - given_up << "}" << std::endl;
       continue;
     }

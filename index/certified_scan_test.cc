@@ -1,5 +1,7 @@
 #include "index/certified_scan.h"
 
+#include <gtest/gtest.h>
+
 #include <algorithm>
 #include <bit>
 #include <cmath>
@@ -12,8 +14,6 @@
 #include <tuple>
 #include <utility>
 #include <vector>
-
-#include <gtest/gtest.h>
 
 #include "base/device.h"
 #include "base/file.h"
@@ -94,7 +94,8 @@ int64_t ExpectSameHits(const Files& files, const std::vector<float>& queries, in
     if (GetInt8Kernels(isa).make_panel != nullptr) ways.push_back({isa, false});
   }
   for (const auto& [isa, has_codes] : ways) {
-    const CertifiedScan scan(files.vectors, has_codes ? files.codes : nullptr, pool, isa == ScanIsa::kVnni ? CpuIsa::kAvx512 : CpuIsa::kAvx2, isa);
+    const CertifiedScan scan(files.vectors, has_codes ? files.codes : nullptr, pool,
+                             isa == ScanIsa::kVnni ? CpuIsa::kAvx512 : CpuIsa::kAvx2, isa);
     const RowHit untouched{-7, 7};
     std::vector<RowHit> hits(slots, untouched);
     std::vector<int64_t> given_up;
@@ -107,9 +108,10 @@ int64_t ExpectSameHits(const Files& files, const std::vector<float>& queries, in
       const bool left = std::binary_search(given_up.begin(), given_up.end(), static_cast<int64_t>(i) / top_k);
       const RowHit& wanted = left ? untouched : expected[i];
       if (hits[i].row == wanted.row && std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(wanted.score)) continue;
-      ADD_FAILURE() << what << " isa " << static_cast<int>(isa) << " codes " << has_codes << " dim " << dim << " rows " << files.vectors->rows() << " queries " << count
-                    << " top_k " << top_k << " hidden " << mask.hidden_count() << " hit " << i << ": row " << hits[i].row << " score "
-                    << hits[i].score << ", expected row " << wanted.row << " score " << wanted.score;
+      ADD_FAILURE() << what << " isa " << static_cast<int>(isa) << " codes " << has_codes << " dim " << dim << " rows "
+                    << files.vectors->rows() << " queries " << count << " top_k " << top_k << " hidden " << mask.hidden_count()
+                    << " hit " << i << ": row " << hits[i].row << " score " << hits[i].score << ", expected row " << wanted.row
+                    << " score " << wanted.score;
       return -1;
     }
     if (has_codes) given_up_total += static_cast<int64_t>(given_up.size());
@@ -135,14 +137,19 @@ TEST(Int8Kernels, GiveTheProductsAndTheComparisonOfTheDefinition) {
     }
     for (int query_count = 1; query_count <= kMaxInt8Queries; ++query_count) {
       std::vector<int8_t> query(static_cast<size_t>(query_count * steps * kPanelElements));
-      for (int8_t& code : query) code = random() % 4 == 0 ? int8_t{127} : random() % 4 == 0 ? int8_t{-127} : static_cast<int8_t>(random() % 255 - 127);
+      for (int8_t& code : query)
+        code = random() % 4 == 0 ? int8_t{127} : random() % 4 == 0 ? int8_t{-127} : static_cast<int8_t>(random() % 255 - 127);
       std::vector<Int8Bound> bounds(static_cast<size_t>(query_count));
       for (int q = 0; q < query_count; ++q) {
         int32_t sum = 0;
         for (int s = 0; s < steps; ++s) {
           for (int e = 0; e < kPanelElements; ++e) sum += query[static_cast<size_t>((s * query_count + q) * kPanelElements + e)];
         }
-        bounds[static_cast<size_t>(q)] = {.threshold = static_cast<float>(random() % 200) - 100, .length_factor = 0.5f, .error_factor = 2.0f, .slack = 3.0f, .offset = -128 * sum};
+        bounds[static_cast<size_t>(q)] = {.threshold = static_cast<float>(random() % 200) - 100,
+                                          .length_factor = 0.5f,
+                                          .error_factor = 2.0f,
+                                          .slack = 3.0f,
+                                          .offset = -128 * sum};
       }
       if (query_count > 1) bounds[1].threshold = -kInfinity;
       for (const ScanIsa isa : Isas()) {
@@ -151,21 +158,25 @@ TEST(Int8Kernels, GiveTheProductsAndTheComparisonOfTheDefinition) {
         const void* const packed = kernels.code_bytes == 1 ? static_cast<const void*>(query.data()) : wide.data();
         std::vector<int32_t> products(static_cast<size_t>(query_count * kPanelRows), -1);
         std::vector<uint64_t> survivors(static_cast<size_t>(query_count), 0);
-        kernels.scan(packed, query_count, bounds.data(), &header, steps, products.data(), survivors.data(), bytes.data(), PanelBytes(dim));
+        kernels.scan(packed, query_count, bounds.data(), &header, steps, products.data(), survivors.data(), bytes.data(),
+                     PanelBytes(dim));
         for (int q = 0; q < query_count; ++q) {
           for (int r = 0; r < kPanelRows; ++r) {
             int32_t product = 0;
             for (int s = 0; s < steps; ++s) {
               for (int e = 0; e < kPanelElements; ++e) {
-                product += (codes[(s * kPanelRows + r) * kPanelElements + e] - 128) * query[static_cast<size_t>((s * query_count + q) * kPanelElements + e)];
+                product += (codes[(s * kPanelRows + r) * kPanelElements + e] - 128) *
+                           query[static_cast<size_t>((s * query_count + q) * kPanelElements + e)];
               }
             }
-            ASSERT_EQ(products[static_cast<size_t>(q * kPanelRows + r)], product) << "isa " << static_cast<int>(isa) << " dim " << dim << " queries " << query_count << " q " << q << " r " << r;
+            ASSERT_EQ(products[static_cast<size_t>(q * kPanelRows + r)], product)
+                << "isa " << static_cast<int>(isa) << " dim " << dim << " queries " << query_count << " q " << q << " r " << r;
             const Int8Bound& bound = bounds[static_cast<size_t>(q)];
             const double reach = product + 0.5 * header.length[r] + 2.0 * header.error[r] + 3.0;
             const double limit = static_cast<double>(bound.threshold) * header.inverse_scale[r];
             if (std::abs(reach - limit) < 1e-3 * (std::abs(reach) + std::abs(limit))) continue;  // Where float32 may say either.
-            ASSERT_EQ((survivors[static_cast<size_t>(q)] >> r) & 1, !(reach < limit)) << "isa " << static_cast<int>(isa) << " dim " << dim << " q " << q << " r " << r;
+            ASSERT_EQ((survivors[static_cast<size_t>(q)] >> r) & 1, !(reach < limit))
+                << "isa " << static_cast<int>(isa) << " dim " << dim << " q " << q << " r " << r;
           }
         }
       }
@@ -222,17 +233,29 @@ TEST(Int8Kernels, MakePanelsThatBoundWhatRoundingTookAway) {
       for (const int64_t rows : {1, 5, 63, 64}) {
         std::vector<float> values = Normal(static_cast<size_t>(rows * dim), 5);
         for (int64_t r = 0; r < rows; r += 5) {
-          for (int d = 0; d < dim; ++d) values[static_cast<size_t>(r * dim + d)] *= r == 0 ? 0.0f : r == 5 ? 1e-40f : r == 10 ? 1e14f : r == 15 ? 2e16f : 1e-25f;
+          for (int d = 0; d < dim; ++d)
+            values[static_cast<size_t>(r * dim + d)] *= r == 0    ? 0.0f
+                                                        : r == 5  ? 1e-40f
+                                                        : r == 10 ? 1e14f
+                                                        : r == 15 ? 2e16f
+                                                                  : 1e-25f;
         }
-        if (rows > 30) values[static_cast<size_t>(21 * dim)] = kInfinity, values[static_cast<size_t>(22 * dim)] = std::nanf(""), values[static_cast<size_t>(23 * dim)] = 1000;
+        if (rows > 30)
+          values[static_cast<size_t>(21 * dim)] = kInfinity, values[static_cast<size_t>(22 * dim)] = std::nanf(""),
+                                          values[static_cast<size_t>(23 * dim)] = 1000;
         std::vector<uint16_t> halves(values.size());
         for (const ElementType type : {ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16}) {
           std::vector<float> stored = values;
-          if (type == ElementType::kFloat16) Float32ToFloat16(values.data(), halves.data(), values.size()), Float16ToFloat32(halves.data(), stored.data(), stored.size());
-          if (type == ElementType::kBfloat16) Float32ToBfloat16(values.data(), halves.data(), values.size()), Bfloat16ToFloat32(halves.data(), stored.data(), stored.size());
+          if (type == ElementType::kFloat16)
+            Float32ToFloat16(values.data(), halves.data(), values.size()),
+                Float16ToFloat32(halves.data(), stored.data(), stored.size());
+          if (type == ElementType::kBfloat16)
+            Float32ToBfloat16(values.data(), halves.data(), values.size()),
+                Bfloat16ToFloat32(halves.data(), stored.data(), stored.size());
           std::vector<char> bytes(static_cast<size_t>(PanelBytes(dim)), 77);
           PanelHeader& panel = *reinterpret_cast<PanelHeader*>(bytes.data());
-          kernels.make_panel(type == ElementType::kFloat32 ? static_cast<const void*>(values.data()) : halves.data(), type, rows, dim, &panel);
+          kernels.make_panel(type == ElementType::kFloat32 ? static_cast<const void*>(values.data()) : halves.data(), type, rows,
+                             dim, &panel);
           const uint8_t* const codes = reinterpret_cast<const uint8_t*>(&panel + 1);
           std::vector<int8_t> expected_codes(static_cast<size_t>(dim));
           for (int64_t r = 0; r < kPanelRows; ++r) {
@@ -241,7 +264,8 @@ TEST(Int8Kernels, MakePanelsThatBoundWhatRoundingTookAway) {
             if (r < rows) expected = Quantize(&stored[static_cast<size_t>(r * dim)], dim, expected_codes.data());
             for (int d = 0; d < PanelSteps(dim) * kPanelElements; ++d) {
               const int code = codes[(d / kPanelElements * kPanelRows + r) * kPanelElements + d % kPanelElements] - 128;
-              ASSERT_EQ(code, d < dim ? expected_codes[static_cast<size_t>(d)] : 0) << "dim " << dim << " rows " << rows << " row " << r << " element " << d;
+              ASSERT_EQ(code, d < dim ? expected_codes[static_cast<size_t>(d)] : 0)
+                  << "dim " << dim << " rows " << rows << " row " << r << " element " << d;
             }
             ASSERT_EQ(panel.inverse_scale[r], expected.inverse_scale);
             ASSERT_GE(panel.length[r], expected.length * (1 - 2e-7f));
@@ -282,7 +306,8 @@ TEST(QuantizedVectors, RefusesDamagedHeaders) {
   std::string newer = good;
   newer[8] = 2;
   EXPECT_EQ(open(newer), absl::StatusCode::kFailedPrecondition);
-  for (const size_t size : {size_t{0}, size_t{63}, size_t{64}, good.size() - 1}) EXPECT_EQ(open(good.substr(0, size)), absl::StatusCode::kDataLoss) << size;
+  for (const size_t size : {size_t{0}, size_t{63}, size_t{64}, good.size() - 1})
+    EXPECT_EQ(open(good.substr(0, size)), absl::StatusCode::kDataLoss) << size;
   EXPECT_EQ(open(good + "x"), absl::StatusCode::kDataLoss);
   EXPECT_TRUE(fs.DeleteFile(path).ok() && fs.DeleteFile(codes_path).ok());
 }
@@ -294,7 +319,10 @@ TEST(QuantizedVectors, WritingTellsHowFarItIsAndEndsWhereToldTo) {
   const Files files = MakeFiles(Normal(kRows * kDim, 1), kDim);
   const std::string path = JoinPath(testing::TempDir(), "quantized_vectors_progress_test");
   std::vector<int64_t> done;
-  const auto written = WriteQuantizedVectors(fs, *files.vectors, path, [&](int64_t rows) { done.push_back(rows); return absl::OkStatus(); });
+  const auto written = WriteQuantizedVectors(fs, *files.vectors, path, [&](int64_t rows) {
+    done.push_back(rows);
+    return absl::OkStatus();
+  });
   ASSERT_TRUE(written.ok()) << written;
   ASSERT_GE(done.size(), 2u);
   for (size_t i = 0; i < done.size(); ++i) {
@@ -304,7 +332,10 @@ TEST(QuantizedVectors, WritingTellsHowFarItIsAndEndsWhereToldTo) {
   EXPECT_TRUE(QuantizedVectors::Open(fs, path).ok());
 
   int calls = 0;
-  const auto cancelled = WriteQuantizedVectors(fs, *files.vectors, path, [&](int64_t) { ++calls; return absl::CancelledError(""); });
+  const auto cancelled = WriteQuantizedVectors(fs, *files.vectors, path, [&](int64_t) {
+    ++calls;
+    return absl::CancelledError("");
+  });
   EXPECT_EQ(cancelled.code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(calls, 1);
   EXPECT_EQ(QuantizedVectors::Open(fs, path).status().code(), absl::StatusCode::kDataLoss);
@@ -320,7 +351,8 @@ TEST_P(CertifiedScanTest, FindsWhatScoringAllFinds) {
     if (rows == 9000 && dim != 33) continue;  // The reference takes the time.
     std::vector<float> values = Normal(static_cast<size_t>(rows * dim), 23 + static_cast<uint64_t>(rows));
     // Ties, and rows of all lengths.
-    for (int64_t r = 3; r < rows; r += 4) std::copy_n(&values[static_cast<size_t>((r % 8) / 4 * dim)], dim, &values[static_cast<size_t>(r * dim)]);
+    for (int64_t r = 3; r < rows; r += 4)
+      std::copy_n(&values[static_cast<size_t>((r % 8) / 4 * dim)], dim, &values[static_cast<size_t>(r * dim)]);
     for (int64_t r = 0; r < rows; r += 11) {
       for (int d = 0; d < dim; ++d) values[static_cast<size_t>(r * dim + d)] *= 3.0f;
     }
@@ -353,7 +385,8 @@ INSTANTIATE_TEST_SUITE_P(All, CertifiedScanTest,
                          testing::Combine(testing::Values(ElementType::kFloat32, ElementType::kFloat16, ElementType::kBfloat16),
                                           testing::Values(1, 2, 5, 16, 33, 64, 127, 384)),
                          [](const testing::TestParamInfo<std::tuple<ElementType, int>>& info) {
-                           return std::string(ElementTypeName(std::get<0>(info.param))) + "_" + std::to_string(std::get<1>(info.param));
+                           return std::string(ElementTypeName(std::get<0>(info.param))) + "_" +
+                                  std::to_string(std::get<1>(info.param));
                          });
 
 TEST(CertifiedScan, ScoresFewRowsOfMany) {
@@ -396,7 +429,10 @@ TEST(CertifiedScan, GivesUpWhereRowsAreTooMuchAlike) {
         const ExactIndex index(files.vectors, each, DetectCpuIsa(), files.codes, isa);
         ASSERT_TRUE(index.Search({queries.data(), 3, kDim}, TopK(10), RowMask(), hits.data()).ok());
         EXPECT_GT(index.certified_scan().given_up_count(), 0);
-        for (int i = 0; i < 30; ++i) ASSERT_TRUE(hits[i].row == expected[i].row && std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score)) << i;
+        for (int i = 0; i < 30; ++i)
+          ASSERT_TRUE(hits[i].row == expected[i].row &&
+                      std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score))
+              << i;
       }
     }
   }
@@ -441,7 +477,8 @@ TEST(CertifiedScan, WorkersFindTogetherWhatScoringAllFinds) {
   for (const RowMask& mask : {RowMask(), RowMask().WithHidden(some)}) {
     for (const int top_k : {1, 10, 500}) {
       const int64_t given_up = ExpectSameHits(files, queries, top_k, mask, &pool, "workers");
-      EXPECT_EQ(given_up, static_cast<int64_t>(Isas().size()) * (top_k == 500 ? 1 : 2)) << top_k << " of " << mask.hidden_count() << " hidden";
+      EXPECT_EQ(given_up, static_cast<int64_t>(Isas().size()) * (top_k == 500 ? 1 : 2))
+          << top_k << " of " << mask.hidden_count() << " hidden";
     }
   }
 }
@@ -466,7 +503,9 @@ TEST(CertifiedScan, HoldsForAnyMagnitude) {
     for (const float query_scale : {1e-44f, 1e-38f, 1e-25f, 1.0f, 1e13f}) {
       std::vector<float> queries = Normal(3 * kDim, 4, 1.0f);
       for (float& value : queries) value *= query_scale;
-      ASSERT_GE(ExpectSameHits(files, queries, 7, RowMask(), nullptr, std::to_string(row_scale) + " " + std::to_string(query_scale)), 0);
+      ASSERT_GE(
+          ExpectSameHits(files, queries, 7, RowMask(), nullptr, std::to_string(row_scale) + " " + std::to_string(query_scale)),
+          0);
     }
   }
 }
@@ -500,7 +539,8 @@ TEST(CertifiedScan, DamagedFiguresOfARowChangeNoOthers) {
       std::string bad = good;
       for (int64_t p = 0; p < files.codes->panel_count(); ++p) {
         for (size_t r = 0; r < kDamagedOfPanel; ++r) {
-          std::memcpy(&bad[first_panel + static_cast<size_t>(p * PanelBytes(kDim)) + field + r * sizeof(float)], &value, sizeof(value));
+          std::memcpy(&bad[first_panel + static_cast<size_t>(p * PanelBytes(kDim)) + field + r * sizeof(float)], &value,
+                      sizeof(value));
         }
       }
       ASSERT_TRUE(WriteFileAtomically(fs, path, bad).ok());
@@ -544,7 +584,8 @@ TEST(CertifiedScan, StopsWhenCancelledOrTooLate) {
     options.limits.Cancel();
     EXPECT_EQ(index.Search({queries.data(), 20, 24}, options, RowMask(), hits.data()).code(), absl::StatusCode::kCancelled);
     options.limits = RequestLimits(0);
-    EXPECT_EQ(index.Search({queries.data(), 20, 24}, options, RowMask(), hits.data()).code(), absl::StatusCode::kDeadlineExceeded);
+    EXPECT_EQ(index.Search({queries.data(), 20, 24}, options, RowMask(), hits.data()).code(),
+              absl::StatusCode::kDeadlineExceeded);
   }
 }
 
@@ -562,7 +603,9 @@ TEST(CertifiedScan, MakesCodesForManyQueries) {
     ASSERT_TRUE(ScoringAll(files.vectors).Search({queries.data(), count, kDim}, TopK(5), RowMask(), expected.data()).ok());
     EXPECT_EQ(index.certified_scan().answered_count() - before, DetectScanIsa() == ScanIsa::kVnni && count >= 24 ? count : 0);
     for (int64_t i = 0; i < count * 5; ++i) {
-      ASSERT_TRUE(hits[i].row == expected[i].row && std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score)) << i;
+      ASSERT_TRUE(hits[i].row == expected[i].row &&
+                  std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score))
+          << i;
     }
   }
 }
