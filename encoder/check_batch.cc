@@ -7,7 +7,8 @@ namespace loci {
 absl::Status CheckBatch(const PackedBatch& batch, int max_length, int vocabulary_size) {
   const std::vector<int32_t>& offsets = batch.offsets;
   if (offsets.empty() || offsets[0] != 0 || offsets.back() != batch.token_count()) {
-    return absl::InvalidArgumentError(absl::StrCat("the batch's offsets do not run from 0 to its ", batch.token_count(), " tokens"));
+    return absl::InvalidArgumentError(
+        absl::StrCat("the batch's offsets do not run from 0 to its ", batch.token_count(), " tokens"));
   }
   for (size_t i = 0; i + 1 < offsets.size(); ++i) {
     const int64_t length = static_cast<int64_t>(offsets[i + 1]) - offsets[i];

@@ -26,8 +26,9 @@ TEST(CudaStatus, SaysWhoMustAct) {
   for (const int code : {1, 9, 214, 700, 702, 709, 710, 715, 716, 717, 718, 719, 999}) {
     EXPECT_EQ(CudaStatus(code, "name", "text", "action").code(), absl::StatusCode::kUnavailable) << code;
   }
-  EXPECT_EQ(CudaStatus(700, "cudaErrorIllegalAddress", "an illegal memory access was encountered", "waiting for the device").message(),
-            "waiting for the device: an illegal memory access was encountered (cudaErrorIllegalAddress, CUDA error 700)");
+  EXPECT_EQ(
+      CudaStatus(700, "cudaErrorIllegalAddress", "an illegal memory access was encountered", "waiting for the device").message(),
+      "waiting for the device: an illegal memory access was encountered (cudaErrorIllegalAddress, CUDA error 700)");
 }
 
 TEST(CudaDriver, MustBeOfTheRuntimesMajorVersionOrLater) {
@@ -99,7 +100,13 @@ TEST(FakeCudaRuntime, ReplaysGraphsAndCountsWhatIsAlive) {
     auto event = *Own<CudaEvent>(runtime, runtime.CreateEvent());
     int count = 0;
     ASSERT_TRUE(runtime.BeginCapture(stream.get()).ok());
-    ASSERT_TRUE(runtime.Enqueue(stream.get(), [&] { ++count; return absl::OkStatus(); }).ok());
+    ASSERT_TRUE(runtime
+                    .Enqueue(stream.get(),
+                             [&] {
+                               ++count;
+                               return absl::OkStatus();
+                             })
+                    .ok());
     auto graph = *Own<CudaGraph>(runtime, runtime.EndCapture(stream.get()));
     for (int i = 0; i < 3; ++i) ASSERT_TRUE(runtime.LaunchGraph(graph.get(), stream.get()).ok());
     ASSERT_TRUE(runtime.Record(event.get(), stream.get()).ok());

@@ -11,7 +11,7 @@ namespace {
 // Numbers of cudaError_t, which have not changed since CUDA 10.1; this file is compiled without the toolkit too.
 absl::StatusCode CodeOf(int code) {
   switch (code) {
-    case 2:    // cudaErrorMemoryAllocation
+    case 2:  // cudaErrorMemoryAllocation
       return absl::StatusCode::kResourceExhausted;
     case 3:    // cudaErrorInitializationError
     case 34:   // cudaErrorStubLibrary
@@ -47,7 +47,8 @@ absl::Status CudaStatus(int code, std::string_view name, std::string_view text, 
 
 std::string WhyDriverIsTooOld(int driver_version, int runtime_version) {
   if (driver_version >= runtime_version / 1000 * 1000) return "";
-  const std::string has = driver_version == 0 ? "no NVIDIA driver is loaded" : absl::StrCat("the driver serves CUDA ", Version(driver_version));
+  const std::string has =
+      driver_version == 0 ? "no NVIDIA driver is loaded" : absl::StrCat("the driver serves CUDA ", Version(driver_version));
   return absl::StrCat(has, ", this build needs ", runtime_version / 1000, ".0 (it has runtime ", Version(runtime_version), ")");
 }
 

@@ -17,7 +17,8 @@ absl::Status CudaHealth::Fail(const absl::Status& error) {
   {
     MutexLock lock(&mutex_);
     if (failure_.ok()) {
-      failure_ = absl::UnavailableError(absl::StrCat("device ", device_, " failed and can't be used until the server is restarted: ", error.message()));
+      failure_ = absl::UnavailableError(
+          absl::StrCat("device ", device_, " failed and can't be used until the server is restarted: ", error.message()));
       listener = std::exchange(listener_, nullptr);
     }
     failure = failure_;

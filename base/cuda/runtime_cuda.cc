@@ -36,7 +36,8 @@ class DeviceRuntime : public CudaRuntime {
   absl::StatusOr<void*> Allocate(int64_t bytes) override {
     LOCI_RETURN_IF_ERROR(Use());
     void* memory = nullptr;
-    LOCI_RETURN_IF_ERROR(ToStatus(cudaMalloc(&memory, static_cast<size_t>(bytes)), absl::StrCat("allocating ", bytes, " bytes on the device")));
+    LOCI_RETURN_IF_ERROR(
+        ToStatus(cudaMalloc(&memory, static_cast<size_t>(bytes)), absl::StrCat("allocating ", bytes, " bytes on the device")));
     return memory;
   }
   void Free(void* memory) override {
@@ -45,8 +46,8 @@ class DeviceRuntime : public CudaRuntime {
   absl::StatusOr<void*> AllocatePinned(int64_t bytes) override {
     LOCI_RETURN_IF_ERROR(Use());
     void* memory = nullptr;
-    LOCI_RETURN_IF_ERROR(
-        ToStatus(cudaHostAlloc(&memory, static_cast<size_t>(bytes), cudaHostAllocDefault), absl::StrCat("allocating ", bytes, " bytes of pinned memory")));
+    LOCI_RETURN_IF_ERROR(ToStatus(cudaHostAlloc(&memory, static_cast<size_t>(bytes), cudaHostAllocDefault),
+                                  absl::StrCat("allocating ", bytes, " bytes of pinned memory")));
     return memory;
   }
   void FreePinned(void* memory) override {
@@ -74,15 +75,18 @@ class DeviceRuntime : public CudaRuntime {
 
   absl::Status CopyToDevice(void* to, const void* from, int64_t bytes, CudaHandle stream) override {
     LOCI_RETURN_IF_ERROR(Use());
-    return ToStatus(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, Stream(stream)), "copying to the device");
+    return ToStatus(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyHostToDevice, Stream(stream)),
+                    "copying to the device");
   }
   absl::Status CopyToHost(void* to, const void* from, int64_t bytes, CudaHandle stream) override {
     LOCI_RETURN_IF_ERROR(Use());
-    return ToStatus(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, Stream(stream)), "copying from the device");
+    return ToStatus(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToHost, Stream(stream)),
+                    "copying from the device");
   }
   absl::Status CopyOnDevice(void* to, const void* from, int64_t bytes, CudaHandle stream) override {
     LOCI_RETURN_IF_ERROR(Use());
-    return ToStatus(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, Stream(stream)), "copying on the device");
+    return ToStatus(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), cudaMemcpyDeviceToDevice, Stream(stream)),
+                    "copying on the device");
   }
   absl::Status Fill(void* to, int byte, int64_t bytes, CudaHandle stream) override {
     LOCI_RETURN_IF_ERROR(Use());
@@ -139,15 +143,19 @@ absl::StatusOr<std::unique_ptr<CudaRuntime>> OpenCudaRuntime(int ordinal) {
   int count = 0;
   LOCI_RETURN_IF_ERROR(ToStatus(cudaGetDeviceCount(&count), "counting the devices"));
   if (ordinal < 0 || ordinal >= count) {
-    return absl::FailedPreconditionError(absl::StrCat("there is no CUDA device ", ordinal, "; this machine has ", count, ", counted from 0"));
+    return absl::FailedPreconditionError(
+        absl::StrCat("there is no CUDA device ", ordinal, "; this machine has ", count, ", counted from 0"));
   }
   int major = 0, minor = 0, multiprocessors = 0;
-  LOCI_RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal), "asking for the device's kind"));
-  LOCI_RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal), "asking for the device's kind"));
-  LOCI_RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, ordinal), "asking for the device's kind"));
+  LOCI_RETURN_IF_ERROR(
+      ToStatus(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, ordinal), "asking for the device's kind"));
+  LOCI_RETURN_IF_ERROR(
+      ToStatus(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, ordinal), "asking for the device's kind"));
+  LOCI_RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, ordinal),
+                                "asking for the device's kind"));
   if (major < kLeastComputeMajor) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("CUDA device ", ordinal, " has compute capability ", major, ".", minor, ", the least is ", kLeastComputeMajor, ".0"));
+    return absl::FailedPreconditionError(absl::StrCat("CUDA device ", ordinal, " has compute capability ", major, ".", minor,
+                                                      ", the least is ", kLeastComputeMajor, ".0"));
   }
   LOCI_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal), "using the device"));
   return std::make_unique<DeviceRuntime>(ordinal, multiprocessors);

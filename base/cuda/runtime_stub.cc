@@ -3,6 +3,8 @@
 
 namespace loci {
 
-absl::StatusOr<std::unique_ptr<CudaRuntime>> OpenCudaRuntime(int) { return absl::FailedPreconditionError("this build has no CUDA in it"); }
+absl::StatusOr<std::unique_ptr<CudaRuntime>> OpenCudaRuntime(int) {
+  return absl::FailedPreconditionError("this build has no CUDA in it");
+}
 
 }  // namespace loci

@@ -9,9 +9,9 @@ namespace loci::cuda {
 
 template <typename T>
 struct AttentionArgs {
-  T* context;            // [tokens, head_count * head_dim]
+  T* context;  // [tokens, head_count * head_dim]
   const int32_t* batch;
-  const T* qkv;          // [tokens, 3 * head_count * head_dim]
+  const T* qkv;  // [tokens, 3 * head_count * head_dim]
   int head_count;
   int head_dim;
   float scale;  // log2(e) / sqrt(head_dim): the softmax is in powers of two.
@@ -27,7 +27,7 @@ template <int kHeadDim>
 inline constexpr int kKeyStride = kHeadDim + 8;
 
 template <int kHeadDim>
-inline constexpr int kMatrixAttentionSharedBytes = 2 * 2 * kKeysPerStep * kKeyStride<kHeadDim>;
+inline constexpr int kMatrixAttentionSharedBytes = 2 * 2 * kKeysPerStep* kKeyStride<kHeadDim>;
 
 // Fills `to` [kKeysPerStep, kKeyStride] with rows first, first + 1, ... of one head's keys or values; zeros from `end` on.
 template <int kHeadDim, typename T, typename Thread>
@@ -46,7 +46,8 @@ LOCI_BODY void LoadKeys(Thread& thread, T* to, const T* from, int64_t row_stride
 
 // scores [8][4]: the warp's 16 rows of queries times kKeysPerStep keys, as accumulators of MultiplyAdd.
 template <int kHeadDim, typename T, typename Thread>
-LOCI_BODY void Scores(Thread& thread, const uint32_t (&query)[kHeadDim / 16][4], const T* keys, float (&scores)[kKeysPerStep / 8][4]) {
+LOCI_BODY void Scores(Thread& thread, const uint32_t (&query)[kHeadDim / 16][4], const T* keys,
+                      float (&scores)[kKeysPerStep / 8][4]) {
   const int g = thread.lane() / 4, t = thread.lane() % 4;
   LOCI_UNROLL
   for (int n = 0; n < kKeysPerStep / 8; ++n) {
@@ -167,7 +168,8 @@ LOCI_BODY void MatrixAttentionBody(Thread& thread, const AttentionArgs<T>& args)
       const float factor = 1.0f / sum[r];
       T* const out = args.context + (begin + first_row + g + 8 * r) * static_cast<int64_t>(hidden) + head * kHeadDim + 2 * t;
       LOCI_UNROLL
-      for (int n = 0; n < kHeadDim / 8; ++n) Store2(out + 8 * n, Pack2<T>(context[n][2 * r] * factor, context[n][2 * r + 1] * factor));
+      for (int n = 0; n < kHeadDim / 8; ++n)
+        Store2(out + 8 * n, Pack2<T>(context[n][2 * r] * factor, context[n][2 * r + 1] * factor));
     }
   }
 }

@@ -9,9 +9,9 @@ namespace loci {
 absl::StatusOr<std::shared_ptr<CudaBackend>> OpenCudaBackend(int ordinal) {
   LOCI_ASSIGN_OR_RETURN(std::unique_ptr<CudaRuntime> runtime, OpenCudaRuntime(ordinal));
   LOCI_RETURN_IF_ERROR(cuda::CheckCudaLibraries());
-  return std::make_shared<CudaBackend>(absl::StrCat("cuda:", ordinal), std::move(runtime), [ordinal](const cuda::EncoderKernelsConfig& config) {
-    return cuda::MakeCudaEncoderKernels(ordinal, config);
-  });
+  return std::make_shared<CudaBackend>(
+      absl::StrCat("cuda:", ordinal), std::move(runtime),
+      [ordinal](const cuda::EncoderKernelsConfig& config) { return cuda::MakeCudaEncoderKernels(ordinal, config); });
 }
 
 absl::StatusOr<SelectedDevice> SelectDevice(std::string_view request, const CudaProbe& probe,
@@ -30,8 +30,10 @@ absl::StatusOr<SelectedDevice> SelectDevice(std::string_view request, const Cuda
   if (request != "auto") {
     return absl::FailedPreconditionError(absl::StrCat("device ", selected.choice.name, " can't be used: ", status.message()));
   }
-  return SelectedDevice{.choice = {.name = "cpu", .reason = absl::StrCat("auto takes the CPU: ", selected.choice.name, " can't be used: ", status.message())},
-                        .cuda = nullptr};
+  return SelectedDevice{
+      .choice = {.name = "cpu",
+                 .reason = absl::StrCat("auto takes the CPU: ", selected.choice.name, " can't be used: ", status.message())},
+      .cuda = nullptr};
 }
 
 }  // namespace loci

@@ -27,7 +27,9 @@ class CudaBackend {
   const std::string& name() const { return name_; }
   CudaRuntime& runtime() { return *runtime_; }
   CudaHealth& health() { return health_; }
-  absl::StatusOr<std::unique_ptr<cuda::EncoderKernels>> MakeKernels(const cuda::EncoderKernelsConfig& config) { return make_kernels_(config); }
+  absl::StatusOr<std::unique_ptr<cuda::EncoderKernels>> MakeKernels(const cuda::EncoderKernelsConfig& config) {
+    return make_kernels_(config);
+  }
 
  private:
   const std::string name_;

@@ -26,7 +26,9 @@ std::vector<int32_t> RowBuckets(int32_t max_rows) {
   return buckets;
 }
 
-int32_t BucketOf(const std::vector<int32_t>& buckets, int32_t rows) { return *std::lower_bound(buckets.begin(), buckets.end(), rows); }
+int32_t BucketOf(const std::vector<int32_t>& buckets, int32_t rows) {
+  return *std::lower_bound(buckets.begin(), buckets.end(), rows);
+}
 
 Chunk NextChunk(const PackedBatch& batch, int64_t first_sequence, int32_t max_tokens, int32_t max_sequences) {
   Chunk chunk = {.first_sequence = first_sequence};
@@ -44,7 +46,8 @@ Chunk NextChunk(const PackedBatch& batch, int64_t first_sequence, int32_t max_to
 int32_t MaxTiles(int32_t tokens, int32_t sequences) { return std::min(tokens, tokens / kTileRows + sequences); }
 
 int64_t MaxDeviceBatchInts(int32_t max_tokens, int32_t max_sequences) {
-  return kDeviceBatchHeaderInts + (max_sequences + 1) + 2 * static_cast<int64_t>(max_tokens) + 2 * static_cast<int64_t>(MaxTiles(max_tokens, max_sequences));
+  return kDeviceBatchHeaderInts + (max_sequences + 1) + 2 * static_cast<int64_t>(max_tokens) +
+         2 * static_cast<int64_t>(MaxTiles(max_tokens, max_sequences));
 }
 
 int64_t WriteDeviceBatch(const PackedBatch& batch, const Chunk& chunk, int32_t* to, int32_t* tile_count) {
@@ -80,8 +83,8 @@ int64_t WeightBytes(const EncoderShape& shape, ElementType type) {
   const auto weights = [size](int64_t count) { return AlignDevice(count * size); };
   const int64_t norm = 2 * AlignDevice(dim * 4);
   const int64_t embeddings = weights(shape.vocabulary_size * dim) + weights(shape.max_positions * dim) + weights(dim) + norm;
-  const int64_t layer = weights(3 * dim * dim) + weights(3 * dim) + weights(dim * dim) + weights(dim) + weights(inner * dim) + weights(inner) +
-                        weights(dim * inner) + weights(dim) + 2 * norm;
+  const int64_t layer = weights(3 * dim * dim) + weights(3 * dim) + weights(dim * dim) + weights(dim) + weights(inner * dim) +
+                        weights(inner) + weights(dim * inner) + weights(dim) + 2 * norm;
   return embeddings + shape.layer_count * layer;
 }
 
@@ -105,18 +108,19 @@ LaneLayout LayOutLane(const EncoderShape& shape, ElementType type, int32_t max_r
   return layout;
 }
 
-absl::StatusOr<MemoryPlan> PlanMemory(const EncoderShape& shape, ElementType type, int64_t free_bytes, const MemoryLimits& limits) {
+absl::StatusOr<MemoryPlan> PlanMemory(const EncoderShape& shape, ElementType type, int64_t free_bytes,
+                                      const MemoryLimits& limits) {
   if (type != ElementType::kFloat32 && type != ElementType::kFloat16 && type != ElementType::kBfloat16) {
-    return absl::FailedPreconditionError(absl::StrCat("the CUDA encoder computes in float32, float16 and bfloat16, not in ",
-                                                      std::string(ElementTypeName(type))));
+    return absl::FailedPreconditionError(
+        absl::StrCat("the CUDA encoder computes in float32, float16 and bfloat16, not in ", std::string(ElementTypeName(type))));
   }
   if (shape.dim % 8 != 0 || shape.intermediate_size % 8 != 0 || shape.dim > kMaxPoolingDim) {
-    return absl::FailedPreconditionError(absl::StrCat("the CUDA encoder takes rows that are multiples of 8 and at most ", kMaxPoolingDim, ", not ",
-                                                      shape.dim, " and ", shape.intermediate_size));
+    return absl::FailedPreconditionError(absl::StrCat("the CUDA encoder takes rows that are multiples of 8 and at most ",
+                                                      kMaxPoolingDim, ", not ", shape.dim, " and ", shape.intermediate_size));
   }
   if (shape.max_length > kMaxAttentionLength) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("the CUDA encoder takes sequences of at most ", kMaxAttentionLength, " tokens, the checkpoint has ", shape.max_length));
+    return absl::FailedPreconditionError(absl::StrCat("the CUDA encoder takes sequences of at most ", kMaxAttentionLength,
+                                                      " tokens, the checkpoint has ", shape.max_length));
   }
   const int32_t least = std::min(kLeastRows, limits.max_rows);
   MemoryPlan plan = {.max_rows = limits.max_rows, .max_sequences = limits.max_sequences, .lanes = limits.lanes};
@@ -135,9 +139,10 @@ absl::StatusOr<MemoryPlan> PlanMemory(const EncoderShape& shape, ElementType typ
       break;
     }
   }
-  return absl::FailedPreconditionError(absl::StrCat(
-      "the encoder needs ", Mebibytes(plan.device_bytes() + limits.reserve_bytes), " MiB of device memory (weights ", Mebibytes(plan.weight_bytes),
-      ", workspace ", Mebibytes(plan.lane_bytes), ", reserve ", Mebibytes(limits.reserve_bytes), "), ", free_bytes >> 20, " MiB are free"));
+  return absl::FailedPreconditionError(absl::StrCat("the encoder needs ", Mebibytes(plan.device_bytes() + limits.reserve_bytes),
+                                                    " MiB of device memory (weights ", Mebibytes(plan.weight_bytes),
+                                                    ", workspace ", Mebibytes(plan.lane_bytes), ", reserve ",
+                                                    Mebibytes(limits.reserve_bytes), "), ", free_bytes >> 20, " MiB are free"));
 }
 
 }  // namespace loci::cuda

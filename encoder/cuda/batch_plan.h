@@ -72,7 +72,8 @@ int64_t WeightBytes(const EncoderShape& shape, ElementType type);
 // The largest plan within the limits that fits `free_bytes`, halving chunks down to 1024 rows, then lanes. FAILED_PRECONDITION with the
 // figures where even the smallest does not fit, or where the kernels do not take the shape: dimensions that are no multiples of 8, rows
 // above 1024, sequences above 512 tokens.
-absl::StatusOr<MemoryPlan> PlanMemory(const EncoderShape& shape, ElementType type, int64_t free_bytes, const MemoryLimits& limits);
+absl::StatusOr<MemoryPlan> PlanMemory(const EncoderShape& shape, ElementType type, int64_t free_bytes,
+                                      const MemoryLimits& limits);
 
 // A lane's buffers in bytes, in the order in which they lie: batch, hidden, qkv, context, sum, intermediate, output.
 struct LaneLayout {

@@ -13,8 +13,13 @@ namespace {
 using testing::ElementsAre;
 using testing::HasSubstr;
 
-constexpr EncoderShape kMiniLm = {.dim = 384, .head_count = 12, .layer_count = 6, .intermediate_size = 1536, .vocabulary_size = 30522,
-                                  .max_positions = 512, .max_length = 256};
+constexpr EncoderShape kMiniLm = {.dim = 384,
+                                  .head_count = 12,
+                                  .layer_count = 6,
+                                  .intermediate_size = 1536,
+                                  .vocabulary_size = 30522,
+                                  .max_positions = 512,
+                                  .max_length = 256};
 
 PackedBatch Batch(const std::vector<int>& lengths) {
   PackedBatch batch;
@@ -58,7 +63,8 @@ TEST(WriteDeviceBatch, LaysOutHeaderOffsetsIdsPositionsAndTiles) {
   const PackedBatch batch = Batch({4, 2, 130, 1});
   std::vector<int32_t> ints(static_cast<size_t>(MaxDeviceBatchInts(133, 3)), -7);
   int32_t tiles = 0;
-  const int64_t written = WriteDeviceBatch(batch, {.first_sequence = 1, .sequence_count = 3, .token_count = 133}, ints.data(), &tiles);
+  const int64_t written =
+      WriteDeviceBatch(batch, {.first_sequence = 1, .sequence_count = 3, .token_count = 133}, ints.data(), &tiles);
   const DeviceBatchHeader& header = *reinterpret_cast<const DeviceBatchHeader*>(ints.data());
   EXPECT_EQ(header.token_count, 133);
   EXPECT_EQ(header.sequence_count, 3);
@@ -75,7 +81,8 @@ TEST(WriteDeviceBatch, LaysOutHeaderOffsetsIdsPositionsAndTiles) {
 }
 
 TEST(WriteDeviceBatch, NeverTakesMoreThanTheMost) {
-  for (const std::vector<int>& lengths : {std::vector<int>{64, 64}, std::vector<int>{65, 65}, std::vector<int>(100, 1), std::vector<int>{512}}) {
+  for (const std::vector<int>& lengths :
+       {std::vector<int>{64, 64}, std::vector<int>{65, 65}, std::vector<int>(100, 1), std::vector<int>{512}}) {
     const PackedBatch batch = Batch(lengths);
     const int32_t tokens = static_cast<int32_t>(batch.token_count()), sequences = static_cast<int32_t>(lengths.size());
     std::vector<int32_t> ints(static_cast<size_t>(MaxDeviceBatchInts(tokens, sequences)) + 1, -7);
@@ -94,7 +101,8 @@ TEST(PlanMemory, TakesTheLargestThatFits) {
   EXPECT_EQ(roomy->lanes, 2);
   // Weights of 22.7 million parameters without the pooler.
   EXPECT_NEAR(static_cast<double>(roomy->weight_bytes), 2 * 22.565e6, 2 * 0.05e6);
-  EXPECT_GT(PlanMemory(kMiniLm, ElementType::kFloat32, int64_t{80} << 30, limits)->weight_bytes, 2 * roomy->weight_bytes - (1 << 20));
+  EXPECT_GT(PlanMemory(kMiniLm, ElementType::kFloat32, int64_t{80} << 30, limits)->weight_bytes,
+            2 * roomy->weight_bytes - (1 << 20));
 
   const auto tight = PlanMemory(kMiniLm, ElementType::kBfloat16, 400 << 20, limits);
   ASSERT_TRUE(tight.ok()) << tight.status();
@@ -139,7 +147,8 @@ TEST(LayOutLane, PartsDoNotOverlap) {
   EXPECT_GE(lane.intermediate - lane.sum, 2048 * 384 * 2);
   EXPECT_GE(lane.output - lane.intermediate, 2048 * 1536 * 2);
   EXPECT_GE(lane.total - lane.output, 512 * 384 * 4);
-  for (const int64_t at : {lane.batch, lane.hidden, lane.qkv, lane.context, lane.sum, lane.intermediate, lane.output, lane.total}) EXPECT_EQ(at % 256, 0);
+  for (const int64_t at : {lane.batch, lane.hidden, lane.qkv, lane.context, lane.sum, lane.intermediate, lane.output, lane.total})
+    EXPECT_EQ(at % 256, 0);
 }
 
 }  // namespace

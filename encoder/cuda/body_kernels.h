@@ -95,9 +95,11 @@ class BodyKernels : public EncoderKernels {
                             const float* beta) override {
     return WithType([&](auto element) {
       using T = decltype(element);
-      const ResidualNormArgs<T> args = {static_cast<T*>(output), launch.batch, static_cast<const T*>(input), static_cast<const T*>(residual),
-                                        gamma, beta, config_.epsilon, config_.dim};
-      return WithSteps([&](auto steps) { return Run<ResidualNormKernel<steps(), T>>(RowBlocks(launch), 1, args, launch.stream); });
+      const ResidualNormArgs<T> args = {
+          static_cast<T*>(output), launch.batch, static_cast<const T*>(input), static_cast<const T*>(residual), gamma, beta,
+          config_.epsilon,         config_.dim};
+      return WithSteps(
+          [&](auto steps) { return Run<ResidualNormKernel<steps(), T>>(RowBlocks(launch), 1, args, launch.stream); });
     });
   }
 
@@ -107,18 +109,21 @@ class BodyKernels : public EncoderKernels {
       const GeluArgs<T> args = {static_cast<T*>(values), launch.batch, config_.intermediate_size};
       const int64_t pieces = static_cast<int64_t>(launch.rows) * config_.intermediate_size / 4;
       const int64_t blocks = (pieces + GeluKernel<T>::kBlockSize - 1) / GeluKernel<T>::kBlockSize;
-      return Run<GeluKernel<T>>(static_cast<int>(std::min<int64_t>(blocks, 16 * config_.multiprocessor_count)), 1, args, launch.stream);
+      return Run<GeluKernel<T>>(static_cast<int>(std::min<int64_t>(blocks, 16 * config_.multiprocessor_count)), 1, args,
+                                launch.stream);
     });
   }
 
   absl::Status Attention(const Launch& launch, void* context, const void* qkv) override {
     const int head_dim = config_.dim / config_.head_count;
     // A bound may be far from what a batch has: blocks then take several tiles.
-    const int blocks = launch.exact ? launch.tiles : std::min(launch.tiles, 4 * config_.multiprocessor_count / config_.head_count + 1);
+    const int blocks =
+        launch.exact ? launch.tiles : std::min(launch.tiles, 4 * config_.multiprocessor_count / config_.head_count + 1);
     return WithType([&](auto element) {
       using T = decltype(element);
-      const AttentionArgs<T> args = {static_cast<T*>(context), launch.batch, static_cast<const T*>(qkv), config_.head_count, head_dim,
-                                     1.4426950408889634f / std::sqrt(static_cast<float>(head_dim))};
+      const AttentionArgs<T> args = {
+          static_cast<T*>(context), launch.batch, static_cast<const T*>(qkv),
+          config_.head_count,       head_dim,     1.4426950408889634f / std::sqrt(static_cast<float>(head_dim))};
       if constexpr (!std::is_same_v<T, float>) {
         if (head_dim == 32) return Run<MatrixAttentionKernel<32, T>>(blocks, config_.head_count, args, launch.stream);
         if (head_dim == 64) return Run<MatrixAttentionKernel<64, T>>(blocks, config_.head_count, args, launch.stream);
@@ -131,7 +136,8 @@ class BodyKernels : public EncoderKernels {
     const int blocks = launch.exact ? launch.sequences : std::min(launch.sequences, 2 * config_.multiprocessor_count);
     return WithType([&](auto element) {
       using T = decltype(element);
-      const PoolingArgs<T> args = {output, launch.batch, static_cast<const T*>(input), config_.pooling, config_.normalize, config_.dim};
+      const PoolingArgs<T> args = {output,          launch.batch,      static_cast<const T*>(input),
+                                   config_.pooling, config_.normalize, config_.dim};
       return Run<PoolingKernel<T>>(blocks, 1, args, launch.stream);
     });
   }

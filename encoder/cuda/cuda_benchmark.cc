@@ -67,7 +67,8 @@ PackedBatch Batch(int64_t count, int length, bool mixed, uint32_t seed) {
   PackedBatch batch;
   for (int64_t s = 0; s < count; ++s) {
     const int tokens = mixed ? 8 + static_cast<int>(random() % static_cast<unsigned>(2 * (length - 8) + 1)) : length;
-    for (int i = 0; i < tokens; ++i) batch.token_ids.push_back(i == 0 ? 101 : i + 1 == tokens ? 102 : 2000 + static_cast<int32_t>(random() % 20000));
+    for (int i = 0; i < tokens; ++i)
+      batch.token_ids.push_back(i == 0 ? 101 : i + 1 == tokens ? 102 : 2000 + static_cast<int32_t>(random() % 20000));
     batch.offsets.push_back(static_cast<int32_t>(batch.token_ids.size()));
   }
   return batch;
@@ -110,7 +111,8 @@ class KernelBench {
       if (type == ElementType::kBfloat16) Float32ToBfloat16(&value, static_cast<uint16_t*>(pinned.get()) + i, 1);
     }
     for (int64_t begin = 0; begin < count; begin += some) {
-      Die(runtime_.CopyToDevice(static_cast<char*>(memory.get()) + begin * size, pinned.get(), std::min(some, count - begin) * size, stream()));
+      Die(runtime_.CopyToDevice(static_cast<char*>(memory.get()) + begin * size, pinned.get(),
+                                std::min(some, count - begin) * size, stream()));
     }
     Wait();
     return memory;
@@ -147,8 +149,10 @@ class KernelBench {
 
   // Operations per second of output [rows, cols] = input [rows, depth] weight^T.
   double DenseSeconds(ElementType type, int32_t rows, int cols, int depth) {
-    auto kernels = ValueOrDie(backend_.MakeKernels({.type = type, .dim = 384, .head_count = 12, .intermediate_size = 1536, .row_counts = {rows}}));
-    DeviceMemory weight = Random(type, static_cast<int64_t>(cols) * depth), bias = Random(type, cols), input = Random(type, static_cast<int64_t>(rows) * depth);
+    auto kernels = ValueOrDie(
+        backend_.MakeKernels({.type = type, .dim = 384, .head_count = 12, .intermediate_size = 1536, .row_counts = {rows}}));
+    DeviceMemory weight = Random(type, static_cast<int64_t>(cols) * depth), bias = Random(type, cols),
+                 input = Random(type, static_cast<int64_t>(rows) * depth);
     DeviceMemory output = Memory(static_cast<int64_t>(rows) * cols * static_cast<int64_t>(ElementSize(type)));
     const int layer = ValueOrDie(kernels->AddDense(weight.get(), bias.get(), cols, depth));
     if (ValueOrDie(kernels->DenseCandidates(cols, depth)) == 0) return INFINITY;
@@ -160,16 +164,26 @@ class KernelBench {
     constexpr int32_t kTokens = 16384;
     constexpr int kDim = 384, kInner = 1536;
     const double size = static_cast<double>(ElementSize(type)), tokens = kTokens;
-    auto kernels = ValueOrDie(backend_.MakeKernels({.type = type, .dim = kDim, .head_count = 12, .intermediate_size = kInner, .epsilon = 1e-12f,
-                                                    .multiprocessor_count = runtime_.multiprocessor_count(), .row_counts = {kTokens}}));
-    std::printf("\n%-34s %10s %12s %12s %8s\n", (std::string(ElementTypeName(type)) + ", 16,384 tokens").c_str(), "us", "GB/s", "TFLOP/s", "of roof");
+    auto kernels = ValueOrDie(backend_.MakeKernels({.type = type,
+                                                    .dim = kDim,
+                                                    .head_count = 12,
+                                                    .intermediate_size = kInner,
+                                                    .epsilon = 1e-12f,
+                                                    .multiprocessor_count = runtime_.multiprocessor_count(),
+                                                    .row_counts = {kTokens}}));
+    std::printf("\n%-34s %10s %12s %12s %8s\n", (std::string(ElementTypeName(type)) + ", 16,384 tokens").c_str(), "us", "GB/s",
+                "TFLOP/s", "of roof");
     const auto row = [&](const std::string& name, double bytes, double flop, double seconds) {
       const double floor = std::max(bytes / copy_rate, flop / flop_rate);
-      std::printf("%-34s %10.1f %12.0f %12.1f %7.0f%%\n", name.c_str(), 1e6 * seconds, 1e-9 * bytes / seconds, 1e-12 * flop / seconds, 100 * floor / seconds);
+      std::printf("%-34s %10.1f %12.0f %12.1f %7.0f%%\n", name.c_str(), 1e6 * seconds, 1e-9 * bytes / seconds,
+                  1e-12 * flop / seconds, 100 * floor / seconds);
     };
-    DeviceMemory hidden = Random(type, kTokens * int64_t{kDim}), sum = Random(type, kTokens * int64_t{kDim}), qkv = Random(type, kTokens * int64_t{3 * kDim});
-    DeviceMemory inner = Random(type, kTokens * int64_t{kInner}), gamma = Random(ElementType::kFloat32, kDim), beta = Random(ElementType::kFloat32, kDim);
-    DeviceMemory word = Random(type, 30522 * int64_t{kDim}), position = Random(type, 512 * kDim), output = Memory(4 * 2048 * kDim);
+    DeviceMemory hidden = Random(type, kTokens * int64_t{kDim}), sum = Random(type, kTokens * int64_t{kDim}),
+                 qkv = Random(type, kTokens * int64_t{3 * kDim});
+    DeviceMemory inner = Random(type, kTokens * int64_t{kInner}), gamma = Random(ElementType::kFloat32, kDim),
+                 beta = Random(ElementType::kFloat32, kDim);
+    DeviceMemory word = Random(type, 30522 * int64_t{kDim}), position = Random(type, 512 * kDim),
+                 output = Memory(4 * 2048 * kDim);
     const double matrix = tokens * kDim * size;
     for (const int length : {32, 128, 256}) {
       const PackedBatch batch = Batch(kTokens / length, length, false, 5);
@@ -178,15 +192,24 @@ class KernelBench {
       PinnedMemory pinned = ValueOrDie(Own<PinnedMemory>(runtime_, runtime_.AllocatePinned(4 * ints)));
       DeviceMemory staged = Memory(4 * ints);
       int32_t tiles = 0;
-      cuda::WriteDeviceBatch(batch, {.first_sequence = 0, .sequence_count = sequences, .token_count = kTokens}, static_cast<int32_t*>(pinned.get()), &tiles);
+      cuda::WriteDeviceBatch(batch, {.first_sequence = 0, .sequence_count = sequences, .token_count = kTokens},
+                             static_cast<int32_t*>(pinned.get()), &tiles);
       Die(runtime_.CopyToDevice(staged.get(), pinned.get(), 4 * ints, stream()));
       Wait();
-      const cuda::Launch launch = {.batch = static_cast<const int32_t*>(staged.get()), .rows = kTokens, .sequences = sequences, .tiles = tiles, .stream = stream()};
+      const cuda::Launch launch = {.batch = static_cast<const int32_t*>(staged.get()),
+                                   .rows = kTokens,
+                                   .sequences = sequences,
+                                   .tiles = tiles,
+                                   .stream = stream()};
       const float *g = static_cast<const float*>(gamma.get()), *b = static_cast<const float*>(beta.get());
-      row("attention, length " + std::to_string(length), 4 * matrix, 4.0 * length * tokens * kDim, Time([&] { return kernels->Attention(launch, hidden.get(), qkv.get()); }));
+      row("attention, length " + std::to_string(length), 4 * matrix, 4.0 * length * tokens * kDim,
+          Time([&] { return kernels->Attention(launch, hidden.get(), qkv.get()); }));
       if (length != 128) continue;
-      row("embedding", 2 * matrix, 0, Time([&] { return kernels->Embedding(launch, hidden.get(), {word.get(), position.get(), position.get(), g, b}); }));
-      row("residual + norm", 3 * matrix, 0, Time([&] { return kernels->ResidualNorm(launch, hidden.get(), sum.get(), hidden.get(), g, b); }));
+      row("embedding", 2 * matrix, 0, Time([&] {
+            return kernels->Embedding(launch, hidden.get(), {word.get(), position.get(), position.get(), g, b});
+          }));
+      row("residual + norm", 3 * matrix, 0,
+          Time([&] { return kernels->ResidualNorm(launch, hidden.get(), sum.get(), hidden.get(), g, b); }));
       row("gelu", 2 * tokens * kInner * size, 0, Time([&] { return kernels->Gelu(launch, inner.get()); }));
       row("pooling", matrix, 0, Time([&] { return kernels->Pool(launch, static_cast<float*>(output.get()), hidden.get()); }));
     }
@@ -194,8 +217,10 @@ class KernelBench {
       const char* name;
       int cols, depth;
     };
-    for (const Shape& s : {Shape{"dense 384 -> 1152", 1152, 384}, Shape{"dense 384 -> 384", 384, 384}, Shape{"dense 384 -> 1536", 1536, 384}, Shape{"dense 1536 -> 384", 384, 1536}}) {
-      row(s.name, tokens * (s.cols + s.depth) * size, 2 * tokens * s.cols * s.depth, DenseSeconds(type, kTokens, s.cols, s.depth));
+    for (const Shape& s : {Shape{"dense 384 -> 1152", 1152, 384}, Shape{"dense 384 -> 384", 384, 384},
+                           Shape{"dense 384 -> 1536", 1536, 384}, Shape{"dense 1536 -> 384", 384, 1536}}) {
+      row(s.name, tokens * (s.cols + s.depth) * size, 2 * tokens * s.cols * s.depth,
+          DenseSeconds(type, kTokens, s.cols, s.depth));
     }
   }
 
@@ -212,7 +237,8 @@ void Kernels(const std::shared_ptr<CudaBackend>& backend) {
   std::printf("roof: device to device %.0f GB/s, read and written\n", 1e-9 * copy);
   for (const ElementType type : kTypes) {
     const double rate = 2.0 * 8192 * 8192 * 8192 / bench.DenseSeconds(type, 8192, 8192, 8192);
-    std::printf("roof: product of 8192 x 8192 x 8192 in %s %.1f TFLOP/s\n", std::string(ElementTypeName(type)).c_str(), 1e-12 * rate);
+    std::printf("roof: product of 8192 x 8192 x 8192 in %s %.1f TFLOP/s\n", std::string(ElementTypeName(type)).c_str(),
+                1e-12 * rate);
     bench.Table(type, copy, rate);
   }
 }
@@ -244,13 +270,16 @@ void Fidelity(const Encoder& cpu, const Encoder& encoder) {
     for (size_t i = 0; i < dim; ++i) dot += static_cast<double>(a[s * dim + i]) * b[s * dim + i];
     least = std::min(least, dot);
     mean += dot / 64;
-    const PackedBatch one = {.token_ids = {batch.token_ids.begin() + batch.offsets[s], batch.token_ids.begin() + batch.offsets[s + 1]},
-                             .offsets = {0, batch.offsets[s + 1] - batch.offsets[s]}};
+    const PackedBatch one = {
+        .token_ids = {batch.token_ids.begin() + batch.offsets[s], batch.token_ids.begin() + batch.offsets[s + 1]},
+        .offsets = {0, batch.offsets[s + 1] - batch.offsets[s]}};
     Die(encoder.Encode(one, alone.data()));
     differing += !std::equal(alone.begin(), alone.end(), b.begin() + static_cast<std::ptrdiff_t>(s * dim));
   }
-  std::printf("%s: cosine to float32 on the CPU, same weights: mean %.7f, least %.7f; sequences with other bits alone than in a batch: %d of 64\n",
-              encoder.spec().element_type.c_str(), mean, least, differing);
+  std::printf(
+      "%s: cosine to float32 on the CPU, same weights: mean %.7f, least %.7f; sequences with other bits alone than in a batch: "
+      "%d of 64\n",
+      encoder.spec().element_type.c_str(), mean, least, differing);
 }
 
 void Throughput(const std::string& model, const std::shared_ptr<CudaBackend>& backend) {
@@ -258,20 +287,23 @@ void Throughput(const std::string& model, const std::shared_ptr<CudaBackend>& ba
   for (const ElementType type : kTypes) {
     const auto encoder = Load(model, backend, type);
     Fidelity(*cpu, *encoder);
-    std::printf("%-10s %8s %10s %14s %14s %12s\n", encoder->spec().element_type.c_str(), "length", "batch", "sequences/s", "tokens/s", "TFLOP/s");
+    std::printf("%-10s %8s %10s %14s %14s %12s\n", encoder->spec().element_type.c_str(), "length", "batch", "sequences/s",
+                "tokens/s", "TFLOP/s");
     for (const int length : {8, 32, 64, 128, 256}) {
       const int limit = std::min(length, encoder->spec().max_length);
       const PackedBatch batch = Batch(65536 / limit, limit, false, 7);
       const double seconds = EncodeSeconds(*encoder, batch, 9);
       std::printf("%-10s %8d %10lld %14.0f %14.0f %12.1f\n", "", limit, static_cast<long long>(batch.sequence_count()),
-                  static_cast<double>(batch.sequence_count()) / seconds, static_cast<double>(batch.token_count()) / seconds, 1e-12 * Flop(encoder->spec(), batch) / seconds);
+                  static_cast<double>(batch.sequence_count()) / seconds, static_cast<double>(batch.token_count()) / seconds,
+                  1e-12 * Flop(encoder->spec(), batch) / seconds);
     }
     const PackedBatch mixed = Batch(1600, 40, true, 8);
     const double seconds = EncodeSeconds(*encoder, mixed, 9);
-    std::printf("%-10s %8s %10d %14.0f %14.0f %12.1f\n", "", "8 to 72", 1600, 1600 / seconds, static_cast<double>(mixed.token_count()) / seconds,
-                1e-12 * Flop(encoder->spec(), mixed) / seconds);
+    std::printf("%-10s %8s %10d %14.0f %14.0f %12.1f\n", "", "8 to 72", 1600, 1600 / seconds,
+                static_cast<double>(mixed.token_count()) / seconds, 1e-12 * Flop(encoder->spec(), mixed) / seconds);
     for (const int length : {8, 16, 32, 64}) {
-      std::printf("%-10s one query of %d tokens: %.1f us\n", "", length, 1e6 * EncodeSeconds(*encoder, Batch(1, length, false, 9), 501));
+      std::printf("%-10s one query of %d tokens: %.1f us\n", "", length,
+                  1e6 * EncodeSeconds(*encoder, Batch(1, length, false, 9), 501));
     }
   }
 }
@@ -303,15 +335,19 @@ int Soak(const std::string& model, const std::shared_ptr<CudaBackend>& backend, 
     levels.push_back(used());
   } while (Now() < end);
   const bool flat = levels.size() < 4 || levels.back() <= levels[levels.size() / 4];
-  std::printf("soak: %zu swaps, %lld sequences, %lld batches with other bits; device memory used %lld MiB after a quarter, %lld MiB at the end: %s\n",
-              levels.size(), static_cast<long long>(encoded), static_cast<long long>(wrong), static_cast<long long>(levels[levels.size() / 4] >> 20),
-              static_cast<long long>(levels.back() >> 20), flat && wrong == 0 ? "flat" : "FAILED");
+  std::printf(
+      "soak: %zu swaps, %lld sequences, %lld batches with other bits; device memory used %lld MiB after a quarter, %lld MiB at "
+      "the end: %s\n",
+      levels.size(), static_cast<long long>(encoded), static_cast<long long>(wrong),
+      static_cast<long long>(levels[levels.size() / 4] >> 20), static_cast<long long>(levels.back() >> 20),
+      flat && wrong == 0 ? "flat" : "FAILED");
   return flat && wrong == 0 ? 0 : 1;
 }
 
 // ---- Serve ----
 
-int Serve(const std::string& model, const std::shared_ptr<CudaBackend>& backend, const std::string& type_name, const std::string& ids_file) {
+int Serve(const std::string& model, const std::shared_ptr<CudaBackend>& backend, const std::string& type_name,
+          const std::string& ids_file) {
   ElementType type = ElementType::kBfloat16;
   for (const ElementType each : kTypes) {
     if (ElementTypeName(each) == type_name) type = each;
@@ -333,7 +369,8 @@ int Serve(const std::string& model, const std::shared_ptr<CudaBackend>& backend,
       std::ofstream(command.substr(6), std::ios::binary)
           .write(reinterpret_cast<const char*>(vectors.data()), static_cast<std::streamsize>(vectors.size() * sizeof(float)));
     }
-    std::printf("{\"sequences\": %lld, \"tokens\": %lld, \"wall_s\": %.9f}\n", static_cast<long long>(batch.sequence_count()), static_cast<long long>(batch.token_count()), seconds);
+    std::printf("{\"sequences\": %lld, \"tokens\": %lld, \"wall_s\": %.9f}\n", static_cast<long long>(batch.sequence_count()),
+                static_cast<long long>(batch.token_count()), seconds);
     std::fflush(stdout);
   }
   return 0;

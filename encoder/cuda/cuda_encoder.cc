@@ -71,7 +71,8 @@ class CudaEncoder::Uploader {
 
   absl::StatusOr<const void*> Put(ElementType type, const AlignedFloats& values) {
     const int64_t size = static_cast<int64_t>(ElementSize(type)), slice = kUploadBytes / size;
-    if (cuda::AlignDevice(values.size() * size) > end_ - at_) return absl::InternalError("the weights are larger than was planned");
+    if (cuda::AlignDevice(values.size() * size) > end_ - at_)
+      return absl::InternalError("the weights are larger than was planned");
     for (int64_t begin = 0; begin < values.size(); begin += slice) {
       const int64_t count = std::min(slice, values.size() - begin);
       Convert(type, values.data() + begin, count, pinned_.get());
@@ -98,7 +99,8 @@ class CudaEncoder::Uploader {
   PinnedMemory pinned_;
 };
 
-CudaEncoder::CudaEncoder(const ModelConfig& config, EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer, CudaEncoderOptions options)
+CudaEncoder::CudaEncoder(const ModelConfig& config, EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer,
+                         CudaEncoderOptions options)
     : config_(config), spec_(std::move(spec)), tokenizer_(std::move(tokenizer)), options_(std::move(options)) {
   shape_ = {.dim = config.hidden_size,
             .head_count = config.head_count,
@@ -111,8 +113,9 @@ CudaEncoder::CudaEncoder(const ModelConfig& config, EncoderSpec spec, std::uniqu
 
 CudaEncoder::~CudaEncoder() = default;
 
-absl::StatusOr<std::shared_ptr<const Encoder>> CudaEncoder::Create(const BertReader& reader, const ModelConfig& config, EncoderSpec spec,
-                                                                   std::unique_ptr<Tokenizer> tokenizer, CudaEncoderOptions options) {
+absl::StatusOr<std::shared_ptr<const Encoder>> CudaEncoder::Create(const BertReader& reader, const ModelConfig& config,
+                                                                   EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer,
+                                                                   CudaEncoderOptions options) {
   CudaHealth& health = options.backend->health();
   LOCI_RETURN_IF_ERROR(health.Check());
   auto encoder = std::shared_ptr<CudaEncoder>(new CudaEncoder(config, std::move(spec), std::move(tokenizer), std::move(options)));
@@ -129,7 +132,8 @@ absl::Status CudaEncoder::Init(const BertReader& reader) {
   LOCI_ASSIGN_OR_RETURN(const CudaRuntime::Memory memory, runtime.GetMemory());
   LOCI_ASSIGN_OR_RETURN(plan_, cuda::PlanMemory(shape_, options_.type, memory.free_bytes, options_.limits));
   if (spec_.max_length > plan_.max_rows) {
-    return absl::FailedPreconditionError(absl::StrCat("a sequence may have ", spec_.max_length, " tokens, a chunk at most ", plan_.max_rows));
+    return absl::FailedPreconditionError(
+        absl::StrCat("a sequence may have ", spec_.max_length, " tokens, a chunk at most ", plan_.max_rows));
   }
   buckets_ = cuda::RowBuckets(plan_.max_rows);
   LOCI_ASSIGN_OR_RETURN(kernels_, options_.backend->MakeKernels({.type = options_.type,
@@ -150,15 +154,19 @@ absl::Status CudaEncoder::Init(const BertReader& reader) {
   const int dim = shape_.dim, inner = shape_.intermediate_size;
   std::vector<cuda::DenseShape> shapes;
   const Layer& first = layers_.front();
-  for (const cuda::DenseShape& shape : {cuda::DenseShape{first.query_key_value, 3 * dim, dim}, cuda::DenseShape{first.attention_output, dim, dim},
-                                        cuda::DenseShape{first.intermediate, inner, dim}, cuda::DenseShape{first.output, dim, inner}}) {
-    const bool known = std::any_of(shapes.begin(), shapes.end(), [&](const auto& s) { return s.cols == shape.cols && s.depth == shape.depth; });
+  for (const cuda::DenseShape& shape :
+       {cuda::DenseShape{first.query_key_value, 3 * dim, dim}, cuda::DenseShape{first.attention_output, dim, dim},
+        cuda::DenseShape{first.intermediate, inner, dim}, cuda::DenseShape{first.output, dim, inner}}) {
+    const bool known =
+        std::any_of(shapes.begin(), shapes.end(), [&](const auto& s) { return s.cols == shape.cols && s.depth == shape.depth; });
     if (!known) shapes.push_back(shape);
   }
   Lane& lane = *lanes_.front();
   for (const cuda::DenseShape& shape : shapes) {
     const cuda::PinningBuffers buffers = {.input = shape.depth == dim ? lane.context : lane.intermediate,
-                                          .output = shape.cols == 3 * dim ? lane.qkv : shape.cols == dim ? lane.sum : lane.intermediate};
+                                          .output = shape.cols == 3 * dim ? lane.qkv
+                                                    : shape.cols == dim   ? lane.sum
+                                                                          : lane.intermediate};
     LOCI_RETURN_IF_ERROR(cuda::PinDenseShape(runtime, *kernels_, shape, buckets_, options_.type, buffers, lane.stream.get()));
   }
   for (const std::unique_ptr<Lane>& each : lanes_) LOCI_RETURN_IF_ERROR(WarmUp(each.get()));
@@ -241,7 +249,12 @@ absl::Status CudaEncoder::WarmUp(Lane* lane) const {
   int32_t tiles = 0;
   const int64_t ints = cuda::WriteDeviceBatch(batch, chunk, slot.batch, &tiles);
   LOCI_RETURN_IF_ERROR(runtime.CopyToDevice(lane->batch, slot.batch, 4 * ints, lane->stream.get()));
-  LOCI_RETURN_IF_ERROR(RunLayers(lane, {.batch = lane->batch, .rows = buckets_.front(), .sequences = 1, .tiles = tiles, .exact = true, .stream = lane->stream.get()}));
+  LOCI_RETURN_IF_ERROR(RunLayers(lane, {.batch = lane->batch,
+                                        .rows = buckets_.front(),
+                                        .sequences = 1,
+                                        .tiles = tiles,
+                                        .exact = true,
+                                        .stream = lane->stream.get()}));
   LOCI_RETURN_IF_ERROR(runtime.Record(slot.done.get(), lane->stream.get()));
   LOCI_RETURN_IF_ERROR(runtime.Wait(slot.done.get()));
   int captured = 0;
@@ -255,17 +268,21 @@ absl::Status CudaEncoder::WarmUp(Lane* lane) const {
 }
 
 absl::Status CudaEncoder::RunLayers(Lane* lane, const cuda::Launch& launch) const {
-  const auto dense = [&](int layer, void* output, const void* input) { return kernels_->Dense(layer, output, input, launch.rows, launch.stream); };
+  const auto dense = [&](int layer, void* output, const void* input) {
+    return kernels_->Dense(layer, output, input, launch.rows, launch.stream);
+  };
   LOCI_RETURN_IF_ERROR(kernels_->Embedding(launch, lane->hidden, embedding_));
   for (const Layer& layer : layers_) {
     LOCI_RETURN_IF_ERROR(dense(layer.query_key_value, lane->qkv, lane->hidden));
     LOCI_RETURN_IF_ERROR(kernels_->Attention(launch, lane->context, lane->qkv));
     LOCI_RETURN_IF_ERROR(dense(layer.attention_output, lane->sum, lane->context));
-    LOCI_RETURN_IF_ERROR(kernels_->ResidualNorm(launch, lane->hidden, lane->sum, lane->hidden, layer.attention_gamma, layer.attention_beta));
+    LOCI_RETURN_IF_ERROR(
+        kernels_->ResidualNorm(launch, lane->hidden, lane->sum, lane->hidden, layer.attention_gamma, layer.attention_beta));
     LOCI_RETURN_IF_ERROR(dense(layer.intermediate, lane->intermediate, lane->hidden));
     LOCI_RETURN_IF_ERROR(kernels_->Gelu(launch, lane->intermediate));
     LOCI_RETURN_IF_ERROR(dense(layer.output, lane->sum, lane->intermediate));
-    LOCI_RETURN_IF_ERROR(kernels_->ResidualNorm(launch, lane->hidden, lane->sum, lane->hidden, layer.output_gamma, layer.output_beta));
+    LOCI_RETURN_IF_ERROR(
+        kernels_->ResidualNorm(launch, lane->hidden, lane->sum, lane->hidden, layer.output_gamma, layer.output_beta));
   }
   return kernels_->Pool(launch, lane->output, lane->hidden);
 }
@@ -291,7 +308,9 @@ absl::Status CudaEncoder::RunChunk(Lane* lane, int32_t rows, int32_t sequences, 
       return options_.backend->runtime().LaunchGraph(graph, lane->stream.get());
     }
   }
-  return RunLayers(lane, {.batch = lane->batch, .rows = rows, .sequences = sequences, .tiles = tiles, .exact = true, .stream = lane->stream.get()});
+  return RunLayers(
+      lane,
+      {.batch = lane->batch, .rows = rows, .sequences = sequences, .tiles = tiles, .exact = true, .stream = lane->stream.get()});
 }
 
 absl::Status CudaEncoder::RunBatch(Lane* lane, const PackedBatch& batch, float* vectors, int64_t* not_finite) const {
@@ -329,7 +348,8 @@ absl::Status CudaEncoder::RunBatch(Lane* lane, const PackedBatch& batch, float* 
     const int64_t ints = cuda::WriteDeviceBatch(batch, slot.chunk, slot.batch, &tiles);
     LOCI_RETURN_IF_ERROR(runtime.CopyToDevice(lane->batch, slot.batch, 4 * ints, stream));
     LOCI_RETURN_IF_ERROR(RunChunk(lane, rows, slot.chunk.sequence_count, tiles));
-    LOCI_RETURN_IF_ERROR(runtime.CopyToHost(const_cast<float*>(slot.output), lane->output, 4 * slot.chunk.sequence_count * dim, stream));
+    LOCI_RETURN_IF_ERROR(
+        runtime.CopyToHost(const_cast<float*>(slot.output), lane->output, 4 * slot.chunk.sequence_count * dim, stream));
     LOCI_RETURN_IF_ERROR(runtime.Record(slot.done.get(), stream));
     slot.busy = true;
   }
@@ -362,7 +382,8 @@ absl::Status CudaEncoder::Encode(const PackedBatch& batch, float* vectors) const
   }
   lane_is_free_.NotifyOne();
   if (status.ok() && not_finite >= 0) {
-    return absl::InternalError(absl::StrCat("the vector of sequence ", not_finite, " has a value that is not finite in ", spec_.element_type));
+    return absl::InternalError(
+        absl::StrCat("the vector of sequence ", not_finite, " has a value that is not finite in ", spec_.element_type));
   }
   return status;
 }

@@ -40,8 +40,9 @@ class CudaEncoder : public Encoder {
   // and device.
   // FAILED_PRECONDITION where the shape, the memory or cuBLASLt do not allow it, with figures; UNAVAILABLE where the device fails, which
   // then is marked as failed.
-  static absl::StatusOr<std::shared_ptr<const Encoder>> Create(const BertReader& reader, const ModelConfig& config, EncoderSpec spec,
-                                                               std::unique_ptr<Tokenizer> tokenizer, CudaEncoderOptions options);
+  static absl::StatusOr<std::shared_ptr<const Encoder>> Create(const BertReader& reader, const ModelConfig& config,
+                                                               EncoderSpec spec, std::unique_ptr<Tokenizer> tokenizer,
+                                                               CudaEncoderOptions options);
   ~CudaEncoder() override;
 
   const EncoderSpec& spec() const override { return spec_; }

@@ -122,7 +122,8 @@ TEST_F(CudaEncoderTest, AgreesWithTheCpuInEachType) {
     const auto cpu = OnCpu();
     const PackedBatch batch = Batch(9);
     const std::vector<float> expected = Encode(*cpu, batch);
-    for (const auto& [type, least] : {std::pair(ElementType::kFloat32, 0.9999999), std::pair(ElementType::kFloat16, 0.99999), std::pair(ElementType::kBfloat16, 0.9995)}) {
+    for (const auto& [type, least] : {std::pair(ElementType::kFloat32, 0.9999999), std::pair(ElementType::kFloat16, 0.99999),
+                                      std::pair(ElementType::kBfloat16, 0.9995)}) {
       const auto encoder = MakeOrDie(Options(SimulatedBackend(), type));
       ASSERT_NE(encoder, nullptr);
       EXPECT_GT(LeastCosine(Encode(*encoder, batch), expected, 32), least) << ElementTypeName(type);
@@ -166,7 +167,8 @@ TEST_F(CudaEncoderTest, AllocatesNothingAndWaitsOncePerChunk) {
     EXPECT_EQ(fake.device_bytes(), encoder->spec().memory_bytes);
     const PackedBatch batch = Batch(33);
     int64_t chunks = 0;
-    for (int64_t first = 0; first < batch.sequence_count(); ++chunks) first += cuda::NextChunk(batch, first, 256, 16).sequence_count;
+    for (int64_t first = 0; first < batch.sequence_count(); ++chunks)
+      first += cuda::NextChunk(batch, first, 256, 16).sequence_count;
     ASSERT_GT(chunks, 3);
     const int64_t allocations = fake.allocations(), captured = fake.graphs_captured(), waits = fake.waits();
     Encode(*encoder, batch);
@@ -221,9 +223,11 @@ TEST_F(CudaEncoderTest, RefusesBatchesThatDoNotFit) {
   const auto encoder = MakeOrDie(Options(SimulatedBackend()));
   ASSERT_NE(encoder, nullptr);
   float vector[32];
-  EXPECT_THAT(std::string(encoder->Encode({.token_ids = std::vector<int32_t>(65, 5), .offsets = {0, 65}}, vector).message()), HasSubstr("the limit is 64"));
+  EXPECT_THAT(std::string(encoder->Encode({.token_ids = std::vector<int32_t>(65, 5), .offsets = {0, 65}}, vector).message()),
+              HasSubstr("the limit is 64"));
   EXPECT_THAT(std::string(encoder->Encode({.token_ids = {-1}, .offsets = {0, 1}}, vector).message()), HasSubstr("has the id -1"));
-  EXPECT_THAT(std::string(encoder->Encode({.token_ids = {1 << 30}, .offsets = {0, 1}}, vector).message()), HasSubstr("the vocabulary has"));
+  EXPECT_THAT(std::string(encoder->Encode({.token_ids = {1 << 30}, .offsets = {0, 1}}, vector).message()),
+              HasSubstr("the vocabulary has"));
   EXPECT_TRUE(encoder->Encode({}, nullptr).ok());
 }
 
@@ -268,7 +272,8 @@ TEST_F(CudaEncoderTest, AnyFailureWhileItIsMadeFreesEverything) {
         return;
       }
       ASSERT_FALSE(encoder.ok()) << failing;
-      EXPECT_EQ(encoder.status().code(), absl::IsUnavailable(error) ? error.code() : absl::StatusCode::kFailedPrecondition) << failing;
+      EXPECT_EQ(encoder.status().code(), absl::IsUnavailable(error) ? error.code() : absl::StatusCode::kFailedPrecondition)
+          << failing;
       EXPECT_EQ(options.backend->health().Check().ok(), !absl::IsUnavailable(error)) << failing;
       EXPECT_EQ(fake.device_bytes() + fake.pinned_bytes() + fake.live_handles() + fake.live_graphs(), 0) << failing;
     };
@@ -289,7 +294,9 @@ TEST_F(CudaEncoderTest, AFailedDeviceStaysFailedAndSaysSo) {
     backend->health().SetListener([&](const absl::Status& status) { told.push_back(std::string(status.message())); });
     const PackedBatch batch = Batch(1, 20);
     Encode(*encoder, batch);
-    Fake(*backend).SetFault([call](const std::string& name) { return name == call ? absl::UnavailableError("an illegal memory access") : absl::OkStatus(); });
+    Fake(*backend).SetFault([call](const std::string& name) {
+      return name == call ? absl::UnavailableError("an illegal memory access") : absl::OkStatus();
+    });
     std::vector<float> vectors(32);
     EXPECT_EQ(encoder->Encode(batch, vectors.data()).code(), absl::StatusCode::kUnavailable) << call;
     ASSERT_EQ(told.size(), 1u) << call;
@@ -311,7 +318,8 @@ TEST_F(CudaEncoderTest, AVectorThatIsNotFiniteIsAnErrorOfTheRequestAlone) {
   ASSERT_TRUE(parsed.ok());
   const size_t data = file.size() - static_cast<size_t>((*parsed)->tensors().rbegin()->second.end);
   std::map<std::string, TestTensor> tensors;
-  for (const auto& [name, info] : (*parsed)->tensors()) tensors[name] = {info.dtype, info.shape, file.substr(data + info.begin, info.end - info.begin)};
+  for (const auto& [name, info] : (*parsed)->tensors())
+    tensors[name] = {info.dtype, info.shape, file.substr(data + info.begin, info.end - info.begin)};
   // Beyond what float16 holds, within float32.
   std::string& gamma = tensors["embeddings.LayerNorm.weight"].data;
   const float large = 60000;
@@ -353,7 +361,8 @@ TEST_F(CudaEncoderTest, OnADeviceAgreesWithTheCpu) {
   Write({.hidden_size = 64, .layer_count = 3, .head_count = 2, .intermediate_size = 256});
   const PackedBatch batch = Batch(300);
   const std::vector<float> expected = Encode(*OnCpu(), batch);
-  for (const auto& [type, least] : {std::pair(ElementType::kFloat32, 0.9999999), std::pair(ElementType::kFloat16, 0.99999), std::pair(ElementType::kBfloat16, 0.9995)}) {
+  for (const auto& [type, least] : {std::pair(ElementType::kFloat32, 0.9999999), std::pair(ElementType::kFloat16, 0.99999),
+                                    std::pair(ElementType::kBfloat16, 0.9995)}) {
     CudaEncoderOptions options;
     options.backend = *backend;
     options.type = type;
@@ -370,7 +379,11 @@ TEST_F(CudaEncoderTest, OnADeviceAgreesWithTheCpu) {
 // ---- Which device ----
 
 CudaProbe OneGpu() {
-  return {.built_in = true, .devices = {{.ordinal = 0, .name = "H100", .compute_major = 9, .total_memory_bytes = 80ll << 30, .free_memory_bytes = 79ll << 30}}, .detail = ""};
+  return {
+      .built_in = true,
+      .devices =
+          {{.ordinal = 0, .name = "H100", .compute_major = 9, .total_memory_bytes = 80ll << 30, .free_memory_bytes = 79ll << 30}},
+      .detail = ""};
 }
 
 TEST(SelectDevice, TakesTheDeviceThatWorks) {
@@ -397,11 +410,14 @@ TEST(SelectDevice, TakesTheDeviceThatWorks) {
 
 TEST(SelectDevice, AutoTakesTheCpuWithTheReasonAndAnExplicitDeviceIsRefused) {
   const auto works = [](int) -> absl::StatusOr<std::shared_ptr<CudaBackend>> { return SimulatedBackend(); };
-  const auto too_old = [](int) -> absl::StatusOr<std::shared_ptr<CudaBackend>> { return absl::FailedPreconditionError("the driver serves CUDA 12.2"); };
+  const auto too_old = [](int) -> absl::StatusOr<std::shared_ptr<CudaBackend>> {
+    return absl::FailedPreconditionError("the driver serves CUDA 12.2");
+  };
   const auto no_room = [](const std::shared_ptr<CudaBackend>&) { return absl::FailedPreconditionError("10 MiB are free"); };
   for (const auto& [open, try_it, reason] :
-       {std::tuple<std::function<absl::StatusOr<std::shared_ptr<CudaBackend>>(int)>, std::function<absl::Status(const std::shared_ptr<CudaBackend>&)>, const char*>(
-            too_old, nullptr, "the driver serves CUDA 12.2"),
+       {std::tuple<std::function<absl::StatusOr<std::shared_ptr<CudaBackend>>(int)>,
+                   std::function<absl::Status(const std::shared_ptr<CudaBackend>&)>, const char*>(too_old, nullptr,
+                                                                                                  "the driver serves CUDA 12.2"),
         {works, no_room, "10 MiB are free"}}) {
     const auto automatic = SelectDevice("auto", OneGpu(), open, try_it);
     ASSERT_TRUE(automatic.ok());

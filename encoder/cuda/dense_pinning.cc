@@ -33,11 +33,17 @@ void FillRandom(ElementType type, int64_t count, void* to) {
 class Prober {
  public:
   Prober(CudaRuntime& runtime, EncoderKernels& kernels, ElementType type, const PinningBuffers& buffers, CudaHandle stream)
-      : runtime_(runtime), kernels_(kernels), size_(static_cast<int64_t>(ElementSize(type))), buffers_(buffers), stream_(stream) {}
+      : runtime_(runtime),
+        kernels_(kernels),
+        size_(static_cast<int64_t>(ElementSize(type))),
+        buffers_(buffers),
+        stream_(stream) {}
 
   absl::Status Init(ElementType type, const DenseShape& shape, int32_t probe_rows) {
     LOCI_ASSIGN_OR_RETURN(event_, Own<CudaEvent>(runtime_, runtime_.CreateEvent()));
-    LOCI_ASSIGN_OR_RETURN(pinned_, Own<PinnedMemory>(runtime_, runtime_.AllocatePinned(std::max<int64_t>(shape.cols, shape.depth) * probe_rows * size_)));
+    LOCI_ASSIGN_OR_RETURN(
+        pinned_,
+        Own<PinnedMemory>(runtime_, runtime_.AllocatePinned(std::max<int64_t>(shape.cols, shape.depth) * probe_rows * size_)));
     const int64_t count = static_cast<int64_t>(shape.depth) * probe_rows;
     FillRandom(type, count, pinned_.get());
     LOCI_RETURN_IF_ERROR(runtime_.CopyToDevice(buffers_.input, pinned_.get(), count * size_, stream_));
@@ -49,7 +55,8 @@ class Prober {
     const int64_t bytes = fetched * shape.cols * size_;
     // Not a number wherever nothing is written.
     LOCI_RETURN_IF_ERROR(runtime_.Fill(buffers_.output, 0xFF, rows * static_cast<int64_t>(shape.cols) * size_, stream_));
-    LOCI_RETURN_IF_ERROR(kernels_.Dense(shape.layer, buffers_.output, static_cast<char*>(buffers_.input) + shift * shape.depth * size_, rows, stream_));
+    LOCI_RETURN_IF_ERROR(kernels_.Dense(shape.layer, buffers_.output,
+                                        static_cast<char*>(buffers_.input) + shift * shape.depth * size_, rows, stream_));
     LOCI_RETURN_IF_ERROR(runtime_.CopyToHost(pinned_.get(), buffers_.output, bytes, stream_));
     LOCI_RETURN_IF_ERROR(Finish());
     result->assign(static_cast<const char*>(pinned_.get()), static_cast<const char*>(pinned_.get()) + bytes);
@@ -72,7 +79,8 @@ class Prober {
 };
 
 // Whether the pinned algorithm gives each row the same bits at each number of rows and at another place.
-absl::StatusOr<bool> IsInvariant(Prober* prober, const DenseShape& shape, const std::vector<int32_t>& row_counts, int64_t element_size) {
+absl::StatusOr<bool> IsInvariant(Prober* prober, const DenseShape& shape, const std::vector<int32_t>& row_counts,
+                                 int64_t element_size) {
   const int32_t most = row_counts.back(), probe_rows = std::min(most, kProbeRows);
   const int64_t row_bytes = shape.cols * element_size;
   std::vector<char> expected, actual;
@@ -95,8 +103,9 @@ absl::StatusOr<bool> IsInvariant(Prober* prober, const DenseShape& shape, const 
 
 }  // namespace
 
-absl::Status PinDenseShape(CudaRuntime& runtime, EncoderKernels& kernels, const DenseShape& shape, const std::vector<int32_t>& row_counts,
-                           ElementType type, const PinningBuffers& buffers, CudaHandle stream) {
+absl::Status PinDenseShape(CudaRuntime& runtime, EncoderKernels& kernels, const DenseShape& shape,
+                           const std::vector<int32_t>& row_counts, ElementType type, const PinningBuffers& buffers,
+                           CudaHandle stream) {
   Prober prober(runtime, kernels, type, buffers, stream);
   LOCI_RETURN_IF_ERROR(prober.Init(type, shape, std::min(row_counts.back(), kProbeRows)));
   LOCI_ASSIGN_OR_RETURN(const int candidates, kernels.DenseCandidates(shape.cols, shape.depth));
@@ -105,8 +114,8 @@ absl::Status PinDenseShape(CudaRuntime& runtime, EncoderKernels& kernels, const 
     LOCI_ASSIGN_OR_RETURN(const bool invariant, IsInvariant(&prober, shape, row_counts, static_cast<int64_t>(ElementSize(type))));
     if (invariant) return absl::OkStatus();
   }
-  return absl::FailedPreconditionError(absl::StrCat("none of ", candidates, " algorithms for products of depth ", shape.depth, " and width ",
-                                                    shape.cols, " gives a row the same bits in every batch"));
+  return absl::FailedPreconditionError(absl::StrCat("none of ", candidates, " algorithms for products of depth ", shape.depth,
+                                                    " and width ", shape.cols, " gives a row the same bits in every batch"));
 }
 
 }  // namespace loci::cuda

@@ -17,8 +17,8 @@ inline constexpr int kTileRows = 64;
 struct DeviceBatchHeader {
   int32_t token_count;
   int32_t sequence_count;
-  int32_t tile_count;    // (sequence, first row within it), kTileRows rows each but a sequence's last.
-  int32_t offsets_at;    // Sequence s has the rows offsets[s] .. offsets[s + 1] - 1.
+  int32_t tile_count;  // (sequence, first row within it), kTileRows rows each but a sequence's last.
+  int32_t offsets_at;  // Sequence s has the rows offsets[s] .. offsets[s + 1] - 1.
   int32_t ids_at;
   int32_t positions_at;  // Of each token in its sequence.
   int32_t tiles_at;

@@ -19,12 +19,12 @@ struct EncoderKernelsConfig {
   ElementType type = ElementType::kBfloat16;  // Of weights and of what lies between operations: float32, float16 or bfloat16.
   int dim = 0;                                // A multiple of 8, at most 1024.
   int head_count = 0;
-  int intermediate_size = 0;                  // A multiple of 8.
+  int intermediate_size = 0;  // A multiple of 8.
   float epsilon = 0;
   Pooling pooling = Pooling::kMean;
   bool normalize = true;
   int multiprocessor_count = 1;
-  std::vector<int32_t> row_counts;            // Those that Dense is called with, ascending.
+  std::vector<int32_t> row_counts;  // Those that Dense is called with, ascending.
 };
 
 // For one packed batch. The counts are bounds where a graph is captured that is to serve any batch of its bucket.
@@ -33,7 +33,7 @@ struct Launch {
   int32_t rows = 0;                // Of the bucket: matrices have so many, of which the batch fills the first.
   int32_t sequences = 0;
   int32_t tiles = 0;
-  bool exact = true;               // `sequences` and `tiles` are the batch's own.
+  bool exact = true;  // `sequences` and `tiles` are the batch's own.
   CudaHandle stream = nullptr;
 };
 
@@ -54,8 +54,8 @@ class EncoderKernels {
   // output [rows, dim] = LayerNorm(word[id] + type + position).
   virtual absl::Status Embedding(const Launch& launch, void* output, const EmbeddingWeights& weights) = 0;
   // output [rows, dim] = LayerNorm(input + residual); may be in place.
-  virtual absl::Status ResidualNorm(const Launch& launch, void* output, const void* input, const void* residual, const float* gamma,
-                                    const float* beta) = 0;
+  virtual absl::Status ResidualNorm(const Launch& launch, void* output, const void* input, const void* residual,
+                                    const float* gamma, const float* beta) = 0;
   // values [rows, intermediate_size] in place.
   virtual absl::Status Gelu(const Launch& launch, void* values) = 0;
   // context [rows, dim] of qkv [rows, 3 dim].

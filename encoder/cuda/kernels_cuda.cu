@@ -34,8 +34,8 @@ class CudaEncoderKernels final : public BodyKernels<CudaEncoderKernels> {
   absl::Status LaunchKernel(int blocks_x, int blocks_y, const typename Kernel::Args& args, CudaHandle stream) {
     static_assert(Kernel::kSharedBytes <= 48 << 10, "more shared memory than a kernel has without asking");
     LOCI_RETURN_IF_ERROR(Use());
-    RunKernel<Kernel><<<dim3(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y)), Kernel::kBlockSize, Kernel::kSharedBytes,
-                        static_cast<cudaStream_t>(stream)>>>(args);
+    RunKernel<Kernel><<<dim3(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y)), Kernel::kBlockSize,
+                        Kernel::kSharedBytes, static_cast<cudaStream_t>(stream)>>>(args);
     return ToStatus(cudaGetLastError(), "launching a kernel");
   }
 

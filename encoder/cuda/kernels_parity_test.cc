@@ -40,9 +40,16 @@ class CudaKernelsParity : public testing::TestWithParam<Case> {
 
   CudaRuntime& runtime() { return backend_->runtime(); }
 
-  std::unique_ptr<EncoderKernels> Kernels(int dim, int head_count, int intermediate = 8, Pooling pooling = Pooling::kMean, bool normalize = true) {
-    EncoderKernelsConfig config = {.type = GetParam().type, .dim = dim, .head_count = head_count, .intermediate_size = intermediate, .epsilon = 1e-12f,
-                                   .pooling = pooling, .normalize = normalize, .multiprocessor_count = runtime().multiprocessor_count(),
+  std::unique_ptr<EncoderKernels> Kernels(int dim, int head_count, int intermediate = 8, Pooling pooling = Pooling::kMean,
+                                          bool normalize = true) {
+    EncoderKernelsConfig config = {.type = GetParam().type,
+                                   .dim = dim,
+                                   .head_count = head_count,
+                                   .intermediate_size = intermediate,
+                                   .epsilon = 1e-12f,
+                                   .pooling = pooling,
+                                   .normalize = normalize,
+                                   .multiprocessor_count = runtime().multiprocessor_count(),
                                    .row_counts = RowBuckets(256)};
     auto kernels = backend_->MakeKernels(config);
     EXPECT_TRUE(kernels.ok()) << kernels.status();
@@ -60,15 +67,19 @@ class CudaKernelsParity : public testing::TestWithParam<Case> {
   std::vector<uint8_t> Encode(const std::vector<float>& values) const {
     std::vector<uint8_t> bytes(values.size() * ElementSize(GetParam().type));
     if (GetParam().type == ElementType::kFloat32) std::memcpy(bytes.data(), values.data(), bytes.size());
-    if (GetParam().type == ElementType::kFloat16) Float32ToFloat16(values.data(), reinterpret_cast<uint16_t*>(bytes.data()), values.size());
-    if (GetParam().type == ElementType::kBfloat16) Float32ToBfloat16(values.data(), reinterpret_cast<uint16_t*>(bytes.data()), values.size());
+    if (GetParam().type == ElementType::kFloat16)
+      Float32ToFloat16(values.data(), reinterpret_cast<uint16_t*>(bytes.data()), values.size());
+    if (GetParam().type == ElementType::kBfloat16)
+      Float32ToBfloat16(values.data(), reinterpret_cast<uint16_t*>(bytes.data()), values.size());
     return bytes;
   }
   std::vector<float> Decode(const std::vector<uint8_t>& bytes) const {
     std::vector<float> values(bytes.size() / ElementSize(GetParam().type));
     if (GetParam().type == ElementType::kFloat32) std::memcpy(values.data(), bytes.data(), bytes.size());
-    if (GetParam().type == ElementType::kFloat16) Float16ToFloat32(reinterpret_cast<const uint16_t*>(bytes.data()), values.data(), values.size());
-    if (GetParam().type == ElementType::kBfloat16) Bfloat16ToFloat32(reinterpret_cast<const uint16_t*>(bytes.data()), values.data(), values.size());
+    if (GetParam().type == ElementType::kFloat16)
+      Float16ToFloat32(reinterpret_cast<const uint16_t*>(bytes.data()), values.data(), values.size());
+    if (GetParam().type == ElementType::kBfloat16)
+      Bfloat16ToFloat32(reinterpret_cast<const uint16_t*>(bytes.data()), values.data(), values.size());
     return values;
   }
   DeviceArray<uint8_t> Upload(const std::vector<float>& values) { return DeviceArray<uint8_t>(runtime(), Encode(values)); }
@@ -86,7 +97,8 @@ class CudaKernelsParity : public testing::TestWithParam<Case> {
     PackedBatch batch;
     std::mt19937 random(3);
     for (const int length : lengths) {
-      for (int i = 0; i < length; ++i) batch.token_ids.push_back(static_cast<int32_t>(random() % static_cast<unsigned>(vocabulary)));
+      for (int i = 0; i < length; ++i)
+        batch.token_ids.push_back(static_cast<int32_t>(random() % static_cast<unsigned>(vocabulary)));
       batch.offsets.push_back(static_cast<int32_t>(batch.token_ids.size()));
     }
     return batch;
@@ -105,18 +117,25 @@ class CudaKernelsParity : public testing::TestWithParam<Case> {
     Staged staged;
     staged.ints = std::make_unique<DeviceArray<int32_t>>(runtime(), ints);
     const int32_t rows = BucketOf(RowBuckets(1024), tokens);
-    staged.launch = {.batch = staged.ints->get(), .rows = rows, .sequences = exact ? sequences : rows, .tiles = exact ? tiles : MaxTiles(rows, rows),
-                     .exact = exact, .stream = stream_.get()};
+    staged.launch = {.batch = staged.ints->get(),
+                     .rows = rows,
+                     .sequences = exact ? sequences : rows,
+                     .tiles = exact ? tiles : MaxTiles(rows, rows),
+                     .exact = exact,
+                     .stream = stream_.get()};
     return staged;
   }
 
   // `written` values are held to `expected`; what lies behind must be untouched.
-  void ExpectNear(const std::vector<float>& actual, const std::vector<float>& expected, const std::string& sizes, float factor = 1) {
+  void ExpectNear(const std::vector<float>& actual, const std::vector<float>& expected, const std::string& sizes,
+                  float factor = 1) {
     ASSERT_GE(actual.size(), expected.size());
     for (size_t i = 0; i < expected.size(); ++i) {
-      ASSERT_NEAR(actual[i], expected[i], factor * GetParam().tolerance * (1 + std::abs(expected[i]))) << sizes << " element=" << i;
+      ASSERT_NEAR(actual[i], expected[i], factor * GetParam().tolerance * (1 + std::abs(expected[i])))
+          << sizes << " element=" << i;
     }
-    for (size_t i = expected.size(); i < actual.size(); ++i) ASSERT_TRUE(std::isnan(actual[i])) << sizes << " was written beyond its end at " << i;
+    for (size_t i = expected.size(); i < actual.size(); ++i)
+      ASSERT_TRUE(std::isnan(actual[i])) << sizes << " was written beyond its end at " << i;
   }
 
   std::shared_ptr<CudaBackend> backend_;
@@ -129,7 +148,8 @@ TEST_P(CudaKernelsParity, Embedding) {
   const int64_t tokens = batch.token_count();
   for (const int dim : {8, 40, 128, 136, 384, 776, 1024}) {
     auto kernels = Kernels(dim, 1);
-    const std::vector<float> word = Random(97 * dim), position = Random(127 * dim), type = Random(dim), gamma = Random(dim), beta = Random(dim);
+    const std::vector<float> word = Random(97 * dim), position = Random(127 * dim), type = Random(dim), gamma = Random(dim),
+                             beta = Random(dim);
     std::vector<float> expected(static_cast<size_t>(tokens * dim));
     EmbeddingReference(expected.data(), batch.token_ids.data(), batch.offsets.data(), batch.sequence_count(),
                        {word.data(), position.data(), type.data(), gamma.data(), beta.data(), 1e-12f}, dim);
@@ -137,7 +157,10 @@ TEST_P(CudaKernelsParity, Embedding) {
     DeviceArray<float> gamma_d(runtime(), gamma), beta_d(runtime(), beta);
     const Staged staged = Stage(batch);
     auto output = Poisoned(staged.launch.rows * dim);
-    ASSERT_TRUE(kernels->Embedding(staged.launch, output.get(), {word_d.get(), position_d.get(), type_d.get(), gamma_d.get(), beta_d.get()}).ok());
+    ASSERT_TRUE(
+        kernels
+            ->Embedding(staged.launch, output.get(), {word_d.get(), position_d.get(), type_d.get(), gamma_d.get(), beta_d.get()})
+            .ok());
     ASSERT_NO_FATAL_FAILURE(ExpectNear(Read(&output), expected, "dim=" + std::to_string(dim)));
   }
 }
@@ -146,7 +169,8 @@ TEST_P(CudaKernelsParity, ResidualNorm) {
   for (const int rows : {1, 2, 5, 31, 33}) {
     for (const int dim : {8, 40, 128, 136, 384, 776, 1024}) {
       auto kernels = Kernels(dim, 1);
-      const std::vector<float> input = Random(rows * dim, 3), residual = Random(rows * dim), gamma = Random(dim), beta = Random(dim);
+      const std::vector<float> input = Random(rows * dim, 3), residual = Random(rows * dim), gamma = Random(dim),
+                               beta = Random(dim);
       std::vector<float> expected(input.size());
       LayerNormReference(expected.data(), input.data(), residual.data(), gamma.data(), beta.data(), 1e-12f, rows, dim);
       DeviceArray<float> gamma_d(runtime(), gamma), beta_d(runtime(), beta);
@@ -154,10 +178,13 @@ TEST_P(CudaKernelsParity, ResidualNorm) {
       const Staged staged = Stage(Batch({rows}));
       auto output = Poisoned(staged.launch.rows * dim);
       const std::string sizes = "rows=" + std::to_string(rows) + " dim=" + std::to_string(dim);
-      ASSERT_TRUE(kernels->ResidualNorm(staged.launch, output.get(), input_d.get(), residual_d.get(), gamma_d.get(), beta_d.get()).ok());
+      ASSERT_TRUE(
+          kernels->ResidualNorm(staged.launch, output.get(), input_d.get(), residual_d.get(), gamma_d.get(), beta_d.get()).ok());
       const std::vector<float> apart = Read(&output);
       ASSERT_NO_FATAL_FAILURE(ExpectNear(apart, expected, sizes));
-      ASSERT_TRUE(kernels->ResidualNorm(staged.launch, residual_d.get(), input_d.get(), residual_d.get(), gamma_d.get(), beta_d.get()).ok());
+      ASSERT_TRUE(
+          kernels->ResidualNorm(staged.launch, residual_d.get(), input_d.get(), residual_d.get(), gamma_d.get(), beta_d.get())
+              .ok());
       ASSERT_EQ(Read(&residual_d), std::vector<float>(apart.begin(), apart.begin() + rows * dim)) << sizes << " in place";
     }
   }
@@ -188,7 +215,8 @@ TEST_P(CudaKernelsParity, Gelu) {
       padded.resize(static_cast<size_t>(staged.launch.rows * width), std::nanf(""));
       auto values_d = Upload(padded);
       ASSERT_TRUE(kernels->Gelu(staged.launch, values_d.get()).ok());
-      ASSERT_NO_FATAL_FAILURE(ExpectNear(Read(&values_d), expected, "rows=" + std::to_string(rows) + " width=" + std::to_string(width)));
+      ASSERT_NO_FATAL_FAILURE(
+          ExpectNear(Read(&values_d), expected, "rows=" + std::to_string(rows) + " width=" + std::to_string(width)));
     }
   }
 }
@@ -208,7 +236,8 @@ TEST_P(CudaKernelsParity, Attention) {
       std::vector<float> expected(static_cast<size_t>(batch.token_count() * hidden));
       AttentionReference(expected.data(), qkv.data(), batch.offsets.data(), batch.sequence_count(), heads.count, heads.dim);
       auto qkv_d = Upload(qkv);
-      const std::string sizes = "heads=" + std::to_string(heads.count) + "x" + std::to_string(heads.dim) + " first=" + std::to_string(lengths[0]);
+      const std::string sizes =
+          "heads=" + std::to_string(heads.count) + "x" + std::to_string(heads.dim) + " first=" + std::to_string(lengths[0]);
       std::vector<float> exact;
       for (const bool counts : {true, false}) {
         const Staged staged = Stage(batch, counts);
@@ -219,7 +248,8 @@ TEST_P(CudaKernelsParity, Attention) {
         if (counts) {
           exact = actual;
         } else {
-          ASSERT_EQ(std::memcmp(actual.data(), exact.data(), actual.size() * sizeof(float)), 0) << sizes << ": another grid, other bits";
+          ASSERT_EQ(std::memcmp(actual.data(), exact.data(), actual.size() * sizeof(float)), 0)
+              << sizes << ": another grid, other bits";
         }
       }
       // Alone, each sequence has the bits that it has among the others.
@@ -229,7 +259,9 @@ TEST_P(CudaKernelsParity, Attention) {
         const Staged staged = Stage(Batch({lengths[s]}));
         auto output = Poisoned(staged.launch.rows * hidden);
         ASSERT_TRUE(kernels->Attention(staged.launch, output.get(), alone.get()).ok());
-        ASSERT_EQ(std::memcmp(Read(&output).data(), exact.data() + begin * hidden, static_cast<size_t>(rows * hidden) * sizeof(float)), 0)
+        ASSERT_EQ(
+            std::memcmp(Read(&output).data(), exact.data() + begin * hidden, static_cast<size_t>(rows * hidden) * sizeof(float)),
+            0)
             << sizes << " length=" << rows;
       }
     }
@@ -237,7 +269,8 @@ TEST_P(CudaKernelsParity, Attention) {
 }
 
 TEST_P(CudaKernelsParity, AttentionOfTheLongestSequence) {
-  if (GetParam().device.simulated && GetParam().device.order != ThreadOrder::kForward) GTEST_SKIP() << "one order is enough for many rows";
+  if (GetParam().device.simulated && GetParam().device.order != ThreadOrder::kForward)
+    GTEST_SKIP() << "one order is enough for many rows";
   for (const int head_dim : {32, 64}) {
     auto kernels = Kernels(head_dim, 1);
     const PackedBatch batch = Batch({512});
@@ -270,7 +303,8 @@ TEST_P(CudaKernelsParity, Pooling) {
           ASSERT_TRUE(actual.ok()) << actual.status();
           // Sums and results are float32 whatever the type.
           for (size_t i = 0; i < expected.size(); ++i) {
-            ASSERT_NEAR((*actual)[i], expected[i], 2e-6f * (1 + std::abs(expected[i]))) << "dim=" << dim << " pooling=" << static_cast<int>(pooling);
+            ASSERT_NEAR((*actual)[i], expected[i], 2e-6f * (1 + std::abs(expected[i])))
+                << "dim=" << dim << " pooling=" << static_cast<int>(pooling);
           }
           for (size_t i = expected.size(); i < actual->size(); ++i) ASSERT_TRUE(std::isnan((*actual)[i]));
         }
@@ -296,8 +330,8 @@ TEST_P(CudaKernelsParity, DenseOnceItIsPinned) {
   auto output = Poisoned(256 * cols);
   const auto layer = kernels->AddDense(weight_d.get(), bias_d.get(), cols, depth);
   ASSERT_TRUE(layer.ok()) << layer.status();
-  const absl::Status pinned = PinDenseShape(runtime(), *kernels, {.layer = *layer, .cols = cols, .depth = depth}, RowBuckets(256), GetParam().type,
-                                            {.input = input_d.get(), .output = output.get()}, stream_.get());
+  const absl::Status pinned = PinDenseShape(runtime(), *kernels, {.layer = *layer, .cols = cols, .depth = depth}, RowBuckets(256),
+                                            GetParam().type, {.input = input_d.get(), .output = output.get()}, stream_.get());
   ASSERT_TRUE(pinned.ok()) << pinned;
   auto again = Upload(input);
   std::vector<float> expected(static_cast<size_t>(48 * cols));

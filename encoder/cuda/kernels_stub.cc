@@ -3,7 +3,9 @@
 
 namespace loci::cuda {
 
-absl::StatusOr<std::unique_ptr<EncoderKernels>> MakeCudaEncoderKernels(int, const EncoderKernelsConfig&) { return CheckCudaLibraries(); }
+absl::StatusOr<std::unique_ptr<EncoderKernels>> MakeCudaEncoderKernels(int, const EncoderKernelsConfig&) {
+  return CheckCudaLibraries();
+}
 
 absl::Status CheckCudaLibraries() { return absl::FailedPreconditionError("this build has no CUDA in it"); }
 

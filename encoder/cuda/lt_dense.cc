@@ -19,20 +19,20 @@ constexpr int kMaxCandidates = 8;
 
 // The functions that are used, by name.
 struct Library {
-#define LOCI_LT_FUNCTIONS(X)         \
-  X(cublasLtCreate)                  \
-  X(cublasLtDestroy)                 \
-  X(cublasLtGetStatusString)         \
-  X(cublasLtMatmul)                  \
-  X(cublasLtMatmulAlgoCheck)         \
-  X(cublasLtMatmulAlgoGetHeuristic)  \
-  X(cublasLtMatmulDescCreate)        \
-  X(cublasLtMatmulDescDestroy)       \
-  X(cublasLtMatmulDescSetAttribute)  \
-  X(cublasLtMatmulPreferenceCreate)  \
-  X(cublasLtMatmulPreferenceDestroy) \
+#define LOCI_LT_FUNCTIONS(X)              \
+  X(cublasLtCreate)                       \
+  X(cublasLtDestroy)                      \
+  X(cublasLtGetStatusString)              \
+  X(cublasLtMatmul)                       \
+  X(cublasLtMatmulAlgoCheck)              \
+  X(cublasLtMatmulAlgoGetHeuristic)       \
+  X(cublasLtMatmulDescCreate)             \
+  X(cublasLtMatmulDescDestroy)            \
+  X(cublasLtMatmulDescSetAttribute)       \
+  X(cublasLtMatmulPreferenceCreate)       \
+  X(cublasLtMatmulPreferenceDestroy)      \
   X(cublasLtMatmulPreferenceSetAttribute) \
-  X(cublasLtMatrixLayoutCreate)      \
+  X(cublasLtMatrixLayoutCreate)           \
   X(cublasLtMatrixLayoutDestroy)
 #define LOCI_DECLARE(name) decltype(&::name) name = nullptr;
   LOCI_LT_FUNCTIONS(LOCI_DECLARE)
@@ -42,7 +42,8 @@ struct Library {
 absl::StatusOr<Library> OpenLibrary() {
   const std::string name = absl::StrCat("libcublasLt.so.", CUBLAS_VER_MAJOR);
   std::vector<std::string> places = {name};
-  if (const char* const folder = std::getenv("LOCI_CUDA_LIBRARY_DIR"); folder != nullptr) places.push_back(absl::StrCat(folder, "/", name));
+  if (const char* const folder = std::getenv("LOCI_CUDA_LIBRARY_DIR"); folder != nullptr)
+    places.push_back(absl::StrCat(folder, "/", name));
   places.push_back(absl::StrCat("/usr/local/cuda/lib64/", name));
   void* handle = nullptr;
   std::vector<std::string> errors;
@@ -51,10 +52,11 @@ absl::StatusOr<Library> OpenLibrary() {
     if (handle != nullptr) break;
     errors.push_back(dlerror());
   }
-  if (handle == nullptr) return absl::FailedPreconditionError(absl::StrCat("cuBLASLt can't be opened: ", absl::StrJoin(errors, "; ")));
+  if (handle == nullptr)
+    return absl::FailedPreconditionError(absl::StrCat("cuBLASLt can't be opened: ", absl::StrJoin(errors, "; ")));
   Library library;
-#define LOCI_FIND(function)                                                                                       \
-  library.function = reinterpret_cast<decltype(library.function)>(dlsym(handle, #function));                      \
+#define LOCI_FIND(function)                                                                  \
+  library.function = reinterpret_cast<decltype(library.function)>(dlsym(handle, #function)); \
   if (library.function == nullptr) return absl::FailedPreconditionError(absl::StrCat(name, " has no " #function));
   LOCI_LT_FUNCTIONS(LOCI_FIND)
 #undef LOCI_FIND
@@ -99,7 +101,8 @@ class LtDenseImpl : public LtDense {
 
   absl::StatusOr<int> Add(const void* weight, const void* bias, int cols, int depth) override {
     Layer layer = {.weight = weight, .cols = cols, .depth = depth};
-    LOCI_RETURN_IF_ERROR(ToStatus(library_, library_.cublasLtMatmulDescCreate(&layer.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F), "describing a product"));
+    LOCI_RETURN_IF_ERROR(ToStatus(library_, library_.cublasLtMatmulDescCreate(&layer.operation, CUBLAS_COMPUTE_32F, CUDA_R_32F),
+                                  "describing a product"));
     layers_.push_back(layer);
     const int32_t transposed = CUBLAS_OP_T;
     const uint32_t epilogue = CUBLASLT_EPILOGUE_BIAS;
@@ -126,9 +129,11 @@ class LtDenseImpl : public LtDense {
     const uint64_t workspace = 0;
     const uint32_t reductions = CUBLASLT_REDUCTION_SCHEME_NONE;
     const uint32_t alignment = 16;
-    cublasStatus_t status = library_.cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace, sizeof(workspace));
+    cublasStatus_t status = library_.cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                                                          &workspace, sizeof(workspace));
     const auto also = [&](cublasLtMatmulPreferenceAttributes_t attribute, const uint32_t& value) {
-      if (status == CUBLAS_STATUS_SUCCESS) status = library_.cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value));
+      if (status == CUBLAS_STATUS_SUCCESS)
+        status = library_.cublasLtMatmulPreferenceSetAttribute(preference, attribute, &value, sizeof(value));
     };
     also(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, reductions);
     for (const auto attribute : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
@@ -140,19 +145,23 @@ class LtDenseImpl : public LtDense {
     const int32_t rows = row_counts_.back();
     const cublasLtMatrixLayout_t weight_layout = layouts_.at({depth, cols});
     if (status == CUBLAS_STATUS_SUCCESS) {
-      status = library_.cublasLtMatmulAlgoGetHeuristic(handle_, layer->operation, weight_layout, layouts_.at({depth, rows}), layouts_.at({cols, rows}),
-                                                       layouts_.at({cols, rows}), preference, kMaxCandidates, results, &found);
+      status = library_.cublasLtMatmulAlgoGetHeuristic(handle_, layer->operation, weight_layout, layouts_.at({depth, rows}),
+                                                       layouts_.at({cols, rows}), layouts_.at({cols, rows}), preference,
+                                                       kMaxCandidates, results, &found);
     }
     library_.cublasLtMatmulPreferenceDestroy(preference);
-    LOCI_RETURN_IF_ERROR(ToStatus(library_, status, absl::StrCat("looking for an algorithm for ", rows, " x ", depth, " x ", cols)));
+    LOCI_RETURN_IF_ERROR(
+        ToStatus(library_, status, absl::StrCat("looking for an algorithm for ", rows, " x ", depth, " x ", cols)));
     Shape& shape = shapes_[{cols, depth}];
     shape.candidates.clear();
     for (int i = 0; i < found; ++i) {
       bool runs = results[i].state == CUBLAS_STATUS_SUCCESS;
       for (const int32_t count : row_counts_) {
         cublasLtMatmulHeuristicResult_t checked;
-        runs = runs && library_.cublasLtMatmulAlgoCheck(handle_, layer->operation, weight_layout, layouts_.at({depth, count}), layouts_.at({cols, count}),
-                                                        layouts_.at({cols, count}), &results[i].algo, &checked) == CUBLAS_STATUS_SUCCESS &&
+        runs = runs &&
+               library_.cublasLtMatmulAlgoCheck(handle_, layer->operation, weight_layout, layouts_.at({depth, count}),
+                                                layouts_.at({cols, count}), layouts_.at({cols, count}), &results[i].algo,
+                                                &checked) == CUBLAS_STATUS_SUCCESS &&
                checked.workspaceSize == 0;
       }
       if (runs) shape.candidates.push_back(results[i].algo);
@@ -173,9 +182,9 @@ class LtDenseImpl : public LtDense {
     const float one = 1, zero = 0;
     const cublasLtMatrixLayout_t result = layouts_.at({layer.cols, rows});
     return ToStatus(library_,
-                    library_.cublasLtMatmul(handle_, layer.operation, &one, layer.weight, layouts_.at({layer.depth, layer.cols}), input,
-                                            layouts_.at({layer.depth, rows}), &zero, output, result, output, result, layer.algorithm,
-                                            nullptr, 0, static_cast<cudaStream_t>(stream)),
+                    library_.cublasLtMatmul(handle_, layer.operation, &one, layer.weight, layouts_.at({layer.depth, layer.cols}),
+                                            input, layouts_.at({layer.depth, rows}), &zero, output, result, output, result,
+                                            layer.algorithm, nullptr, 0, static_cast<cudaStream_t>(stream)),
                     "multiplying matrices");
   }
 
@@ -193,16 +202,18 @@ class LtDenseImpl : public LtDense {
 
   template <typename T>
   absl::Status Set(cublasLtMatmulDesc_t operation, cublasLtMatmulDescAttributes_t attribute, const T& value) {
-    return ToStatus(library_, library_.cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)), "describing a product");
+    return ToStatus(library_, library_.cublasLtMatmulDescSetAttribute(operation, attribute, &value, sizeof(value)),
+                    "describing a product");
   }
 
   // A column-major matrix of `rows` x `cols` without gaps.
   absl::Status AddLayout(int rows, int cols) {
     if (layouts_.contains({rows, cols})) return absl::OkStatus();
     cublasLtMatrixLayout_t layout = nullptr;
-    LOCI_RETURN_IF_ERROR(ToStatus(library_,
-                                  library_.cublasLtMatrixLayoutCreate(&layout, type_, static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), rows),
-                                  "describing a matrix"));
+    LOCI_RETURN_IF_ERROR(ToStatus(
+        library_,
+        library_.cublasLtMatrixLayoutCreate(&layout, type_, static_cast<uint64_t>(rows), static_cast<uint64_t>(cols), rows),
+        "describing a matrix"));
     layouts_[{rows, cols}] = layout;
     return absl::OkStatus();
   }

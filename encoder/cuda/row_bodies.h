@@ -29,7 +29,8 @@ LOCI_BODY float WarpMax(Thread& thread, float x) {
 
 // Normalises the row that the warp's lanes hold, and writes it. Columns at `dim` and above must be zero.
 template <int kSteps, typename T, typename Thread>
-LOCI_BODY void NormalizeRow(Thread& thread, float (&x)[kSteps][4], T* output, const float* gamma, const float* beta, float epsilon, int dim) {
+LOCI_BODY void NormalizeRow(Thread& thread, float (&x)[kSteps][4], T* output, const float* gamma, const float* beta,
+                            float epsilon, int dim) {
   float sum = 0;
   LOCI_UNROLL
   for (int step = 0; step < kSteps; ++step) {
@@ -96,15 +97,16 @@ LOCI_BODY void EmbeddingBody(Thread& thread, const EmbeddingArgs<T>& args) {
     LOCI_UNROLL
     for (int i = 0; i < 4; ++i) x[step][i] = w[i] + t[i] + p[i];
   }
-  NormalizeRow<kSteps>(thread, x, args.output + static_cast<int64_t>(row) * args.dim, args.gamma, args.beta, args.epsilon, args.dim);
+  NormalizeRow<kSteps>(thread, x, args.output + static_cast<int64_t>(row) * args.dim, args.gamma, args.beta, args.epsilon,
+                       args.dim);
 }
 
 template <typename T>
 struct ResidualNormArgs {
-  T* output;             // [tokens, dim]; may be `residual`.
+  T* output;  // [tokens, dim]; may be `residual`.
   const int32_t* batch;
-  const T* input;        // [tokens, dim]
-  const T* residual;     // [tokens, dim]
+  const T* input;     // [tokens, dim]
+  const T* residual;  // [tokens, dim]
   const float* gamma;
   const float* beta;
   float epsilon;

@@ -24,10 +24,16 @@ class ServerDevice : public ServerFixture {
     ServerFixture::SetUp();
     options.probe_cuda = [] {
       return CudaProbe{.built_in = true,
-                       .devices = {{.ordinal = 0, .name = "Simulated", .compute_major = 9, .total_memory_bytes = kMemoryBytes, .free_memory_bytes = kMemoryBytes}},
+                       .devices = {{.ordinal = 0,
+                                    .name = "Simulated",
+                                    .compute_major = 9,
+                                    .total_memory_bytes = kMemoryBytes,
+                                    .free_memory_bytes = kMemoryBytes}},
                        .detail = ""};
     };
-    options.open_cuda = [this](int) -> absl::StatusOr<std::shared_ptr<CudaBackend>> { return backend_ = cuda::SimulatedBackend({}, memory_bytes_); };
+    options.open_cuda = [this](int) -> absl::StatusOr<std::shared_ptr<CudaBackend>> {
+      return backend_ = cuda::SimulatedBackend({}, memory_bytes_);
+    };
   }
 
   // As the server tells it: of the device that was chosen, and of the default encoder.
@@ -41,7 +47,8 @@ class ServerDevice : public ServerFixture {
     for (const loci::v1::Device& device : info.devices()) {
       if (device.chosen()) told.device = device.device(), told.reason = device.reason();
     }
-    if (info.encoders_size() > 0) told.encoder_device = info.encoders(0).device(), told.element_type = info.encoders(0).element_type();
+    if (info.encoders_size() > 0)
+      told.encoder_device = info.encoders(0).device(), told.element_type = info.encoders(0).element_type();
     return told;
   }
 
@@ -52,8 +59,8 @@ class ServerDevice : public ServerFixture {
     grpc::ClientContext context;
     const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC);
     const grpc::Status status =
-        grpc::internal::BlockingUnaryCall<loci::v1::GetStoreRequest, rpc::Status, google::protobuf::MessageLite, google::protobuf::MessageLite>(
-            channel.get(), method, &context, request, &response);
+        grpc::internal::BlockingUnaryCall<loci::v1::GetStoreRequest, rpc::Status, google::protobuf::MessageLite,
+                                          google::protobuf::MessageLite>(channel.get(), method, &context, request, &response);
     return status.ok() ? response.code() : -1;
   }
 

@@ -46,14 +46,38 @@ void FakeCudaRuntime::SetFault(std::function<absl::Status(const std::string&)> f
   fault_ = std::move(fault);
 }
 
-int64_t FakeCudaRuntime::device_bytes() const { MutexLock lock(&mutex_); return device_bytes_; }
-int64_t FakeCudaRuntime::pinned_bytes() const { MutexLock lock(&mutex_); return pinned_bytes_; }
-int64_t FakeCudaRuntime::allocations() const { MutexLock lock(&mutex_); return allocations_; }
-int64_t FakeCudaRuntime::live_handles() const { MutexLock lock(&mutex_); return handles_; }
-int64_t FakeCudaRuntime::live_graphs() const { MutexLock lock(&mutex_); return graphs_; }
-int64_t FakeCudaRuntime::graphs_captured() const { MutexLock lock(&mutex_); return captured_; }
-int64_t FakeCudaRuntime::graph_launches() const { MutexLock lock(&mutex_); return launches_; }
-int64_t FakeCudaRuntime::waits() const { MutexLock lock(&mutex_); return waits_; }
+int64_t FakeCudaRuntime::device_bytes() const {
+  MutexLock lock(&mutex_);
+  return device_bytes_;
+}
+int64_t FakeCudaRuntime::pinned_bytes() const {
+  MutexLock lock(&mutex_);
+  return pinned_bytes_;
+}
+int64_t FakeCudaRuntime::allocations() const {
+  MutexLock lock(&mutex_);
+  return allocations_;
+}
+int64_t FakeCudaRuntime::live_handles() const {
+  MutexLock lock(&mutex_);
+  return handles_;
+}
+int64_t FakeCudaRuntime::live_graphs() const {
+  MutexLock lock(&mutex_);
+  return graphs_;
+}
+int64_t FakeCudaRuntime::graphs_captured() const {
+  MutexLock lock(&mutex_);
+  return captured_;
+}
+int64_t FakeCudaRuntime::graph_launches() const {
+  MutexLock lock(&mutex_);
+  return launches_;
+}
+int64_t FakeCudaRuntime::waits() const {
+  MutexLock lock(&mutex_);
+  return waits_;
+}
 
 absl::StatusOr<CudaRuntime::Memory> FakeCudaRuntime::GetMemory() {
   LOCI_RETURN_IF_ERROR(Ask("GetMemory"));
@@ -143,7 +167,9 @@ absl::Status FakeCudaRuntime::CopyToHost(void* to, const void* from, int64_t byt
     return absl::OkStatus();
   });
 }
-absl::Status FakeCudaRuntime::CopyOnDevice(void* to, const void* from, int64_t bytes, CudaHandle stream) { return CopyToDevice(to, from, bytes, stream); }
+absl::Status FakeCudaRuntime::CopyOnDevice(void* to, const void* from, int64_t bytes, CudaHandle stream) {
+  return CopyToDevice(to, from, bytes, stream);
+}
 absl::Status FakeCudaRuntime::Fill(void* to, int byte, int64_t bytes, CudaHandle stream) {
   LOCI_RETURN_IF_ERROR(Ask("Fill"));
   return Enqueue(stream, [=] {

@@ -51,13 +51,19 @@ enum class At { kReady, kDone, kSync, kShuffle, kMultiplyBfloat16, kMultiplyFloa
 
 const char* Name(At at) {
   switch (at) {
-    case At::kReady: return "running";
-    case At::kDone: return "returned";
-    case At::kSync: return "Sync";
-    case At::kShuffle: return "ShuffleXor";
+    case At::kReady:
+      return "running";
+    case At::kDone:
+      return "returned";
+    case At::kSync:
+      return "Sync";
+    case At::kShuffle:
+      return "ShuffleXor";
     case At::kMultiplyBfloat16:
-    case At::kMultiplyFloat16: return "MultiplyAdd";
-    case At::kLoadMatrices: return "LoadMatricesTransposed";
+    case At::kMultiplyFloat16:
+      return "MultiplyAdd";
+    case At::kLoadMatrices:
+      return "LoadMatricesTransposed";
   }
   return "";
 }
@@ -72,7 +78,10 @@ float Element(uint32_t word, int half) {
 class SimulatedBlock {
  public:
   SimulatedBlock(const SimulatedGrid& grid, const std::function<void(SimulatedThread&)>& body)
-      : grid_(grid), body_(body), fibers_(static_cast<size_t>(grid.block_size)), shared_(static_cast<size_t>(grid.shared_bytes + 15) / 16 + 1) {
+      : grid_(grid),
+        body_(body),
+        fibers_(static_cast<size_t>(grid.block_size)),
+        shared_(static_cast<size_t>(grid.shared_bytes + 15) / 16 + 1) {
     stacks_ = std::make_unique_for_overwrite<std::byte[]>(kStackBytes * fibers_.size());  // Aligned to 16 bytes, as new does.
     warps_.resize(fibers_.size() / kWarp);
     lanes_.resize(kWarp);
@@ -264,7 +273,8 @@ class SimulatedBlock {
   absl::Status Stuck(int x, int y) const {
     std::string message = absl::StrCat("block (", x, ", ", y, ") is stuck: thread 0 is at ", Name(fibers_[0].at));
     for (size_t i = 1; i < fibers_.size(); ++i) {
-      if (fibers_[i].at != fibers_[0].at) return absl::InternalError(absl::StrCat(message, ", thread ", i, " at ", Name(fibers_[i].at)));
+      if (fibers_[i].at != fibers_[0].at)
+        return absl::InternalError(absl::StrCat(message, ", thread ", i, " at ", Name(fibers_[i].at)));
     }
     return absl::InternalError(message);
   }
@@ -316,10 +326,10 @@ void SimulatedThread::LoadMatricesTransposed(uint32_t (&out)[4], const void* row
 }
 
 absl::Status RunSimulated(const SimulatedGrid& grid, const std::function<void(SimulatedThread&)>& body) {
-  if (grid.block_size < kWarp || grid.block_size > 1024 || grid.block_size % kWarp != 0 || grid.blocks_x < 1 || grid.blocks_y < 1 ||
-      grid.blocks_y > 65535 || grid.shared_bytes > 48 << 10) {
-    return absl::InternalError(absl::StrCat("a grid of ", grid.blocks_x, " x ", grid.blocks_y, " blocks of ", grid.block_size, " threads with ",
-                                            grid.shared_bytes, " bytes of shared memory can't be launched"));
+  if (grid.block_size < kWarp || grid.block_size > 1024 || grid.block_size % kWarp != 0 || grid.blocks_x < 1 ||
+      grid.blocks_y < 1 || grid.blocks_y > 65535 || grid.shared_bytes > 48 << 10) {
+    return absl::InternalError(absl::StrCat("a grid of ", grid.blocks_x, " x ", grid.blocks_y, " blocks of ", grid.block_size,
+                                            " threads with ", grid.shared_bytes, " bytes of shared memory can't be launched"));
   }
   SimulatedBlock block(grid, body);
   for (int y = 0; y < grid.blocks_y; ++y) {

@@ -29,9 +29,13 @@ class SimulatedKernels final : public BodyKernels<SimulatedKernels> {
 
   template <typename Kernel>
   absl::Status LaunchKernel(int blocks_x, int blocks_y, const typename Kernel::Args& args, CudaHandle stream) {
-    const SimulatedGrid grid = {.blocks_x = blocks_x, .blocks_y = blocks_y, .block_size = Kernel::kBlockSize, .shared_bytes = Kernel::kSharedBytes,
+    const SimulatedGrid grid = {.blocks_x = blocks_x,
+                                .blocks_y = blocks_y,
+                                .block_size = Kernel::kBlockSize,
+                                .shared_bytes = Kernel::kSharedBytes,
                                 .order = options_.order};
-    return runtime_.Enqueue(stream, [grid, args] { return RunSimulated(grid, [&args](SimulatedThread& thread) { Kernel::Run(thread, args); }); });
+    return runtime_.Enqueue(
+        stream, [grid, args] { return RunSimulated(grid, [&args](SimulatedThread& thread) { Kernel::Run(thread, args); }); });
   }
 
   absl::StatusOr<int> AddDense(const void* weight, const void* bias, int cols, int depth) override;

@@ -14,7 +14,8 @@
 
 namespace loci::cuda {
 
-inline std::shared_ptr<CudaBackend> SimulatedBackend(const SimulatedKernels::Options& options = {}, int64_t memory_bytes = int64_t{1} << 30) {
+inline std::shared_ptr<CudaBackend> SimulatedBackend(const SimulatedKernels::Options& options = {},
+                                                     int64_t memory_bytes = int64_t{1} << 30) {
   auto runtime = std::make_unique<FakeCudaRuntime>(memory_bytes);
   FakeCudaRuntime& fake = *runtime;
   return std::make_shared<CudaBackend>("cuda:0", std::move(runtime), [&fake, options](const EncoderKernelsConfig& config) {
@@ -50,7 +51,9 @@ class DeviceArray {
     stream_ = *Own<CudaStream>(runtime, runtime.CreateStream());
     event_ = *Own<CudaEvent>(runtime, runtime.CreateEvent());
     std::memcpy(pinned_.get(), values.data(), size_ * sizeof(T));
-    if (!runtime.CopyToDevice(memory_.get(), pinned_.get(), static_cast<int64_t>(size_ * sizeof(T)), stream_.get()).ok() || !Finish().ok()) std::abort();
+    if (!runtime.CopyToDevice(memory_.get(), pinned_.get(), static_cast<int64_t>(size_ * sizeof(T)), stream_.get()).ok() ||
+        !Finish().ok())
+      std::abort();
   }
 
   T* get() const { return static_cast<T*>(memory_.get()); }
