@@ -245,11 +245,13 @@ class OnnxRuntime:
 
 
 class Torch:
-    def __init__(self, checkpoint: Checkpoint, precision: str, threads: int, compiled: bool = False) -> None:
+    """Eager alone: torch.compile is not among the modes."""
+
+    def __init__(self, checkpoint: Checkpoint, precision: str, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)
-        self.checkpoint, self.precision, self.compiled = checkpoint, precision, compiled
+        self.checkpoint, self.precision = checkpoint, precision
 
     def modes(self, batches: list) -> list:
         import torch
@@ -266,13 +268,7 @@ class Torch:
 
             return encode
 
-        out = [Mode("eager", batches, encoder(module))]
-        if self.compiled:
-            import torch._inductor.config as inductor
-
-            inductor.freezing = True
-            out.append(Mode("compiled", batches, encoder(torch.compile(module, dynamic=len({b.ids.shape for b in batches}) > 1))))
-        return out
+        return [Mode("eager", batches, encoder(module))]
 
 
 ENGINES = {
