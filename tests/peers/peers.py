@@ -5,7 +5,8 @@
     VENV/bin/python tests/peers/peers.py bazel-bin models/all-MiniLM-L6-v2 PASSAGES.jsonl.gz [--quick] [--only encoder,tokenizer,search,softmax,server]
 
 Ratios are the peer's time by ours, so above 1 where ours is faster; the median and p10 over the rounds. A/A is ours by itself. One thread and CPU
-time unless a row says otherwise. Every peer runs in the fastest of its modes. Each line is printed once it is known; the table follows.
+time unless a row says otherwise. Every peer runs in the fastest of its modes that engines.py has, PyTorch eagerly alone. Each line is printed once
+it is known; the table follows.
 """
 
 import argparse
@@ -172,7 +173,7 @@ def server_rows(context: Context) -> None:
 
     passages, rounds, seconds = (2000, 1, 3) if context.quick else (20_000, 5, 10)
     result = server_benchmark.measure_server(context.bin_dir, context.model_dir, context.passages, passages, rounds, seconds, 32, "auto", [])
-    judged = "" if result.other_load <= 0.2 else f"; not judged, others used {result.other_load:.1f} cores"
+    judged = f"; {result.not_judged()}" if result.not_judged() else ""
     context.table.add(Row(
         what=f"server at saturation, {result.per_cpu_second:.0f} searches per CPU second of the server, {passages} passages",
         against="1 / (t_tokenize + t_encode + t_search)", median=f"{100 * result.efficiency:.0f} %", p10=f"{100 * result.efficiency_p10:.0f} %",
