@@ -176,6 +176,9 @@ def main():
         if time.perf_counter() - begin > args.seconds:
             print(f"{shape}: not measured, the time is over")
             continue
+        # Dynamo counts recompilations of one function, and beyond a limit runs it eagerly without a word.
+        if hasattr(torch, "_dynamo"):
+            torch._dynamo.reset()
         sequences = [[101] + [generator.randint(2000, 21999) for _ in range(n - 2)] + [102] for n in lengths]
         with tempfile.TemporaryDirectory() as folder:
             ids_file = os.path.join(folder, "ids")
@@ -194,7 +197,7 @@ def main():
                         peer.run()
                 peers += candidates
             except Exception as error:  # torch.compile needs a C compiler and more.
-                print("torch.compile was not tried:", type(error).__name__, str(error).splitlines()[0][:160])
+                print("torch.compile was not tried:", type(error).__name__, " ".join(str(error).split())[:160])
             for peer in peers:
                 for _ in range(3):
                     peer.run()
