@@ -63,7 +63,7 @@ bundle() {  # DIR
     grep -aq cudaErrorInsufficientDriver "$to/bin/$program" || { echo "gpu_check: $program has no CUDA in it: no toolkit was found" >&2; exit 1; }
     # Not the C library, which must be the machine's own, with what belongs to it; not CUDA's.
     ldd "$to/bin/$program" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
-      { grep -vE '/(ld-linux|libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libcu[a-z]*|libnv[a-z]*)[-.0-9]*\.so' || true; } |
+      { grep -vE '/(ld-linux|libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libcuda|libcudart|libcublas|libcublasLt|libnv[a-z]*)[-.0-9]*\.so' || true; } |
       while read -r library; do install -m 644 "$library" "$to/lib/"; done
   done
   half_precision_model "$model" "$to/model"
@@ -77,31 +77,84 @@ bundle() {  # DIR
 }
 
 failed=0
-part() {  # SECONDS NAME COMMAND...; of Google Test's lines those of tests that passed are left out
-  local seconds=$1 name=$2 rc=0 output
-  shift 2
+unfinished=0
+deadline=0
+left() { echo $((deadline - SECONDS)); }
+
+# Parts are of KIND `tests`, which end and pass tests, at least one and none skipped; `whole`, which end; `partial`, which may run out of
+# time; or `partial_tests`. Of Google Test's lines those of tests that passed are left out.
+part() {  # KIND SECONDS NAME COMMAND...
+  local kind=$1 seconds=$2 name=$3 rc=0 output
+  shift 3
   echo
   echo "== $name"
-  # A part gets no more than what is left of the nine minutes.
-  local left=$((deadline - SECONDS))
-  [ "$left" -ge 10 ] || { echo "not run: the time is over"; return 0; }
-  output=$(mktemp)
-  timeout $((seconds < left ? seconds : left)) "$@" 2>&1 | tee "$output" | { grep --line-buffered -vE '^\[ RUN|^\[ +OK|^\[---|^$' || true; } || rc=$?
-  if grep -q '^\[  SKIPPED' "$output"; then
-    echo "something was skipped"
-    rc=1
+  # A part gets no more than what is left.
+  local rest
+  rest=$(left)
+  if [ "$rest" -lt 10 ]; then
+    echo "not run: the time is over"
+    unfinished=$((unfinished + 1))
+    return 0
   fi
-  rm -f "$output"
-  case $rc in
-    0) ;;
-    124) echo "ended after its time" ;;
+  output=$(mktemp)
+  timeout -k 5 $((seconds < rest ? seconds : rest)) "$@" 2>&1 | tee "$output" | { grep --line-buffered -avE '^\[ RUN|^\[ +OK|^\[---|^$' || true; } || rc=$?
+  case $rc/$kind in
+    0/*tests)
+      if grep -aq '^\[  SKIPPED' "$output"; then
+        rc=1
+        echo "FAILED: tests were skipped"
+      elif ! grep -aqE '^\[  PASSED  \] [1-9]' "$output"; then
+        rc=1
+        echo "FAILED: no test ran"
+      fi
+      [ $rc = 0 ] || failed=1
+      ;;
+    0/*) ;;
+    # 137: it did not end when it was told to.
+    124/partial* | 137/partial*)
+      unfinished=$((unfinished + 1))
+      echo "not finished: its time is over"
+      # What failed before that has failed.
+      if grep -aqE '^\[  FAILED|^========= ERROR SUMMARY: [1-9]|^========= (Invalid|Race|Error:)' "$output"; then failed=1; fi
+      ;;
+    124/* | 137/*) failed=1; echo "FAILED: it has not ended in its time" ;;
     *) failed=1; echo "FAILED with exit $rc" ;;
   esac
+  rm -f "$output"
+}
+
+# Where compute-sanitizer works on this machine: it refuses some devices that programs alone may use.
+sanitize() {
+  local sanitizer output rest rc=0
+  sanitizer=$(command -v compute-sanitizer || ls "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" 2>/dev/null || true)
+  if [ -z "$sanitizer" ]; then
+    printf '\n== compute-sanitizer\nnot run: it is not installed here\n'
+    return 0
+  fi
+  rest=$(left)
+  if [ "$rest" -lt 10 ]; then
+    printf '\n== compute-sanitizer\nnot run: the time is over\n'
+    unfinished=$((unfinished + 1))
+    return 0
+  fi
+  output=$(mktemp)
+  timeout -k 5 $((rest < 60 ? rest : 60)) "$sanitizer" --tool memcheck "$here/bin/cuda_check" --gtest_filter='*PoolingOfZeros*cuda_float32*' >"$output" 2>&1 || rc=$?
+  if [ $rc != 0 ] || ! grep -aqE '^\[  PASSED  \] [1-9]' "$output" || grep -aq '^\[  SKIPPED' "$output"; then
+    printf '\n== compute-sanitizer\nnot run, it does not work here (exit %s): ' $rc
+    grep -am1 -iE 'error|not supported|skipped' "$output" || tail -1 "$output"
+    unfinished=$((unfinished + 1))
+  else
+    for tool in memcheck racecheck; do
+      part partial_tests 75 "compute-sanitizer $tool" "$sanitizer" --tool $tool --error-exitcode 9 "$here/bin/cuda_check" \
+        --gtest_filter='*cuda_bfloat16:*cuda_float32:-*Longest*:*Dense*'
+    done
+  fi
+  rm -f "$output"
 }
 
 run() {
-  deadline=$((SECONDS + 525))
-  export LD_LIBRARY_PATH="$here/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}"
+  SECONDS=0
+  deadline=520  # Of 540 s; what has not ended by then is given 5 s more.
   for folder in "${CUDA_HOME:-}"/lib64 /usr/local/cuda/lib64; do
     if [ -z "${LOCI_CUDA_LIBRARY_DIR:-}" ] && [ -e "$folder/libcublasLt.so" ]; then export LOCI_CUDA_LIBRARY_DIR=$folder; fi
   done
@@ -112,47 +165,47 @@ print(next((p.rsplit("/", 1)[0] for f in sys.path for p in glob.glob(f + "/nvidi
     export LOCI_CUDA_LIBRARY_DIR
   fi
   echo "Loci's CUDA encoder, commit $(cat "$here/COMMIT"), $(date -u +%Y-%m-%dT%H:%MZ)"
-  nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv,noheader 2>/dev/null || echo "nvidia-smi does not answer"
+  timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv,noheader 2>/dev/null || echo "nvidia-smi does not answer"
   export TMPDIR=${TMPDIR:-/tmp}
   export TEST_TMPDIR=$TMPDIR
   local rc=0 first
-  first=$("$here/bin/cuda_benchmark" "$here/model" soak 0 2>&1) || rc=$?
+  first=$(timeout -k 5 60 "$here/bin/cuda_benchmark" "$here/model" soak 0 2>&1) || rc=$?
   if [ $rc = 2 ]; then
     echo "$first"
     echo "There is no device to check: nothing of this report was measured."
     return 2
   fi
-  [ $rc = 0 ] || { echo "$first"; failed=1; }
+  if [ $rc != 0 ]; then
+    echo "$first"
+    echo "FAILED with exit $rc: an encoder was loaded, swapped and run"
+    failed=1
+  fi
 
-  part 120 "parity of each kernel with its reference, on the device" "$here/bin/cuda_check" --gtest_filter='*cuda_*'
-  part 60 "the encoder against the CPU's, on the device" "$here/bin/cuda_check" --gtest_filter='*OnADevice*'
-  part 90 "kernels" "$here/bin/cuda_benchmark" "$here/model" kernels
-  part 120 "encoder" "$here/bin/cuda_benchmark" "$here/model" encoder
+  # What is right comes before what is fast.
+  part tests 120 "parity of each kernel with its reference, on the device" "$here/bin/cuda_check" --gtest_filter='*cuda_*'
+  part tests 60 "the encoder against the CPU's, on the device" "$here/bin/cuda_check" --gtest_filter='*OnADevice*'
+  part whole 60 "soak" "$here/bin/cuda_benchmark" "$here/model" soak 20
+  sanitize
+  part partial 60 "kernels" "$here/bin/cuda_benchmark" "$here/model" kernels
+  part partial 90 "encoder" "$here/bin/cuda_benchmark" "$here/model" encoder
   if command -v python3 >/dev/null; then
-    part 200 "against torch" python3 "$here/gpu_encoder_benchmark.py" "$here/bin/cuda_benchmark" "$here/model" --seconds 150
+    # A shape that has begun takes a while.
+    local rest
+    rest=$(left)
+    part partial 210 "against torch" python3 -u "$here/gpu_encoder_benchmark.py" "$here/bin/cuda_benchmark" "$here/model" \
+      --seconds $((rest < 210 ? rest - 50 : 160))
   else
     echo; echo "== against torch"; echo "not run: no python3 here"
   fi
-  part 60 "soak" "$here/bin/cuda_benchmark" "$here/model" soak 30
-  local sanitizer
-  sanitizer=$(command -v compute-sanitizer || ls "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" 2>/dev/null || true)
-  echo; echo "== compute-sanitizer"
-  if [ -z "$sanitizer" ]; then
-    echo "not run: it is not installed here"
-  elif ! timeout 60 "$sanitizer" --tool memcheck "$here/bin/cuda_check" --gtest_filter='*PoolingOfZeros*cuda_float32*' >/tmp/loci_sanitizer.$$ 2>&1; then
-    echo "does not start here: $(grep -m1 -iE 'error|not supported' /tmp/loci_sanitizer.$$ || tail -1 /tmp/loci_sanitizer.$$)"
-  else
-    for tool in memcheck racecheck; do
-      part 90 "compute-sanitizer $tool" "$sanitizer" --tool $tool --error-exitcode 9 "$here/bin/cuda_check" \
-        --gtest_filter='*cuda_bfloat16:*cuda_float32:-*Longest*:*Dense*'
-    done
-  fi
-  rm -f /tmp/loci_sanitizer.$$
   echo
-  [ $failed = 0 ] && echo "everything that ran passed; $SECONDS s" || echo "something FAILED; $SECONDS s"
+  local rest_of=""
+  [ $unfinished = 0 ] || rest_of="; parts not run or not finished: $unfinished"
+  [ $failed = 0 ] && echo "everything that ran passed$rest_of; $SECONDS s" || echo "something FAILED$rest_of; $SECONDS s"
   return $failed
 }
 
+# Sourced, it only defines what is above.
+[ "${BASH_SOURCE[0]}" = "$0" ] || return 0
 case ${1:-} in
   bundle) [ $# = 2 ] || { echo "usage: deploy/gpu_check.sh bundle DIR" >&2; exit 1; }; bundle "$2" ;;
   run) if [ $# = 2 ]; then run 2>&1 | tee "$2"; exit "${PIPESTATUS[0]}"; else run; fi ;;
