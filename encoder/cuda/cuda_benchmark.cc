@@ -283,7 +283,9 @@ void Fidelity(const Encoder& cpu, const Encoder& encoder) {
 }
 
 void Throughput(const std::string& model, const std::shared_ptr<CudaBackend>& backend) {
-  const auto cpu = ValueOrDie(LoadEncoder(PosixFileSystem(), model, {}));
+  EncoderOptions reference;
+  reference.precision = Precision::kFloat32;
+  const auto cpu = ValueOrDie(LoadEncoder(PosixFileSystem(), model, reference));
   for (const ElementType type : kTypes) {
     const auto encoder = Load(model, backend, type);
     Fidelity(*cpu, *encoder);

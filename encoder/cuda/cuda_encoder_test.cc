@@ -66,7 +66,10 @@ class CudaEncoderTest : public testing::Test {
   }
 
   std::shared_ptr<const Encoder> OnCpu() {
-    auto encoder = LoadEncoder(fs_, directory_, {});
+    // In float32 whatever the CPU has beside it.
+    EncoderOptions options;
+    options.precision = Precision::kFloat32;
+    auto encoder = LoadEncoder(fs_, directory_, options);
     EXPECT_TRUE(encoder.ok()) << encoder.status();
     return *std::move(encoder);
   }
