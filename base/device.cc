@@ -6,6 +6,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "base/cuda/error.h"
 #include "base/strings.h"
 
 namespace loci {
@@ -21,6 +22,14 @@ const CudaDevice* FindDevice(const CudaProbe& probe, int ordinal) {
     if (device.ordinal == ordinal) return &device;
   }
   return nullptr;
+}
+
+// Where all are too old the first, which is refused with the reason when it is opened.
+const CudaDevice& FirstThatMayServe(const CudaProbe& probe) {
+  for (const CudaDevice& device : probe.devices) {
+    if (device.compute_major >= kLeastComputeMajor) return device;
+  }
+  return probe.devices.front();
 }
 
 // Why CUDA can't serve, or the empty string.
@@ -45,7 +54,7 @@ absl::StatusOr<DeviceChoice> ChooseDevice(std::string_view request, const CudaPr
   if (request == "cpu") return DeviceChoice{.name = "cpu", .reason = "cpu was asked for"};
   const std::string why_no_cuda = WhyNoCuda(probe, cuda_backend);
   if (request == "auto") {
-    if (why_no_cuda.empty()) return Cuda(probe.devices.front(), "auto takes the first CUDA device");
+    if (why_no_cuda.empty()) return Cuda(FirstThatMayServe(probe), "auto takes the first CUDA device that is new enough");
     return DeviceChoice{.name = "cpu", .reason = absl::StrCat("auto takes the CPU: ", why_no_cuda)};
   }
   int ordinal = -1;

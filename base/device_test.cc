@@ -39,6 +39,16 @@ TEST(ChooseDevice, AutoTakesTheGpuWhereItCanServe) {
   EXPECT_THAT(choice->reason, HasSubstr("H100"));
 }
 
+TEST(ChooseDevice, AutoPassesOverDevicesThatAreTooOld) {
+  CudaProbe probe = OneGpu();
+  const CudaDevice old = {.ordinal = 0, .name = "V100", .compute_major = 7, .total_memory_bytes = 32ll << 30, .free_memory_bytes = 1 << 30};
+  probe.devices.insert(probe.devices.begin(), old);
+  EXPECT_EQ(ChooseDevice("auto", probe, true)->name, "cuda:1");
+  EXPECT_EQ(ChooseDevice("cuda:0", probe, true)->name, "cuda:0");
+  probe.devices.pop_back();
+  EXPECT_EQ(ChooseDevice("auto", probe, true)->name, "cuda:0") << "what is wrong is told by who opens it";
+}
+
 TEST(ChooseDevice, AutoTakesTheCpuAndSaysWhy) {
   EXPECT_EQ(ChooseDevice("auto", NoGpu(), true)->name, "cpu");
   EXPECT_THAT(ChooseDevice("auto", NoGpu(), true)->reason, HasSubstr("the driver is too old"));
