@@ -313,6 +313,21 @@ TEST_P(CudaKernelsParity, Pooling) {
   }
 }
 
+TEST_P(CudaKernelsParity, TheLargestOfWhatIsNotANumberIsNone) {
+  for (const int dim : {8, 1024}) {  // Rows shared out among groups of threads, and all by one.
+    auto kernels = Kernels(dim, 1, 8, Pooling::kMax);
+    std::vector<float> values(static_cast<size_t>(3 * dim), 0.5f);
+    for (size_t row = 0; row < 3; ++row) values[row * static_cast<size_t>(dim) + row] = std::nanf("");
+    auto input = Upload(values);
+    DeviceArray<float> output(runtime(), std::vector<float>(static_cast<size_t>(dim), 1.0f));
+    const Staged staged = Stage(Batch({3}));
+    ASSERT_TRUE(kernels->Pool(staged.launch, output.get(), input.get()).ok());
+    const auto actual = output.Read(stream_.get());
+    ASSERT_TRUE(actual.ok()) << actual.status();
+    for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(std::isnan((*actual)[i])) << "dim=" << dim << " column " << i;
+  }
+}
+
 TEST_P(CudaKernelsParity, PoolingOfZerosStaysFinite) {
   auto kernels = Kernels(40, 1);
   auto input = Upload(std::vector<float>(80, 0.0f));

@@ -22,6 +22,9 @@ struct PoolingArgs {
   int dim;  // A multiple of 4, at most kMaxPoolingDim.
 };
 
+// The larger; what is not a number stays, where the machine's own maximum drops it and a vector that is wrong would look finite.
+LOCI_BODY float LargerOrNan(float x, float y) { return y > x || y != y ? y : x; }
+
 // One block of kPoolingBlockSize threads takes sequences block_x, block_x + grid_x, ... Groups of dim / 4 threads share a sequence's rows
 // out, row r to group r % groups, each in order, and are then added in order: the order depends on nothing but length and dim.
 template <typename T, typename Thread>
@@ -43,7 +46,7 @@ LOCI_BODY void PoolingBody(Thread& thread, const PoolingArgs<T>& args) {
         float y[4];
         Load4(args.input + static_cast<int64_t>(row) * args.dim + column, y);
         LOCI_UNROLL
-        for (int i = 0; i < 4; ++i) x[i] = args.pooling == Pooling::kMax ? Max(x[i], y[i]) : x[i] + y[i];
+        for (int i = 0; i < 4; ++i) x[i] = args.pooling == Pooling::kMax ? LargerOrNan(x[i], y[i]) : x[i] + y[i];
       }
       Store4(partial + group * args.dim + column, x);
     }
@@ -56,7 +59,7 @@ LOCI_BODY void PoolingBody(Thread& thread, const PoolingArgs<T>& args) {
         float y[4];
         Load4(partial + other * args.dim + column, y);
         LOCI_UNROLL
-        for (int i = 0; i < 4; ++i) x[i] = args.pooling == Pooling::kMax ? Max(x[i], y[i]) : x[i] + y[i];
+        for (int i = 0; i < 4; ++i) x[i] = args.pooling == Pooling::kMax ? LargerOrNan(x[i], y[i]) : x[i] + y[i];
       }
       if (args.pooling == Pooling::kMean) {
         LOCI_UNROLL
