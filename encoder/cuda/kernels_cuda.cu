@@ -29,6 +29,11 @@ class CudaEncoderKernels final : public BodyKernels<CudaEncoderKernels> {
  public:
   CudaEncoderKernels(int ordinal, const EncoderKernelsConfig& config, std::unique_ptr<LtDense> dense)
       : BodyKernels(config), ordinal_(ordinal), dense_(std::move(dense)) {}
+  // cuBLASLt gives back what it has on the calling thread's device.
+  ~CudaEncoderKernels() override {
+    (void)Use();
+    dense_.reset();
+  }
 
   template <typename Kernel>
   absl::Status LaunchKernel(int blocks_x, int blocks_y, const typename Kernel::Args& args, CudaHandle stream) {
@@ -56,7 +61,7 @@ class CudaEncoderKernels final : public BodyKernels<CudaEncoderKernels> {
   absl::Status Use() const { return ToStatus(cudaSetDevice(ordinal_), "using the device"); }
 
   const int ordinal_;
-  const std::unique_ptr<LtDense> dense_;
+  std::unique_ptr<LtDense> dense_;
 };
 
 }  // namespace
