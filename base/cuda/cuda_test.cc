@@ -79,7 +79,7 @@ TEST(OpenCudaRuntime, IsAClearRefusalWithoutADevice) {
 TEST(FakeCudaRuntime, DoesNothingUntilItIsWaitedFor) {
   FakeCudaRuntime runtime;
   auto stream = *Own<CudaStream>(runtime, runtime.CreateStream());
-  auto event = *Own<CudaEvent>(runtime, runtime.CreateEvent());
+  auto event = *Own<CudaEvent>(runtime, runtime.CreateEvent(EventWait::kSpin));
   auto device = *Own<DeviceMemory>(runtime, runtime.Allocate(4));
   auto pinned = *Own<PinnedMemory>(runtime, runtime.AllocatePinned(4));
   int value = 7;
@@ -97,7 +97,7 @@ TEST(FakeCudaRuntime, ReplaysGraphsAndCountsWhatIsAlive) {
   FakeCudaRuntime runtime(1 << 20);
   {
     auto stream = *Own<CudaStream>(runtime, runtime.CreateStream());
-    auto event = *Own<CudaEvent>(runtime, runtime.CreateEvent());
+    auto event = *Own<CudaEvent>(runtime, runtime.CreateEvent(EventWait::kSpin));
     int count = 0;
     ASSERT_TRUE(runtime.BeginCapture(stream.get()).ok());
     ASSERT_TRUE(runtime
@@ -125,7 +125,7 @@ TEST(FakeCudaRuntime, ReplaysGraphsAndCountsWhatIsAlive) {
 TEST(FakeCudaRuntime, AFailureOfWorkIsToldByEveryLaterCall) {
   FakeCudaRuntime runtime;
   auto stream = *Own<CudaStream>(runtime, runtime.CreateStream());
-  auto event = *Own<CudaEvent>(runtime, runtime.CreateEvent());
+  auto event = *Own<CudaEvent>(runtime, runtime.CreateEvent(EventWait::kSpin));
   ASSERT_TRUE(runtime.Enqueue(stream.get(), [] { return absl::UnavailableError("illegal address"); }).ok());
   ASSERT_TRUE(runtime.Record(event.get(), stream.get()).ok());
   EXPECT_EQ(runtime.Wait(event.get()).message(), "illegal address");

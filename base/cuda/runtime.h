@@ -22,6 +22,9 @@ namespace loci {
 // Handles of the runtime: a cudaStream_t, a cudaEvent_t, a cudaGraphExec_t, or what a fake makes of them.
 using CudaHandle = void*;
 
+// How Wait waits for an event: by asking again and again, which holds a core and comes back at once, or by sleeping, for work that takes long.
+enum class EventWait { kSpin, kBlock };
+
 // Thread-safe: each call makes its device the calling thread's. A stream is used by one thread at a time.
 class CudaRuntime {
  public:
@@ -44,7 +47,7 @@ class CudaRuntime {
 
   virtual absl::StatusOr<CudaHandle> CreateStream() = 0;
   virtual void DestroyStream(CudaHandle stream) = 0;
-  virtual absl::StatusOr<CudaHandle> CreateEvent() = 0;
+  virtual absl::StatusOr<CudaHandle> CreateEvent(EventWait wait) = 0;
   virtual void DestroyEvent(CudaHandle event) = 0;
 
   virtual absl::Status CopyToDevice(void* to, const void* from, int64_t bytes, CudaHandle stream) = 0;

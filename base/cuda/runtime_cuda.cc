@@ -63,10 +63,11 @@ class DeviceRuntime : public CudaRuntime {
   void DestroyStream(CudaHandle stream) override {
     if (Use().ok()) (void)cudaStreamDestroy(Stream(stream));
   }
-  absl::StatusOr<CudaHandle> CreateEvent() override {
+  absl::StatusOr<CudaHandle> CreateEvent(EventWait wait) override {
     LOCI_RETURN_IF_ERROR(Use());
     cudaEvent_t event = nullptr;
-    LOCI_RETURN_IF_ERROR(ToStatus(cudaEventCreateWithFlags(&event, cudaEventDisableTiming), "creating an event"));
+    const unsigned flags = cudaEventDisableTiming | (wait == EventWait::kBlock ? cudaEventBlockingSync : 0);
+    LOCI_RETURN_IF_ERROR(ToStatus(cudaEventCreateWithFlags(&event, flags), "creating an event"));
     return static_cast<CudaHandle>(event);
   }
   void DestroyEvent(CudaHandle event) override {

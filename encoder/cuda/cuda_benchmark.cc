@@ -90,7 +90,7 @@ class KernelBench {
  public:
   explicit KernelBench(CudaBackend& backend) : backend_(backend), runtime_(backend.runtime()) {
     stream_ = ValueOrDie(Own<CudaStream>(runtime_, runtime_.CreateStream()));
-    event_ = ValueOrDie(Own<CudaEvent>(runtime_, runtime_.CreateEvent()));
+    event_ = ValueOrDie(Own<CudaEvent>(runtime_, runtime_.CreateEvent(EventWait::kSpin)));
   }
 
   CudaHandle stream() const { return stream_.get(); }

@@ -39,7 +39,9 @@ struct CudaEncoder::Lane {
   struct Slot {
     int32_t* batch = nullptr;
     const float* output = nullptr;
-    CudaEvent done;
+    // One of them is recorded: the first behind a graph's few rows, the second behind a chunk that would hold a core for milliseconds.
+    CudaEvent soon, late;
+    CudaHandle done = nullptr;
     cuda::Chunk chunk;
     bool busy = false;
   };
@@ -64,7 +66,7 @@ class CudaEncoder::Uploader {
 
   absl::Status Init() {
     LOCI_ASSIGN_OR_RETURN(stream_, Own<CudaStream>(runtime_, runtime_.CreateStream()));
-    LOCI_ASSIGN_OR_RETURN(event_, Own<CudaEvent>(runtime_, runtime_.CreateEvent()));
+    LOCI_ASSIGN_OR_RETURN(event_, Own<CudaEvent>(runtime_, runtime_.CreateEvent(EventWait::kBlock)));
     LOCI_ASSIGN_OR_RETURN(pinned_, Own<PinnedMemory>(runtime_, runtime_.AllocatePinned(kUploadBytes)));
     return absl::OkStatus();
   }
@@ -235,7 +237,8 @@ absl::StatusOr<std::unique_ptr<CudaEncoder::Lane>> CudaEncoder::MakeLane() const
     pinned += cuda::AlignDevice(4 * cuda::MaxDeviceBatchInts(plan_.max_rows, plan_.max_sequences));
     slot.output = reinterpret_cast<const float*>(pinned);
     pinned += cuda::AlignDevice(4 * static_cast<int64_t>(plan_.max_sequences) * shape_.dim);
-    LOCI_ASSIGN_OR_RETURN(slot.done, Own<CudaEvent>(runtime, runtime.CreateEvent()));
+    LOCI_ASSIGN_OR_RETURN(slot.soon, Own<CudaEvent>(runtime, runtime.CreateEvent(EventWait::kSpin)));
+    LOCI_ASSIGN_OR_RETURN(slot.late, Own<CudaEvent>(runtime, runtime.CreateEvent(EventWait::kBlock)));
   }
   return lane;
 }
@@ -255,8 +258,8 @@ absl::Status CudaEncoder::WarmUp(Lane* lane) const {
                                         .tiles = tiles,
                                         .exact = true,
                                         .stream = lane->stream.get()}));
-  LOCI_RETURN_IF_ERROR(runtime.Record(slot.done.get(), lane->stream.get()));
-  LOCI_RETURN_IF_ERROR(runtime.Wait(slot.done.get()));
+  LOCI_RETURN_IF_ERROR(runtime.Record(slot.late.get(), lane->stream.get()));
+  LOCI_RETURN_IF_ERROR(runtime.Wait(slot.late.get()));
   int captured = 0;
   for (const int32_t rows : buckets_) {
     if (rows > options_.max_graph_rows || captured == options_.graph_capacity) break;
@@ -320,7 +323,7 @@ absl::Status CudaEncoder::RunBatch(Lane* lane, const PackedBatch& batch, float* 
   const auto collect = [&](Lane::Slot* slot) -> absl::Status {
     if (!slot->busy) return absl::OkStatus();
     slot->busy = false;
-    LOCI_RETURN_IF_ERROR(runtime.Wait(slot->done.get()));
+    LOCI_RETURN_IF_ERROR(runtime.Wait(slot->done));
     const int64_t count = slot->chunk.sequence_count;
     for (int64_t s = 0; s < count && *not_finite < 0; ++s) {
       // The sum of a vector with a value that is not finite is not finite.
@@ -350,7 +353,8 @@ absl::Status CudaEncoder::RunBatch(Lane* lane, const PackedBatch& batch, float* 
     LOCI_RETURN_IF_ERROR(RunChunk(lane, rows, slot.chunk.sequence_count, tiles));
     LOCI_RETURN_IF_ERROR(
         runtime.CopyToHost(const_cast<float*>(slot.output), lane->output, 4 * slot.chunk.sequence_count * dim, stream));
-    LOCI_RETURN_IF_ERROR(runtime.Record(slot.done.get(), stream));
+    slot.done = (rows <= options_.max_graph_rows ? slot.soon : slot.late).get();
+    LOCI_RETURN_IF_ERROR(runtime.Record(slot.done, stream));
     slot.busy = true;
   }
   for (size_t i = 0; i < kSlots; ++i, ++turn) LOCI_RETURN_IF_ERROR(collect(&lane->slots[turn % kSlots]));

@@ -176,9 +176,13 @@ TEST_F(CudaEncoderTest, AllocatesNothingAndWaitsOncePerChunk) {
     const int64_t allocations = fake.allocations(), captured = fake.graphs_captured(), waits = fake.waits();
     Encode(*encoder, batch);
     EXPECT_EQ(fake.waits() - waits, chunks);
+    const int64_t blocking = fake.blocking_waits();
     Encode(*encoder, Batch(1, 5));
     Encode(*encoder, Batch(1, 30));
     EXPECT_EQ(fake.waits() - waits, chunks + 2);
+    EXPECT_EQ(fake.blocking_waits(), blocking) << "a graph is waited for by a core";
+    Encode(*encoder, Batch(1, 64));
+    EXPECT_EQ(fake.blocking_waits(), blocking + 1) << "what takes longer is not";
     EXPECT_EQ(fake.allocations(), allocations);
     EXPECT_EQ(fake.graphs_captured(), captured) << "all graphs are there from the start";
     EXPECT_EQ(fake.graph_launches(), 2);

@@ -40,7 +40,7 @@ class Prober {
         stream_(stream) {}
 
   absl::Status Init(ElementType type, const DenseShape& shape, int32_t probe_rows) {
-    LOCI_ASSIGN_OR_RETURN(event_, Own<CudaEvent>(runtime_, runtime_.CreateEvent()));
+    LOCI_ASSIGN_OR_RETURN(event_, Own<CudaEvent>(runtime_, runtime_.CreateEvent(EventWait::kBlock)));
     LOCI_ASSIGN_OR_RETURN(
         pinned_,
         Own<PinnedMemory>(runtime_, runtime_.AllocatePinned(std::max<int64_t>(shape.cols, shape.depth) * probe_rows * size_)));

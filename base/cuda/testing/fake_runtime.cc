@@ -23,6 +23,7 @@ struct FakeCudaRuntime::Stream {
 struct FakeCudaRuntime::Event {
   Stream* stream = nullptr;
   int64_t position = 0;
+  EventWait wait = EventWait::kSpin;
 };
 
 FakeCudaRuntime::~FakeCudaRuntime() {
@@ -78,6 +79,10 @@ int64_t FakeCudaRuntime::waits() const {
   MutexLock lock(&mutex_);
   return waits_;
 }
+int64_t FakeCudaRuntime::blocking_waits() const {
+  MutexLock lock(&mutex_);
+  return blocking_waits_;
+}
 
 absl::StatusOr<CudaRuntime::Memory> FakeCudaRuntime::GetMemory() {
   LOCI_RETURN_IF_ERROR(Ask("GetMemory"));
@@ -130,17 +135,19 @@ void FakeCudaRuntime::DestroyStream(CudaHandle stream) {
   MutexLock lock(&mutex_);
   --handles_;
 }
-absl::StatusOr<CudaHandle> FakeCudaRuntime::CreateEvent() {
+absl::StatusOr<CudaHandle> FakeCudaRuntime::CreateEvent(EventWait wait) {
   LOCI_RETURN_IF_ERROR(Ask("CreateEvent"));
   MutexLock lock(&mutex_);
   ++handles_;
-  return static_cast<CudaHandle>(new Event);
+  return static_cast<CudaHandle>(new Event{.wait = wait});
 }
 void FakeCudaRuntime::DestroyEvent(CudaHandle event) {
   delete static_cast<Event*>(event);
   MutexLock lock(&mutex_);
   --handles_;
 }
+
+bool FakeCudaRuntime::is_capturing(CudaHandle stream) const { return static_cast<Stream*>(stream)->capture != nullptr; }
 
 absl::Status FakeCudaRuntime::Enqueue(CudaHandle handle, Work work) {
   Stream& stream = *static_cast<Stream*>(handle);
@@ -182,17 +189,20 @@ absl::Status FakeCudaRuntime::Record(CudaHandle event, CudaHandle handle) {
   LOCI_RETURN_IF_ERROR(Ask("Record"));
   Stream& stream = *static_cast<Stream*>(handle);
   if (stream.capture != nullptr) return absl::UnavailableError("an event was recorded into a graph");
-  *static_cast<Event*>(event) = {.stream = &stream, .position = stream.queued};
+  Event& recorded = *static_cast<Event*>(event);
+  recorded.stream = &stream;
+  recorded.position = stream.queued;
   return absl::OkStatus();
 }
 
 absl::Status FakeCudaRuntime::Wait(CudaHandle handle) {
   LOCI_RETURN_IF_ERROR(Ask("Wait"));
+  const Event& event = *static_cast<Event*>(handle);
   {
     MutexLock lock(&mutex_);
     ++waits_;
+    blocking_waits_ += event.wait == EventWait::kBlock;
   }
-  const Event& event = *static_cast<Event*>(handle);
   if (event.stream == nullptr) return absl::OkStatus();
   Stream& stream = *event.stream;
   while (stream.done < event.position) {

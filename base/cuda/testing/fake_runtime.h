@@ -32,6 +32,8 @@ class FakeCudaRuntime : public CudaRuntime {
   // A kernel: queued on `stream`, or kept in the graph that it captures.
   absl::Status Enqueue(CudaHandle stream, Work work);
 
+  bool is_capturing(CudaHandle stream) const;
+
   // Asked at the beginning of each call by its name ("Allocate", "Record", ...) and by each piece of queued work as "run"; what it returns
   // that is not OK is the call's result. Null: nothing fails.
   void SetFault(std::function<absl::Status(const std::string& call)> fault);
@@ -45,6 +47,7 @@ class FakeCudaRuntime : public CudaRuntime {
   int64_t graphs_captured() const;
   int64_t graph_launches() const;
   int64_t waits() const;
+  int64_t blocking_waits() const;
 
   int multiprocessor_count() const override { return multiprocessors_; }
   absl::StatusOr<Memory> GetMemory() override;
@@ -54,7 +57,7 @@ class FakeCudaRuntime : public CudaRuntime {
   void FreePinned(void* memory) override;
   absl::StatusOr<CudaHandle> CreateStream() override;
   void DestroyStream(CudaHandle stream) override;
-  absl::StatusOr<CudaHandle> CreateEvent() override;
+  absl::StatusOr<CudaHandle> CreateEvent(EventWait wait) override;
   void DestroyEvent(CudaHandle event) override;
   absl::Status CopyToDevice(void* to, const void* from, int64_t bytes, CudaHandle stream) override;
   absl::Status CopyToHost(void* to, const void* from, int64_t bytes, CudaHandle stream) override;
@@ -90,6 +93,7 @@ class FakeCudaRuntime : public CudaRuntime {
   int64_t captured_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t launches_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t waits_ ABSL_GUARDED_BY(mutex_) = 0;
+  int64_t blocking_waits_ ABSL_GUARDED_BY(mutex_) = 0;
   absl::Status sticky_ ABSL_GUARDED_BY(mutex_);
 };
 

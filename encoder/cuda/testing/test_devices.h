@@ -49,7 +49,7 @@ class DeviceArray {
     memory_ = *Own<DeviceMemory>(runtime, runtime.Allocate(static_cast<int64_t>(size_ * sizeof(T) + 1)));
     pinned_ = *Own<PinnedMemory>(runtime, runtime.AllocatePinned(static_cast<int64_t>(size_ * sizeof(T) + 1)));
     stream_ = *Own<CudaStream>(runtime, runtime.CreateStream());
-    event_ = *Own<CudaEvent>(runtime, runtime.CreateEvent());
+    event_ = *Own<CudaEvent>(runtime, runtime.CreateEvent(EventWait::kSpin));
     std::memcpy(pinned_.get(), values.data(), size_ * sizeof(T));
     if (!runtime.CopyToDevice(memory_.get(), pinned_.get(), static_cast<int64_t>(size_ * sizeof(T)), stream_.get()).ok() ||
         !Finish().ok())
