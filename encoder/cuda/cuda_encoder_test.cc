@@ -246,6 +246,11 @@ TEST_F(CudaEncoderTest, PassesOverAlgorithmsThatDependOnTheBatch) {
   const std::vector<float> together = Encode(*encoder, batch);
   EXPECT_EQ(Encode(*encoder, One(batch, 5)), std::vector<float>(together.begin() + 5 * 32, together.begin() + 6 * 32));
 
+  ASSERT_NE(MakeOrDie(Options(SimulatedBackend({.candidates = 4, .first_that_runs = 3}))), nullptr) << "others do not run";
+  const auto refused = Make(Options(SimulatedBackend({.candidates = 3, .first_that_runs = 3})));
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("an algorithm that does not run"));
+
   const auto none = Make(Options(SimulatedBackend({.invariant_candidate = 3, .candidates = 3})));
   EXPECT_EQ(none.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(none.status().message()), HasSubstr("none of 3 algorithms"));

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <numeric>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "base/cuda/element.h"
@@ -109,13 +110,20 @@ absl::Status PinDenseShape(CudaRuntime& runtime, EncoderKernels& kernels, const 
   Prober prober(runtime, kernels, type, buffers, stream);
   LOCI_RETURN_IF_ERROR(prober.Init(type, shape, std::min(row_counts.back(), kProbeRows)));
   LOCI_ASSIGN_OR_RETURN(const int candidates, kernels.DenseCandidates(shape.cols, shape.depth));
+  std::string refused;
   for (int candidate = 0; candidate < candidates; ++candidate) {
     kernels.PinDense(shape.cols, shape.depth, candidate);
-    LOCI_ASSIGN_OR_RETURN(const bool invariant, IsInvariant(&prober, shape, row_counts, static_cast<int64_t>(ElementSize(type))));
-    if (invariant) return absl::OkStatus();
+    const absl::StatusOr<bool> invariant = IsInvariant(&prober, shape, row_counts, static_cast<int64_t>(ElementSize(type)));
+    // That an algorithm is proposed does not promise that it runs. What comes of the device ends the search.
+    if (absl::IsFailedPrecondition(invariant.status())) {
+      refused = absl::StrCat("; one of them: ", invariant.status().message());
+      continue;
+    }
+    LOCI_RETURN_IF_ERROR(invariant.status());
+    if (*invariant) return absl::OkStatus();
   }
   return absl::FailedPreconditionError(absl::StrCat("none of ", candidates, " algorithms for products of depth ", shape.depth,
-                                                    " and width ", shape.cols, " gives a row the same bits in every batch"));
+                                                    " and width ", shape.cols, " gives a row the same bits in every batch", refused));
 }
 
 }  // namespace loci::cuda

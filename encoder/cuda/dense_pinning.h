@@ -24,8 +24,9 @@ struct PinningBuffers {
 };
 
 // Tries the algorithms in their order with random rows and pins the first whose results do not depend, in any bit, on the number of rows
-// or on the place of a row in the batch. One algorithm for all numbers of rows: that it splits no depth is asked for, that nothing else in it
-// depends on the batch is not promised by anybody, so it is measured. FAILED_PRECONDITION where none holds. Blocks.
+// or on the place of a row in the batch; one that does not run (FAILED_PRECONDITION) is passed over. One algorithm for all numbers of rows:
+// that it splits no depth is asked for, that nothing else in it depends on the batch is not promised by anybody, so it is measured.
+// FAILED_PRECONDITION where none holds. Blocks.
 absl::Status PinDenseShape(CudaRuntime& runtime, EncoderKernels& kernels, const DenseShape& shape,
                            const std::vector<int32_t>& row_counts, ElementType type, const PinningBuffers& buffers,
                            CudaHandle stream);

@@ -3,7 +3,9 @@
 #include <cublasLt.h>
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <string>
 #include <utility>
@@ -15,7 +17,10 @@
 namespace loci::cuda {
 namespace {
 
-constexpr int kMaxCandidates = 8;
+// Of each number of rows that is asked about.
+constexpr int kMaxProposals = 16;
+// Between a lone query and the largest chunk.
+constexpr int32_t kMiddleRows = 1024;
 
 // The functions that are used, by name.
 struct Library {
@@ -76,6 +81,7 @@ absl::Status ToStatus(const Library& library, cublasStatus_t status, absl::strin
     case CUBLAS_STATUS_NOT_INITIALIZED:
     case CUBLAS_STATUS_ARCH_MISMATCH:
     case CUBLAS_STATUS_NOT_SUPPORTED:
+    case CUBLAS_STATUS_INVALID_VALUE:
       return absl::FailedPreconditionError(message);
     case CUBLAS_STATUS_ALLOC_FAILED:
       return absl::ResourceExhaustedError(message);
@@ -140,31 +146,42 @@ class LtDenseImpl : public LtDense {
                                  CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES}) {
       also(attribute, alignment);
     }
-    cublasLtMatmulHeuristicResult_t results[kMaxCandidates];
-    int found = 0;
-    const int32_t rows = row_counts_.back();
     const cublasLtMatrixLayout_t weight_layout = layouts_.at({depth, cols});
-    if (status == CUBLAS_STATUS_SUCCESS) {
+    // The fastest for the most rows first; those for fewer rows are there in case none of them does for all.
+    std::vector<cublasLtMatmulAlgo_t> proposals;
+    const auto middle = std::lower_bound(row_counts_.begin(), row_counts_.end() - 1, kMiddleRows);
+    for (const int32_t rows : {row_counts_.back(), *middle, row_counts_.front()}) {
+      cublasLtMatmulHeuristicResult_t results[kMaxProposals];
+      int found = 0;
+      if (status != CUBLAS_STATUS_SUCCESS) break;
       status = library_.cublasLtMatmulAlgoGetHeuristic(handle_, layer->operation, weight_layout, layouts_.at({depth, rows}),
                                                        layouts_.at({cols, rows}), layouts_.at({cols, rows}), preference,
-                                                       kMaxCandidates, results, &found);
+                                                       kMaxProposals, results, &found);
+      // Nothing for these rows.
+      if (status == CUBLAS_STATUS_NOT_SUPPORTED) status = CUBLAS_STATUS_SUCCESS, found = 0;
+      for (int i = 0; i < found; ++i) {
+        const cublasLtMatmulAlgo_t& algorithm = results[i].algo;
+        const bool known = std::any_of(proposals.begin(), proposals.end(), [&](const cublasLtMatmulAlgo_t& each) {
+          return std::memcmp(&each, &algorithm, sizeof(algorithm)) == 0;
+        });
+        if (results[i].state == CUBLAS_STATUS_SUCCESS && !known) proposals.push_back(algorithm);
+      }
     }
     library_.cublasLtMatmulPreferenceDestroy(preference);
-    LOCI_RETURN_IF_ERROR(
-        ToStatus(library_, status, absl::StrCat("looking for an algorithm for ", rows, " x ", depth, " x ", cols)));
+    LOCI_RETURN_IF_ERROR(ToStatus(library_, status, absl::StrCat("looking for an algorithm of depth ", depth, " and width ", cols)));
     Shape& shape = shapes_[{cols, depth}];
     shape.candidates.clear();
-    for (int i = 0; i < found; ++i) {
-      bool runs = results[i].state == CUBLAS_STATUS_SUCCESS;
+    for (const cublasLtMatmulAlgo_t& algorithm : proposals) {
+      bool runs = true;
       for (const int32_t count : row_counts_) {
         cublasLtMatmulHeuristicResult_t checked;
         runs = runs &&
                library_.cublasLtMatmulAlgoCheck(handle_, layer->operation, weight_layout, layouts_.at({depth, count}),
-                                                layouts_.at({cols, count}), layouts_.at({cols, count}), &results[i].algo,
+                                                layouts_.at({cols, count}), layouts_.at({cols, count}), &algorithm,
                                                 &checked) == CUBLAS_STATUS_SUCCESS &&
                checked.workspaceSize == 0;
       }
-      if (runs) shape.candidates.push_back(results[i].algo);
+      if (runs) shape.candidates.push_back(algorithm);
     }
     return static_cast<int>(shape.candidates.size());
   }

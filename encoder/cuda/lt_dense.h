@@ -16,8 +16,8 @@ namespace loci::cuda {
 // (no TF32), those of 16 bits too; the bias is added before the result is rounded.
 class LtDense {
  public:
-  // Looks for cuBLASLt of the version this was compiled with: by the dynamic linker, then in $LOCI_CUDA_LIBRARY_DIR, then where the toolkit
-  // was at build time. FAILED_PRECONDITION where there is none.
+  // Looks for cuBLASLt of the version this was compiled with: by the dynamic linker, then in $LOCI_CUDA_LIBRARY_DIR, then in
+  // /usr/local/cuda/lib64. FAILED_PRECONDITION where there is none.
   static absl::Status CheckLibrary();
 
   // The calling thread's device is the one that is meant.

@@ -47,13 +47,15 @@ absl::Status SimulatedKernels::Dense(int index, void* output, const void* input,
   if (!std::binary_search(config_.row_counts.begin(), config_.row_counts.end(), rows))
     return absl::InternalError("a number of rows that was not named");
   if (pinned(layer.cols, layer.depth) < 0) return absl::InternalError("a layer without an algorithm");
+  if (pinned(layer.cols, layer.depth) < options_.first_that_runs) return absl::FailedPreconditionError("an algorithm that does not run");
+  const float wrong_by = options_.wrong_by + (runtime_.is_capturing(stream) ? options_.wrong_in_graphs_by * static_cast<float>(rows) : 0);
   const bool invariant = pinned(layer.cols, layer.depth) >= options_.invariant_candidate;
   const int64_t split = invariant ? layer.depth : 1 + rows % 7;
-  return runtime_.Enqueue(stream, [this, layer, output, input, rows, split] {
+  return runtime_.Enqueue(stream, [this, layer, output, input, rows, split, wrong_by] {
     const auto run = [&](auto element) {
       using T = decltype(element);
       Multiply(static_cast<T*>(output), static_cast<const T*>(input), static_cast<const T*>(layer.weight),
-               static_cast<const T*>(layer.bias), rows, layer.cols, layer.depth, split, options_.wrong_by);
+               static_cast<const T*>(layer.bias), rows, layer.cols, layer.depth, split, wrong_by);
       return absl::OkStatus();
     };
     if (config_.type == ElementType::kFloat32) return run(float());

@@ -1,4 +1,4 @@
-// EncoderKernels on a FakeCudaRuntime: the device's kernel bodies on a simulated grid, dense layers summed in double and rounded.
+// EncoderKernels on a FakeCudaRuntime: the device's kernel bodies on a simulated grid, dense layers summed in float32 and rounded.
 #ifndef LOCI_ENCODER_CUDA_TESTING_SIMULATED_KERNELS_H_
 #define LOCI_ENCODER_CUDA_TESTING_SIMULATED_KERNELS_H_
 
@@ -20,8 +20,12 @@ class SimulatedKernels final : public BodyKernels<SimulatedKernels> {
     // rows, as split-K does; that one and those behind it don't. Not below 0.
     int invariant_candidate = 0;
     int candidates = 3;
+    // Algorithms before this one are candidates that refuse to run.
+    int first_that_runs = 0;
     // Added to every other value that a dense layer gives: a device at fault.
     float wrong_by = 0;
+    // Added, times the number of rows, to what a dense layer in a graph gives: a fault that products alone don't show.
+    float wrong_in_graphs_by = 0;
   };
 
   SimulatedKernels(FakeCudaRuntime& runtime, const EncoderKernelsConfig& config, const Options& options)
