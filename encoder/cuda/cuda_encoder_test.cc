@@ -365,6 +365,12 @@ TEST_F(CudaEncoderTest, ADeviceThatComputesSomethingElseIsNotServedFrom) {
   const absl::Status wrong = LoadEncoder(fs_, directory_, options).status();
   EXPECT_EQ(wrong.code(), absl::StatusCode::kFailedPrecondition) << wrong;
   EXPECT_THAT(std::string(wrong.message()), HasSubstr("whose cosine to the CPU's is"));
+
+  options.precision = Precision::kFloat32;
+  options.cuda = SimulatedBackend({.wrong_in_graphs_by = 1e-5f}, memory_bytes);
+  const absl::Status in_graphs = LoadEncoder(fs_, directory_, options).status();
+  EXPECT_EQ(in_graphs.code(), absl::StatusCode::kFailedPrecondition) << in_graphs;
+  EXPECT_THAT(std::string(in_graphs.message()), HasSubstr("another vector alone than in a batch"));
 }
 
 TEST_F(CudaEncoderTest, OnADeviceAgreesWithTheCpu) {
