@@ -358,7 +358,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
     trial.cuda = backend;
     trial.precision = precision;
     const absl::Status status = LoadEncoder(*options.fs, options.model_directory, trial).status();
-    return absl::IsFailedPrecondition(status) || absl::IsUnavailable(status) ? status : absl::OkStatus();
+    // What is wrong with the checkpoint itself is told where it is loaded for good.
+    const bool of_device = absl::IsFailedPrecondition(status) || absl::IsUnavailable(status) || absl::IsInternal(status) || absl::IsResourceExhausted(status);
+    return of_device ? status : absl::OkStatus();
   };
   LOCI_ASSIGN_OR_RETURN(SelectedDevice selected, SelectDevice(state->options.device, probe, state->options.open_cuda, loads));
   const DeviceChoice& device = selected.choice;

@@ -1,4 +1,5 @@
 // A server whose encoder runs on a CUDA device, simulated: which device it takes, what it tells, and what happens when the device fails.
+#include <limits>
 #include <memory>
 #include <string>
 
@@ -32,7 +33,7 @@ class ServerDevice : public ServerFixture {
                        .detail = ""};
     };
     options.open_cuda = [this](int) -> absl::StatusOr<std::shared_ptr<CudaBackend>> {
-      return backend_ = cuda::SimulatedBackend({}, memory_bytes_);
+      return backend_ = cuda::SimulatedBackend(kernels_, memory_bytes_);
     };
   }
 
@@ -72,6 +73,7 @@ class ServerDevice : public ServerFixture {
   }
 
   int64_t memory_bytes_ = kMemoryBytes;
+  cuda::SimulatedKernels::Options kernels_;
   std::shared_ptr<CudaBackend> backend_;
 };
 
@@ -92,6 +94,15 @@ TEST_F(ServerDevice, AutoTakesTheCpuWhereTheEncoderDoesNotFit) {
   EXPECT_EQ(told.device, "cpu");
   EXPECT_THAT(told.reason, HasSubstr("1 MiB are free")) << told.reason;
   EXPECT_EQ(told.encoder_device, "cpu");
+  ExpectServing();
+}
+
+TEST_F(ServerDevice, AutoTakesTheCpuWhereTheDeviceGivesNoNumbers) {
+  kernels_.wrong_by = std::numeric_limits<float>::quiet_NaN();
+  StartServer();
+  const Told told = GetDevice();
+  EXPECT_EQ(told.device, "cpu");
+  EXPECT_THAT(told.reason, HasSubstr("not finite"));
   ExpectServing();
 }
 
