@@ -151,19 +151,18 @@ TEST_P(HalfKernelsParity, GemmOfSmallWholeNumbersIsExact) {
 
 TEST_P(HalfKernelsParity, Float16SumsGrowByNoMoreThanIsReckonedWith) {
   if (type() != HalfType::kFloat16) GTEST_SKIP() << "bfloat16 sums in float32";
-  for (const int depth : {384, 1536}) {
-    // After its first product each half of a sum takes products of a little over 8, where numbers are 16 apart: all round up.
+  for (const int depth : {384, 768}) {
+    // After its first product each half of a sum takes products of a little over 8, where numbers are 16 apart: all round up. The
+    // second 384 would bring the first ones' sum to 1.157 times what it is.
     std::vector<float> weight(depth, 8.0078125f);
-    for (int k = 0; k < depth; ++k) {
-      if (k % 384 < 2) weight[k] = 16384;
-    }
+    weight[0] = weight[1] = 16384;
     const std::vector<Half> input = Rounded(std::vector<float>(depth, 1.0f));
     const AlignedArray<Half> packed = PackHalfWeight(type(), weight.data(), 1, depth);
     const float bias = 0;
     float expected, actual;
     HalfGemmReference(type(), &expected, input.data(), weight.data(), &bias, 1, 1, depth, Activation::kNone);
     HalfGemm(type(), &actual, input.data(), packed.data(), &bias, 1, 1, depth, Activation::kNone);
-    EXPECT_GT(actual, 1.08 * expected) << depth;
+    EXPECT_GT(actual, 1.07 * expected) << depth;
     EXPECT_LT(actual, kFloat16SumGrowth * expected) << depth;
   }
 }
