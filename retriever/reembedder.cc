@@ -1,6 +1,7 @@
 #include "retriever/reembedder.h"
 
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 #include <vector>
@@ -219,7 +220,7 @@ absl::StatusOr<ReembedEstimate> EstimateReembedding(GenerationManager& manager, 
   const double seconds = static_cast<double>(std::max<int64_t>(RealClock().NowMicros() - start_us, 1)) / 1e6;
   estimate.tokens_per_second = static_cast<double>(encoded_tokens) / seconds;
   estimate.duration_ms =
-      static_cast<int64_t>(1e3 * static_cast<double>(estimate.token_count) / estimate.tokens_per_second / options.max_encoder_share);
+      static_cast<int64_t>(std::ceil(1e3 * static_cast<double>(estimate.token_count) / estimate.tokens_per_second / options.max_encoder_share));
 
   const int64_t vector_bytes = estimate.passage_count * spec.dim * static_cast<int64_t>(ElementSize(view.generation().vectors().element_type()));
   int64_t passage_bytes = static_cast<int64_t>(scale * static_cast<double>(overlay_bytes)), index_bytes = 0, column_bytes = 0;

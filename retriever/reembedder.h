@@ -65,7 +65,7 @@ struct ReembedEstimate {
   int64_t passage_count = 0;
   int64_t token_count = 0;         // About: from a sample.
   double tokens_per_second = 0;    // Of the encoder, for a part of that sample, just now.
-  int64_t duration_ms = 0;         // About: of the encoding, at max_encoder_share.
+  int64_t duration_ms = 0;         // About, rounded up: of the encoding, at max_encoder_share.
   int64_t size_bytes = 0;          // About: of the generation's files.
   int64_t peak_disk_bytes = 0;     // The same, and what is there beside them until they are written.
   int64_t memory_bytes = 0;        // Of the encoder, and about of the generation besides mapped files.
