@@ -1,4 +1,4 @@
-// Exact search by 8-bit codes and by scoring every row, asked line by line by tests/peers/exact_benchmark.py, or by hand.
+// Exact search by 8-bit codes and by scoring every row, asked line by line by tests/peers/search_benchmark.py, or by hand.
 //
 //   certified_scan_benchmark FOLDER DIM [THREADS]     reads FOLDER/rows.f32 and FOLDER/queries.f32 ([n, DIM] float32), writes the files of the modes, then reads:
 //     run MODE QUERIES TOP_K      one search: prints its seconds (CPU time where it has one thread, else of the clock), the rows scored a query, and the
