@@ -5,7 +5,6 @@
 // IDS_FILE has one sequence a line, ids separated by spaces. Each line of standard input is a command, each answered by a line of JSON:
 //
 //   run           encodes all sequences, in the file's order, in batches of MAX_BATCH_TOKENS (4096)
-//   roof          measures what the core's multiply-add units give: of float32, and of each narrower type that it has
 //   spec          says what the encoder computes in and why, how long it took to load and what it holds
 //   write FILE    encodes and writes the vectors, float32
 #include <time.h>
@@ -34,43 +33,6 @@ double Seconds(clockid_t clock) {
   timespec t;
   clock_gettime(clock, &t);
   return static_cast<double>(t.tv_sec) + 1e-9 * static_cast<double>(t.tv_nsec);
-}
-
-// Runs `loop` (steps -> twelve independent multiply-adds of `flop` operations each step) and returns Gop/s: what no kernel can pass.
-template <typename Loop>
-double Roof(double flop, const Loop& loop) {
-  constexpr int64_t kSteps = 5'000'000;
-  double best = 0;
-  for (int round = 0; round < 5; ++round) {
-    const double begin = Seconds(CLOCK_THREAD_CPUTIME_ID);
-    loop(kSteps);
-    best = std::max(best, 1e-9 * 12 * flop * static_cast<double>(kSteps) / (Seconds(CLOCK_THREAD_CPUTIME_ID) - begin));
-  }
-  return best;
-}
-
-#define LOCI_STEP(op, r, n) op " %%" r "mm0, %%" r "mm1, %%" r "mm" #n "\n"
-#define LOCI_STEPS(op, r)                                                                                                           \
-  LOCI_STEP(op, r, 2)                                                                                                               \
-  LOCI_STEP(op, r, 3) LOCI_STEP(op, r, 4) LOCI_STEP(op, r, 5) LOCI_STEP(op, r, 6) LOCI_STEP(op, r, 7) LOCI_STEP(op, r, 8)           \
-  LOCI_STEP(op, r, 9) LOCI_STEP(op, r, 10) LOCI_STEP(op, r, 11) LOCI_STEP(op, r, 12) LOCI_STEP(op, r, 13)
-#define LOCI_ROOF(op, r, flop)                                                                                                    \
-  Roof(flop, [](int64_t steps) {                                                                                                  \
-    asm volatile("vzeroall\n1:\n" LOCI_STEPS(op, r) "dec %0\njnz 1b\nvzeroupper\n"                                               \
-                 : "+r"(steps)                                                                                                    \
-                 :                                                                                                                \
-                 : "cc", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", \
-                   "xmm13", "xmm14", "xmm15");                                                                                    \
-  })
-
-void PrintRoofs(CpuIsa isa) {
-  const double float32 = isa == CpuIsa::kAvx512 ? LOCI_ROOF("vfmadd231ps", "z", 32) : LOCI_ROOF("vfmadd231ps", "y", 16);
-  std::printf("{\"isa\": \"%s\", \"gflops\": %.1f", std::string(CpuIsaName(isa)).c_str(), float32);
-  const CpuExtensions extensions = isa == CpuIsa::kAvx512 ? DetectCpuExtensions() : CpuExtensions();
-  if (extensions.bfloat16) std::printf(", \"bfloat16\": %.1f", LOCI_ROOF("vdpbf16ps", "z", 64));
-  if (extensions.float16) std::printf(", \"float16\": %.1f", LOCI_ROOF("vfmadd231ph", "z", 64));
-  if (extensions.vnni) std::printf(", \"int8\": %.1f", LOCI_ROOF("vpdpbusd", "z", 128));
-  std::printf("}\n");
 }
 
 int Main(int argc, char** argv) {
@@ -139,9 +101,7 @@ int Main(int argc, char** argv) {
     return absl::OkStatus();
   };
   for (std::string command; std::getline(std::cin, command);) {
-    if (command == "roof") {
-      PrintRoofs(options.isa);
-    } else if (command == "spec") {
+    if (command == "spec") {
       std::printf("{\"element_type\": \"%s\", \"reason\": \"%s\", \"load_cpu_s\": %.3f, \"memory_bytes\": %lld}\n",
                   spec.element_type.c_str(), spec.element_type_reason.c_str(), load_cpu_s, static_cast<long long>(spec.memory_bytes));
     } else {

@@ -4,11 +4,7 @@
 //     run MODE QUERIES TOP_K      one search: prints its seconds (CPU time where it has one thread, else of the clock), the rows scored a query, and the
 //                                 queries given up
 //     hits MODE QUERIES TOP_K     prints the rows found, query by query
-//     roof                        prints what one thread does at most: 8-bit operations a second (vpdpbusd), float32 operations a second, and bytes read a
-//                                 second of the codes and of the float32 vectors
 // MODE: float32 or bfloat16, as vectors are stored; float32+int8 or bfloat16+int8, with codes; float32+all or bfloat16+all: every row is scored.
-#include <immintrin.h>
-
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -43,51 +39,6 @@ double Seconds(clockid_t clock) {
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-volatile int32_t sink;
-
-__attribute__((target("avx512f,avx512vnni"))) double Int8Operations() {
-  __m512i acc[12];
-  for (__m512i& a : acc) a = _mm512_set1_epi32(1);
-  const __m512i factor = _mm512_set1_epi8(1);
-  constexpr int64_t kLoops = 5'000'000;
-  const double start = Seconds(CLOCK_THREAD_CPUTIME_ID);
-  for (int64_t i = 0; i < kLoops; ++i) {
-#pragma GCC unroll 12
-    for (int j = 0; j < 12; ++j) acc[j] = _mm512_dpbusd_epi32(acc[j], factor, factor);
-  }
-  const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
-  for (const __m512i& a : acc) sink = _mm512_cvtsi512_si32(a);
-  return 12.0 * 128 * kLoops / seconds;
-}
-
-__attribute__((target("avx512f"))) double Float32Operations() {
-  __m512 acc[12];
-  for (__m512& a : acc) a = _mm512_set1_ps(1.0f);
-  const __m512 factor = _mm512_set1_ps(0.999999f);
-  constexpr int64_t kLoops = 5'000'000;
-  const double start = Seconds(CLOCK_THREAD_CPUTIME_ID);
-  for (int64_t i = 0; i < kLoops; ++i) {
-#pragma GCC unroll 12
-    for (int j = 0; j < 12; ++j) acc[j] = _mm512_fmadd_ps(acc[j], factor, factor);
-  }
-  const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
-  for (const __m512& a : acc) sink = static_cast<int32_t>(_mm512_cvtss_f32(a));
-  return 12.0 * 32 * kLoops / seconds;
-}
-
-double ReadBytes(const char* data, int64_t bytes) {
-  __m256i sum[4] = {};
-  const double start = Seconds(CLOCK_THREAD_CPUTIME_ID);
-  for (int64_t b = 0; b + 128 <= bytes; b += 128) {
-#pragma GCC unroll 4
-    for (int j = 0; j < 4; ++j)
-      sum[j] = _mm256_xor_si256(sum[j], _mm256_loadu_si256(reinterpret_cast<const __m256i*>(data + b + 32 * j)));
-  }
-  const double seconds = Seconds(CLOCK_THREAD_CPUTIME_ID) - start;
-  sink = _mm256_extract_epi32(_mm256_xor_si256(_mm256_xor_si256(sum[0], sum[1]), _mm256_xor_si256(sum[2], sum[3])), 0);
-  return static_cast<double>(bytes) / seconds;
-}
-
 std::vector<float> ReadFloats(const std::string& path) {
   const std::string bytes = PosixFileSystem().ReadFile(path).value();
   std::vector<float> values(bytes.size() / sizeof(float));
@@ -101,8 +52,6 @@ int Run(const std::string& folder, int dim, int threads) {
   std::unique_ptr<ThreadPool> pool;
   if (threads > 1) pool = std::make_unique<ThreadPool>("search", threads - 1, 64);
   std::map<std::string, std::shared_ptr<const ExactIndex>> modes;
-  std::shared_ptr<const VectorFile> float32;
-  std::shared_ptr<const QuantizedVectors> codes;
   {
     const std::vector<float> rows = ReadFloats(JoinPath(folder, "rows.f32"));
     const int64_t count = static_cast<int64_t>(rows.size()) / dim;
@@ -116,13 +65,12 @@ int Run(const std::string& folder, int dim, int threads) {
       Check(WriteQuantizedVectors(fs, *vectors, path + ".int8", nullptr));
       std::cout << name << ": " << count << " x " << dim << ", codes written in " << Seconds(CLOCK_MONOTONIC) - start << " s"
                 << std::endl;
-      codes = QuantizedVectors::Open(fs, path + ".int8").value();
+      const std::shared_ptr<const QuantizedVectors> codes = QuantizedVectors::Open(fs, path + ".int8").value();
       vectors->Warm();
       codes->Warm();
       modes[name] = std::make_shared<ExactIndex>(vectors, pool.get());
       modes[name + "+all"] = std::make_shared<ExactIndex>(vectors, pool.get(), DetectCpuIsa(), nullptr, ScanIsa::kAvx2);
       modes[name + "+int8"] = std::make_shared<ExactIndex>(vectors, pool.get(), DetectCpuIsa(), codes);
-      if (type == ElementType::kFloat32) float32 = vectors;
     }
   }
   std::cout << "ready, " << CpuIsaName(DetectCpuIsa()) << (DetectScanIsa() == ScanIsa::kVnni ? " with vnni" : "") << ", "
@@ -134,15 +82,6 @@ int Run(const std::string& folder, int dim, int threads) {
     int64_t query_count = 0;
     IndexSearchOptions options;
     words >> verb >> mode >> query_count >> options.top_k;
-    if (verb == "roof") {
-      const bool vnni = DetectScanIsa() == ScanIsa::kVnni;
-      std::cout << "{\"int8\": " << (vnni ? Int8Operations() : 0)
-                << ", \"float32\": " << (DetectCpuIsa() == CpuIsa::kAvx512 ? Float32Operations() : 0) << ", \"read_codes\": "
-                << ReadBytes(reinterpret_cast<const char*>(codes->panel(0)), codes->panel_count() * PanelBytes(dim))
-                << ", \"read_float32\": " << ReadBytes(static_cast<const char*>(float32->row(0)), float32->rows() * dim * 4)
-                << "}" << std::endl;
-      continue;
-    }
     const auto found = modes.find(mode);
     if (found == modes.end() || query_count < 1 || query_count * dim > static_cast<int64_t>(queries.size())) {
       std::cout << "{\"error\": \"unknown mode or too many queries\"}" << std::endl;
