@@ -7,6 +7,7 @@
 #include "encoder/kernels/attention.h"
 #include "encoder/kernels/gemm.h"
 #include "encoder/kernels/layer_norm.h"
+#include "encoder/packed_layers.h"
 
 namespace loci {
 namespace {
@@ -18,20 +19,12 @@ class Float32Layers : public CpuLayers {
   Float32Layers(const ModelConfig& config, CpuIsa isa) : config_(config), isa_(isa) {}
 
   absl::Status Read(const BertReader& reader) {
-    const int64_t hidden = config_.hidden_size;
     for (int i = 0; i < config_.layer_count; ++i) {
       LOCI_ASSIGN_OR_RETURN(BertLayer from, reader.ReadLayer(i));
-      Layer layer;
-      layer.query_key_value = Pack(std::move(from.query_key_value), 3 * hidden, hidden);
-      layer.attention_output = Pack(std::move(from.attention_output), hidden, hidden);
-      layer.intermediate = Pack(std::move(from.intermediate), config_.intermediate_size, hidden);
-      layer.output = Pack(std::move(from.output), hidden, config_.intermediate_size);
-      layer.attention_gamma = std::move(from.attention_gamma);
-      layer.attention_beta = std::move(from.attention_beta);
-      layer.output_gamma = std::move(from.output_gamma);
-      layer.output_beta = std::move(from.output_beta);
-      memory_bytes_ += 4 * layer.output_beta.size_bytes();
-      layers_.push_back(std::move(layer));
+      layers_.emplace_back(std::move(from), config_, [this](const float* weight, int64_t outputs, int64_t inputs) {
+        return PackWeight(isa_, weight, outputs, inputs);
+      });
+      memory_bytes_ += layers_.back().size_bytes();
     }
     return absl::OkStatus();
   }
@@ -60,39 +53,23 @@ class Float32Layers : public CpuLayers {
       Attention(isa_, m.context.data(), m.query_key_value.data(), offsets, sequence_count, config_.head_count,
                 dim / config_.head_count, m.scratch.data());
       RunDense(layer.attention_output, m.context.data(), hidden, Activation::kNone, rows, m.sum.data());
-      LayerNorm(isa_, hidden, m.sum.data(), nullptr, layer.attention_gamma.data(), layer.attention_beta.data(), epsilon, rows,
-                dim);
+      LayerNorm(isa_, hidden, m.sum.data(), nullptr, layer.norms.attention_gamma.data(), layer.norms.attention_beta.data(),
+                epsilon, rows, dim);
       RunDense(layer.intermediate, hidden, nullptr, Activation::kGelu, rows, m.intermediate.data());
       RunDense(layer.output, m.intermediate.data(), hidden, Activation::kNone, rows, m.sum.data());
-      LayerNorm(isa_, hidden, m.sum.data(), nullptr, layer.output_gamma.data(), layer.output_beta.data(), epsilon, rows, dim);
+      LayerNorm(isa_, hidden, m.sum.data(), nullptr, layer.norms.output_gamma.data(), layer.norms.output_beta.data(), epsilon,
+                rows, dim);
     }
   }
 
  private:
-  struct Dense {
-    AlignedFloats packed;
-    AlignedFloats bias;
-    int64_t outputs = 0;
-    int64_t inputs = 0;
-  };
-  struct Layer {
-    Dense query_key_value, attention_output, intermediate, output;
-    AlignedFloats attention_gamma, attention_beta, output_gamma, output_beta;
-  };
+  using Dense = PackedDense<float>;
+  using Layer = PackedLayer<float>;
+
   struct Matrices : Workspace {
     AlignedFloats query_key_value, context, sum, intermediate;  // Each [tokens, its width].
     AlignedFloats scratch;
   };
-
-  Dense Pack(DenseWeights weights, int64_t outputs, int64_t inputs) {
-    Dense dense;
-    dense.packed = PackWeight(isa_, weights.weight.data(), outputs, inputs);
-    dense.bias = std::move(weights.bias);
-    dense.outputs = outputs;
-    dense.inputs = inputs;
-    memory_bytes_ += dense.packed.size_bytes() + dense.bias.size_bytes();
-    return dense;
-  }
 
   void RunDense(const Dense& dense, const float* input, const float* residual, Activation activation, int64_t rows,
                 float* output) const {

@@ -13,6 +13,7 @@
 #include "encoder/kernels/half_gemm.h"
 #include "encoder/kernels/half_layer_norm.h"
 #include "encoder/kernels/half_layout.h"
+#include "encoder/packed_layers.h"
 
 namespace loci {
 namespace {
@@ -114,19 +115,12 @@ class HalfLayers : public CpuLayers {
       const float scale = static_cast<float>(1.4426950408889634 / std::sqrt(static_cast<double>(head_dim)));
       for (int64_t k = 0; k < hidden * hidden; ++k) from.query_key_value.weight[k] *= scale;
       for (int64_t k = 0; k < hidden; ++k) from.query_key_value.bias[k] *= scale;
-      LOCI_RETURN_IF_ERROR(CheckRange(i, from, i == 0 ? embeddings.gamma : layers_.back().output_gamma,
-                                      i == 0 ? embeddings.beta : layers_.back().output_beta));
-      Layer layer;
-      layer.query_key_value = Pack(std::move(from.query_key_value), 3 * hidden, hidden);
-      layer.attention_output = Pack(std::move(from.attention_output), hidden, hidden);
-      layer.intermediate = Pack(std::move(from.intermediate), config_.intermediate_size, hidden);
-      layer.output = Pack(std::move(from.output), hidden, config_.intermediate_size);
-      layer.attention_gamma = std::move(from.attention_gamma);
-      layer.attention_beta = std::move(from.attention_beta);
-      layer.output_gamma = std::move(from.output_gamma);
-      layer.output_beta = std::move(from.output_beta);
-      memory_bytes_ += 4 * layer.output_beta.size_bytes();
-      layers_.push_back(std::move(layer));
+      LOCI_RETURN_IF_ERROR(CheckRange(i, from, i == 0 ? embeddings.gamma : layers_.back().norms.output_gamma,
+                                      i == 0 ? embeddings.beta : layers_.back().norms.output_beta));
+      layers_.emplace_back(std::move(from), config_, [this](const float* weight, int64_t outputs, int64_t inputs) {
+        return PackHalfWeight(type_, weight, outputs, inputs);
+      });
+      memory_bytes_ += layers_.back().size_bytes();
     }
     return absl::OkStatus();
   }
@@ -157,26 +151,19 @@ class HalfLayers : public CpuLayers {
       HalfAttention(type_, m.context.data(), m.query_key_value.data(), offsets, sequence_count, config_.head_count,
                     dim / config_.head_count, m.scratch.data());
       RunDense(layer.attention_output, m.context.data(), Activation::kNone, rows, m.sum.data());
-      HalfLayerNorm(type_, hidden, m.rounded.data(), m.sum.data(), layer.attention_gamma.data(), layer.attention_beta.data(),
-                    epsilon, rows, dim);
+      HalfLayerNorm(type_, hidden, m.rounded.data(), m.sum.data(), layer.norms.attention_gamma.data(),
+                    layer.norms.attention_beta.data(), epsilon, rows, dim);
       RunDense(layer.intermediate, m.rounded.data(), Activation::kGelu, rows, m.intermediate.data());
       RunDense(layer.output, m.intermediate.data(), Activation::kNone, rows, m.sum.data());
-      HalfLayerNorm(type_, hidden, m.rounded.data(), m.sum.data(), layer.output_gamma.data(), layer.output_beta.data(), epsilon,
-                    rows, dim);
+      HalfLayerNorm(type_, hidden, m.rounded.data(), m.sum.data(), layer.norms.output_gamma.data(),
+                    layer.norms.output_beta.data(), epsilon, rows, dim);
     }
   }
 
  private:
-  struct Dense {
-    AlignedArray<Half> packed;
-    AlignedFloats bias;
-    int64_t outputs = 0;
-    int64_t inputs = 0;
-  };
-  struct Layer {
-    Dense query_key_value, attention_output, intermediate, output;
-    AlignedFloats attention_gamma, attention_beta, output_gamma, output_beta;
-  };
+  using Dense = PackedDense<Half>;
+  using Layer = PackedLayer<Half>;
+
   // Each [tokens, its width].
   struct Matrices : Workspace {
     AlignedArray<Half> rounded, query_key_value, context, intermediate;
@@ -194,16 +181,6 @@ class HalfLayers : public CpuLayers {
     bounds = range.OfNormalized("intermediate", layer.intermediate, layer.attention_gamma, layer.attention_beta);
     range.OfBounded("output", layer.output, bounds);
     return range.status();
-  }
-
-  Dense Pack(DenseWeights weights, int64_t outputs, int64_t inputs) {
-    Dense dense;
-    dense.packed = PackHalfWeight(type_, weights.weight.data(), outputs, inputs);
-    dense.bias = std::move(weights.bias);
-    dense.outputs = outputs;
-    dense.inputs = inputs;
-    memory_bytes_ += dense.packed.size_bytes() + dense.bias.size_bytes();
-    return dense;
   }
 
   template <typename Output>

@@ -8,6 +8,7 @@
 #include "encoder/kernels/aligned.h"
 #include "encoder/kernels/attention_int8.h"
 #include "encoder/kernels/gemm_int8.h"
+#include "encoder/packed_layers.h"
 
 namespace loci {
 namespace {
@@ -27,7 +28,7 @@ class Int8Layers : public CpuLayers {
     const int64_t hidden = config_.hidden_size;
     for (int i = 0; i < config_.layer_count; ++i) {
       LOCI_ASSIGN_OR_RETURN(BertLayer from, reader.ReadLayer(i));
-      Layer layer;
+      Layer layer(from);
       // A head at a time, so that its queries, keys and values are used while they are in the cache.
       const int64_t size = head_dim_ * hidden;
       AlignedFloats weight(3 * size), bias(3 * head_dim_);
@@ -43,11 +44,7 @@ class Int8Layers : public CpuLayers {
       layer.intermediate =
           Pack(from.intermediate.weight.data(), from.intermediate.bias.data(), config_.intermediate_size, hidden);
       layer.output = Pack(from.output.weight.data(), from.output.bias.data(), hidden, config_.intermediate_size);
-      layer.attention_gamma = std::move(from.attention_gamma);
-      layer.attention_beta = std::move(from.attention_beta);
-      layer.output_gamma = std::move(from.output_gamma);
-      layer.output_beta = std::move(from.output_beta);
-      memory_bytes_ += 4 * layer.output_beta.size_bytes();
+      memory_bytes_ += layer.norms.size_bytes();
       layers_.push_back(std::move(layer));
     }
     return absl::OkStatus();
@@ -93,9 +90,11 @@ class Int8Layers : public CpuLayers {
 
  private:
   struct Layer {
+    explicit Layer(BertLayer& from) : norms(from) {}
+
     std::vector<Int8Weight> heads;  // [3 * head_dim, hidden] each
     Int8Weight attention_output, intermediate, output;
-    AlignedFloats attention_gamma, attention_beta, output_gamma, output_beta;
+    LayerNorms norms;
   };
   struct Matrices : Workspace {
     Int8Rows quantized;     // The block's hidden state.
@@ -120,14 +119,15 @@ class Int8Layers : public CpuLayers {
     const QuantizedRows chunk = m.quantized_chunk.from(0);
     QuantizeRows(isa_, chunk, m.context.data() + row * dim, count, dim);
     GemmInt8(isa_, hidden, dim, chunk, layer.attention_output.panels(), hidden, count, Activation::kNone);
-    LayerNormQuantize(isa_, hidden, chunk, layer.attention_gamma.data(), layer.attention_beta.data(), epsilon, count, dim);
+    LayerNormQuantize(isa_, hidden, chunk, layer.norms.attention_gamma.data(), layer.norms.attention_beta.data(), epsilon, count,
+                      dim);
     GemmInt8(isa_, m.intermediate.data(), config_.intermediate_size, chunk, layer.intermediate.panels(), nullptr, count,
              Activation::kGelu);
     const QuantizedRows intermediate = m.quantized_intermediate.from(0);
     QuantizeRows(isa_, intermediate, m.intermediate.data(), count, config_.intermediate_size);
     GemmInt8(isa_, hidden, dim, intermediate, layer.output.panels(), hidden, count, Activation::kNone);
-    LayerNormQuantize(isa_, hidden, m.quantized.from(row), layer.output_gamma.data(), layer.output_beta.data(), epsilon, count,
-                      dim);
+    LayerNormQuantize(isa_, hidden, m.quantized.from(row), layer.norms.output_gamma.data(), layer.norms.output_beta.data(),
+                      epsilon, count, dim);
   }
 
   const ModelConfig config_;
