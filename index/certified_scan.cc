@@ -12,6 +12,7 @@
 #include "base/status_macros.h"
 #include "base/vector_type.h"
 #include "index/exact_kernels.h"
+#include "index/row_order.h"
 
 namespace loci {
 namespace {
@@ -33,8 +34,6 @@ constexpr int64_t kSerialWork = int64_t{1} << 23;
 constexpr int64_t kRescoreRows = 64;
 // Fewer rows are scored at once.
 constexpr int64_t kMinRows = 4096;
-
-bool IsBetter(const RowHit& a, const RowHit& b) { return a.score != b.score ? a.score > b.score : a.row < b.row; }
 
 // Of `count` things, where the i-th of so many nearly equal parts begins.
 int64_t PartBegin(int64_t count, int64_t parts, int64_t i) { return count / parts * i + std::min(i, count % parts); }

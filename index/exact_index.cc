@@ -14,6 +14,7 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "index/exact_kernels.h"
+#include "index/row_order.h"
 
 namespace loci {
 namespace {
@@ -27,8 +28,6 @@ static_assert(kBlockRows % 64 == 0, "blocks must begin at words of the mask");
 constexpr int64_t kRangeRows = 4096;
 // Multiplications below which a second thread costs more than it brings.
 constexpr int64_t kSerialWork = int64_t{1} << 21;
-
-bool IsBetter(const RowHit& a, const RowHit& b) { return a.score != b.score ? a.score > b.score : a.row < b.row; }
 
 // Whether so many of the rows [begin, end) are hidden that the others are scored alone.
 bool IsSparse(const RowMask& hidden, int64_t begin, int64_t end) {
