@@ -12,6 +12,7 @@
 #include "base/checksum.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
+#include "index/raw_bytes.h"
 
 namespace loci {
 namespace {
@@ -23,18 +24,6 @@ constexpr size_t kHalfBytes = 16;
 constexpr size_t kDimOffset = 12, kHalfOffset = 16, kBegunOffset = kHalfOffset + kHalfBytes;
 constexpr int64_t kMaxDim = 1 << 20;
 constexpr int kNumberDigits = 8;
-
-template <typename T>
-void AppendRaw(T value, std::string* out) {
-  out->append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
-template <typename T>
-T LoadRaw(const char* data) {
-  T value;
-  std::memcpy(&value, data, sizeof(value));
-  return value;
-}
 
 int64_t RecordBytes(int64_t dim) { return static_cast<int64_t>(sizeof(ContentHash) + sizeof(float) * dim + sizeof(uint64_t)); }
 

@@ -9,17 +9,13 @@
 #include "index/external_sorter.h"
 #include "index/metadata_columns.h"
 #include "index/metadata_record.h"
+#include "index/raw_bytes.h"
 
 namespace loci {
 namespace {
 
 constexpr size_t kFlushBytes = 1 << 20;
 constexpr int64_t kCheckRecords = 1 << 16;  // Between looks at the limits.
-
-template <typename T>
-void AppendRaw(T value, std::string* out) {
-  out->append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
 
 void AppendBigEndian(uint64_t value, int bytes, std::string* out) {
   for (int i = bytes - 1; i >= 0; --i) out->push_back(static_cast<char>(value >> (8 * i)));

@@ -8,32 +8,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
+#include "index/matrix_header.h"
 #include "index/passage_index.h"
+#include "index/raw_bytes.h"
 
 namespace loci {
 namespace {
 
-constexpr char kMagic[] = "LOCIQNT1";
-constexpr uint32_t kFormatVersion = 1;
-constexpr int64_t kHeaderBytes = 64;
+constexpr std::string_view kMagic = "LOCIQNT1";
 constexpr size_t kFlushBytes = 1 << 20;
 constexpr float kMaxInverseScale = 0x1p100f;  // Products with any score stay what they are.
-
-template <typename T>
-void AppendRaw(T value, std::string* out) {
-  out->append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
-template <typename T>
-T LoadRaw(const char* data) {
-  T value;
-  std::memcpy(&value, data, sizeof(value));
-  return value;
-}
-
-absl::Status Damaged(const std::string& path, int64_t offset, const std::string& what) {
-  return absl::DataLossError(absl::StrCat(path, ": offset ", offset, ": ", what));
-}
 
 // Not less than the root of a sum of squares, which was made with float64's roundings.
 float RootNotBelow(double sum_of_squares) {
@@ -73,37 +57,24 @@ QuantizedVector Quantize(const float* vector, int dim, int8_t* codes) {
   return result;
 }
 
-int64_t QuantizedVectorsBytes(int64_t rows, int dim) { return kHeaderBytes + (rows + kPanelRows - 1) / kPanelRows * PanelBytes(dim); }
+int64_t QuantizedVectorsBytes(int64_t rows, int dim) { return kMatrixHeaderBytes + (rows + kPanelRows - 1) / kPanelRows * PanelBytes(dim); }
 
 absl::StatusOr<std::unique_ptr<QuantizedVectors>> QuantizedVectors::Open(FileSystem& fs, const std::string& path) {
   auto file = std::unique_ptr<QuantizedVectors>(new QuantizedVectors());
   LOCI_ASSIGN_OR_RETURN(file->file_, fs.Map(path));
   const std::string_view data = file->file_->data();
   const int64_t size = static_cast<int64_t>(data.size());
-  if (size < kHeaderBytes) return Damaged(path, 0, absl::StrCat("the file has ", size, " bytes, the header alone has ", kHeaderBytes));
-  if (std::memcmp(data.data(), kMagic, 8) != 0) return Damaged(path, 0, "not a file of quantised vectors (magic)");
-  const uint32_t version = LoadRaw<uint32_t>(data.data() + 8);
-  if (version > kFormatVersion) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, ": format version ", version, " is newer than ", kFormatVersion, ", the newest this build reads"));
+  LOCI_ASSIGN_OR_RETURN(const MatrixHeader header, ParseMatrixHeader(path, data, kMagic, "a file of quantised vectors"));
+  for (const int64_t i : {12, 13, 14, 15}) {  // The type's place, which this format does not use.
+    if (data[static_cast<size_t>(i)] != 0) return DamagedAt(path, i, "a reserved byte is not zero");
   }
-  if (version != kFormatVersion) return Damaged(path, 8, absl::StrCat("format version ", version));
-  const int64_t rows = LoadRaw<int64_t>(data.data() + 16);
-  const int64_t dim = LoadRaw<int64_t>(data.data() + 24);
-  for (const int64_t i : {12, 13, 14, 15}) {
-    if (data[static_cast<size_t>(i)] != 0) return Damaged(path, i, "a reserved byte is not zero");
-  }
-  for (int64_t i = 32; i < kHeaderBytes; ++i) {
-    if (data[static_cast<size_t>(i)] != 0) return Damaged(path, i, "a reserved byte is not zero");
-  }
-  if (dim < 1 || dim > kMaxDim) return Damaged(path, 24, absl::StrCat("dimension ", dim, " is not in [1, ", kMaxDim, "]"));
   // No more rows than bytes, so that nothing overflows.
-  if (rows < 0 || rows > size || QuantizedVectorsBytes(rows, static_cast<int>(dim)) != size) {
-    return Damaged(path, 16, absl::StrCat("the header says ", rows, " rows of dimension ", dim, ", the file has ", size, " bytes"));
+  if (header.rows < 0 || header.rows > size || QuantizedVectorsBytes(header.rows, header.dim) != size) {
+    return DamagedAt(path, 16, absl::StrCat("the header says ", header.rows, " rows of dimension ", header.dim, ", the file has ", size, " bytes"));
   }
-  file->rows_ = rows;
-  file->dim_ = static_cast<int>(dim);
-  file->base_ = data.data() + kHeaderBytes;
+  file->rows_ = header.rows;
+  file->dim_ = header.dim;
+  file->base_ = data.data() + kMatrixHeaderBytes;
   return file;
 }
 
@@ -111,13 +82,7 @@ absl::Status WriteQuantizedVectors(FileSystem& fs, const VectorFile& vectors, co
                                    const std::function<absl::Status(int64_t done_rows)>& progress) {
   const int dim = vectors.dim();
   LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<WritableFile> file, fs.NewWritableFile(path));
-  std::string buffer;
-  buffer.append(kMagic, 8);
-  AppendRaw<uint32_t>(kFormatVersion, &buffer);
-  AppendRaw<uint32_t>(0, &buffer);
-  AppendRaw<int64_t>(vectors.rows(), &buffer);
-  AppendRaw<int64_t>(dim, &buffer);
-  buffer.resize(kHeaderBytes, '\0');
+  std::string buffer = EncodeMatrixHeader(kMagic, {.rows = vectors.rows(), .dim = dim});
 
   std::vector<float> row(static_cast<size_t>(dim));
   std::vector<int8_t> row_codes(static_cast<size_t>(dim));

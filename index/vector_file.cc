@@ -6,33 +6,16 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "index/matrix_header.h"
 
 namespace loci {
 namespace {
 
-constexpr char kMagic[] = "LOCIVEC1";
-constexpr uint32_t kFormatVersion = 1;
-constexpr size_t kHeaderBytes = 64;
+constexpr std::string_view kMagic = "LOCIVEC1";
 constexpr size_t kFlushBytes = 1 << 20;
 
 bool IsStorable(ElementType type) {
   return type == ElementType::kFloat32 || type == ElementType::kFloat16 || type == ElementType::kBfloat16;
-}
-
-template <typename T>
-void AppendRaw(T value, std::string* out) {
-  out->append(reinterpret_cast<const char*>(&value), sizeof(value));
-}
-
-template <typename T>
-T LoadRaw(const char* data) {
-  T value;
-  std::memcpy(&value, data, sizeof(value));
-  return value;
-}
-
-absl::Status Damaged(const std::string& path, int64_t offset, const std::string& what) {
-  return absl::DataLossError(absl::StrCat(path, ": offset ", offset, ": ", what));
 }
 
 }  // namespace
@@ -41,34 +24,20 @@ absl::StatusOr<std::unique_ptr<VectorFile>> VectorFile::Open(FileSystem& fs, con
   auto file = std::unique_ptr<VectorFile>(new VectorFile());
   LOCI_ASSIGN_OR_RETURN(file->file_, fs.Map(path));
   const std::string_view data = file->file_->data();
-  if (data.size() < kHeaderBytes) {
-    return Damaged(path, 0, absl::StrCat("the file has ", data.size(), " bytes, the header alone has ", kHeaderBytes));
+  LOCI_ASSIGN_OR_RETURN(const MatrixHeader header, ParseMatrixHeader(path, data, kMagic, "a vector file"));
+  if (header.type > 255 || !IsStorable(static_cast<ElementType>(header.type))) {
+    return DamagedAt(path, 12, absl::StrCat("element type ", header.type));
   }
-  if (std::memcmp(data.data(), kMagic, 8) != 0) return Damaged(path, 0, "not a vector file (magic)");
-  const uint32_t version = LoadRaw<uint32_t>(data.data() + 8);
-  if (version > kFormatVersion) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(path, ": format version ", version, " is newer than ", kFormatVersion, ", the newest this build reads"));
-  }
-  if (version != kFormatVersion) return Damaged(path, 8, absl::StrCat("format version ", version));
-  const uint32_t type = LoadRaw<uint32_t>(data.data() + 12);
-  if (type > 255 || !IsStorable(static_cast<ElementType>(type))) return Damaged(path, 12, absl::StrCat("element type ", type));
-  file->element_type_ = static_cast<ElementType>(type);
-  const int64_t rows = LoadRaw<int64_t>(data.data() + 16);
-  const int64_t dim = LoadRaw<int64_t>(data.data() + 24);
-  if (dim < 1 || dim > kMaxDim) return Damaged(path, 24, absl::StrCat("dimension ", dim, " is not in [1, ", kMaxDim, "]"));
-  for (size_t i = 32; i < kHeaderBytes; ++i) {
-    if (data[i] != 0) return Damaged(path, static_cast<int64_t>(i), "a reserved byte is not zero");
-  }
-  const int64_t row_bytes = dim * static_cast<int64_t>(ElementSize(file->element_type_));
-  const int64_t body_bytes = static_cast<int64_t>(data.size() - kHeaderBytes);
-  if (rows < 0 || rows != body_bytes / row_bytes || body_bytes % row_bytes != 0) {
-    return Damaged(path, 16, absl::StrCat("the header says ", rows, " rows of ", row_bytes, " bytes, the file has ", body_bytes,
+  file->element_type_ = static_cast<ElementType>(header.type);
+  const int64_t row_bytes = header.dim * static_cast<int64_t>(ElementSize(file->element_type_));
+  const int64_t body_bytes = static_cast<int64_t>(data.size()) - kMatrixHeaderBytes;
+  if (header.rows < 0 || header.rows != body_bytes / row_bytes || body_bytes % row_bytes != 0) {
+    return DamagedAt(path, 16, absl::StrCat("the header says ", header.rows, " rows of ", row_bytes, " bytes, the file has ", body_bytes,
                                           " bytes after the header"));
   }
-  file->rows_ = rows;
-  file->dim_ = static_cast<int>(dim);
-  file->base_ = data.data() + kHeaderBytes;
+  file->rows_ = header.rows;
+  file->dim_ = header.dim;
+  file->base_ = data.data() + kMatrixHeaderBytes;
   return file;
 }
 
@@ -96,12 +65,7 @@ absl::StatusOr<std::unique_ptr<VectorFileWriter>> VectorFileWriter::Create(FileS
   writer->rows_ = rows;
   writer->dim_ = dim;
   writer->type_ = type;
-  writer->buffer_.append(kMagic, 8);
-  AppendRaw<uint32_t>(kFormatVersion, &writer->buffer_);
-  AppendRaw<uint32_t>(static_cast<uint32_t>(type), &writer->buffer_);
-  AppendRaw<int64_t>(rows, &writer->buffer_);
-  AppendRaw<int64_t>(dim, &writer->buffer_);
-  writer->buffer_.resize(kHeaderBytes, '\0');
+  writer->buffer_ = EncodeMatrixHeader(kMagic, {.type = static_cast<uint32_t>(type), .rows = rows, .dim = dim});
   return writer;
 }
 
