@@ -1,4 +1,4 @@
-"""Other engines that run a sentence encoder: OpenVINO, onnxruntime and PyTorch, in float32, bfloat16 and int8.
+"""Other engines that run a sentence encoder: OpenVINO, onnxruntime and PyTorch, in float32, 16 bits (the faster of bfloat16 and float16) and int8.
 
 An engine turns batches of token ids into a list of modes, each a function that encodes all batches once. What an engine needs on disk (ONNX
 files, the quantised model) is made once in a folder of the caller's.
@@ -181,7 +181,7 @@ class OpenVino:
         shapes = {batch.ids.shape for batch in batches}
         path = self.checkpoint.openvino_int8(masked) if self.precision == "int8" else self.checkpoint.onnx(masked)
         out = []
-        for hint in {"fp32": ["f32"], "bf16": ["bf16"], "int8": ["f32", "bf16"]}[self.precision]:
+        for hint in {"fp32": ["f32"], "half": ["bf16", "f16"], "int8": ["f32", "bf16", "f16"]}[self.precision]:
             for fixed in [True, False] if len(shapes) == 1 else [False]:
                 model = core.read_model(path)
                 if fixed:
@@ -257,8 +257,7 @@ class Torch:
         import torch
 
         masked = not all(batch.full for batch in batches)
-        dtype = torch.float32 if self.precision == "fp32" else torch.bfloat16
-        module = self.checkpoint.module("sdpa", masked, dtype)
+        dtypes = {"fp32": torch.float32} if self.precision == "fp32" else {"bf16": torch.bfloat16, "f16": torch.float16}
         feeds = [tuple(torch.from_numpy(a) for a in ([batch.ids, batch.mask] if masked else [batch.ids])) for batch in batches]
 
         def encoder(call) -> Callable[[], list]:
@@ -268,14 +267,14 @@ class Torch:
 
             return encode
 
-        return [Mode("eager", batches, encoder(module))]
+        return [Mode(name, batches, encoder(self.checkpoint.module("sdpa", masked, dtype))) for name, dtype in dtypes.items()]
 
 
 ENGINES = {
     "openvino-int8": lambda c, t: OpenVino(c, "int8", t),
     "onnxruntime-int8": lambda c, t: OnnxRuntime(c, "int8", t),
-    "openvino-bf16": lambda c, t: OpenVino(c, "bf16", t),
-    "torch-bf16": lambda c, t: Torch(c, "bf16", t),
+    "openvino-half": lambda c, t: OpenVino(c, "half", t),
+    "torch-half": lambda c, t: Torch(c, "half", t),
     "openvino-fp32": lambda c, t: OpenVino(c, "fp32", t),
     "onnxruntime-fp32": lambda c, t: OnnxRuntime(c, "fp32", t),
     "torch-fp32": lambda c, t: Torch(c, "fp32", t),
@@ -284,8 +283,8 @@ ENGINES = {
 LABELS = {
     "openvino-int8": "OpenVINO int8",
     "onnxruntime-int8": "onnxruntime int8",
-    "openvino-bf16": "OpenVINO bf16",
-    "torch-bf16": "torch bf16",
+    "openvino-half": "OpenVINO, 16 bits",
+    "torch-half": "torch, 16 bits",
     "openvino-fp32": "OpenVINO fp32",
     "onnxruntime-fp32": "onnxruntime fp32",
     "torch-fp32": "torch fp32",
@@ -298,7 +297,7 @@ def peers_of(precision: str) -> list:
         return ["openvino-int8", "onnxruntime-int8"]
     if precision == "float32":
         return ["onnxruntime-fp32", "openvino-fp32"]
-    return ["openvino-bf16", "torch-bf16", "onnxruntime-fp32"]
+    return ["openvino-half", "torch-half", "onnxruntime-fp32"]
 
 
 def version_key() -> str:
