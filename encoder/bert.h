@@ -7,6 +7,7 @@
 
 #include "absl/status/statusor.h"
 #include "encoder/kernels/aligned.h"
+#include "encoder/kernels/op_types.h"
 #include "encoder/model_config.h"
 #include "encoder/safetensors.h"
 
@@ -19,6 +20,11 @@ struct BertEmbeddings {
   AlignedFloats type;      // [hidden_size]: segment 0's row
   AlignedFloats gamma;     // [hidden_size]
   AlignedFloats beta;      // [hidden_size]
+
+  // `epsilon` is the layer normalisation's.
+  EmbeddingTables tables(float epsilon) const {
+    return {word.data(), position.data(), type.data(), gamma.data(), beta.data(), epsilon};
+  }
 };
 
 // A dense layer as PyTorch keeps it.

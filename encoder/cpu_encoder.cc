@@ -27,7 +27,7 @@ absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadLayers(Precision precision,
     case Precision::kFloat16:
       return ReadHalfLayers(reader, config, HalfType::kFloat16, embeddings);
     case Precision::kInt8:
-      return ReadInt8Layers(reader, config, isa, DetectCpuExtensions());
+      return ReadInt8Layers(reader, config, isa, DetectCpuExtensions(), embeddings);
     case Precision::kAuto:
       break;
   }
@@ -149,9 +149,8 @@ void CpuEncoder::RunBlock(const PackedBatch& batch, const Plan& plan, int64_t bl
   }
   const int64_t sequences = static_cast<int64_t>(w->offsets.size()) - 1;
   const int64_t hidden = config_.hidden_size;
-  const EmbeddingTables tables = {embeddings_.word.data(),  embeddings_.position.data(), embeddings_.type.data(),
-                                  embeddings_.gamma.data(), embeddings_.beta.data(),     config_.layer_norm_epsilon};
-  Embedding(isa_, w->hidden.data(), w->ids.data(), w->offsets.data(), sequences, tables, hidden);
+  Embedding(isa_, w->hidden.data(), w->ids.data(), w->offsets.data(), sequences, embeddings_.tables(config_.layer_norm_epsilon),
+            hidden);
   layers_->Run(w->hidden.data(), w->offsets.data(), sequences, *w->layers);
   for (int64_t s = 0; s < sequences; ++s) {
     float* vector = vectors + plan.order[plan.starts[block] + s] * hidden;

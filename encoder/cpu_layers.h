@@ -46,9 +46,10 @@ class CpuLayers {
 // Each reads and packs all weights and keeps no argument. Errors are the reader's. The machine must have what the precision needs.
 absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadFloat32Layers(const BertReader& reader, const ModelConfig& config,
                                                                    CpuIsa isa);
-// `extensions` count beside kAvx512 only.
+// `extensions` count beside kAvx512 only. Runs some random tokens through the layers, to see which channels are wide.
 absl::StatusOr<std::unique_ptr<const CpuLayers>> ReadInt8Layers(const BertReader& reader, const ModelConfig& config, CpuIsa isa,
-                                                                const CpuExtensions& extensions);
+                                                                const CpuExtensions& extensions,
+                                                                const BertEmbeddings& embeddings);
 
 // In bfloat16 or float16; residuals, layer normalisation and softmax stay float32, and so do sums, but for float16's short ones
 // (kernels/half_gemm.h). FAILED_PRECONDITION, naming layer and tensor, where some text might bring a number that float16 can't hold.

@@ -60,9 +60,9 @@ Int8Weight PackWeightInt8(Int8Isa isa, const float* weight, const float* bias, i
   return packed;
 }
 
-void QuantizeRows(Int8Isa isa, QuantizedRows output, const float* input, int64_t rows, int64_t depth) {
+void QuantizeRows(Int8Isa isa, QuantizedRows output, const float* input, const ChannelMap& map, int64_t rows, int64_t depth) {
   const auto quantize = isa == Int8Isa::kAvx512Vnni ? avx512vnni::QuantizeRows : avx2::QuantizeRows;
-  quantize(output, input, rows, depth);
+  quantize(output, input, map, rows, depth);
 }
 
 void GemmInt8(Int8Isa isa, float* output, int64_t stride, QuantizedRows input, const QuantizedPanels& weight,
@@ -71,10 +71,10 @@ void GemmInt8(Int8Isa isa, float* output, int64_t stride, QuantizedRows input, c
   gemm(output, stride, input, weight, residual, rows, activation == Activation::kGelu);
 }
 
-void LayerNormQuantize(Int8Isa isa, float* values, QuantizedRows quantized, const float* gamma, const float* beta, float epsilon,
-                       int64_t rows, int64_t dim) {
+void LayerNormQuantize(Int8Isa isa, float* values, QuantizedRows quantized, const ChannelMap& map, const float* gamma,
+                       const float* beta, float epsilon, int64_t rows, int64_t dim) {
   const auto layer_norm = isa == Int8Isa::kAvx512Vnni ? avx512vnni::LayerNormQuantize : avx2::LayerNormQuantize;
-  layer_norm(values, quantized, gamma, beta, epsilon, rows, dim);
+  layer_norm(values, quantized, map, gamma, beta, epsilon, rows, dim);
 }
 
 int64_t AttentionInt8ScratchBytes(Int8Isa isa, int64_t max_length, int64_t head_dim) {

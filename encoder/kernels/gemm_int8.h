@@ -4,7 +4,7 @@
 //                             + bias[c]) + residual[r, c]
 //
 //   Int8Weight weight = PackWeightInt8(isa, floats, bias, cols, depth);                        // once, at load
-//   QuantizeRows(isa, rows_of_bytes, input, rows, depth);
+//   QuantizeRows(isa, rows_of_bytes, input, {}, rows, depth);
 //   GemmInt8(isa, output, cols, rows_of_bytes, weight.panels(), nullptr, rows, Activation::kGelu);
 //
 // The sums are exact integers, so that an output's bits do not depend on the other rows, and differ between instruction sets only by how
@@ -54,10 +54,12 @@ struct Int8Weight {
 // [cols].
 Int8Weight PackWeightInt8(Int8Isa isa, const float* weight, const float* bias, int64_t cols, int64_t depth);
 
-// Row by row: offset = the least value, scale = (the largest - offset) / 255, q = round((x - offset) * (255 / (the largest - offset))), ties to
-// even. A row whose range is at most 1e-30 has the scale 0 and bytes 0. `input` is [rows, depth].
-void QuantizeRows(Int8Isa isa, QuantizedRows output, const float* input, int64_t rows, int64_t depth);
-void QuantizeRowsReference(uint8_t* output, float* scale, float* offset, const float* input, int64_t rows, int64_t depth);
+// Row by row, of what `map` makes of it: offset = the least value, scale = (the largest - offset) / 255,
+// q = round((x - offset) * (255 / (the largest - offset))), ties to even. A row whose range is at most 1e-30 has the scale 0 and bytes 0.
+// `input` is [rows, depth].
+void QuantizeRows(Int8Isa isa, QuantizedRows output, const float* input, const ChannelMap& map, int64_t rows, int64_t depth);
+void QuantizeRowsReference(uint8_t* output, float* scale, float* offset, const float* input, const ChannelMap& map, int64_t rows,
+                           int64_t depth);
 
 // `output` and `residual` (may be null, or `output`) have rows `stride` floats apart. The machine must have `isa`.
 void GemmInt8(Int8Isa isa, float* output, int64_t stride, QuantizedRows input, const QuantizedPanels& weight,
@@ -68,8 +70,8 @@ void GemmInt8Reference(float* output, const uint8_t* input, const float* row_sca
                        Activation activation);
 
 // LayerNorm (layer_norm.h) of `values` [rows, dim] in place, and its output quantised as QuantizeRows would.
-void LayerNormQuantize(Int8Isa isa, float* values, QuantizedRows quantized, const float* gamma, const float* beta, float epsilon,
-                       int64_t rows, int64_t dim);
+void LayerNormQuantize(Int8Isa isa, float* values, QuantizedRows quantized, const ChannelMap& map, const float* gamma,
+                       const float* beta, float epsilon, int64_t rows, int64_t dim);
 
 }  // namespace loci
 

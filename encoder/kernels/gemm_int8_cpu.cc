@@ -62,14 +62,50 @@ void GemmOf(float* output, int64_t stride, const QuantizedRows& input, const Qua
   }
 }
 
-// Quantises a row whose range is known.
-LOCI_INLINE void QuantizeRow(uint8_t* out, const float* in, const RowRange& range, int64_t depth) {
+// A row as `map` makes it.
+template <bool kMapped>
+struct MappedRow {
+  LOCI_INLINE Vec At(int64_t k) const {
+    const Vec x = Load(row + k);
+    return kMapped ? Fma(x, Load(map.factor + k), Load(map.shift + k)) : x;
+  }
+  // `count` values and, in the other lanes, the row's first.
+  LOCI_INLINE Vec Tail(int64_t k, int count) const {
+    const Vec x = LoadPartial(row + k, count, Set(row[0]));
+    return kMapped ? Fma(x, LoadPartial(map.factor + k, count, Set(map.factor[0])),
+                         LoadPartial(map.shift + k, count, Set(map.shift[0])))
+                   : x;
+  }
+
+  const float* row;
+  ChannelMap map;
+};
+
+template <bool kMapped>
+LOCI_INLINE void QuantizeRow(const QuantizedRows& output, int64_t r, const MappedRow<kMapped>& row, int64_t depth) {
+  const int rest = static_cast<int>(depth % kLanes);
+  const int64_t whole = depth - rest;
+  Vec low = rest > 0 ? row.Tail(whole, rest) : row.At(0), high = low;
+  for (int64_t k = 0; k < whole; k += kLanes) {
+    const Vec x = row.At(k);
+    low = Min(low, x);
+    high = Max(high, x);
+  }
+  const RowRange range = RangeOf(LowestLane(low), HighestLane(high));
+  output.scale[r] = range.scale;
+  output.offset[r] = range.offset;
   const Vec offset = Set(range.offset), inverse = Set(range.inverse);
-  int64_t k = 0;
-  for (; k + kLanes <= depth; k += kLanes) StoreQuantized(out + k * kInt8ValueBytes, Load(in + k), offset, inverse);
-  if (k < depth) {
-    // A row has room for whole vectors.
-    StoreQuantized(out + k * kInt8ValueBytes, LoadPartial(in + k, static_cast<int>(depth - k), offset), offset, inverse);
+  uint8_t* const out = output.data + r * Int8RowBytes(depth);
+  for (int64_t k = 0; k < whole; k += kLanes) StoreQuantized(out + k * kInt8ValueBytes, row.At(k), offset, inverse);
+  // A row has room for whole vectors.
+  if (rest > 0) StoreQuantized(out + whole * kInt8ValueBytes, row.Tail(whole, rest), offset, inverse);
+}
+
+LOCI_INLINE void QuantizeRow(const QuantizedRows& output, int64_t r, const float* row, const ChannelMap& map, int64_t depth) {
+  if (map.factor == nullptr) {
+    QuantizeRow(output, r, MappedRow<false>{row, map}, depth);
+  } else {
+    QuantizeRow(output, r, MappedRow<true>{row, map}, depth);
   }
 }
 
@@ -90,32 +126,12 @@ void GemmInt8(float* output, int64_t stride, const QuantizedRows& input, const Q
   }
 }
 
-void QuantizeRows(const QuantizedRows& output, const float* input, int64_t rows, int64_t depth) {
-  const int64_t row_bytes = Int8RowBytes(depth);
-  for (int64_t r = 0; r < rows; ++r) {
-    const float* const in = input + r * depth;
-    Vec low = Set(in[0]), high = low;
-    int64_t k = 0;
-    for (; k + kLanes <= depth; k += kLanes) {
-      const Vec x = Load(in + k);
-      low = Min(low, x);
-      high = Max(high, x);
-    }
-    if (k < depth) {
-      const Vec x = LoadPartial(in + k, static_cast<int>(depth - k), Set(in[0]));
-      low = Min(low, x);
-      high = Max(high, x);
-    }
-    const RowRange range = RangeOf(LowestLane(low), HighestLane(high));
-    output.scale[r] = range.scale;
-    output.offset[r] = range.offset;
-    QuantizeRow(output.data + r * row_bytes, in, range, depth);
-  }
+void QuantizeRows(const QuantizedRows& output, const float* input, const ChannelMap& map, int64_t rows, int64_t depth) {
+  for (int64_t r = 0; r < rows; ++r) QuantizeRow(output, r, input + r * depth, map, depth);
 }
 
-void LayerNormQuantize(float* values, const QuantizedRows& quantized, const float* gamma, const float* beta, float epsilon,
-                       int64_t rows, int64_t dim) {
-  const int64_t row_bytes = Int8RowBytes(dim);
+void LayerNormQuantize(float* values, const QuantizedRows& quantized, const ChannelMap& map, const float* gamma,
+                       const float* beta, float epsilon, int64_t rows, int64_t dim) {
   const int rest = static_cast<int>(dim % kLanes);
   const int64_t whole = dim - rest;
   const float count = static_cast<float>(dim);
@@ -135,24 +151,15 @@ void LayerNormQuantize(float* values, const QuantizedRows& quantized, const floa
       squares = Fma(x, x, squares);
     }
     const Vec scale = Set(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(LaneTotal(squares) / count + epsilon))));
-    Vec low = Set(3.4e38f), high = Set(-3.4e38f);
     for (int64_t i = 0; i < whole; i += kLanes) {
-      const Vec x = Fma(Mul(Sub(Load(row + i), mean), scale), Load(gamma + i), Load(beta + i));
-      Store(row + i, x);
-      low = Min(low, x);
-      high = Max(high, x);
+      Store(row + i, Fma(Mul(Sub(Load(row + i), mean), scale), Load(gamma + i), Load(beta + i)));
     }
     if (rest > 0) {
       const Vec x = Fma(Mul(Sub(LoadPartial(row + whole, rest), mean), scale), LoadPartial(gamma + whole, rest),
                         LoadPartial(beta + whole, rest));
       StorePartial(row + whole, x, rest);
-      low = Min(low, LoadPartial(row + whole, rest, low));
-      high = Max(high, LoadPartial(row + whole, rest, high));
     }
-    const RowRange range = RangeOf(LowestLane(low), HighestLane(high));
-    quantized.scale[r] = range.scale;
-    quantized.offset[r] = range.offset;
-    QuantizeRow(quantized.data + r * row_bytes, row, range, dim);
+    QuantizeRow(quantized, r, row, map, dim);
   }
 }
 

@@ -1,14 +1,19 @@
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "encoder/kernels/gemm_int8.h"
 
 namespace loci {
 
-void QuantizeRowsReference(uint8_t* output, float* scale, float* offset, const float* input, int64_t rows, int64_t depth) {
+void QuantizeRowsReference(uint8_t* output, float* scale, float* offset, const float* input, const ChannelMap& map, int64_t rows,
+                           int64_t depth) {
   for (int64_t r = 0; r < rows; ++r) {
-    const float* const in = input + r * depth;
-    const auto [low, high] = std::minmax_element(in, in + depth);
+    std::vector<float> in(input + r * depth, input + (r + 1) * depth);
+    if (map.factor != nullptr) {
+      for (int64_t k = 0; k < depth; ++k) in[k] = std::fma(in[k], map.factor[k], map.shift[k]);
+    }
+    const auto [low, high] = std::minmax_element(in.begin(), in.end());
     const float range = *high - *low;
     const bool constant = !(range > 1e-30f);
     scale[r] = constant ? 0 : range * (1.0f / 255.0f);

@@ -58,9 +58,9 @@ class Int8Parity : public testing::TestWithParam<Int8Isa> {
     return plain;
   }
 
-  static PlainRows Quantized(const std::vector<float>& input, int64_t rows, int64_t depth) {
+  static PlainRows Quantized(const std::vector<float>& input, const ChannelMap& map, int64_t rows, int64_t depth) {
     PlainRows plain{std::vector<uint8_t>(rows * depth), std::vector<float>(rows), std::vector<float>(rows)};
-    QuantizeRowsReference(plain.q.data(), plain.scale.data(), plain.offset.data(), input.data(), rows, depth);
+    QuantizeRowsReference(plain.q.data(), plain.scale.data(), plain.offset.data(), input.data(), map, rows, depth);
     return plain;
   }
 
@@ -78,9 +78,13 @@ TEST_P(Int8Parity, QuantizeRows) {
     for (int depth : {1, 2, 3, 5, 15, 16, 17, 31, 33, 63, 64, 65, 127, 384}) {
       std::vector<float> input = Random(rows * depth, 3.0f);
       std::fill_n(input.data() + (rows / 2) * depth, depth, rows % 2 == 0 ? 0.0f : -7.5f);  // One row of one value.
-      Int8Rows quantized(GetParam(), rows, depth);
-      QuantizeRows(GetParam(), quantized.from(0), input.data(), rows, depth);
-      ASSERT_NO_FATAL_FAILURE(ExpectSame(Plain(quantized, rows, depth), Quantized(input, rows, depth), Sizes(rows, depth, 0)));
+      const std::vector<float> factor = Random(depth), shift = Random(depth);
+      for (const ChannelMap& map : {ChannelMap(), ChannelMap{factor.data(), shift.data()}}) {
+        Int8Rows quantized(GetParam(), rows, depth);
+        QuantizeRows(GetParam(), quantized.from(0), input.data(), map, rows, depth);
+        ASSERT_NO_FATAL_FAILURE(ExpectSame(Plain(quantized, rows, depth), Quantized(input, map, rows, depth),
+                                           Sizes(rows, depth, map.factor != nullptr)));
+      }
     }
   }
 }
@@ -95,9 +99,9 @@ TEST_P(Int8Parity, QuantizeRowsOfDenormalAndHugeValues) {
     input[3 * depth + k] = 1e30f + static_cast<float>(k);
   }
   Int8Rows quantized(GetParam(), 4, depth);
-  QuantizeRows(GetParam(), quantized.from(0), input.data(), 4, depth);
+  QuantizeRows(GetParam(), quantized.from(0), input.data(), {}, 4, depth);
   const PlainRows plain = Plain(quantized, 4, depth);
-  ExpectSame(plain, Quantized(input, 4, depth), "denormal");
+  ExpectSame(plain, Quantized(input, {}, 4, depth), "denormal");
   for (int r = 0; r < 4; ++r) {
     ASSERT_TRUE(std::isfinite(plain.scale[r]) && std::isfinite(plain.offset[r])) << r;
     for (int k = 0; k < depth; ++k) {
@@ -124,7 +128,7 @@ TEST_P(Int8Parity, Gemm) {
         }
         const Int8Weight packed = PackWeightInt8(isa, weight.data(), bias.data(), cols, depth);
         Int8Rows quantized(isa, rows, depth);
-        QuantizeRows(isa, quantized.from(0), input.data(), rows, depth);
+        QuantizeRows(isa, quantized.from(0), input.data(), {}, rows, depth);
         const PlainRows plain = Plain(quantized, rows, depth);
         for (Activation activation : {Activation::kNone, Activation::kGelu}) {
           for (const float* add : {static_cast<const float*>(nullptr), residual.data()}) {
@@ -155,7 +159,7 @@ TEST_P(Int8Parity, GemmGivesARowTheSameBitsAmongAnyOthersAndLeavesTheGapsOfAStri
   const std::vector<float> input = Random(127 * depth), weight = Random(cols * depth), bias = Random(cols);
   const Int8Weight packed = PackWeightInt8(isa, weight.data(), bias.data(), cols, depth);
   Int8Rows quantized(isa, 127, depth);
-  QuantizeRows(isa, quantized.from(0), input.data(), 127, depth);
+  QuantizeRows(isa, quantized.from(0), input.data(), {}, 127, depth);
   std::vector<float> all(127 * cols);
   GemmInt8(isa, all.data(), cols, quantized.from(0), packed.panels(), nullptr, 127, Activation::kGelu);
   for (int rows : {1, 2, 3, 4, 5, 6, 7, 11, 12, 13, 31, 33}) {
@@ -182,7 +186,7 @@ TEST_P(Int8Parity, GeluOverItsWholeRange) {
   const Int8Weight packed = PackWeightInt8(isa, weight.data(), x.data(), cols, 1);
   const float zero = 0;
   Int8Rows quantized(isa, 1, 1);
-  QuantizeRows(isa, quantized.from(0), &zero, 1, 1);
+  QuantizeRows(isa, quantized.from(0), &zero, {}, 1, 1);
   std::vector<float> actual(cols);
   GemmInt8(isa, actual.data(), cols, quantized.from(0), packed.panels(), nullptr, 1, Activation::kGelu);
   for (int i = 0; i < cols; ++i) {
@@ -195,7 +199,7 @@ TEST_P(Int8Parity, WeightsOfZerosGiveTheBias) {
   const std::vector<float> weight(33 * 70, 0.0f), bias = Random(33), input = Random(3 * 70);
   const Int8Weight packed = PackWeightInt8(GetParam(), weight.data(), bias.data(), 33, 70);
   Int8Rows quantized(GetParam(), 3, 70);
-  QuantizeRows(GetParam(), quantized.from(0), input.data(), 3, 70);
+  QuantizeRows(GetParam(), quantized.from(0), input.data(), {}, 3, 70);
   std::vector<float> output(3 * 33);
   GemmInt8(GetParam(), output.data(), 33, quantized.from(0), packed.panels(), nullptr, 3, Activation::kNone);
   for (int i = 0; i < 3 * 33; ++i) EXPECT_EQ(output[i], bias[i % 33]);
@@ -204,16 +208,20 @@ TEST_P(Int8Parity, WeightsOfZerosGiveTheBias) {
 TEST_P(Int8Parity, LayerNormQuantize) {
   for (int rows : kSizes) {
     for (int dim : {1, 5, 16, 31, 33, 127, 384}) {
-      std::vector<float> values = Random(rows * dim, 3.0f);
-      std::fill_n(values.data() + (rows / 2) * dim, dim, 0.1f);
-      const std::vector<float> gamma = Random(dim), beta = Random(dim);
+      std::vector<float> input = Random(rows * dim, 3.0f);
+      std::fill_n(input.data() + (rows / 2) * dim, dim, 0.1f);
+      const std::vector<float> gamma = Random(dim), beta = Random(dim), factor = Random(dim), shift = Random(dim);
       std::vector<float> expected(rows * dim);
-      LayerNormReference(expected.data(), values.data(), nullptr, gamma.data(), beta.data(), 1e-5f, rows, dim);
-      Int8Rows quantized(GetParam(), rows, dim);
-      LayerNormQuantize(GetParam(), values.data(), quantized.from(0), gamma.data(), beta.data(), 1e-5f, rows, dim);
-      for (int i = 0; i < rows * dim; ++i)
-        ASSERT_NEAR(values[i], expected[i], 1e-4f * (1 + std::abs(expected[i]))) << Sizes(rows, dim, i);
-      ASSERT_NO_FATAL_FAILURE(ExpectSame(Plain(quantized, rows, dim), Quantized(values, rows, dim), Sizes(rows, dim, 0)));
+      LayerNormReference(expected.data(), input.data(), nullptr, gamma.data(), beta.data(), 1e-5f, rows, dim);
+      for (const ChannelMap& map : {ChannelMap(), ChannelMap{factor.data(), shift.data()}}) {
+        std::vector<float> values = input;
+        Int8Rows quantized(GetParam(), rows, dim);
+        LayerNormQuantize(GetParam(), values.data(), quantized.from(0), map, gamma.data(), beta.data(), 1e-5f, rows, dim);
+        for (int i = 0; i < rows * dim; ++i)
+          ASSERT_NEAR(values[i], expected[i], 1e-4f * (1 + std::abs(expected[i]))) << Sizes(rows, dim, i);
+        ASSERT_NO_FATAL_FAILURE(
+            ExpectSame(Plain(quantized, rows, dim), Quantized(values, map, rows, dim), Sizes(rows, dim, map.factor != nullptr)));
+      }
     }
   }
 }

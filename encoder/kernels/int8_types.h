@@ -16,6 +16,12 @@ struct QuantizedRows {
   float* offset = nullptr;  // [rows]
 };
 
+// What of a row is quantised: factor[k] * x[k] + shift[k], rounded once. Both null: x itself. Borrowed.
+struct ChannelMap {
+  const float* factor = nullptr;  // [depth]
+  const float* shift = nullptr;   // [depth]
+};
+
 // A weight of signed bytes in [-127, 127]: the value of input k of output c is scale[c] * q[c, k]. Borrowed.
 // The vectors have room for whole panels, zero beyond `cols`.
 struct QuantizedPanels {

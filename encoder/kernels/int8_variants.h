@@ -14,11 +14,11 @@ namespace loci {
   int64_t Int8GroupSize();                                                                                                       \
   int64_t Int8BytesOfValue();                                                                                                    \
   int64_t QuantizedRowBytes(int64_t depth);                                                                                      \
-  void QuantizeRows(const QuantizedRows& output, const float* input, int64_t rows, int64_t depth);                               \
+  void QuantizeRows(const QuantizedRows& output, const float* input, const ChannelMap& map, int64_t rows, int64_t depth);        \
   void GemmInt8(float* output, int64_t stride, const QuantizedRows& input, const QuantizedPanels& weight, const float* residual, \
                 int64_t rows, bool gelu);                                                                                        \
-  void LayerNormQuantize(float* values, const QuantizedRows& quantized, const float* gamma, const float* beta, float epsilon,    \
-                         int64_t rows, int64_t dim);                                                                             \
+  void LayerNormQuantize(float* values, const QuantizedRows& quantized, const ChannelMap& map, const float* gamma,               \
+                         const float* beta, float epsilon, int64_t rows, int64_t dim);                                           \
   int64_t AttentionInt8ScratchBytes(int64_t max_length, int64_t head_dim);                                                       \
   void AttentionInt8(float* context, int64_t stride, const float* qkv, const int32_t* offsets, int64_t sequence_count,           \
                      int64_t head_dim, uint8_t* scratch);                                                                        \

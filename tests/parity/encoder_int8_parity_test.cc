@@ -65,7 +65,8 @@ TEST_P(EncoderInt8Parity, VectorsAreNearThoseOfTransformers) {
     least = std::min(least, cosine);
     total += cosine;
   }
-  EXPECT_GE(total / static_cast<double>(golden.ids.size()), 0.997);
+  EXPECT_GE(total / static_cast<double>(golden.ids.size()), 0.998);
+  EXPECT_GE(least, 0.995);  // Where wide channels are quantised with the others it is .994 (AVX2) and .992.
   std::printf("%s: cosine mean %.5f, least %.5f\n", std::string(CpuIsaName(GetParam())).c_str(),
               total / static_cast<double>(golden.ids.size()), least);
 }
