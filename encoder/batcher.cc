@@ -97,6 +97,9 @@ absl::Status CheckSequences(const PackedBatch& batch, int max_length, int vocabu
   return absl::OkStatus();
 }
 
+// What waits for the end of the answers that this thread is giving; null where it gives none.
+thread_local std::vector<std::function<void()>>* after_answers = nullptr;
+
 class BatcherImpl : public Batcher {
  public:
   BatcherImpl(const Encoder& encoder, const BatcherOptions& options, Clock& clock, MetricsSink& metrics)
@@ -485,6 +488,10 @@ void BatcherImpl::AnswerIfDone(const RequestPtr& request, int64_t now_us, std::v
 void BatcherImpl::SendAnswers(std::vector<Answer> answers) {
   if (answers.empty()) return;
   SetGauges();
+  // A `done` may submit, and so answer others that are dropped.
+  std::vector<std::function<void()>> after;
+  const bool outermost = after_answers == nullptr;
+  if (outermost) after_answers = &after;
   for (Answer& answer : answers) {
     const Request& request = *answer.request;
     if (answer.result.ok()) {
@@ -503,9 +510,17 @@ void BatcherImpl::SendAnswers(std::vector<Answer> answers) {
     }
     request.done(std::move(answer.result));
   }
+  if (!outermost) return;
+  after_answers = nullptr;
+  for (const std::function<void()>& work : after) work();
 }
 
 }  // namespace
+
+void Batcher::AfterAnswers(std::function<void()> work) {
+  if (after_answers == nullptr) return work();
+  after_answers->push_back(std::move(work));
+}
 
 std::unique_ptr<Batcher> Batcher::Create(const Encoder& encoder, BatcherOptions options, Clock& clock, MetricsSink& metrics) {
   return std::make_unique<BatcherImpl>(encoder, options, clock, metrics);

@@ -71,6 +71,10 @@ class Batcher {
   // What comes to an empty queue is taken whatever its deadline: a rate that was measured in a bad moment is measured again.
   static constexpr int64_t kHeadroom = 2;
 
+  // For a `done`: `work` is called once, by this thread, when the last request whose answer came of the same batch was answered. At once on a
+  // thread that is not about to answer others.
+  static void AfterAnswers(std::function<void()> work);
+
   // Tokens of the requests that are not answered yet: what max_queued_tokens bounds.
   virtual int64_t queued_tokens() const = 0;
   // About how long what is queued or has a share takes.

@@ -615,5 +615,35 @@ TEST_F(BatcherTest, ManyThreadsWithDeadlinesAndCancellations) {
   EXPECT_EQ(metrics_.value("loci_batcher_queued_requests", labels_), 0);
 }
 
+TEST_F(BatcherTest, WorkAfterAnswersWaitsForTheBatchsLast) {
+  Start({});
+  Occupy();
+  std::vector<std::string> order;  // Of the one worker.
+  std::promise<void> last;
+  for (int i = 0; i < 3; ++i) {
+    batcher_->Submit(Marked(i + 1), RequestLimits(), [&, i](const absl::StatusOr<BatchedVectors>& result) {
+      EXPECT_TRUE(result.ok()) << result.status();
+      order.push_back("answer " + std::to_string(i));
+      if (i == 1) {  // Refused at once, in the midst of the others' answers.
+        batcher_->Submit(Marked(1, 1, 65), RequestLimits(), [&](const absl::StatusOr<BatchedVectors>& refused) {
+          EXPECT_FALSE(refused.ok());
+          Batcher::AfterAnswers([&] { order.push_back("after a refusal"); });
+        });
+      }
+      Batcher::AfterAnswers([&, i] {
+        order.push_back("after " + std::to_string(i));
+        Batcher::AfterAnswers([&] { order.push_back("at once"); });
+        if (i == 2) last.set_value();
+      });
+    });
+  }
+  Open();
+  last.get_future().wait();
+  EXPECT_THAT(order, ElementsAre("answer 0", "answer 1", "answer 2", "after 0", "at once", "after a refusal", "after 1", "at once", "after 2", "at once"));
+  bool done = false;
+  Batcher::AfterAnswers([&] { done = true; });
+  EXPECT_TRUE(done) << "this thread answers nobody";
+}
+
 }  // namespace
 }  // namespace loci
