@@ -1,6 +1,7 @@
 #include "retriever/pipeline.h"
 
 #include <algorithm>
+#include <iterator>
 #include <optional>
 #include <utility>
 
@@ -8,12 +9,20 @@
 #include "base/error.h"
 #include "base/field_error.h"
 #include "base/status_macros.h"
+#include "encoder/batcher.h"
 #include "encoder/encode_backlog.h"
 #include "encoder/text_encoder.h"
 #include "retriever/hit_fetcher.h"
 
 namespace loci {
 namespace {
+
+// Texts of so many bytes together are tokenized within some 50 us: less than it takes to hand them to another thread and wait for it.
+constexpr int64_t kQuickBytes = 1024;
+constexpr size_t kQuickQueries = 16;
+
+// Queries that are searched together at most. More are hardly cheaper, and none of them is answered, or given up, before all are searched.
+constexpr int64_t kMaxQueriesTogether = 64;
 
 absl::Status BadQuery(size_t index, std::string_view field, const std::string& problem) {
   return InvalidField(absl::StrCat("queries[", index, "].", absl::string_view(field.data(), field.size())), problem);
@@ -132,6 +141,7 @@ void Pipeline::StartSearch(std::shared_ptr<SearchState> state) {
   state->reply.serving_set = *std::move(captured);
   if (state->reply.serving_set != nullptr) {
     if (absl::Status reserved = Reserve(state.get()); !reserved.ok()) return refuse(std::move(reserved));
+    if (IsQuick(*state)) return EncodeQueries(std::move(state));
     return Submit(options_.pool, [this, state] { EncodeQueries(state); }, refuse);
   }
 
@@ -149,6 +159,18 @@ void Pipeline::StartSearch(std::shared_ptr<SearchState> state) {
         Submit(options_.pool, [this, state] { EncodeQueries(state); }, refuse);
       },
       refuse);
+}
+
+bool Pipeline::IsQuick(const SearchState& state) {
+  if (state.call.queries.size() > kQuickQueries) return false;
+  int64_t bytes = 0;
+  for (const auto& query : state.call.queries) {
+    if (const std::string* const text = std::get_if<std::string>(&query)) {
+      if (state.reply.serving_set->encoder == nullptr) return false;  // It is loaded first.
+      bytes += static_cast<int64_t>(text->size());
+    }
+  }
+  return bytes <= kQuickBytes;
 }
 
 absl::Status Pipeline::Reserve(SearchState* state) {
@@ -222,7 +244,7 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
       std::copy(vector.begin(), vector.end(), state->query_vectors.begin() + static_cast<std::ptrdiff_t>(i * dim));
     }
   }
-  if (texts.empty()) return RunSearch(std::move(state));
+  if (texts.empty()) return QueueSearch(std::move(state));
 
   absl::StatusOr<std::shared_ptr<const ServingSet>> with_encoder = options_.manager->WithEncoder(reply.serving_set);
   if (!with_encoder.ok()) return state->finish(with_encoder.status());
@@ -248,31 +270,121 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
                       std::copy_n(encoded->vectors.begin() + static_cast<std::ptrdiff_t>(i * dim), dim,
                                   state->query_vectors.begin() + static_cast<std::ptrdiff_t>(text_queries[i] * dim));
                     }
-                    // The encoder's thread goes back to encoding.
-                    state->phase_start_us = options_.clock->NowMicros();
-                    Submit(
-                        options_.pool,
-                        [this, state] {
-                          state->reply.times.queue_us += options_.clock->NowMicros() - state->phase_start_us;
-                          RunSearch(state);
-                        },
-                        [state](absl::Status status) { state->finish(std::move(status)); });
+                    QueueSearch(state);  // The encoder's thread goes back to encoding.
                   });
 }
 
+void Pipeline::QueueSearch(std::shared_ptr<SearchState> state) {
+  state->phase_start_us = options_.clock->NowMicros();
+  const IndexSearchOptions& options = state->call.options;
+  const View* const view = state->reply.serving_set->view.get();
+  // A pass over all vectors scores many queries for little more than one; an approximate index, or a filter's rows, are searched query by query.
+  if (state->call.filter != nullptr || !view->generation().index().IsExact(options, RowMask())) {
+    return Submit(options_.pool, [this, state] { RunSearch(state); }, [state](absl::Status status) { state->finish(std::move(status)); });
+  }
+  const SearchKind kind{.view = view,
+                        .top_k = options.top_k,
+                        .exact = options.exact,
+                        .nprobe = options.nprobe,
+                        .ef_search = options.ef_search,
+                        .rescore_factor = options.rescore_factor,
+                        .recall_target = options.recall_target};
+  const int64_t query_count = static_cast<int64_t>(state->call.queries.size());
+  if (!waiting_searches_.Add(kind, std::move(state), query_count)) return;
+  // Once all that were encoded together wait.
+  Batcher::AfterAnswers([this, kind] {
+    Submit(options_.pool, [this, kind] { RunWaitingSearches(kind); }, [this, kind](absl::Status status) {
+      while (true) {
+        const auto refused = waiting_searches_.Take(kind, kMaxQueriesTogether);
+        for (const std::shared_ptr<SearchState>& state : refused.items) state->finish(status);
+        if (!refused.more) return;
+      }
+    });
+  });
+}
+
+void Pipeline::RunWaitingSearches(const SearchKind& kind) {
+  while (true) {
+    auto taken = waiting_searches_.Take(kind, kMaxQueriesTogether);
+    // Other threads may take the others.
+    const bool handed_over = taken.more && options_.pool->TrySubmit([this, kind] { RunWaitingSearches(kind); });
+    if (taken.items.size() == 1) {
+      RunSearch(std::move(taken.items[0]));
+    } else {
+      RunTogether(std::move(taken.items));
+    }
+    if (!taken.more || handed_over) return;
+  }
+}
+
+bool Pipeline::BeginSearch(SearchState* state, int64_t now_us) {
+  state->reply.times.queue_us += now_us - state->phase_start_us;
+  state->search.End();
+  absl::Status live = state->call.options.limits.Check(now_us);
+  if (live.ok()) return true;
+  if (state->encoded) work_.Wasted(WorkPhase::kEncode);
+  work_.Avoided(WorkPhase::kSearch);
+  state->finish(std::move(live));
+  return false;
+}
+
+void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states) {
+  const int64_t start_us = options_.clock->NowMicros();
+  std::erase_if(states, [&](const std::shared_ptr<SearchState>& state) { return !BeginSearch(state.get(), start_us); });
+  if (states.empty()) return;
+
+  const View& view = *states[0]->reply.serving_set->view;
+  IndexSearchOptions options = states[0]->call.options;
+  if (states.size() > 1) {
+    // Until the last of them is late. What is cancelled meanwhile is noticed at the end.
+    int64_t deadline_us = 0;
+    for (const std::shared_ptr<SearchState>& state : states) deadline_us = std::max(deadline_us, state->call.options.limits.deadline_us());
+    options.limits = RequestLimits(deadline_us);
+  }
+  std::vector<float> vectors;
+  for (const std::shared_ptr<SearchState>& state : states) vectors.insert(vectors.end(), state->query_vectors.begin(), state->query_vectors.end());
+  absl::StatusOr<ViewSearchResult> found = view.Search({vectors.data(), static_cast<int64_t>(vectors.size()) / view.dim(), view.dim()}, options);
+  if (!found.ok() && !IsAbandoned(found.status()) && states.size() > 1) {
+    // It may be one of them that is refused.
+    for (std::shared_ptr<SearchState>& state : states) SearchAlone(std::move(state), start_us);
+    return;
+  }
+
+  std::vector<absl::StatusOr<ViewSearchResult>> results;
+  size_t first_query = 0;
+  for (const std::shared_ptr<SearchState>& state : states) {
+    if (!found.ok()) {
+      results.push_back(found.status());
+      continue;
+    }
+    ViewSearchResult& own = *results.emplace_back(ViewSearchResult{.exact = found->exact});
+    const auto begin = found->hits.begin() + static_cast<std::ptrdiff_t>(first_query);
+    first_query += state->call.queries.size();
+    own.hits.assign(std::move_iterator(begin), std::move_iterator(found->hits.begin() + static_cast<std::ptrdiff_t>(first_query)));
+  }
+  const int64_t end_us = options_.clock->NowMicros();
+  const int64_t count = static_cast<int64_t>(states.size());
+  const SearchTimes times{.search_us = end_us - start_us, .work_us = (end_us - start_us) / count};
+  // A reader reads, and large replies are made, on as many threads as there are.
+  const int64_t parts = std::min<int64_t>(count, options_.pool->thread_count());
+  options_.pool->ParallelFor(parts, [&](int64_t part) {
+    for (int64_t i = part * count / parts; i < (part + 1) * count / parts; ++i) {
+      Conclude(std::move(states[static_cast<size_t>(i)]), std::move(results[static_cast<size_t>(i)]), times);
+    }
+  });
+}
+
 void Pipeline::RunSearch(std::shared_ptr<SearchState> state) {
+  const int64_t start_us = options_.clock->NowMicros();
+  if (BeginSearch(state.get(), start_us)) SearchAlone(std::move(state), start_us);
+}
+
+void Pipeline::SearchAlone(std::shared_ptr<SearchState> state, int64_t start_us) {
   const SearchCall& call = state->call;
   SearchReply& reply = state->reply;
   const View& view = *reply.serving_set->view;
-  const int64_t search_start_us = options_.clock->NowMicros();
-  state->search.End();
-  if (absl::Status live = call.options.limits.Check(search_start_us); !live.ok()) {
-    if (state->encoded) work_.Wasted(WorkPhase::kEncode);
-    work_.Avoided(WorkPhase::kSearch);
-    return state->finish(live);
-  }
   std::optional<FilteredRows> filtered;
-  int64_t filter_end_us = search_start_us;
+  int64_t filter_end_us = start_us;
   if (call.filter != nullptr) {
     absl::StatusOr<FilteredRows> rows = view.Filter(*call.filter, call.options.limits);
     if (!rows.ok()) {
@@ -281,31 +393,39 @@ void Pipeline::RunSearch(std::shared_ptr<SearchState> state) {
     }
     filtered = *std::move(rows);
     filter_end_us = options_.clock->NowMicros();
-    reply.times.filter_us = filter_end_us - search_start_us;
+    reply.times.filter_us = filter_end_us - start_us;
     reply.match_count = filtered->match_count;
   }
   const MatrixView<const float> queries{state->query_vectors.data(), static_cast<int64_t>(call.queries.size()), view.dim()};
   absl::StatusOr<ViewSearchResult> found = view.Search(queries, call.options, filtered.has_value() ? &*filtered : nullptr);
+  const int64_t end_us = options_.clock->NowMicros();
+  Conclude(std::move(state), std::move(found), {.search_us = end_us - filter_end_us, .work_us = end_us - start_us});
+}
+
+void Pipeline::Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewSearchResult> found, const SearchTimes& times) {
+  const SearchCall& call = state->call;
+  SearchReply& reply = state->reply;
   if (!found.ok()) {
     if (IsAbandoned(found.status())) work_.Wasted(WorkPhase::kSearch);
     return state->finish(found.status());
   }
-  const int64_t fetch_start_us = options_.clock->NowMicros();
-  reply.times.search_us = fetch_start_us - filter_end_us;
+  reply.times.search_us = times.search_us;
   reply.exact = found->exact;
-
+  const int64_t fetch_start_us = options_.clock->NowMicros();
   if (absl::Status fetched = Fetch(*found, call, &reply); !fetched.ok()) {
     if (IsAbandoned(fetched)) work_.Wasted(WorkPhase::kSearch);
     return state->finish(fetched);
   }
   const int64_t end_us = options_.clock->NowMicros();
-  forecast_.SearchTook(end_us - search_start_us);
+  forecast_.SearchTook(times.work_us + end_us - fetch_start_us);
   reply.times.fetch_us = end_us - fetch_start_us;
   reply.times.total_us = end_us - state->start_us;
   const bool measurable = !found->exact && call.filter == nullptr;
   const std::shared_ptr<const ServingSet> searched = measurable ? reply.serving_set : nullptr;
   state->finish(absl::OkStatus());
-  if (options_.live_recall != nullptr && searched != nullptr) options_.live_recall->Offer(searched, queries, call.options);
+  if (options_.live_recall == nullptr || searched == nullptr) return;
+  const MatrixView<const float> queries{state->query_vectors.data(), static_cast<int64_t>(call.queries.size()), searched->view->dim()};
+  options_.live_recall->Offer(searched, queries, call.options);
 }
 
 absl::Status Pipeline::Fetch(ViewSearchResult& found, const SearchCall& call, SearchReply* reply) const {

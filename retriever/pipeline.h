@@ -3,6 +3,7 @@
 #define LOCI_RETRIEVER_PIPELINE_H_
 
 #include <atomic>
+#include <compare>
 #include <cstdint>
 #include <functional>
 #include <map>
@@ -25,6 +26,7 @@
 #include "retriever/live_recall.h"
 #include "retriever/reader.h"
 #include "retriever/serving_set.h"
+#include "retriever/waiting_groups.h"
 #include "retriever/work_forecast.h"
 
 namespace loci {
@@ -126,13 +128,40 @@ class Pipeline {
 
  private:
   struct SearchState;
+  // What searches that are done together have in common. The view is held by those that wait.
+  struct SearchKind {
+    const View* view = nullptr;
+    int top_k = 0;
+    bool exact = false;
+    int nprobe = 0;
+    int ef_search = 0;
+    int rescore_factor = 0;
+    double recall_target = 0;
+    auto operator<=>(const SearchKind&) const = default;
+  };
+  struct SearchTimes {
+    int64_t search_us = 0;
+    int64_t work_us = 0;  // Of a thread, for this search alone.
+  };
   void Submit(ThreadPool* pool, std::function<void()> task, const std::function<void(absl::Status)>& refuse);
   void StartSearch(std::shared_ptr<SearchState> state);
   std::shared_ptr<TextEncoder> KnownDefaultEncoder();  // Null where none was used yet. Does not wait.
   // Takes the search's place among what waits, where it can make its deadline.
   absl::Status Reserve(SearchState* state);
+  // Whether EncodeQueries is over before another thread would have begun with it.
+  static bool IsQuick(const SearchState& state);
   void EncodeQueries(std::shared_ptr<SearchState> state);
+
+  // Each of these ends or hands on what it gets.
+  void QueueSearch(std::shared_ptr<SearchState> state);  // Its query vectors are there.
+  void RunWaitingSearches(const SearchKind& kind);
+  void RunTogether(std::vector<std::shared_ptr<SearchState>> states);  // Of one kind.
   void RunSearch(std::shared_ptr<SearchState> state);
+  void SearchAlone(std::shared_ptr<SearchState> state, int64_t start_us);  // As of BeginSearch.
+  void Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewSearchResult> found, const SearchTimes& times);
+
+  // Ends its waiting. False: nobody waits for it any more, which it was told.
+  bool BeginSearch(SearchState* state, int64_t now_us);
   // Fills reply->results; takes the ids out of `found`.
   absl::Status Fetch(ViewSearchResult& found, const SearchCall& call, SearchReply* reply) const;
 
@@ -140,6 +169,7 @@ class Pipeline {
   WorkMetrics work_;
   WorkForecast forecast_;
   std::atomic<int64_t> backlog_us_{0};
+  WaitingGroups<SearchKind, std::shared_ptr<SearchState>> waiting_searches_;
   Mutex default_mutex_;
   std::weak_ptr<TextEncoder> default_encoder_ ABSL_GUARDED_BY(default_mutex_);  // That the last Encode without a name used.
   std::map<std::string, std::shared_ptr<const Reader>> readers_;

@@ -233,21 +233,16 @@ TEST_F(PipelineTest, CountsWorkThatIsWastedAndWorkThatIsAvoided) {
   // One that is cancelled while it waits to be searched.
   ThreadPool one("one", 1, 8);
   Pipeline pipeline({.manager = manager_.get(), .pool = &one, .metrics = &metrics_});
-  std::promise<void> before, begun, between;
-  ASSERT_TRUE(one.TrySubmit([&] { before.get_future().wait(); }));
+  std::promise<void> release;
+  ASSERT_TRUE(one.TrySubmit([&] { release.get_future().wait(); }));
+  while (one.queue_size() > 0) std::this_thread::yield();
   const RequestLimits limits;
   std::promise<absl::Status> answered;
   pipeline.Search({.store = "s", .queries = {std::string("x")}, .options = {.top_k = 1, .limits = limits}},
                   [&](absl::StatusOr<SearchReply> reply) { answered.set_value(reply.status()); });
-  ASSERT_TRUE(one.TrySubmit([&] {
-    begun.set_value();
-    between.get_future().wait();
-  }));
-  before.set_value();
-  begun.get_future().wait();
   while (one.queue_size() != 1) std::this_thread::yield();  // It has been encoded.
   limits.Cancel();
-  between.set_value();
+  release.set_value();
   EXPECT_EQ(answered.get_future().get().code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(Wasted("encode"), 1);
   EXPECT_EQ(Avoided("search"), 1);
@@ -290,12 +285,160 @@ TEST_F(PipelineTest, AFullQueueRefuses) {
   }));
   running.get_future().wait();
   ASSERT_TRUE(small.TrySubmit([] {}));
-  absl::Status status;
-  pipeline.Search({.store = "s", .queries = {std::string("x")}, .options = {.top_k = 1}},
-                  [&](absl::StatusOr<SearchReply> reply) { status = reply.status(); });
-  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(GetErrorReason(status)->reason, "OVERLOADED");
+  const std::vector<decltype(SearchCall::queries)> sorts = {
+      {std::string("short")}, {std::string(10'000, 'x')}, {std::vector<float>(kDim, 0.1f)}, {std::vector<float>(kDim, 0.1f), std::string("x")}};
+  for (const auto& queries : sorts) {
+    std::promise<absl::Status> answered;
+    pipeline.Search({.store = "s", .queries = queries, .options = {.top_k = 1}},
+                    [&](absl::StatusOr<SearchReply> reply) { answered.set_value(reply.status()); });
+    const absl::Status status = answered.get_future().get();
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(GetErrorReason(status)->reason, "OVERLOADED");
+  }
   release.set_value();
+}
+
+// Searches that wait while the pool's one thread is held up.
+class SearchesTogetherTest : public PipelineTest {
+ protected:
+  void SetUp() override {
+    PipelineTest::SetUp();
+    std::vector<loci::v1::Passage> passages;
+    for (int i = 0; i < 300; ++i) passages.push_back(MakePassage("p" + std::to_string(i), "passage " + std::to_string(i * 7919)));
+    ASSERT_TRUE(Ingest("many", passages).ok());
+    ASSERT_TRUE(Ingest("approximate", std::move(passages), {.index = "IVF4,Flat"}).ok());
+    one_ = std::make_unique<ThreadPool>("one", 1, 256);
+    waiting_ = std::make_unique<Pipeline>(Pipeline::Options{.manager = manager_.get(), .pool = one_.get(), .metrics = &metrics_});
+    Hold();
+  }
+  void TearDown() override {
+    if (held_) release_.set_value();
+    one_.reset();  // Before what its tasks use.
+    waiting_.reset();
+    PipelineTest::TearDown();
+  }
+  void Hold() {
+    ASSERT_TRUE(one_->TrySubmit([this] { release_.get_future().wait(); }));
+    while (one_->queue_size() > 0) std::this_thread::yield();
+  }
+  void Release() {
+    held_ = false;
+    release_.set_value();
+  }
+  std::future<absl::StatusOr<SearchReply>> Ask(SearchCall call) {
+    auto answered = std::make_shared<std::promise<absl::StatusOr<SearchReply>>>();
+    waiting_->Search(std::move(call), [answered](absl::StatusOr<SearchReply> reply) { answered->set_value(std::move(reply)); });
+    return answered->get_future();
+  }
+  std::vector<float> VectorOf(const std::string& text) {
+    return Encode({.texts = {text}, .options = {.role = TextRole::kQuery}}).value().vectors;
+  }
+
+  std::unique_ptr<ThreadPool> one_;
+  std::unique_ptr<Pipeline> waiting_;
+  std::promise<void> release_;
+  bool held_ = true;
+};
+
+void ExpectSame(const SearchReply& reply, const SearchReply& expected) {
+  ASSERT_EQ(reply.results.size(), expected.results.size());
+  for (size_t q = 0; q < reply.results.size(); ++q) {
+    ASSERT_EQ(reply.results[q].size(), expected.results[q].size());
+    for (size_t i = 0; i < reply.results[q].size(); ++i) {
+      EXPECT_EQ(reply.results[q][i].id, expected.results[q][i].id) << "query " << q << ", hit " << i;
+      EXPECT_EQ(reply.results[q][i].score, expected.results[q][i].score);
+      EXPECT_EQ(reply.results[q][i].passage.text(), expected.results[q][i].passage.text());
+      EXPECT_EQ(reply.results[q][i].vector, expected.results[q][i].vector);
+    }
+  }
+  EXPECT_EQ(reply.exact, expected.exact);
+  EXPECT_EQ(reply.match_count, expected.match_count);
+}
+
+// 0 to 149 of them: in all sizes of groups, of several kinds.
+TEST_F(SearchesTogetherTest, FindWhatEachFindsAlone) {
+  std::vector<SearchCall> calls;
+  for (int i = 0; i < 150; ++i) {
+    SearchCall& call = calls.emplace_back();
+    call.store = i % 7 == 6 ? "approximate" : i % 11 == 10 ? "s" : "many";
+    for (int q = 0; q <= i % 3; ++q) call.queries.emplace_back(VectorOf("query " + std::to_string(i * 3 + q)));
+    call.options.top_k = i % 5 == 4 ? 7 : 3;
+    call.options.exact = i % 2 == 0;
+    call.include_text = i % 13 == 12;
+    call.include_vectors = i % 17 == 16;
+  }
+  std::vector<std::future<absl::StatusOr<SearchReply>>> replies;
+  for (const SearchCall& call : calls) replies.push_back(Ask(call));
+  EXPECT_LT(one_->queue_size(), 60) << "most wait together";
+  Release();
+  for (size_t i = 0; i < calls.size(); ++i) {
+    const auto reply = replies[i].get();
+    const auto expected = Search(calls[i]);
+    ASSERT_TRUE(reply.ok()) << i << ": " << reply.status();
+    ASSERT_TRUE(expected.ok()) << expected.status();
+    SCOPED_TRACE(i);
+    ExpectSame(*reply, *expected);
+  }
+}
+
+TEST_F(SearchesTogetherTest, ThoseThatAreGoneLeaveTheOthersAlone) {
+  const std::vector<float> vector = VectorOf("query");
+  std::vector<RequestLimits> limits(8);
+  limits[5] = RequestLimits(RealClock().NowMicros() + 5'000);
+  std::vector<std::future<absl::StatusOr<SearchReply>>> replies;
+  for (const RequestLimits& own : limits) replies.push_back(Ask({.store = "many", .queries = {vector}, .options = {.top_k = 2, .limits = own}}));
+  limits[0].Cancel();
+  limits[3].Cancel();
+  while (limits[5].Check(RealClock().NowMicros()).ok()) std::this_thread::yield();
+  Release();
+  for (size_t i = 0; i < limits.size(); ++i) {
+    const auto reply = replies[i].get();
+    const absl::StatusCode expected = i == 0 || i == 3 ? absl::StatusCode::kCancelled : i == 5 ? absl::StatusCode::kDeadlineExceeded : absl::StatusCode::kOk;
+    EXPECT_EQ(reply.status().code(), expected) << i;
+    if (reply.ok()) {
+      EXPECT_EQ(reply->results.at(0).size(), 2u);
+    }
+  }
+  EXPECT_EQ(Avoided("search"), 3);
+  EXPECT_EQ(Wasted("encode"), 0) << "they brought their vectors";
+}
+
+TEST_F(SearchesTogetherTest, OneThatIsRefusedLeavesTheOthersAlone) {
+  const std::vector<float> vector = VectorOf("query");
+  std::vector<float> too_long(vector.size(), 1e16f);
+  std::vector<std::future<absl::StatusOr<SearchReply>>> replies;
+  for (int i = 0; i < 5; ++i) replies.push_back(Ask({.store = "many", .queries = {i == 2 ? too_long : vector}, .options = {.top_k = 2}}));
+  Release();
+  for (int i = 0; i < 5; ++i) {
+    const auto reply = replies[static_cast<size_t>(i)].get();
+    EXPECT_EQ(reply.status().code(), i == 2 ? absl::StatusCode::kInvalidArgument : absl::StatusCode::kOk) << i << reply.status();
+    if (reply.ok()) {
+      EXPECT_EQ(reply->results.at(0).size(), 2u);
+    } else {
+      EXPECT_THAT(std::string(reply.status().message()), HasSubstr("query 0"));
+    }
+  }
+}
+
+TEST_F(SearchesTogetherTest, EachAnswersOutOfTheViewThatItSaw) {
+  std::vector<std::future<absl::StatusOr<SearchReply>>> before, after;
+  const std::vector<float> vector = VectorOf("new");
+  const SearchCall call{.store = "many", .queries = {vector}, .options = {.top_k = 1}};
+  for (int i = 0; i < 3; ++i) before.push_back(Ask(call));
+  ASSERT_TRUE(Ingest("many", {MakePassage("new", "new")}).ok());
+  for (int i = 0; i < 3; ++i) after.push_back(Ask(call));
+  Release();
+  for (auto& reply : before) EXPECT_NE(reply.get().value().results.at(0).at(0).id, "new");
+  for (auto& reply : after) EXPECT_EQ(reply.get().value().results.at(0).at(0).id, "new");
+}
+
+TEST_F(SearchesTogetherTest, AFullQueueRefusesAllOfThem) {
+  for (int i = 0; i < 256; ++i) ASSERT_TRUE(one_->TrySubmit([] {}));
+  std::vector<std::future<absl::StatusOr<SearchReply>>> replies;
+  for (int i = 0; i < 20; ++i) {
+    replies.push_back(Ask({.store = "many", .queries = {std::string("a"), std::string("b")}, .options = {.top_k = 1}}));
+  }
+  for (auto& reply : replies) EXPECT_EQ(reply.get().status().code(), absl::StatusCode::kResourceExhausted);
 }
 
 }  // namespace
