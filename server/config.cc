@@ -60,7 +60,7 @@ const std::map<std::string, Range>& Ranges() {
       {"Keepalive.time_ms", {1'000, 86'400'000}},
       {"Keepalive.timeout_ms", {100, 3'600'000}},
       {"Keepalive.min_ping_interval_ms", {0, 86'400'000}},
-      {"Batcher.max_batch_tokens", {1, 1 << 20}},
+      {"Batcher.max_batch_tokens", {0, 1 << 20}},
       {"Batcher.max_wait_us", {0, 1'000'000}},
       {"Batcher.max_queued_tokens", {1'024, int64_t{1} << 40}},
       {"Reader.abstain_threshold", {0, 1}},

@@ -217,7 +217,9 @@ usage: loci_server [flags]
   --help, --version
 
 Limits of single methods, keepalive and the batcher are set in the file alone;
---check-config prints every field.
+--check-config prints every field. A batch has at most batcher.max_batch_tokens
+tokens; 0, the default, is 1024 on the CPU and 8192 on a CUDA device, where two
+batches are under way at once.
 
 Standard output carries "metrics on HOST:PORT" and, once the server can answer,
 "listening on HOST:PORT"; logs go to standard error. SIGTERM or SIGINT drains and

@@ -34,6 +34,7 @@
 #include "server/address.h"
 #include "server/admin_service.h"
 #include "server/admission.h"
+#include "server/batcher_defaults.h"
 #include "server/connection_acceptor.h"
 #include "server/prometheus_metrics.h"
 #include "server/readers.h"
@@ -192,7 +193,7 @@ absl::Status Server::State::OpenData(const DeviceChoice& device, Precision preci
   registry_options.encoder.pool = compute_pool.get();
   registry_options.encoder.precision = precision;
   registry_options.encoder.cuda = cuda;
-  registry_options.batcher = options.batcher;
+  registry_options.batcher = WithDefaults(options.batcher, cuda != nullptr);
   LOCI_ASSIGN_OR_RETURN(encoders, EncoderRegistry::Open(std::move(registry_options)));
   if (!fs.IsDirectory(options.model_directory)) {
     return absl::NotFoundError(absl::StrCat("no model in ", options.model_directory,

@@ -55,7 +55,7 @@ struct ServerOptions {
   double live_recall_share = 0.01;  // Of approximately answered queries; 0 to 1. See LiveRecall.
   double abstain_threshold = SentenceReaderOptions().abstain_threshold;  // Below this confidence a reader gives no answer.
   FoldLimits fold = {.max_overlay_share = 0.2, .max_overlay_bytes = int64_t{1} << 30};
-  BatcherOptions batcher;
+  BatcherOptions batcher = {.max_batch_tokens = 0, .worker_count = 0};  // 0: as batcher_defaults.h has it for the device.
   KeepaliveOptions keepalive;
   std::vector<MethodLimit> method_limits;  // One a method at most; of unary methods that exist.
   bool log_requests = false;               // A line for every request, not only for those that failed.

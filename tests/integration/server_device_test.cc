@@ -1,6 +1,10 @@
 // A server whose encoder runs on a CUDA device, simulated: which device it takes, what it tells, and what happens when the device fails.
+#include <chrono>
+#include <condition_variable>
+#include <future>
 #include <limits>
 #include <memory>
+#include <mutex>
 #include <string>
 
 #include "absl/strings/str_cat.h"
@@ -85,6 +89,30 @@ TEST_F(ServerDevice, AutoServesFromADeviceThatWorks) {
   EXPECT_EQ(told.encoder_device, "cuda:0");
   EXPECT_EQ(told.element_type, "bfloat16");
   ExpectServing();
+}
+
+TEST_F(ServerDevice, ABatchIsCopiedWhileAnotherIsComputed) {
+  StartServer();
+  std::mutex mutex;
+  std::condition_variable changed;
+  int under_way = 0;
+  static_cast<FakeCudaRuntime&>(backend_->runtime()).SetFault([&](const std::string& call) {
+    if (call != "Wait") return absl::OkStatus();
+    std::unique_lock lock(mutex);
+    ++under_way;
+    changed.notify_all();
+    // The first batch ends once there is a second one.
+    const bool both = changed.wait_for(lock, std::chrono::seconds(60), [&] { return under_way >= 2; });
+    return both ? absl::OkStatus() : absl::UnavailableError("no other batch came");
+  });
+  std::future<grpc::Status> first = std::async(std::launch::async, [this] { return Encode(); });
+  {
+    std::unique_lock lock(mutex);
+    ASSERT_TRUE(changed.wait_for(lock, std::chrono::seconds(60), [&] { return under_way >= 1; }));
+  }
+  EXPECT_TRUE(Encode().ok());
+  EXPECT_TRUE(first.get().ok());
+  static_cast<FakeCudaRuntime&>(backend_->runtime()).SetFault(nullptr);
 }
 
 TEST_F(ServerDevice, AutoTakesTheCpuWhereTheEncoderDoesNotFit) {
