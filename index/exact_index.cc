@@ -212,6 +212,8 @@ absl::Status ExactIndex::SearchAll(MatrixView<const float> queries, const IndexS
   const int64_t row_bytes = dim * static_cast<int64_t>(ElementSize(vectors_->element_type()));
   const ExactKernels::Tile tile = GetExactKernels(isa_).tile(vectors_->element_type());
   const int64_t tile_count = (queries.rows + kTileQueries - 1) / kTileQueries;
+  // Tiles of nearly equal size: eight queries are four and four.
+  const auto tile_begin = [&](int64_t t) { return queries.rows * t / std::max<int64_t>(tile_count, 1); };
 
   const ExactKernels::GatherTile gather_tile = GetExactKernels(isa_).gather(vectors_->element_type());
   const bool masked = hidden.hidden_count() > 0;
@@ -227,9 +229,10 @@ absl::Status ExactIndex::SearchAll(MatrixView<const float> queries, const IndexS
     const auto score_gathered = [&](int64_t count) {
       const int64_t ahead = gathered.count - count;
       const int64_t share = (ahead + tile_count - 1) / tile_count;
-      for (int64_t q = 0; q < queries.rows; q += kTileQueries) {
-        const int query_count = static_cast<int>(std::min<int64_t>(kTileQueries, queries.rows - q));
-        const int64_t first = std::min(q / kTileQueries * share, ahead);
+      for (int64_t t = 0; t < tile_count; ++t) {
+        const int64_t q = tile_begin(t);
+        const int query_count = static_cast<int>(tile_begin(t + 1) - q);
+        const int64_t first = std::min(t * share, ahead);
         gather_tile(padded.row(q), query_count, gathered.data, count, dim, scores, kBlockRows, gathered.data + count + first,
                     std::min(share, ahead - first));
         for (int i = 0; i < query_count; ++i) collector.AddRows(q + i, scores + i * kBlockRows, gathered.rows, count);
@@ -269,9 +272,10 @@ absl::Status ExactIndex::SearchAll(MatrixView<const float> queries, const IndexS
         // Each tile of queries asks for a part of the next block, so that memory is read while there is something to compute.
         const int64_t next_bytes = std::min(kBlockRows, range_end - first - rows) * row_bytes;
         const int64_t share = (next_bytes / tile_count + 63) / 64 * 64;
-        for (int64_t q = 0; q < queries.rows; q += kTileQueries) {
-          const int count = static_cast<int>(std::min<int64_t>(kTileQueries, queries.rows - q));
-          const int64_t offset = std::min(q / kTileQueries * share, next_bytes);
+        for (int64_t t = 0; t < tile_count; ++t) {
+          const int64_t q = tile_begin(t);
+          const int count = static_cast<int>(tile_begin(t + 1) - q);
+          const int64_t offset = std::min(t * share, next_bytes);
           tile(padded.row(q), count, data, rows, dim, scores, kBlockRows, data + rows * row_bytes + offset,
                std::min(share, next_bytes - offset));
           for (int i = 0; i < count; ++i) collector.AddScores(q + i, scores + i * kBlockRows, first, rows, hidden);

@@ -23,7 +23,12 @@ struct Float16Rows {
 
 struct Bfloat16Rows {
   static constexpr int kBytes = 2;
-  static __m512 Widen(__m256i bits) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16)); }
+  // One permutation of halves into the upper places, in place of widening and then shifting.
+  static __m512 Widen(__m256i bits) {
+    const __m512i places = _mm512_set_epi32(15 << 16, 14 << 16, 13 << 16, 12 << 16, 11 << 16, 10 << 16, 9 << 16, 8 << 16, 7 << 16, 6 << 16,
+                                            5 << 16, 4 << 16, 3 << 16, 2 << 16, 1 << 16, 0);
+    return _mm512_castsi512_ps(_mm512_maskz_permutexvar_epi16(0xAAAAAAAAu, places, _mm512_castsi256_si512(bits)));
+  }
   static __m512 Load(const char* p) { return Widen(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
   static __m512 LoadTail(const char* p, __mmask16 mask) { return Widen(_mm256_maskz_loadu_epi16(mask, p)); }
 };
