@@ -104,56 +104,140 @@ void ScanAny(const void* queries, int query_count, const Int8Bound* bounds, cons
 constexpr float kMaxSquares = 1.01e30f;  // kMaxSquaredLength, passage_index.h.
 constexpr float kMaxInverseScale = 0x1p100f;
 
-// Not less than the root of a sum of squares, which was made with float32's roundings.
-inline float RootNotBelow(float sum_of_squares, int dim) {
-  return __builtin_sqrtf(sum_of_squares) * (1 + static_cast<float>(dim / 16 + 32) * 0x1p-23f);
+// The largest magnitude of a row's elements; not finite where one of them is not. As bits magnitudes are in the order of numbers, infinity and NaN last.
+template <typename Rows>
+inline float LargestOf(const char* row, int dim) {
+  __m512i bits = _mm512_setzero_si512();
+  if constexpr (Rows::kBytes == 2) {
+    const __m512i magnitude = _mm512_set1_epi16(0x7FFF);
+    int d = 0;
+    for (; d + 32 <= dim; d += 32) bits = _mm512_max_epu16(bits, _mm512_and_si512(_mm512_loadu_si512(row + 2 * d), magnitude));
+    if (d < dim) {
+      const __mmask32 tail = (__mmask32{1} << (dim - d)) - 1;
+      bits = _mm512_max_epu16(bits, _mm512_and_si512(_mm512_maskz_loadu_epi16(tail, row + 2 * d), magnitude));
+    }
+    char halves[32];
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(halves), _mm256_max_epu16(_mm512_castsi512_si256(bits), _mm512_extracti64x4_epi64(bits, 1)));
+    bits = _mm512_castps_si512(Rows::Load(halves));
+  } else {
+    const __m512i magnitude = _mm512_set1_epi32(0x7FFFFFFF);
+    int d = 0;
+    for (; d + 16 <= dim; d += 16) bits = _mm512_max_epu32(bits, _mm512_and_si512(_mm512_loadu_si512(row + 4 * d), magnitude));
+    if (d < dim) {
+      const __mmask16 tail = static_cast<__mmask16>((1u << (dim - d)) - 1);
+      bits = _mm512_max_epu32(bits, _mm512_and_si512(_mm512_maskz_loadu_epi32(tail, row + 4 * d), magnitude));
+    }
+  }
+  const uint32_t largest_bits = _mm512_reduce_max_epu32(bits);
+  float largest;
+  __builtin_memcpy(&largest, &largest_bits, sizeof(largest));
+  return largest;
 }
 
-// One row, its codes 16 at a time: 4 to each of four steps.
+// Whether a row is not longer than what is known of.
 template <typename Rows>
-inline void QuantizeRow(const char* row, int dim, int r, PanelHeader* panel, char* codes) {
+__attribute__((noinline)) bool IsShort(const char* row, int dim) {
+  __m512 squares = _mm512_setzero_ps();
+  int d = 0;
+  for (; d + 16 <= dim; d += 16) {
+    const __m512 z = Rows::Load(row + d * Rows::kBytes);
+    squares = _mm512_fmadd_ps(z, z, squares);
+  }
+  if (d < dim) {
+    const __m512 z = Rows::LoadTail(row + d * Rows::kBytes, static_cast<__mmask16>((1u << (dim - d)) - 1));
+    squares = _mm512_fmadd_ps(z, z, squares);
+  }
+  return _mm512_reduce_add_ps(squares) <= kMaxSquares;  // Nor a NaN.
+}
+
+// The sums of four accumulators.
+inline __m128 Sums(__m512 a, __m512 b, __m512 c, __m512 d) {
+  const __m512 ab = _mm512_add_ps(_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+  const __m512 cd = _mm512_add_ps(_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+  const __m512 quads = _mm512_add_ps(_mm512_shuffle_ps(ab, cd, 0x44), _mm512_shuffle_ps(ab, cd, 0xEE));
+  const __m256 pairs = _mm256_add_ps(_mm512_castps512_ps256(quads), _mm512_extractf32x8_ps(quads, 1));
+  return _mm_add_ps(_mm256_castps256_ps128(pairs), _mm256_extractf128_ps(pairs, 1));
+}
+
+// Not less than the roots of sums of squares, which were made with float32's roundings.
+inline __m128 RootsNotBelow(__m128 sums_of_squares, int dim) {
+  return _mm_mul_ps(_mm_sqrt_ps(sums_of_squares), _mm_set1_ps(1 + static_cast<float>(dim / 16 + 32) * 0x1p-23f));
+}
+
+constexpr int kRowsAtOnce = 4;
+
+// Four rows, their codes 16 at a time: 4 to each of four steps, where the rows' lie side by side.
+template <typename Rows>
+inline void QuantizeFourRows(const char* const* row, int dim, int first, PanelHeader* panel, char* codes) {
   const int full = dim / 16, rest = dim % 16;
   const __mmask16 tail = static_cast<__mmask16>((1u << rest) - 1);
-  __m512 largest = _mm512_setzero_ps(), squares = _mm512_setzero_ps();
-  for (int c = 0; c < full; ++c) {
-    const __m512 z = Rows::Load(row + c * 16 * Rows::kBytes);
-    largest = _mm512_max_ps(largest, _mm512_abs_ps(z));
-    squares = _mm512_fmadd_ps(z, z, squares);
+  __m512 length[kRowsAtOnce], error[kRowsAtOnce], scale[kRowsAtOnce];
+  alignas(16) float inverse_scales[kRowsAtOnce];
+  __mmask16 keep[kRowsAtOnce];
+  unsigned unknown = 0;
+#pragma GCC unroll 4
+  for (int r = 0; r < kRowsAtOnce; ++r) {
+    const float largest = LargestOf<Rows>(row[r], dim);
+    const bool known = largest * largest * static_cast<float>(dim) < 0.5f * kMaxSquares || IsShort<Rows>(row[r], dim);
+    const float wanted_scale = 127.0f / largest;
+    inverse_scales[r] = !known ? 1.0f : wanted_scale < kMaxInverseScale ? wanted_scale : kMaxInverseScale;
+    keep[r] = known ? 0xFFFF : 0;
+    unknown |= static_cast<unsigned>(!known) << r;
+    length[r] = error[r] = _mm512_setzero_ps();
+    scale[r] = _mm512_set1_ps(inverse_scales[r]);
+  }
+  const auto quantize = [&](int c, auto load) __attribute__((always_inline)) {
+    __m512i code[kRowsAtOnce];
+#pragma GCC unroll 4
+    for (int r = 0; r < kRowsAtOnce; ++r) {
+      const __m512 z = load(r, row[r] + c * 16 * Rows::kBytes);
+      const __m512 scaled = _mm512_mul_ps(z, scale[r]);
+      code[r] = _mm512_cvtps_epi32(scaled);
+      const __m512 rounded = _mm512_cvtepi32_ps(code[r]);
+      const __m512 taken = _mm512_fmsub_ps(z, scale[r], rounded);
+      length[r] = _mm512_fmadd_ps(rounded, rounded, length[r]);
+      error[r] = _mm512_fmadd_ps(taken, taken, error[r]);
+    }
+    // A quarter of a register is a step: the four elements of each row, one row after the other.
+    const __m512i steps = _mm512_packs_epi16(_mm512_packs_epi32(code[0], code[1]), _mm512_packs_epi32(code[2], code[3]));
+    return _mm512_xor_si512(steps, _mm512_set1_epi8(-128));
+  };
+  char* out = codes + first * kPanelElements;
+  const auto store = [&](__m512i steps, int count) __attribute__((always_inline)) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm512_castsi512_si128(steps));
+    if (count > 1) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + kStepBytes), _mm512_extracti32x4_epi32(steps, 1));
+    if (count > 2) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 2 * kStepBytes), _mm512_extracti32x4_epi32(steps, 2));
+    if (count > 3) _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 3 * kStepBytes), _mm512_extracti32x4_epi32(steps, 3));
+  };
+  if (unknown == 0) {
+    for (int c = 0; c < full; ++c, out += 4 * kStepBytes) store(quantize(c, [](int, const char* p) { return Rows::Load(p); }), 4);
+  } else {
+    for (int c = 0; c < full; ++c, out += 4 * kStepBytes) {
+      store(quantize(c, [&](int r, const char* p) { return _mm512_maskz_mov_ps(keep[r], Rows::Load(p)); }), 4);
+    }
   }
   if (rest != 0) {
-    const __m512 z = Rows::LoadTail(row + full * 16 * Rows::kBytes, tail);
-    largest = _mm512_max_ps(largest, _mm512_abs_ps(z));
-    squares = _mm512_fmadd_ps(z, z, squares);
+    store(quantize(full, [&](int r, const char* p) { return _mm512_maskz_mov_ps(keep[r], Rows::LoadTail(p, tail)); }), (rest + 3) / 4);
   }
-  const bool known = _mm512_reduce_add_ps(squares) <= kMaxSquares;  // Nor a NaN.
-  const float wanted_scale = 127.0f / _mm512_reduce_max_ps(largest);
-  const float inverse_scale = !known ? 1.0f : wanted_scale < kMaxInverseScale ? wanted_scale : kMaxInverseScale;
-  const __m512 scale = _mm512_set1_ps(inverse_scale);
-  const __mmask16 keep = known ? 0xFFFF : 0;
-  __m512 length = _mm512_setzero_ps(), error = _mm512_setzero_ps();
-  for (int c = 0; c < full + (rest != 0); ++c) {
-    const char* const p = row + c * 16 * Rows::kBytes;
-    const __m512 z = _mm512_maskz_mov_ps(keep, c < full ? Rows::Load(p) : Rows::LoadTail(p, tail));
-    const __m512i code = _mm512_cvtps_epi32(_mm512_mul_ps(z, scale));
-    const __m512 rounded = _mm512_cvtepi32_ps(code);
-    const __m512 taken = _mm512_fmsub_ps(z, scale, rounded);
-    length = _mm512_fmadd_ps(rounded, rounded, length);
-    error = _mm512_fmadd_ps(taken, taken, error);
-    const __m128i bytes = _mm_xor_si128(_mm512_cvtepi32_epi8(code), _mm_set1_epi8(-128));
-    char* const out = codes + c * 4 * kStepBytes + r * kPanelElements;
-    const int steps = c < full ? 4 : (rest + 3) / 4;
-    const int32_t quads[4] = {_mm_extract_epi32(bytes, 0), _mm_extract_epi32(bytes, 1), _mm_extract_epi32(bytes, 2), _mm_extract_epi32(bytes, 3)};
-    for (int s = 0; s < steps; ++s) __builtin_memcpy(out + s * kStepBytes, &quads[s], sizeof(quads[s]));
-  }
-  panel->inverse_scale[r] = inverse_scale;
-  panel->length[r] = RootNotBelow(_mm512_reduce_add_ps(length), dim);
-  panel->error[r] = known ? RootNotBelow(_mm512_reduce_add_ps(error), dim) : __builtin_inff();
+  const __m128 errors = RootsNotBelow(Sums(error[0], error[1], error[2], error[3]), dim);
+  _mm_storeu_ps(panel->inverse_scale + first, _mm_load_ps(inverse_scales));
+  _mm_storeu_ps(panel->length + first, RootsNotBelow(Sums(length[0], length[1], length[2], length[3]), dim));
+  _mm_storeu_ps(panel->error + first, _mm_mask_mov_ps(errors, static_cast<__mmask8>(unknown), _mm_set1_ps(__builtin_inff())));
 }
 
 template <typename Rows>
-void MakePanelOf(const char* rows, int64_t row_count, int dim, PanelHeader* panel) {
+__attribute__((noinline)) void MakePanelOf(const char* rows, int64_t row_count, int dim, PanelHeader* panel) {
   char* const codes = reinterpret_cast<char*>(panel + 1);
-  for (int64_t r = 0; r < row_count; ++r) QuantizeRow<Rows>(rows + r * dim * Rows::kBytes, dim, static_cast<int>(r), panel, codes);
+  const int64_t row_bytes = static_cast<int64_t>(dim) * Rows::kBytes;
+  for (int64_t first = 0; first < row_count; first += kRowsAtOnce) {
+    const char* row[kRowsAtOnce];
+    // The last row stands for those that are not there.
+    for (int64_t r = 0; r < kRowsAtOnce; ++r) row[r] = rows + (first + r < row_count ? first + r : row_count - 1) * row_bytes;
+    // What is asked for beyond the rows' end is not read.
+    const char* const ahead = rows + (first + 3 * kRowsAtOnce) * row_bytes;
+    for (int64_t b = 0; b < kRowsAtOnce * row_bytes; b += 64) _mm_prefetch(ahead + b, _MM_HINT_T0);
+    QuantizeFourRows<Rows>(row, dim, static_cast<int>(first), panel, codes);
+  }
   for (int64_t r = row_count; r < kPanelRows; ++r) {
     panel->inverse_scale[r] = 1;
     panel->length[r] = panel->error[r] = 0;
