@@ -23,10 +23,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/device.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "index/exact_kernels.h"
 #include "index/faiss_factory.h"
 #include "index/faiss_limits.h"
+#include "index/graph_search.h"
 
 namespace loci {
 namespace {
@@ -131,9 +134,11 @@ int64_t DefaultNprobe(int64_t list_count) { return std::min(list_count, std::max
 
 class FaissIndex : public PassageIndex {
  public:
-  FaissIndex(std::unique_ptr<faiss::Index> index, std::string name, const FaissFactory& factory, int64_t bytes,
-             std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, SearchLadder ladder)
+  // A graph is searched by `graph`, then `index` is null.
+  FaissIndex(std::unique_ptr<faiss::Index> index, std::unique_ptr<const GraphSearch> graph, std::string name, const FaissFactory& factory,
+             int64_t bytes, std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, SearchLadder ladder)
       : index_(std::move(index)),
+        graph_(std::move(graph)),
         name_(std::move(name)),
         factory_(factory),
         bytes_(bytes),
@@ -272,6 +277,19 @@ class FaissIndex : public PassageIndex {
 
   absl::Status SearchOne(const float* query, int top_k, const Effort& effort, const RowMask& hidden, RowHit* hits,
                          int64_t* found) const {
+    std::vector<int64_t> rows;
+    if (graph_ != nullptr) {
+      graph_->Search(query, effort.candidates, hidden, &rows);
+    } else {
+      LOCI_RETURN_IF_ERROR(FindByFaiss(query, effort, hidden, &rows));
+    }
+    std::erase_if(rows, [&](int64_t row) { return row < 0 || row >= row_count() || hidden.hidden(row); });
+    *found = static_cast<int64_t>(rows.size());
+    Rescore(query, top_k, rows, hits);
+    return absl::OkStatus();
+  }
+
+  absl::Status FindByFaiss(const float* query, const Effort& effort, const RowMask& hidden, std::vector<int64_t>* found) const {
     std::vector<faiss::Index::idx_t> rows(effort.candidates, -1);
     std::vector<float> scores(effort.candidates);
     VisibleRows visible(hidden);
@@ -283,12 +301,6 @@ class FaissIndex : public PassageIndex {
         parameters.nprobe = effort.nprobe;
         parameters.sel = selector;
         index_->search(1, query, effort.candidates, scores.data(), rows.data(), &parameters);
-      } else if (factory_.hnsw) {
-        // The size of FAISS's queue follows the number of results and not efSearch: ask for that many.
-        faiss::SearchParametersHNSW parameters;
-        parameters.efSearch = static_cast<int>(effort.candidates);
-        parameters.sel = selector;
-        index_->search(1, query, effort.candidates, scores.data(), rows.data(), &parameters);
       } else if (TakesSelector() && selector != nullptr) {
         faiss::SearchParameters parameters;
         parameters.sel = selector;
@@ -297,18 +309,31 @@ class FaissIndex : public PassageIndex {
         index_->search(1, query, effort.candidates, scores.data(), rows.data());
       }
     }));
-    TopKCollector best(1, top_k);
-    *found = 0;
-    for (const int64_t row : rows) {
-      if (row < 0 || row >= row_count() || hidden.hidden(row)) continue;
-      best.Add(0, row, ExactScore(query, vectors_->row(row), vectors_->element_type(), dim()));
-      ++*found;
-    }
-    best.Finish(hits);
+    found->assign(rows.begin(), rows.end());
     return absl::OkStatus();
   }
 
+  void Rescore(const float* query, int top_k, const std::vector<int64_t>& rows, RowHit* hits) const {
+    constexpr int64_t kBlockRows = 64;
+    std::vector<float> padded(static_cast<size_t>(PaddedDim(dim())));
+    std::copy_n(query, dim(), padded.data());
+    const ExactKernels::GatherTile gather = GetExactKernels(isa_).gather(vectors_->element_type());
+    TopKCollector best(1, top_k, isa_);
+    const int64_t row_total = static_cast<int64_t>(rows.size());
+    const void* data[2 * kBlockRows];
+    float scores[kBlockRows];
+    for (int64_t first = 0; first < row_total; first += kBlockRows) {
+      const int64_t count = std::min(kBlockRows, row_total - first), ahead = std::min(kBlockRows, row_total - first - count);
+      for (int64_t i = 0; i < count + ahead; ++i) data[i] = vectors_->row(rows[static_cast<size_t>(first + i)]);
+      gather(padded.data(), 1, data, count, dim(), scores, kBlockRows, data + count, ahead);
+      best.AddRows(0, scores, rows.data() + first, count);
+    }
+    best.Finish(hits);
+  }
+
+  const CpuIsa isa_ = DetectCpuIsa();
   const std::unique_ptr<faiss::Index> index_;
+  const std::unique_ptr<const GraphSearch> graph_;
   const std::string name_;
   const FaissFactory factory_;
   const int64_t bytes_;
@@ -406,8 +431,17 @@ absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, con
       coarse->hnsw.efSearch = static_cast<int>(std::max<int64_t>(kDefaultEfSearch, 2 * DefaultNprobe(parsed.list_count)));
     }
   }
-  const int64_t bytes = static_cast<int64_t>(file->data().size());
-  return std::make_unique<FaissIndex>(std::move(index), factory, parsed, bytes, std::move(vectors), pool, std::move(ladder));
+  std::unique_ptr<const GraphSearch> graph;
+  int64_t bytes = static_cast<int64_t>(file->data().size());
+  if (hnsw != nullptr) {
+    faiss::HNSW links = std::move(hnsw->hnsw);
+    index.reset();  // Its copy of the vectors.
+    auto made = GraphSearch::Create(std::move(links), *vectors, pool, DetectScanIsa());
+    if (!made.ok()) return absl::DataLossError(absl::StrCat(path, ": ", made.status().message()));
+    graph = *std::move(made);
+    bytes = graph->memory_bytes();
+  }
+  return std::make_unique<FaissIndex>(std::move(index), std::move(graph), factory, parsed, bytes, std::move(vectors), pool, std::move(ladder));
 }
 
 }  // namespace loci
