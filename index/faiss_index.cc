@@ -30,6 +30,7 @@
 #include "index/faiss_factory.h"
 #include "index/faiss_limits.h"
 #include "index/graph_search.h"
+#include "index/integer_lists.h"
 
 namespace loci {
 namespace {
@@ -441,6 +442,7 @@ absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, con
     graph = *std::move(made);
     bytes = graph->memory_bytes();
   }
+  if (index != nullptr) index = WithIntegerLists(std::move(index));
   return std::make_unique<FaissIndex>(std::move(index), std::move(graph), factory, parsed, bytes, std::move(vectors), pool, std::move(ladder));
 }
 

@@ -1,0 +1,163 @@
+#include "index/integer_lists.h"
+
+#include <faiss/IndexFlat.h>
+#include <faiss/IndexScalarQuantizer.h>
+#include <faiss/impl/IDSelector.h>
+#include <faiss/index_factory.h>
+#include <faiss/utils/Heap.h>
+#include <gtest/gtest.h>
+#include <omp.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+namespace loci {
+namespace {
+
+using idx_t = faiss::Index::idx_t;
+
+std::vector<float> Random(int64_t count, int dim, unsigned seed) {
+  std::mt19937 random(seed);
+  std::vector<float> values(static_cast<size_t>(count * dim));
+  for (float& value : values) value = static_cast<float>(random()) * 0x1p-32f - 0.4f;  // Not centred.
+  return values;
+}
+
+std::unique_ptr<faiss::Index> Build(const std::string& factory, const std::vector<float>& rows, int dim,
+                                    bool by_residual = true) {
+  omp_set_num_threads(1);
+  std::unique_ptr<faiss::Index> index(faiss::index_factory(dim, factory.c_str(), faiss::METRIC_INNER_PRODUCT));
+  auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
+  ivf.cp.min_points_per_centroid = 1;
+  if (auto* const scalar = dynamic_cast<faiss::IndexIVFScalarQuantizer*>(index.get())) scalar->by_residual = by_residual;
+  const int64_t count = static_cast<int64_t>(rows.size()) / dim;
+  index->train(count, rows.data());
+  index->add(count, rows.data());
+  return index;
+}
+
+struct Case {
+  int dim;
+  bool by_residual;
+};
+class IntegerListsTest : public ::testing::TestWithParam<Case> {};
+
+TEST_P(IntegerListsTest, ScoresAreFaissesButForTheRoundingOfTheQuery) {
+  const int dim = GetParam().dim;
+  const std::vector<float> rows = Random(203, dim, 1), query = Random(1, dim, 2);
+  const std::unique_ptr<faiss::Index> theirs = Build("IVF3,SQ8", rows, dim, GetParam().by_residual);
+  const std::unique_ptr<faiss::Index> ours = WithIntegerLists(Build("IVF3,SQ8", rows, dim, GetParam().by_residual));
+  const auto& their_lists = dynamic_cast<faiss::IndexIVFScalarQuantizer&>(*theirs);
+  const auto& our_lists = dynamic_cast<faiss::IndexIVFScalarQuantizer&>(*ours);
+  const std::unique_ptr<faiss::InvertedListScanner> their_scanner(their_lists.get_InvertedListScanner(false, nullptr));
+  const std::unique_ptr<faiss::InvertedListScanner> our_scanner(our_lists.get_InvertedListScanner(false, nullptr));
+  their_scanner->set_query(query.data());
+  our_scanner->set_query(query.data());
+  float largest = 0;
+  for (int d = 0; d < dim; ++d) largest = std::max(largest, std::abs(query[d] * their_lists.sq.trained[dim + d]));
+  const float step = largest / 63 / 255;
+  for (size_t list = 0; list < 3; ++list) {
+    const float coarse = 0.25f * static_cast<float>(list);
+    their_scanner->set_list(static_cast<idx_t>(list), coarse);
+    our_scanner->set_list(static_cast<idx_t>(list), coarse);
+    const size_t count = our_lists.get_list_size(list);
+    ASSERT_EQ(count, their_lists.get_list_size(list));
+    const uint8_t* const codes = our_lists.invlists->get_codes(list);
+    std::vector<float> scores(count, -std::numeric_limits<float>::infinity());
+    std::vector<idx_t> labels(count, -1);
+    our_scanner->scan_codes(count, codes, our_lists.invlists->get_ids(list), scores.data(), labels.data(), count);
+    for (size_t i = 0; i < count; ++i) {
+      const uint8_t* const code = codes + i * our_lists.code_size;
+      double bound = 1e-4;  // Of float32 sums.
+      for (int d = 0; d < dim; ++d) bound += 0.5 * step * std::abs(code[d] - 127.5);
+      const float score = our_scanner->distance_to_code(code);
+      EXPECT_NEAR(score, their_scanner->distance_to_code(code), bound) << "list " << list << " code " << i;
+      const auto found = std::find(labels.begin(), labels.end(), our_lists.invlists->get_ids(list)[i]);
+      ASSERT_NE(found, labels.end());
+      EXPECT_EQ(scores[found - labels.begin()], score);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Dimensions, IntegerListsTest,
+                         ::testing::Values(Case{1, true}, Case{7, true}, Case{31, false}, Case{32, true}, Case{33, true},
+                                           Case{96, false}, Case{127, true}, Case{384, true}),
+                         [](const auto& info) {
+                           return "dim" + std::to_string(info.param.dim) + (info.param.by_residual ? "_residuals" : "_vectors");
+                         });
+
+TEST(IntegerLists, FindsWhatFaissFinds) {
+  constexpr int kDim = 64, kQueries = 50, kTopK = 10;
+  const std::vector<float> rows = Random(2000, kDim, 3), queries = Random(kQueries, kDim, 4);
+  faiss::IndexFlatIP flat(kDim);
+  flat.add(2000, rows.data());
+  const auto recall = [&](const faiss::Index& index) {
+    std::vector<float> scores(kQueries * kTopK);
+    std::vector<idx_t> truth(kQueries * kTopK), found(kQueries * kTopK);
+    flat.search(kQueries, queries.data(), kTopK, scores.data(), truth.data());
+    faiss::SearchParametersIVF parameters;
+    parameters.nprobe = 8;
+    index.search(kQueries, queries.data(), kTopK, scores.data(), found.data(), &parameters);
+    int hits = 0;
+    for (int q = 0; q < kQueries; ++q) {
+      for (int k = 0; k < kTopK; ++k) {
+        const auto begin = truth.begin() + q * kTopK;
+        hits += std::find(begin, begin + kTopK, found[q * kTopK + k]) != begin + kTopK;
+      }
+    }
+    return static_cast<double>(hits) / (kQueries * kTopK);
+  };
+  const std::unique_ptr<faiss::Index> theirs = Build("IVF8,SQ8", rows, kDim);
+  const std::unique_ptr<faiss::Index> ours = WithIntegerLists(Build("IVF8,SQ8", rows, kDim));
+  EXPECT_GT(recall(*theirs), 0.95);
+  EXPECT_GT(recall(*ours), recall(*theirs) - 0.05);
+}
+
+TEST(IntegerLists, LooksAtSelectedRowsOnly) {
+  constexpr int kDim = 40;
+  const std::vector<float> rows = Random(300, kDim, 5), query = Random(1, kDim, 6);
+  const std::unique_ptr<faiss::Index> index = WithIntegerLists(Build("IVF4,SQ8", rows, kDim));
+  faiss::IDSelectorRange selector(100, 107);
+  faiss::SearchParametersIVF parameters;
+  parameters.nprobe = 4;
+  parameters.sel = &selector;
+  std::vector<float> scores(20);
+  std::vector<idx_t> found(20);
+  index->search(1, query.data(), 20, scores.data(), found.data(), &parameters);
+  std::sort(found.begin(), found.end());
+  EXPECT_EQ(std::vector<idx_t>(found.begin() + 13, found.end()), (std::vector<idx_t>{100, 101, 102, 103, 104, 105, 106}));
+  EXPECT_EQ(std::count(found.begin(), found.end(), -1), 13);
+}
+
+TEST(IntegerLists, QueriesThatCanNotBeRoundedFindSomethingAllTheSame) {
+  constexpr int kDim = 33;
+  const std::vector<float> rows = Random(100, kDim, 7);
+  const std::unique_ptr<faiss::Index> index = WithIntegerLists(Build("IVF2,SQ8", rows, kDim));
+  std::vector<float> scores(5);
+  std::vector<idx_t> found(5);
+  for (const float value : {0.0f, 1e-42f, 1e30f, 3e38f}) {
+    const std::vector<float> query(kDim, value);
+    index->search(1, query.data(), 5, scores.data(), found.data());
+    for (const idx_t row : found) EXPECT_TRUE(row >= -1 && row < 100) << value;
+  }
+}
+
+TEST(IntegerLists, LeavesOthersAsTheyAre) {
+  const std::vector<float> rows = Random(300, 32, 8);
+  for (const char* factory : {"IVF2,Flat", "IVF2,SQ4", "IVF2,SQfp16"}) {
+    std::unique_ptr<faiss::Index> index = Build(factory, rows, 32);
+    const faiss::Index* const before = index.get();
+    EXPECT_EQ(WithIntegerLists(std::move(index)).get(), before) << factory;
+  }
+  std::unique_ptr<faiss::Index> euclidean(faiss::index_factory(32, "IVF2,SQ8", faiss::METRIC_L2));
+  const faiss::Index* const before = euclidean.get();
+  EXPECT_EQ(WithIntegerLists(std::move(euclidean)).get(), before);
+}
+
+}  // namespace
+}  // namespace loci
