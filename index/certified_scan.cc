@@ -27,11 +27,13 @@ constexpr int64_t kMakingChunkQueries = 512;
 // Candidates of all queries of a pass, about, at most, in all threads together: 192 MiB, where every row is like the others.
 constexpr int64_t kMaxPassCandidates = int64_t{1} << 23;
 // Fewer queries are not worth the making of panels.
-constexpr int64_t kMinMakingQueries = 24;
+constexpr int64_t kMinMakingQueries = 12;
 // Multiplications below which a second thread costs more than it brings: four times ExactIndex's.
 constexpr int64_t kSerialWork = int64_t{1} << 23;
 // Rows scored at a time.
 constexpr int64_t kRescoreRows = 64;
+// After so many passes in a row that gave up, the next one is after 2^so many - 1 searches without.
+constexpr int kMaxFailures = 6;
 // Fewer rows are scored at once.
 constexpr int64_t kMinRows = 4096;
 
@@ -232,14 +234,30 @@ bool CertifiedScan::IsWorthwhile(int64_t query_count, int64_t visible_count, int
   return visible_count >= kMinRows && visible_count >= 16 * int64_t{top_k} && visible_count >= vectors_->rows() / 4;
 }
 
+bool CertifiedScan::TakeTurn() const {
+  // Of two threads that take the last one at a time, one goes on to less than none.
+  if (searches_without_.load(std::memory_order_relaxed) <= 0) return true;
+  if (searches_without_.fetch_sub(1, std::memory_order_relaxed) <= 0) return true;
+  skipped_count_.fetch_add(1, std::memory_order_relaxed);
+  return false;
+}
+
 absl::Status CertifiedScan::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                                    RowHit* hits, std::vector<int64_t>* given_up) const {
+  const int64_t given_up_before = static_cast<int64_t>(given_up->size());
   const int64_t chunk_queries = ChunkQueries(WorkerCount(pool_, *vectors_, queries.rows), codes_ != nullptr, options.top_k);
   const int64_t chunk_count = (queries.rows + chunk_queries - 1) / chunk_queries;
   for (int64_t chunk = 0; chunk < chunk_count; ++chunk) {
     const int64_t first = PartBegin(queries.rows, chunk_count, chunk), end = PartBegin(queries.rows, chunk_count, chunk + 1);
     const MatrixView<const float> part{queries.row(first), end - first, queries.cols};
     LOCI_RETURN_IF_ERROR(SearchChunk(part, options, hidden, hits + first * options.top_k, first, given_up));
+  }
+  if (2 * (static_cast<int64_t>(given_up->size()) - given_up_before) <= queries.rows) {
+    failures_.store(0, std::memory_order_relaxed);
+  } else {
+    const int failures = std::min(failures_.load(std::memory_order_relaxed) + 1, kMaxFailures);
+    failures_.store(failures, std::memory_order_relaxed);
+    searches_without_.store((1 << failures) - 1, std::memory_order_relaxed);
   }
   if (codes_ != nullptr) LOCI_RETURN_IF_ERROR(codes_->Check());
   return vectors_->Check();

@@ -37,15 +37,21 @@ class CertifiedScan {
   // Whether Search is expected to be faster than to score the rows that are not hidden, of which there are so many.
   bool IsWorthwhile(int64_t query_count, int64_t visible_count, int top_k) const;
 
+  // Whether this search is to be tried. Where 8 bits do not tell the rows apart, every pass is in vain and all rows are scored after it: once a pass has
+  // given up more than half of its queries, the next search does without, after two such passes in a row the next 3, then 7, 15, 31 and at
+  // most 63. One that answers half of its queries begins anew. Ask once a search, and only where it IsWorthwhile: it counts.
+  bool TakeTurn() const;
+
   // As PassageIndex::Search, whose checks were made before. Without codes only where IsWorthwhile. A query of which more rows are left than pay,
   // because they are too much alike for 8 bits, is given up: its position goes to `given_up`, and its hits are not touched.
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden, RowHit* hits,
                       std::vector<int64_t>* given_up) const;
 
-  // Since it was made: queries that were answered, rows that were scored for these, and queries that were given up.
+  // Since it was made: queries that were answered, rows that were scored for these, queries that were given up, and searches whose turn it was not.
   int64_t answered_count() const { return answered_count_.load(std::memory_order_relaxed); }
   int64_t scored_count() const { return scored_count_.load(std::memory_order_relaxed); }
   int64_t given_up_count() const { return given_up_count_.load(std::memory_order_relaxed); }
+  int64_t skipped_count() const { return skipped_count_.load(std::memory_order_relaxed); }
 
  private:
   class Candidates;
@@ -59,7 +65,9 @@ class CertifiedScan {
   ThreadPool* pool_;
   CpuIsa isa_;
   const Int8Kernels& kernels_;
-  mutable std::atomic<int64_t> answered_count_{0}, scored_count_{0}, given_up_count_{0};
+  mutable std::atomic<int64_t> answered_count_{0}, scored_count_{0}, given_up_count_{0}, skipped_count_{0};
+  mutable std::atomic<int> failures_{0};          // Passes that gave up more than half of their queries, one after the other.
+  mutable std::atomic<int> searches_without_{0};  // Before the next pass.
 };
 
 }  // namespace loci

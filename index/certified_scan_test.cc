@@ -597,17 +597,67 @@ TEST(CertifiedScan, MakesCodesForManyQueries) {
   ThreadPool pool("search", 2, 16);
   const ExactIndex index(files.vectors, &pool);
   std::vector<RowHit> hits(600 * 5), expected(600 * 5);
-  for (const int64_t count : {1, 23, 24, 600}) {
+  for (const int64_t count : {1, 11, 12, 600}) {
     const int64_t before = index.certified_scan().answered_count();
     ASSERT_TRUE(index.Search({queries.data(), count, kDim}, TopK(5), RowMask(), hits.data()).ok());
     ASSERT_TRUE(ScoringAll(files.vectors).Search({queries.data(), count, kDim}, TopK(5), RowMask(), expected.data()).ok());
-    EXPECT_EQ(index.certified_scan().answered_count() - before, DetectScanIsa() == ScanIsa::kVnni && count >= 24 ? count : 0);
+    EXPECT_EQ(index.certified_scan().answered_count() - before, DetectScanIsa() == ScanIsa::kVnni && count >= 12 ? count : 0);
     for (int64_t i = 0; i < count * 5; ++i) {
       ASSERT_TRUE(hits[i].row == expected[i].row &&
                   std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score))
           << i;
     }
   }
+}
+
+// A pass in vain is not made for every search of rows that 8 bits do not tell apart.
+TEST(CertifiedScan, IsTriedNowAndThenWhereItGaveUp) {
+  constexpr int64_t kRows = 6000;
+  constexpr int kDim = 8;
+  const Files alike = MakeFiles(std::vector<float>(static_cast<size_t>(kRows * kDim), 0.25f), kDim);
+  const ExactIndex index(alike.vectors, nullptr, DetectCpuIsa(), alike.codes);
+  const CertifiedScan& scan = index.certified_scan();
+  const std::vector<float> query = Normal(kDim, 3);
+  std::vector<RowHit> hits(5);
+  std::vector<int> tried;
+  for (int i = 0; i < 260; ++i) {
+    const int64_t before = scan.given_up_count();
+    ASSERT_TRUE(index.Search({query.data(), 1, kDim}, TopK(5), RowMask(), hits.data()).ok());
+    for (int64_t row = 0; row < 5; ++row) ASSERT_EQ(hits[static_cast<size_t>(row)].row, row) << i;
+    if (scan.given_up_count() > before) tried.push_back(i);
+  }
+  EXPECT_EQ(tried, (std::vector<int>{0, 2, 6, 14, 30, 62, 126, 190, 254}));
+  EXPECT_EQ(scan.skipped_count(), 260 - static_cast<int64_t>(tried.size()));
+  EXPECT_EQ(scan.answered_count(), 0);
+}
+
+TEST(CertifiedScan, GoesOnWhereItGaveUpFewQueries) {
+  constexpr int64_t kRows = 6000;
+  constexpr int kDim = 24;
+  const Files files = MakeFiles(Normal(kRows * kDim, 1), kDim);
+  const ExactIndex index(files.vectors, nullptr, DetectCpuIsa(), files.codes);
+  const CertifiedScan& scan = index.certified_scan();
+  std::vector<float> queries = Normal(4 * kDim, 3);
+  std::fill_n(queries.begin(), 2 * kDim, 0.0f);  // Zeros, which all rows are the same to.
+  std::vector<RowHit> hits(4 * 5);
+  const auto given_up = [&](int64_t first, int64_t count) {
+    const int64_t before = scan.given_up_count();
+    EXPECT_TRUE(index.Search({queries.data() + first * kDim, count, kDim}, TopK(5), RowMask(), hits.data()).ok());
+    return scan.given_up_count() - before;
+  };
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(given_up(0, 4), 2) << "half of them";
+  EXPECT_EQ(scan.skipped_count(), 0);
+  EXPECT_EQ(given_up(0, 3), 2) << "more than half";
+  EXPECT_EQ(given_up(0, 4), 0);
+  EXPECT_EQ(scan.skipped_count(), 1);
+  EXPECT_EQ(given_up(0, 3), 2) << "a second time in a row";
+  for (int i = 0; i < 3; ++i) EXPECT_EQ(given_up(0, 4), 0);
+  EXPECT_EQ(given_up(2, 2), 0) << "answers both, and begins anew";
+  EXPECT_EQ(scan.skipped_count(), 4);
+  EXPECT_EQ(given_up(0, 2), 2);
+  EXPECT_EQ(given_up(2, 2), 0);
+  EXPECT_EQ(scan.skipped_count(), 5);
+  EXPECT_EQ(given_up(0, 2), 2);
 }
 
 TEST(CertifiedScan, IsAskedOnlyWhereItPays) {

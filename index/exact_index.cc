@@ -187,7 +187,7 @@ ExactIndex::ExactIndex(std::shared_ptr<const VectorFile> vectors, ThreadPool* po
 absl::Status ExactIndex::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                                 RowHit* hits) const {
   LOCI_RETURN_IF_ERROR(CheckSearchArguments(*this, queries, options, {}));
-  if (!certified_->IsWorthwhile(queries.rows, row_count() - hidden.hidden_count(), options.top_k)) {
+  if (!certified_->IsWorthwhile(queries.rows, row_count() - hidden.hidden_count(), options.top_k) || !certified_->TakeTurn()) {
     return SearchAll(queries, options, hidden, hits);
   }
   std::vector<int64_t> left;

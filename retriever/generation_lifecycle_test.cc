@@ -190,6 +190,9 @@ TEST_F(GenerationLifecycleTest, MetricsSayWhatIsThereAndWhoseMemoryItIs) {
   EXPECT_GT(Sample("loci_store_overlay_bytes", {{"store", "s"}}), kDim * 4);
   EXPECT_EQ(Sample("loci_store_revision", {{"store", "s"}}), manager_->GetStore("s")->revision);
   EXPECT_EQ(Sample("loci_store_recall_at_10", {{"store", "s"}}), 1);
+  for (const char* const name : {"answered_queries", "scored_rows", "given_up_queries", "skipped_searches"}) {
+    EXPECT_EQ(Sample(absl::StrCat("loci_store_scan_", name), {{"store", "s"}}), 0) << name << ": so few rows are scored at once";
+  }
   const MetricLabels vectors = {{"store", "s"}, {"owner", "vectors"}, {"kind", "mapped"}};
   const double one = Sample("loci_memory_bytes", vectors);
   EXPECT_EQ(one, 64 + kDim * 4);

@@ -6,6 +6,8 @@
 #include <utility>
 #include <vector>
 
+#include "index/certified_scan.h"
+#include "index/exact_index.h"
 #include "index/manifest.h"
 #include "retriever/generation_manager.h"
 #include "retriever/generation_manager_state.h"
@@ -50,6 +52,16 @@ void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
                 manifest.recall_at_10());
     samples.Add("loci_store_generation_created_seconds", "When the active generation was built, since 1970-01-01 UTC.", labels,
                 static_cast<double>(manifest.created_unix_us()) / 1e6);
+    if (const auto* const exact = dynamic_cast<const ExactIndex*>(&view->generation().exact_index())) {
+      const CertifiedScan& scan = exact->certified_scan();
+      samples.Add("loci_store_scan_answered_queries", "Exact queries that a pass over 8-bit codes answered since the active generation was opened.", labels,
+                  static_cast<double>(scan.answered_count()));
+      samples.Add("loci_store_scan_scored_rows", "Rows that were scored after it for these.", labels, static_cast<double>(scan.scored_count()));
+      samples.Add("loci_store_scan_given_up_queries", "Queries for which 8 bits left too many rows, so that all were scored.", labels,
+                  static_cast<double>(scan.given_up_count()));
+      samples.Add("loci_store_scan_skipped_searches", "Exact searches that went without the pass, since those before had given up.", labels,
+                  static_cast<double>(scan.skipped_count()));
+    }
   }
 
   std::array<int64_t, kStateNames.size()> counts{};
