@@ -29,8 +29,10 @@
 #include "index/exact_kernels.h"
 #include "index/faiss_factory.h"
 #include "index/faiss_limits.h"
+#include "index/flat_lists.h"
 #include "index/graph_search.h"
 #include "index/integer_lists.h"
+#include "index/rounded_centroids.h"
 
 namespace loci {
 namespace {
@@ -431,6 +433,7 @@ absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, con
     if (auto* coarse = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
       coarse->hnsw.efSearch = static_cast<int>(std::max<int64_t>(kDefaultEfSearch, 2 * DefaultNprobe(parsed.list_count)));
     }
+    UseRoundedCentroids(*ivf);
   }
   std::unique_ptr<const GraphSearch> graph;
   int64_t bytes = static_cast<int64_t>(file->data().size());
@@ -442,7 +445,7 @@ absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, con
     graph = *std::move(made);
     bytes = graph->memory_bytes();
   }
-  if (index != nullptr) index = WithIntegerLists(std::move(index));
+  if (index != nullptr) index = WithIntegerLists(WithFlatLists(std::move(index)));
   return std::make_unique<FaissIndex>(std::move(index), std::move(graph), factory, parsed, bytes, std::move(vectors), pool, std::move(ladder));
 }
 
