@@ -440,9 +440,13 @@ absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, con
   if (hnsw != nullptr) {
     faiss::HNSW links = std::move(hnsw->hnsw);
     index.reset();  // Its copy of the vectors.
-    auto made = GraphSearch::Create(std::move(links), *vectors, pool, DetectScanIsa());
-    if (!made.ok()) return absl::DataLossError(absl::StrCat(path, ": ", made.status().message()));
-    graph = *std::move(made);
+    absl::Status made;
+    LOCI_RETURN_IF_ERROR(CallFaiss(path, [&] {  // Its allocations throw, too.
+      auto search = GraphSearch::Create(std::move(links), *vectors, pool, DetectScanIsa());
+      made = search.status();
+      if (search.ok()) graph = *std::move(search);
+    }));
+    if (!made.ok()) return absl::DataLossError(absl::StrCat(path, ": ", made.message()));
     bytes = graph->memory_bytes();
   }
   if (index != nullptr) index = WithIntegerLists(WithFlatLists(std::move(index)));
