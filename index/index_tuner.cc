@@ -10,11 +10,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/device.h"
 #include "base/status_macros.h"
 #include "base/vector_type.h"
 #include "index/exact_index.h"
 #include "index/faiss_factory.h"
 #include "index/faiss_index.h"
+#include "index/quantized_vectors.h"
 #include "index/tuning_choice.h"
 
 namespace loci {
@@ -237,7 +239,14 @@ absl::StatusOr<v1::IndexTuning> TuneIndex(std::shared_ptr<const VectorFile> vect
     LOCI_ASSIGN_OR_RETURN(sample, WriteSample(*options.fs, *vectors, sample_rows, options.seed, JoinPath(options.scratch_directory, "vectors.bin"),
                                               options.limits));
   }
-  const ExactIndex exact(sample, nullptr);
+  std::shared_ptr<const QuantizedVectors> codes;
+  if (options.exact_codes) {
+    const std::string path = JoinPath(options.scratch_directory, "vectors.int8");
+    const auto check = [&](int64_t) { return options.limits.Check(RealClock().NowMicros()); };
+    LOCI_RETURN_IF_ERROR(WriteQuantizedVectors(*options.fs, *sample, path, check));
+    LOCI_ASSIGN_OR_RETURN(codes, QuantizedVectors::Open(*options.fs, path));
+  }
+  const ExactIndex exact(sample, nullptr, DetectCpuIsa(), codes);
   LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, queries, kLadderTopK, options.limits));
   LOCI_ASSIGN_OR_RETURN(const double exact_latency_us, options.latency(exact, meter, {}, options.limits));
 

@@ -43,6 +43,7 @@ struct TunerOptions {
   int64_t memory_budget_bytes = 0;  // 0: any.
   int64_t sample_rows = kTuningSampleRows;  // At least 256 are taken. Files with fewer rows are measured as they are.
   int64_t exact_rows = kAutoExactRows;
+  bool exact_codes = false;  // Exact search is measured with 8-bit codes of the rows, as of a generation whose index is exact:int8.
   uint64_t seed = 0;  // Of the sample.
   std::string query_source;
   FileSystem* fs = &PosixFileSystem();

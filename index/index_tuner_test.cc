@@ -135,6 +135,25 @@ TEST_F(IndexTunerTest, MeasuresTheRecallThatBruteForceFinds) {
   }
 }
 
+TEST_F(IndexTunerTest, TimesExactSearchWithCodesWhereTheseAreAskedFor) {
+  TunerOptions options = Options();
+  int64_t answered_by_codes = -1;
+  options.latency = [&](const PassageIndex& index, const RecallMeter& meter, const IndexSearchOptions& search, const RequestLimits& limits) {
+    if (const auto* const exact = dynamic_cast<const ExactIndex*>(&index)) {
+      const int64_t before = exact->certified_scan().answered_count();
+      std::vector<RowHit> hits(10);
+      EXPECT_TRUE(exact->Search({queries_.data(), 1, kDim}, {.top_k = 10}, RowMask(), hits.data()).ok());
+      answered_by_codes = exact->certified_scan().answered_count() - before;
+    }
+    return MeasureLatency(index, meter, search, limits);
+  };
+  ASSERT_TRUE(TuneIndex(file_, Queries(), options).ok());
+  EXPECT_EQ(answered_by_codes, 0);
+  options.exact_codes = true;
+  ASSERT_TRUE(TuneIndex(file_, Queries(), options).ok());
+  EXPECT_EQ(answered_by_codes, 1);
+}
+
 TEST_F(IndexTunerTest, GivesAFrontWithOneThatIsChosen) {
   std::vector<std::pair<int64_t, int64_t>> told;
   TunerOptions options = Options();

@@ -13,6 +13,7 @@
 #include "base/strings.h"
 #include "base/timestamp_id.h"
 #include "encoder/text_encoder.h"
+#include "index/manifest.h"
 #include "index/recall.h"
 #include "retriever/query_vectors.h"
 #include "retriever/recall_queries.h"
@@ -76,6 +77,8 @@ absl::StatusOr<TuneResult> TuneStore(GenerationManager& manager, std::string_vie
   tuner.memory_budget_bytes = options.memory_budget_bytes;
   tuner.sample_rows = options.sample_rows;
   tuner.exact_rows = options.exact_rows;
+  // What serves exact requests is what is timed.
+  tuner.exact_codes = HasCodes(generation.manifest());
   tuner.query_source = queries.source;
   tuner.fs = &manager.fs();
   tuner.scratch_directory =
