@@ -4,8 +4,8 @@
 //   template <typename Thread> LOCI_BODY void MyBody(Thread& thread, const MyArgs& args) {...}
 //   __global__ void MyKernel(MyArgs args) { DeviceThread thread; MyBody(thread, args); }
 //
-// Blocks are one-dimensional, of whole warps. All 32 lanes of a warp must reach ShuffleXor, MultiplyAdd and LoadMatrices together, all threads
-// of a block Sync; none may have returned.
+// Blocks are one-dimensional, of whole warps. All 32 lanes of a warp must reach ShuffleXor, MultiplyAdd... and LoadMatrices... together, all
+// threads of a block Sync; none may have returned.
 #ifndef LOCI_BASE_CUDA_DEVICE_THREAD_H_
 #define LOCI_BASE_CUDA_DEVICE_THREAD_H_
 
@@ -55,6 +55,39 @@ class DeviceThread {
                  : "r"(address)
                  : "memory");
   }
+
+  // The same without transposing: out[m] is matrix m's elements [g, 2t] and [g, 2t+1], or, of bytes, its [g, 4t..4t+3]. PTX's ldmatrix.x4.
+  __device__ __forceinline__ void LoadMatrices(uint32_t (&out)[4], const void* row) const {
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(row));
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];\n"
+                 : "=r"(out[0]), "=r"(out[1]), "=r"(out[2]), "=r"(out[3])
+                 : "r"(address)
+                 : "memory");
+  }
+
+  // c[16, 8] += a[16, 32] b[32, 8] over a warp, of signed bytes, exact: PTX's mma.m16n8k32. As MultiplyAdd, with 4 bytes in place of each pair:
+  //   a[0] = A[g, 4t..4t+3], a[1] = A[g+8, 4t..], a[2] = A[g, 4t+16..], a[3] = A[g+8, 4t+16..]
+  //   b0 = B[4t..4t+3, g], b1 = B[4t+16.., g]        c[0..1] = C[g, 2t..2t+1], c[2..3] = C[g+8, 2t..]
+  __device__ __forceinline__ void MultiplyAddInt8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) const {
+    asm volatile("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};\n"
+                 : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+
+  // 16 bytes from global to shared memory, both aligned to them, which are there for this thread once WaitCopies says so, and for others after a
+  // Sync behind that. CommitCopies closes a group of copies, which may be empty; WaitCopies waits until at most `pending` groups are under way.
+  __device__ __forceinline__ void CopyAsync16(void* to, const void* from) const {
+    const uint32_t address = static_cast<uint32_t>(__cvta_generic_to_shared(to));
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;\n" ::"r"(address), "l"(from) : "memory");
+  }
+  __device__ __forceinline__ void CommitCopies() const { asm volatile("cp.async.commit_group;\n" ::: "memory"); }
+  template <int pending>
+  __device__ __forceinline__ void WaitCopies() const {
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(pending) : "memory");
+  }
+
+  // Adds to what is in global or shared memory; returns what was there.
+  __device__ __forceinline__ int32_t AtomicAdd(int32_t* to, int32_t value) const { return atomicAdd(to, value); }
 
   // The block's shared memory, aligned to 16 bytes.
   __device__ __forceinline__ void* shared() const {

@@ -1,6 +1,7 @@
 #include "base/cuda/testing/simulated_grid.h"
 
 #include <cmath>
+#include <cstring>
 #include <vector>
 
 #include "base/vector_type.h"
@@ -152,6 +153,83 @@ void MultipliesAsPtxSays() {
 TEST(SimulatedGrid, MultipliesMatricesAsPtxSays) {
   MultipliesAsPtxSays<Bfloat16>();
   MultipliesAsPtxSays<Float16>();
+}
+
+TEST(SimulatedGrid, MultipliesBytesAsPtxSays) {
+  int8_t a[16][32], b[32][8];
+  int32_t c[16][8], out[16][8];
+  for (int k = 0; k < 32; ++k) {
+    for (int i = 0; i < 16; ++i) a[i][k] = static_cast<int8_t>((i * 37 + k * 91) % 255 - 127);
+    for (int j = 0; j < 8; ++j) b[k][j] = static_cast<int8_t>((k * 53 + j * 29) % 255 - 127);
+  }
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 8; ++j) c[i][j] = i * 1000 - j;
+  }
+  // As it lies in memory: rows of A, columns of B.
+  alignas(16) int8_t columns[8][32];
+  alignas(16) int8_t rows[16][32];
+  std::memcpy(rows, a, sizeof(rows));
+  for (int j = 0; j < 8; ++j) {
+    for (int k = 0; k < 32; ++k) columns[j][k] = b[k][j];
+  }
+  const auto word = [](const int8_t* from) {
+    uint32_t value;
+    std::memcpy(&value, from, 4);
+    return value;
+  };
+  ASSERT_TRUE(RunSimulated({}, [&](SimulatedThread& thread) {
+                const int lane = thread.lane(), g = lane / 4, t = lane % 4;
+                uint32_t fragment[4], factor[4];
+                thread.LoadMatrices(fragment, &rows[lane % 16][lane / 16 * 16]);
+                EXPECT_EQ(fragment[0], word(&a[g][4 * t]));
+                EXPECT_EQ(fragment[1], word(&a[g + 8][4 * t]));
+                EXPECT_EQ(fragment[2], word(&a[g][4 * t + 16]));
+                EXPECT_EQ(fragment[3], word(&a[g + 8][4 * t + 16]));
+                thread.LoadMatrices(factor, &columns[lane % 8][lane / 8 % 2 * 16]);
+                EXPECT_EQ(factor[0], word(&columns[g][4 * t]));
+                EXPECT_EQ(factor[1], word(&columns[g][4 * t + 16]));
+                int32_t sum[4] = {c[g][2 * t], c[g][2 * t + 1], c[g + 8][2 * t], c[g + 8][2 * t + 1]};
+                thread.MultiplyAddInt8(sum, fragment, factor[0], factor[1]);
+                for (int i = 0; i < 4; ++i) out[g + (i >= 2 ? 8 : 0)][2 * t + i % 2] = sum[i];
+              }).ok());
+  for (int i = 0; i < 16; ++i) {
+    for (int j = 0; j < 8; ++j) {
+      int32_t expected = c[i][j];
+      for (int k = 0; k < 32; ++k) expected += int32_t{a[i][k]} * b[k][j];
+      EXPECT_EQ(out[i][j], expected) << i << "," << j;
+    }
+  }
+}
+
+TEST(SimulatedGrid, AsynchronousCopiesArriveWhenTheyAreWaitedFor) {
+  alignas(16) int from[3][4] = {{1, 1, 1, 1}, {2, 2, 2, 2}, {3, 3, 3, 3}};
+  ASSERT_TRUE(RunSimulated({.shared_bytes = 3 * 16}, [&](SimulatedThread& thread) {
+                int(*const to)[4] = static_cast<int(*)[4]>(thread.shared());
+                if (thread.index() == 0) {
+                  for (int i = 0; i < 3; ++i) {
+                    thread.CopyAsync16(to[i], from[i]);
+                    thread.CommitCopies();
+                  }
+                  EXPECT_EQ(to[0][0], -1);
+                  thread.WaitCopies<2>();
+                  EXPECT_EQ(to[0][3], 1);
+                  EXPECT_EQ(to[1][0], -1);
+                  thread.WaitCopies<0>();
+                  EXPECT_EQ(to[2][3], 3);
+                }
+                thread.Sync();
+                EXPECT_EQ(to[1][2], 2);
+              }).ok());
+}
+
+TEST(SimulatedGrid, AddsAtomically) {
+  int32_t count = 5;
+  std::vector<int> taken(96);
+  ASSERT_TRUE(RunSimulated({.block_size = 96, .order = ThreadOrder::kShuffled}, [&](SimulatedThread& thread) {
+                ++taken[static_cast<size_t>(thread.AtomicAdd(&count, 1) - 5)];
+              }).ok());
+  EXPECT_EQ(count, 101);
+  EXPECT_EQ(taken, std::vector<int>(96, 1));
 }
 
 TEST(Element, ConvertsAsTheFilesDo) {

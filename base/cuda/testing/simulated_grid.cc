@@ -3,10 +3,12 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <deque>
 #include <memory>
 #include <numeric>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -46,8 +48,10 @@ namespace {
 
 constexpr size_t kStackBytes = 64 << 10;
 constexpr int kWarp = 32;
+// What a block of compute capability 9.0 may have.
+constexpr int64_t kMaxSharedBytes = 227 << 10;
 
-enum class At { kReady, kDone, kSync, kShuffle, kMultiplyBfloat16, kMultiplyFloat16, kLoadMatrices };
+enum class At { kReady, kDone, kSync, kShuffle, kMultiplyBfloat16, kMultiplyFloat16, kMultiplyInt8, kLoadMatrices, kLoadTransposed };
 
 const char* Name(At at) {
   switch (at) {
@@ -62,7 +66,11 @@ const char* Name(At at) {
     case At::kMultiplyBfloat16:
     case At::kMultiplyFloat16:
       return "MultiplyAdd";
+    case At::kMultiplyInt8:
+      return "MultiplyAddInt8";
     case At::kLoadMatrices:
+      return "LoadMatrices";
+    case At::kLoadTransposed:
       return "LoadMatricesTransposed";
   }
   return "";
@@ -98,6 +106,8 @@ class SimulatedBlock {
     for (size_t i = 0; i < fibers_.size(); ++i) {
       Fiber& fiber = fibers_[i];
       fiber.at = At::kReady;
+      fiber.copies.clear();
+      fiber.committed.clear();
       fiber.thread.block_ = this;
       fiber.thread.block_x_ = x;
       fiber.thread.block_y_ = y;
@@ -140,6 +150,10 @@ class SimulatedBlock {
     uint32_t b[2] = {0, 0};
     uint32_t* out = nullptr;
     const void* row = nullptr;
+    int32_t* int_c = nullptr;
+    // Copies under way.
+    std::vector<std::pair<void*, const void*>> copies;
+    std::deque<std::vector<std::pair<void*, const void*>>> committed;
   };
   Fiber& fiber(int index) { return fibers_[static_cast<size_t>(index)]; }
 
@@ -215,8 +229,10 @@ class SimulatedBlock {
       std::array<float, kWarp> values;
       for (int i = 0; i < kWarp; ++i) values[static_cast<size_t>(i)] = lanes[i].value;
       for (int i = 0; i < kWarp; ++i) lanes[i].value = values[static_cast<size_t>(i ^ lanes[i].mask)];
-    } else if (at == At::kLoadMatrices) {
-      LoadMatrices(lanes);
+    } else if (at == At::kLoadMatrices || at == At::kLoadTransposed) {
+      LoadMatrices(lanes, at == At::kLoadTransposed);
+    } else if (at == At::kMultiplyInt8) {
+      MultiplyInt8(lanes);
     } else if (at == At::kMultiplyBfloat16) {
       Multiply<Bfloat16>(lanes);
     } else {
@@ -232,14 +248,14 @@ class SimulatedBlock {
     return true;
   }
 
-  static void LoadMatrices(Fiber* lanes) {
+  static void LoadMatrices(Fiber* lanes, bool transposed) {
     for (int lane = 0; lane < kWarp; ++lane) {
       for (int matrix = 0; matrix < 4; ++matrix) {
-        const int column = lane / 4;
         uint16_t pair[2];
         for (int half = 0; half < 2; ++half) {
-          const void* const row = lanes[8 * matrix + 2 * (lane % 4) + half].row;
-          std::memcpy(&pair[half], static_cast<const uint16_t*>(row) + column, 2);
+          const int along = lane / 4, pair_at = 2 * (lane % 4) + half;
+          const void* const row = lanes[8 * matrix + (transposed ? pair_at : along)].row;
+          std::memcpy(&pair[half], static_cast<const uint16_t*>(row) + (transposed ? along : pair_at), 2);
         }
         lanes[lane].out[matrix] = pair[0] | (static_cast<uint32_t>(pair[1]) << 16);
       }
@@ -266,6 +282,29 @@ class SimulatedBlock {
         double sum = lanes[lane].c[i];
         for (int k = 0; k < 16; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
         lanes[lane].c[i] = static_cast<float>(sum);
+      }
+    }
+  }
+
+  static int Byte(uint32_t word, int i) { return static_cast<int8_t>(word >> (8 * i) & 0xffu); }
+
+  static void MultiplyInt8(Fiber* lanes) {
+    int a[16][32], b[32][8];
+    for (int lane = 0; lane < kWarp; ++lane) {
+      const int g = lane / 4, t = lane % 4;
+      for (int i = 0; i < 4; ++i) {
+        a[g][4 * t + i] = Byte(lanes[lane].a[0], i);
+        a[g + 8][4 * t + i] = Byte(lanes[lane].a[1], i);
+        a[g][4 * t + 16 + i] = Byte(lanes[lane].a[2], i);
+        a[g + 8][4 * t + 16 + i] = Byte(lanes[lane].a[3], i);
+        b[4 * t + i][g] = Byte(lanes[lane].b[0], i);
+        b[4 * t + 16 + i][g] = Byte(lanes[lane].b[1], i);
+      }
+    }
+    for (int lane = 0; lane < kWarp; ++lane) {
+      for (int i = 0; i < 4; ++i) {
+        const int row = lane / 4 + (i < 2 ? 0 : 8), column = 2 * (lane % 4) + i % 2;
+        for (int k = 0; k < 32; ++k) lanes[lane].int_c[i] += a[row][k] * b[k][column];
       }
     }
   }
@@ -322,12 +361,44 @@ void SimulatedThread::LoadMatricesTransposed(uint32_t (&out)[4], const void* row
   SimulatedBlock::Fiber& fiber = block_->fiber(index_);
   fiber.out = out;
   fiber.row = row;
+  block_->Reach(this, At::kLoadTransposed);
+}
+
+void SimulatedThread::LoadMatrices(uint32_t (&out)[4], const void* row) {
+  SimulatedBlock::Fiber& fiber = block_->fiber(index_);
+  fiber.out = out;
+  fiber.row = row;
   block_->Reach(this, At::kLoadMatrices);
+}
+
+void SimulatedThread::MultiplyAddInt8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  SimulatedBlock::Fiber& fiber = block_->fiber(index_);
+  fiber.int_c = c;
+  fiber.a = a;
+  fiber.b[0] = b0;
+  fiber.b[1] = b1;
+  block_->Reach(this, At::kMultiplyInt8);
+}
+
+void SimulatedThread::CopyAsync16(void* to, const void* from) { block_->fiber(index_).copies.push_back({to, from}); }
+
+void SimulatedThread::CommitCopies() {
+  SimulatedBlock::Fiber& fiber = block_->fiber(index_);
+  fiber.committed.push_back(std::move(fiber.copies));
+  fiber.copies.clear();
+}
+
+void SimulatedThread::WaitForCopies(size_t pending) {
+  SimulatedBlock::Fiber& fiber = block_->fiber(index_);
+  while (fiber.committed.size() > pending) {
+    for (const auto& [to, from] : fiber.committed.front()) std::memcpy(to, from, 16);
+    fiber.committed.pop_front();
+  }
 }
 
 absl::Status RunSimulated(const SimulatedGrid& grid, const std::function<void(SimulatedThread&)>& body) {
   if (grid.block_size < kWarp || grid.block_size > 1024 || grid.block_size % kWarp != 0 || grid.blocks_x < 1 ||
-      grid.blocks_y < 1 || grid.blocks_y > 65535 || grid.shared_bytes > 48 << 10) {
+      grid.blocks_y < 1 || grid.blocks_y > 65535 || grid.shared_bytes > kMaxSharedBytes) {
     return absl::InternalError(absl::StrCat("a grid of ", grid.blocks_x, " x ", grid.blocks_y, " blocks of ", grid.block_size,
                                             " threads with ", grid.shared_bytes, " bytes of shared memory can't be launched"));
   }

@@ -9,6 +9,7 @@
 #ifndef LOCI_BASE_CUDA_TESTING_SIMULATED_GRID_H_
 #define LOCI_BASE_CUDA_TESTING_SIMULATED_GRID_H_
 
+#include <cstddef>
 #include <cstdint>
 #include <functional>
 
@@ -43,11 +44,27 @@ class SimulatedThread {
   float ShuffleXor(float value, int mask);
   template <typename T>
   void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
+  void MultiplyAddInt8(int32_t (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
   void LoadMatricesTransposed(uint32_t (&out)[4], const void* row);
+  void LoadMatrices(uint32_t (&out)[4], const void* row);
+  // Copied when they are waited for, no sooner.
+  void CopyAsync16(void* to, const void* from);
+  void CommitCopies();
+  template <int pending>
+  void WaitCopies() {
+    WaitForCopies(pending);
+  }
+  int32_t AtomicAdd(int32_t* to, int32_t value) {
+    const int32_t before = *to;
+    *to += value;
+    return before;
+  }
   void* shared() const { return shared_; }
 
  private:
   friend class SimulatedBlock;
+
+  void WaitForCopies(size_t pending);
 
   SimulatedBlock* block_ = nullptr;
   int block_x_ = 0, block_y_ = 0, grid_x_ = 1, block_size_ = 0, index_ = 0;
