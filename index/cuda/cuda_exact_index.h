@@ -1,0 +1,108 @@
+// Exact search on a CUDA device: the hits of ExactIndex, bit for bit.
+//
+// Queries go in passes of up to 512. A pass scans the 8-bit codes of all rows in a few launches, each of which sees several times as many rows as
+// all before it, in an order that samples the file evenly; between them each query's threshold is raised to its top_k-th largest lower bound, so
+// that few rows survive and no score is ever written. What is left is scored on the device in the CPU's order of summation, and the top_k best
+// come back. A query that more rows survive for than its list holds is scanned again with the threshold that the list gave; one that still has too
+// many (rows too much alike for 8 bits, or too large) is left to the CPU's index. Nothing waits for the device but the end of a pass.
+#ifndef LOCI_INDEX_CUDA_CUDA_EXACT_INDEX_H_
+#define LOCI_INDEX_CUDA_CUDA_EXACT_INDEX_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "base/mutex.h"
+#include "index/cuda/resident_vectors.h"
+#include "index/passage_index.h"
+
+namespace loci {
+
+// Searches for more go to the CPU's index.
+inline constexpr int kMaxCudaTopK = 1024;
+
+struct CudaSearchOptions {
+  ResidentLimits limits;  // working_bytes is set by the index.
+  int lanes = 1;          // Passes at once; each has its working memory.
+  int max_queries = 512;  // Of a pass; a multiple of cuda::kMaxTileQueries.
+  // Candidates that are kept for a query: so many, or so many times top_k if that is more; and in a pass for all queries together.
+  int min_capacity = 16384;
+  int capacity_factor = 64;
+  int64_t pass_candidates = int64_t{512} * 16384;
+  // Of each launch, how many times the rows before it.
+  int growth = 7;
+  // Where fewer rows are visible, the CPU is faster.
+  int64_t min_visible_rows = 65536;
+};
+
+// Thread-safe: as many Search calls run on the device at once as there are lanes, others wait for one.
+class CudaExactIndex : public PassageIndex {
+ public:
+  // Since it was made: queries answered on the device, those of them that were scanned again, and queries that were left to the CPU.
+  struct Counts {
+    int64_t answered = 0;
+    int64_t repeated = 0;
+    int64_t left = 0;
+  };
+
+  // Uploads all rows. `cpu` is the exact index of the same `vectors`; `codes` those of `vectors`, or null. Errors as ResidentVectors::Create, and
+  // FAILED_PRECONDITION for a dimension that the device has too little shared memory for. Blocks.
+  static absl::StatusOr<std::unique_ptr<CudaExactIndex>> Create(SearchDevice device, std::shared_ptr<const VectorFile> vectors,
+                                                                std::shared_ptr<const QuantizedVectors> codes,
+                                                                std::shared_ptr<const PassageIndex> cpu, CudaSearchOptions options,
+                                                                const std::function<absl::Status(int64_t done_rows)>& progress);
+  ~CudaExactIndex() override;
+
+  int64_t row_count() const override { return vectors_->rows(); }
+  int dim() const override { return vectors_->dim(); }
+  std::string name() const override { return "exact"; }
+  int64_t memory_bytes() const override { return pinned_bytes_; }
+  int64_t device_bytes() const { return device_bytes_; }
+  bool IsExact(const IndexSearchOptions&, const RowMask&) const override { return true; }
+  // Beyond PassageIndex's errors: UNAVAILABLE once anything failed on the device; the CPU does not step in for a device that failed. The limits are
+  // looked at between passes.
+  absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                      RowHit* hits) const override;
+
+  Counts counts() const;
+
+ private:
+  struct Lane;
+  // A query of a search that is to be scanned for, and what no row below is wanted of.
+  struct Pending {
+    int64_t position;
+    float threshold;
+  };
+
+  CudaExactIndex(SearchDevice device, std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const PassageIndex> cpu,
+                 const CudaSearchOptions& options);
+  absl::StatusOr<std::unique_ptr<Lane>> MakeLane() const;
+  int Capacity(int top_k) const;
+  absl::Status SearchOnDevice(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                              RowHit* hits, std::vector<int64_t>* left) const;
+  absl::Status UploadMask(Lane* lane, const RowMask& hidden) const;
+  absl::Status RunPass(Lane* lane, MatrixView<const float> queries, std::span<const Pending> pass, int top_k, bool masked, bool sample,
+                       RowHit* hits, std::vector<Pending>* overflowed) const;
+
+  // Constant after construction.
+  const SearchDevice device_;
+  const std::shared_ptr<const VectorFile> vectors_;
+  const std::shared_ptr<const PassageIndex> cpu_;
+  const CudaSearchOptions options_;
+  std::unique_ptr<ResidentVectors> resident_;
+  std::vector<std::unique_ptr<Lane>> lanes_;
+  int64_t device_bytes_ = 0;
+  int64_t pinned_bytes_ = 0;
+
+  mutable std::atomic<int64_t> answered_{0}, repeated_{0}, left_{0};
+  mutable Mutex mutex_;
+  mutable CondVar lane_is_free_;
+  mutable std::vector<Lane*> free_lanes_ ABSL_GUARDED_BY(mutex_);
+};
+
+}  // namespace loci
+
+#endif  // LOCI_INDEX_CUDA_CUDA_EXACT_INDEX_H_

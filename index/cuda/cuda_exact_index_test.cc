@@ -1,0 +1,421 @@
+#include "index/cuda/cuda_exact_index.h"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+#include <functional>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/cuda/testing/fake_runtime.h"
+#include "base/device.h"
+#include "base/file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "index/cuda/testing/simulated_kernels.h"
+#include "index/exact_index.h"
+
+namespace loci {
+namespace {
+
+using cuda::ThreadOrder;
+using testing::HasSubstr;
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
+struct Device {
+  SearchDevice device;
+  FakeCudaRuntime* fake = nullptr;
+};
+
+Device Simulated(const cuda::SimulatedSearchOptions& options = {}, int64_t memory_bytes = int64_t{1} << 30) {
+  auto runtime = std::make_shared<FakeCudaRuntime>(memory_bytes);
+  Device device;
+  device.fake = runtime.get();
+  device.device = {.name = "cuda:0", .runtime = runtime, .health = std::make_shared<CudaHealth>("cuda:0"), .kernels = nullptr};
+  device.device.kernels = cuda::MakeSimulatedSearchKernels(*runtime, options);
+  return device;
+}
+
+struct Files {
+  std::shared_ptr<const VectorFile> vectors;
+  std::shared_ptr<const QuantizedVectors> codes;
+  std::shared_ptr<const ExactIndex> cpu;
+};
+
+Files MakeFiles(const std::vector<float>& rows, int dim, ElementType type = ElementType::kFloat32) {
+  FileSystem& fs = PosixFileSystem();
+  const std::string path = JoinPath(testing::TempDir(), "cuda_exact_index_test_vectors"), codes_path = path + ".int8";
+  const int64_t count = static_cast<int64_t>(rows.size()) / dim;
+  auto writer = VectorFileWriter::Create(fs, path, count, dim, type);
+  EXPECT_TRUE(writer.ok()) << writer.status();
+  for (int64_t r = 0; r < count; ++r) EXPECT_TRUE((*writer)->Append(&rows[static_cast<size_t>(r * dim)]).ok());
+  EXPECT_TRUE((*writer)->Finish().ok());
+  auto vectors = VectorFile::Open(fs, path);
+  EXPECT_TRUE(vectors.ok()) << vectors.status();
+  Files files;
+  files.vectors = *std::move(vectors);
+  EXPECT_TRUE(WriteQuantizedVectors(fs, *files.vectors, codes_path, nullptr).ok());
+  auto codes = QuantizedVectors::Open(fs, codes_path);
+  EXPECT_TRUE(codes.ok()) << codes.status();
+  files.codes = *std::move(codes);
+  EXPECT_TRUE(fs.DeleteFile(path).ok() && fs.DeleteFile(codes_path).ok());
+  // Scores every row: it makes no panels with these instructions.
+  files.cpu = std::make_shared<ExactIndex>(files.vectors, nullptr, CpuIsa::kAvx2);
+  return files;
+}
+
+std::vector<float> Normal(int64_t count, uint64_t seed, float deviation = 0.3f) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal(0.0f, deviation);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+IndexSearchOptions TopK(int top_k) {
+  IndexSearchOptions options;
+  options.top_k = top_k;
+  return options;
+}
+
+// Lists so short that a few hundred rows take several launches.
+CudaSearchOptions Small() {
+  CudaSearchOptions options;
+  options.limits.upload_bytes = 40'000;
+  options.limits.reserved_bytes = 0;
+  options.min_capacity = 512;
+  options.capacity_factor = 8;
+  options.pass_candidates = 512 * 300;
+  options.growth = 2;
+  options.min_visible_rows = 0;
+  return options;
+}
+
+std::unique_ptr<CudaExactIndex> MakeIndex(const Device& device, const Files& files, const CudaSearchOptions& options = Small(),
+                                          bool with_codes = true) {
+  auto index = CudaExactIndex::Create(device.device, files.vectors, with_codes ? files.codes : nullptr, files.cpu, options, nullptr);
+  EXPECT_TRUE(index.ok()) << index.status();
+  return index.ok() ? *std::move(index) : nullptr;
+}
+
+void ExpectSameHits(const CudaExactIndex& index, const Files& files, const std::vector<float>& queries, int top_k, const RowMask& mask,
+                    const std::string& what) {
+  const int dim = files.vectors->dim();
+  const MatrixView<const float> view{queries.data(), static_cast<int64_t>(queries.size()) / dim, dim};
+  const size_t slots = static_cast<size_t>(view.rows * top_k);
+  std::vector<RowHit> expected(slots), hits(slots, RowHit{-7, 7});
+  ASSERT_TRUE(files.cpu->Search(view, TopK(top_k), mask, expected.data()).ok());
+  const absl::Status status = index.Search(view, TopK(top_k), mask, hits.data());
+  ASSERT_TRUE(status.ok()) << what << ": " << status;
+  for (size_t i = 0; i < slots; ++i) {
+    ASSERT_TRUE(hits[i].row == expected[i].row && std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score))
+        << what << ", query " << i / static_cast<size_t>(top_k) << " hit " << i % static_cast<size_t>(top_k) << ": row " << hits[i].row
+        << " score " << hits[i].score << ", the CPU's " << expected[i].row << " " << expected[i].score;
+  }
+}
+
+struct Case {
+  int64_t rows;
+  int dim;
+  int64_t queries;
+  int top_k;
+  ElementType type;
+};
+
+// Over the simulated grid in each order of threads, and on the machine's device where it has one.
+class CudaSearchParityTest : public testing::TestWithParam<std::string> {
+ protected:
+  static SearchDevice Open(const std::string& name) {
+    if (name == "forward") return Simulated({.order = ThreadOrder::kForward}).device;
+    if (name == "backward") return Simulated({.order = ThreadOrder::kBackward}).device;
+    if (name == "shuffled") return Simulated({.order = ThreadOrder::kShuffled}).device;
+    auto device = OpenSearchDevice(0);
+    return device.ok() ? *std::move(device) : SearchDevice();
+  }
+  void SetUp() override {
+    device_.device = Open(GetParam());
+    if (device_.device.runtime == nullptr) GTEST_SKIP() << "no CUDA device";
+  }
+  Device device_;
+};
+
+TEST_P(CudaSearchParityTest, FindsWhatTheCpuFinds) {
+  for (const Case& each : {Case{1, 1, 1, 1, ElementType::kFloat32}, Case{2, 5, 3, 4, ElementType::kFloat32},
+                           Case{127, 31, 16, 5, ElementType::kBfloat16}, Case{129, 33, 17, 9, ElementType::kFloat16},
+                           Case{2000, 64, 2, 10, ElementType::kBfloat16}, Case{1500, 384, 3, 20, ElementType::kFloat32},
+                           Case{700, 100, 65, 7, ElementType::kFloat16}, Case{600, 48, 140, 3, ElementType::kBfloat16},
+                           Case{140, 384, 257, 5, ElementType::kFloat32}, Case{300, 1024, 18, 5, ElementType::kFloat32}}) {
+    const std::string what = testing::PrintToString(each.rows) + " x " + testing::PrintToString(each.dim) + ", " +
+                             testing::PrintToString(each.queries) + " queries, top " + testing::PrintToString(each.top_k);
+    const Files files = MakeFiles(Normal(each.rows * each.dim, 1), each.dim, each.type);
+    const auto index = MakeIndex(device_, files);
+    ASSERT_NE(index, nullptr);
+    ExpectSameHits(*index, files, Normal(each.queries * each.dim, 2), each.top_k, RowMask(), what);
+    EXPECT_EQ(index->counts().answered, each.queries) << what;
+    EXPECT_EQ(index->counts().left, 0) << what;
+  }
+}
+
+TEST_P(CudaSearchParityTest, HiddenRowsAreNotFound) {
+  const int64_t rows = 900;
+  const int dim = 40;
+  const Files files = MakeFiles(Normal(rows * dim, 3), dim);
+  const auto index = MakeIndex(device_, files);
+  ASSERT_NE(index, nullptr);
+  const std::vector<float> queries = Normal(3 * dim, 4);
+  std::vector<int64_t> third, all_but_two, all(rows);
+  std::iota(all.begin(), all.end(), 0);
+  for (int64_t r = 0; r < rows; ++r) {
+    if (r % 3 == 1) third.push_back(r);
+    if (r != 31 && r != 899) all_but_two.push_back(r);
+  }
+  ExpectSameHits(*index, files, queries, 12, RowMask().WithHidden(third), "a third");
+  ExpectSameHits(*index, files, queries, 12, RowMask().WithHidden(all_but_two), "all but two");
+  EXPECT_EQ(index->counts().left, 0);
+  ExpectSameHits(*index, files, queries, 12, RowMask().WithHidden(all), "all");
+  ExpectSameHits(*index, files, queries, 12, RowMask(), "none");
+}
+
+TEST_P(CudaSearchParityTest, TiesGoToTheFirstRows) {
+  const int dim = 24;
+  std::vector<float> rows = Normal(50 * dim, 5);
+  for (int i = 0; i < 3; ++i) rows.insert(rows.end(), rows.begin(), rows.end());  // Each row eight times, far apart.
+  std::fill(rows.begin() + 7 * dim, rows.begin() + 9 * dim, -0.0f);
+  const Files files = MakeFiles(rows, dim, ElementType::kBfloat16);
+  const auto index = MakeIndex(device_, files);
+  ASSERT_NE(index, nullptr);
+  std::vector<float> queries = Normal(2 * dim, 6);
+  queries.insert(queries.end(), dim, 0.0f);  // All scores alike: no threshold tells them apart.
+  ExpectSameHits(*index, files, queries, 21, RowMask(), "copies");
+  ExpectSameHits(*index, files, queries, 500, RowMask(), "more hits than rows");
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, CudaSearchParityTest, testing::Values("forward", "backward", "shuffled", "cuda"),
+                         [](const auto& info) { return info.param; });
+
+TEST(CudaExactIndex, AListThatOverflowsIsMadeAgainWithItsThreshold) {
+  const int dim = 64;
+  const Files files = MakeFiles(Normal(3000 * dim, 7), dim);
+  CudaSearchOptions options = Small();
+  options.min_capacity = 200;
+  options.growth = 1000;  // The second launch meets the rest of the rows with the threshold of one tile.
+  const auto index = MakeIndex(Simulated(), files, options);
+  ExpectSameHits(*index, files, Normal(4 * dim, 8), 5, RowMask(), "overflow");
+  EXPECT_GT(index->counts().repeated, 0);
+  EXPECT_EQ(index->counts().left, 0);
+}
+
+TEST(CudaExactIndex, WhatEightBitsCantTellApartIsLeftToTheCpu) {
+  const int dim = 32;
+  std::vector<float> rows;
+  const std::vector<float> base = Normal(dim, 9), noise = Normal(1500 * dim, 10, 1e-6f);
+  for (size_t i = 0; i < noise.size(); ++i) rows.push_back(base[i % dim] + noise[i]);
+  const Files files = MakeFiles(rows, dim);
+  CudaSearchOptions options = Small();
+  options.min_capacity = 256;
+  const auto index = MakeIndex(Simulated(), files, options);
+  ExpectSameHits(*index, files, Normal(2 * dim, 11), 3, RowMask(), "alike");
+  EXPECT_EQ(index->counts().left, 2);
+  EXPECT_EQ(index->counts().answered, 0);
+}
+
+TEST(CudaExactIndex, RowsThatAreNotNumbersCountAsTheCpuCountsThem) {
+  const int dim = 16;
+  std::vector<float> rows = Normal(400 * dim, 12);
+  rows[5 * dim] = std::numeric_limits<float>::quiet_NaN();
+  rows[6 * dim + 3] = kInfinity;
+  rows[70 * dim + 3] = -kInfinity;
+  std::fill(rows.begin() + 90 * dim, rows.begin() + 91 * dim, 0.0f);
+  std::fill(rows.begin() + 200 * dim, rows.begin() + 201 * dim, 1e-40f);
+  rows[300 * dim] = 3e30f;
+  const Files files = MakeFiles(rows, dim);
+  const auto index = MakeIndex(Simulated(), files);
+  std::vector<float> queries = Normal(2 * dim, 13);
+  queries.insert(queries.end(), dim, 1e-30f);
+  ExpectSameHits(*index, files, queries, 8, RowMask(), "few");
+  ExpectSameHits(*index, files, queries, 400, RowMask(), "all");
+}
+
+TEST(CudaExactIndex, NeedsNoFileOfCodes) {
+  const int dim = 30;
+  const Files files = MakeFiles(Normal(500 * dim, 14), dim, ElementType::kFloat16);
+  const auto index = MakeIndex(Simulated(), files, Small(), /*with_codes=*/false);
+  ExpectSameHits(*index, files, Normal(3 * dim, 15), 6, RowMask(), "own codes");
+  EXPECT_EQ(index->counts().left, 0);
+}
+
+TEST(CudaExactIndex, TakesAsManyPassesAsItsMemoryAsksFor) {
+  const int dim = 20;
+  const Files files = MakeFiles(Normal(400 * dim, 16), dim);
+  CudaSearchOptions options = Small();
+  options.pass_candidates = 3 * options.min_capacity;  // Three queries a pass.
+  const auto index = MakeIndex(Simulated(), files, options);
+  ExpectSameHits(*index, files, Normal(10 * dim, 17), 4, RowMask(), "passes");
+  EXPECT_EQ(index->counts().answered, 10);
+}
+
+TEST(CudaExactIndex, LeavesSmallSearchesToTheCpu) {
+  const int dim = 8;
+  const Files files = MakeFiles(Normal(300 * dim, 18), dim);
+  CudaSearchOptions options = Small();
+  options.min_visible_rows = 200;
+  const Device device = Simulated();
+  const auto index = MakeIndex(device, files, options);
+  const int64_t waits = device.fake->waits();
+  std::vector<int64_t> hidden(150);
+  std::iota(hidden.begin(), hidden.end(), 0);
+  ExpectSameHits(*index, files, Normal(2 * dim, 19), 4, RowMask().WithHidden(hidden), "few rows");
+  ExpectSameHits(*index, files, Normal(2 * dim, 19), kMaxCudaTopK + 1, RowMask(), "many hits");
+  EXPECT_EQ(device.fake->waits(), waits);
+  EXPECT_EQ(index->counts().left, 4);
+  ExpectSameHits(*index, files, Normal(2 * dim, 19), 4, RowMask(), "on the device");
+  EXPECT_EQ(index->counts().answered, 2);
+}
+
+TEST(CudaExactIndex, AsksForNoMoreSharedMemoryThanThereIs) {
+  const int dim = 384;
+  const Files files = MakeFiles(Normal(200 * dim, 20), dim);
+  const std::vector<float> queries = Normal(140 * dim, 21);
+  for (const int kib : {227, 164, 99}) {
+    const auto index = MakeIndex(Simulated({.max_shared_bytes = kib << 10}), files);
+    ASSERT_NE(index, nullptr);
+    ExpectSameHits(*index, files, queries, 3, RowMask(), testing::PrintToString(kib));
+  }
+  const auto refused =
+      CudaExactIndex::Create(Simulated({.max_shared_bytes = 48 << 10}).device, files.vectors, files.codes, files.cpu, Small(), nullptr);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.status().message()), HasSubstr("shared memory"));
+}
+
+TEST(CudaExactIndex, SaysWhatMemoryItWouldTakeBeforeItTakesAny) {
+  const int dim = 64;
+  const Files files = MakeFiles(Normal(1000 * dim, 22), dim);
+  const Device device = Simulated({}, 1 << 20);
+  const int64_t allocations = device.fake->allocations();
+  const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(), nullptr);
+  EXPECT_EQ(index.status().code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_THAT(std::string(index.status().message()), HasSubstr("1000 rows of 64 float32 take "));
+  EXPECT_THAT(std::string(index.status().message()), HasSubstr("(rows 256000, 8-bit codes and their figures 77824, working memory "));
+  EXPECT_THAT(std::string(index.status().message()), HasSubstr("1048576 are free"));
+  EXPECT_EQ(device.fake->allocations(), allocations);
+  EXPECT_TRUE(device.device.health->Check().ok());
+  const auto many = PlanResident(int64_t{1} << 31, 8, ElementType::kBfloat16, int64_t{1} << 60, {});
+  EXPECT_EQ(many.status().code(), absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(CudaExactIndex, AnyFailureWhileItIsMadeLeavesNothingBehind) {
+  const int dim = 64;
+  const Files files = MakeFiles(Normal(1000 * dim, 23), dim);
+  for (const std::string call : {"GetMemory", "Allocate", "AllocatePinned", "CreateStream", "CreateEvent", "CopyToDevice", "Record", "Wait", "run"}) {
+    for (const bool exhausted : {false, true}) {
+      for (int at = 0; at < 3; ++at) {
+        const Device device = Simulated();
+        int seen = 0;
+        device.fake->SetFault([&](const std::string& name) {
+          if (name != call || seen++ < at) return absl::OkStatus();
+          return exhausted ? absl::ResourceExhaustedError("taken by another") : absl::UnavailableError("broken");
+        });
+        const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(), nullptr);
+        device.fake->SetFault(nullptr);
+        if (seen <= at) continue;  // It is not called so often.
+        EXPECT_EQ(index.status().code(), exhausted ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kUnavailable)
+            << call << " " << at << ": " << index.status();
+        EXPECT_EQ(device.device.health->Check().ok(), exhausted) << call;
+        EXPECT_EQ(device.fake->device_bytes(), 0) << call;
+        EXPECT_EQ(device.fake->pinned_bytes(), 0) << call;
+        EXPECT_EQ(device.fake->live_handles(), 0) << call;
+      }
+    }
+  }
+}
+
+TEST(CudaExactIndex, UploadsInPiecesAndCanBeStopped) {
+  const int dim = 64;
+  const Files files = MakeFiles(Normal(1000 * dim, 24), dim);
+  const Device device = Simulated();
+  std::vector<int64_t> done;
+  {
+    const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(), [&](int64_t rows) {
+      done.push_back(rows);
+      return absl::OkStatus();
+    });
+    ASSERT_TRUE(index.ok()) << index.status();
+    EXPECT_GT(done.size(), 4u);
+    EXPECT_TRUE(std::is_sorted(done.begin(), done.end()));
+    EXPECT_EQ(done.back(), 1000);
+    EXPECT_EQ(device.fake->device_bytes(), (*index)->device_bytes());
+    EXPECT_EQ(device.fake->pinned_bytes(), (*index)->memory_bytes());
+  }
+  EXPECT_EQ(device.fake->device_bytes(), 0);
+  const auto stopped = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(),
+                                              [](int64_t rows) { return rows < 500 ? absl::OkStatus() : absl::CancelledError("enough"); });
+  EXPECT_EQ(stopped.status(), absl::CancelledError("enough"));
+  EXPECT_EQ(device.fake->device_bytes(), 0);
+  EXPECT_EQ(device.fake->live_handles(), 0);
+  EXPECT_TRUE(device.device.health->Check().ok());
+}
+
+TEST(CudaExactIndex, ADeviceThatFailedAnswersNothingMore) {
+  const int dim = 16;
+  const Files files = MakeFiles(Normal(300 * dim, 25), dim);
+  const std::vector<float> queries = Normal(dim, 26);
+  for (const std::string call : {"CopyToDevice", "CopyToHost", "Record", "Wait", "run"}) {
+    const Device device = Simulated();
+    const auto index = MakeIndex(device, files);
+    ASSERT_NE(index, nullptr);
+    device.fake->SetFault([&](const std::string& name) { return name == call ? absl::UnavailableError("broken") : absl::OkStatus(); });
+    std::vector<RowHit> hits(3);
+    const absl::Status status = index->Search({queries.data(), 1, dim}, TopK(3), RowMask(), hits.data());
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << call;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("broken"));
+    device.fake->SetFault(nullptr);
+    EXPECT_EQ(index->Search({queries.data(), 1, dim}, TopK(3), RowMask(), hits.data()), status);
+    EXPECT_EQ(index->counts().left, 0) << "the CPU does not step in";
+  }
+}
+
+TEST(CudaExactIndex, ChecksArgumentsAndLimits) {
+  const int dim = 16;
+  const Files files = MakeFiles(Normal(300 * dim, 27), dim);
+  const auto index = MakeIndex(Simulated(), files);
+  std::vector<float> queries = Normal(dim, 28);
+  std::vector<RowHit> hits(3);
+  EXPECT_EQ(index->Search({queries.data(), 1, dim - 1}, TopK(3), RowMask(), hits.data()).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(index->Search({queries.data(), 1, dim}, TopK(0), RowMask(), hits.data()).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(index->Search({queries.data(), 0, dim}, TopK(3), RowMask(), hits.data()).ok());
+  IndexSearchOptions cancelled = TopK(3);
+  cancelled.limits.Cancel();
+  EXPECT_EQ(index->Search({queries.data(), 1, dim}, cancelled, RowMask(), hits.data()).code(), absl::StatusCode::kCancelled);
+  ExpectSameHits(*index, files, queries, 3, RowMask(), "afterwards");
+}
+
+TEST(CudaExactIndex, ServesManyThreadsAtOnce) {
+  const int dim = 16;
+  const Files files = MakeFiles(Normal(400 * dim, 29), dim);
+  CudaSearchOptions options = Small();
+  options.lanes = 2;
+  const auto index = MakeIndex(Simulated(), files, options);
+  ASSERT_NE(index, nullptr);
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 4; ++t) {
+    threads.emplace_back([&, t] {
+      for (uint64_t i = 0; i < 3; ++i) {
+        const int64_t hidden[] = {static_cast<int64_t>(t), 300};
+        ExpectSameHits(*index, files, Normal(dim * static_cast<int64_t>(1 + t), 30 + t + 10 * i), 5,
+                       i == 1 ? RowMask().WithHidden(hidden) : RowMask(), "thread");
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_EQ(index->counts().answered, 3 * (1 + 2 + 3 + 4));
+}
+
+}  // namespace
+}  // namespace loci

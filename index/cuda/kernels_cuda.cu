@@ -1,0 +1,56 @@
+// SearchKernels on the device.
+#include <cuda_runtime_api.h>
+
+#include <memory>
+
+#include "base/cuda/device_thread.h"
+#include "base/cuda/error.h"
+#include "base/status_macros.h"
+#include "index/cuda/body_kernels.h"
+
+namespace loci::cuda {
+namespace {
+
+template <typename Kernel>
+__global__ void __launch_bounds__(Kernel::kBlockSize) RunKernel(const __grid_constant__ typename Kernel::Args args) {
+  DeviceThread thread;
+  Kernel::Run(thread, args);
+}
+
+absl::Status ToStatus(cudaError_t error, const char* action) {
+  return CudaStatus(error, cudaGetErrorName(error), cudaGetErrorString(error), action);
+}
+
+class CudaSearchKernels final : public BodySearchKernels<CudaSearchKernels> {
+ public:
+  CudaSearchKernels(int ordinal, const Device& device) : BodySearchKernels(device), ordinal_(ordinal) {}
+
+  template <typename Kernel>
+  absl::Status LaunchKernel(int blocks_x, int blocks_y, int shared_bytes, const typename Kernel::Args& args, CudaHandle stream) {
+    LOCI_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_), "using the device"));
+    if (shared_bytes > 48 << 10) {
+      LOCI_RETURN_IF_ERROR(
+          ToStatus(cudaFuncSetAttribute(RunKernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
+                   "asking for shared memory"));
+    }
+    RunKernel<Kernel><<<dim3(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y)), Kernel::kBlockSize,
+                        static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream)>>>(args);
+    return ToStatus(cudaGetLastError(), "launching a kernel");
+  }
+
+ private:
+  const int ordinal_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<SearchKernels>> MakeCudaSearchKernels(int ordinal) {
+  CudaSearchKernels::Device device;
+  LOCI_RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&device.multiprocessor_count, cudaDevAttrMultiProcessorCount, ordinal),
+                                "asking for the device's kind"));
+  LOCI_RETURN_IF_ERROR(ToStatus(
+      cudaDeviceGetAttribute(&device.max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal), "asking for the device's kind"));
+  return std::make_unique<CudaSearchKernels>(ordinal, device);
+}
+
+}  // namespace loci::cuda
