@@ -7,6 +7,7 @@
 #include <numeric>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
 
@@ -21,6 +22,9 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // How often a query is scanned for before it is left to the CPU.
 constexpr int kMaxPasses = 3;
 constexpr int kPaddedDimUnit = 16;
+// What CheckItself compares: the best hits of so many queries at once, of which each takes another tiling.
+constexpr int kCheckedHits = 10;
+constexpr int64_t kCheckedQueries[] = {3, 33, 258};
 
 int64_t RoundUpTo(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -99,35 +103,35 @@ struct LaneBytes {
 };
 
 LaneBytes PlanLane(int64_t rows, int dim, const CudaSearchOptions& options) {
-  const int64_t most_hits =
-      std::min<int64_t>(int64_t{options.max_queries} * kMaxCudaTopK,
-                        std::max<int64_t>(options.pass_candidates / options.capacity_factor, kMaxCudaTopK));
+  const int64_t most_hits = std::min<int64_t>(int64_t{options.max_queries} * kMaxCudaTopK,
+                                              std::max<int64_t>(options.pass_candidates / options.capacity_factor, kMaxCudaTopK));
   return {.block = LayOutPass(options.max_queries, options.max_queries, static_cast<int>(RoundUpTo(dim, 32)),
                               RoundUpTo(dim, kPaddedDimUnit), most_hits)
                        .end,
           .mask = RoundUpTo((rows + 63) / 64 * 8, 256),
-          .candidates = std::max({options.pass_candidates, int64_t{options.min_capacity}, int64_t{options.capacity_factor} * kMaxCudaTopK}) *
+          .candidates = std::max({options.pass_candidates, int64_t{options.min_capacity},
+                                  int64_t{options.capacity_factor} * kMaxCudaTopK}) *
                         static_cast<int64_t>(sizeof(Candidate))};
 }
 
 }  // namespace
 
-CudaExactIndex::CudaExactIndex(SearchDevice device, std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const PassageIndex> cpu,
-                               const CudaSearchOptions& options)
+CudaExactIndex::CudaExactIndex(SearchDevice device, std::shared_ptr<const VectorFile> vectors,
+                               std::shared_ptr<const PassageIndex> cpu, const CudaSearchOptions& options)
     : device_(std::move(device)), vectors_(std::move(vectors)), cpu_(std::move(cpu)), options_(options) {}
 
 CudaExactIndex::~CudaExactIndex() = default;
 
-absl::StatusOr<std::unique_ptr<CudaExactIndex>> CudaExactIndex::Create(SearchDevice device, std::shared_ptr<const VectorFile> vectors,
-                                                                       std::shared_ptr<const QuantizedVectors> codes,
-                                                                       std::shared_ptr<const PassageIndex> cpu,
-                                                                       CudaSearchOptions options,
-                                                                       const std::function<absl::Status(int64_t done_rows)>& progress) {
+absl::StatusOr<std::unique_ptr<CudaExactIndex>> CudaExactIndex::Create(
+    SearchDevice device, std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const QuantizedVectors> codes,
+    std::shared_ptr<const PassageIndex> cpu, CudaSearchOptions options,
+    const std::function<absl::Status(int64_t done_rows)>& progress) {
   LOCI_RETURN_IF_ERROR(device.health->Check());
   LOCI_RETURN_IF_ERROR(device.kernels->ShapeOf(1, static_cast<int>(RoundUpTo(vectors->dim(), 32))).status());
   const LaneBytes lane_bytes = PlanLane(vectors->rows(), vectors->dim(), options);
   options.limits.working_bytes = options.lanes * lane_bytes.device();
-  auto index = std::unique_ptr<CudaExactIndex>(new CudaExactIndex(std::move(device), std::move(vectors), std::move(cpu), options));
+  auto index =
+      std::unique_ptr<CudaExactIndex>(new CudaExactIndex(std::move(device), std::move(vectors), std::move(cpu), options));
   LOCI_ASSIGN_OR_RETURN(index->resident_,
                         ResidentVectors::Create(index->device_, *index->vectors_, codes.get(), options.limits, progress));
   for (int i = 0; i < options.lanes; ++i) {
@@ -136,6 +140,7 @@ absl::StatusOr<std::unique_ptr<CudaExactIndex>> CudaExactIndex::Create(SearchDev
     LOCI_RETURN_IF_ERROR(lane.status());
     index->lanes_.push_back(*std::move(lane));
   }
+  if (options.self_check) LOCI_RETURN_IF_ERROR(index->CheckItself());
   index->device_bytes_ = index->resident_->plan().device_bytes() + options.limits.working_bytes;
   index->pinned_bytes_ = options.lanes * lane_bytes.pinned();
   MutexLock lock(&index->mutex_);
@@ -159,6 +164,46 @@ absl::StatusOr<std::unique_ptr<CudaExactIndex::Lane>> CudaExactIndex::MakeLane()
   }
   LOCI_ASSIGN_OR_RETURN(lane->pinned, Own<PinnedMemory>(runtime, runtime.AllocatePinned(bytes.block)));
   return lane;
+}
+
+absl::Status CudaExactIndex::CheckItself() const {
+  std::vector<float> probes;
+  std::vector<float> row(static_cast<size_t>(dim()));
+  for (const int64_t r : {int64_t{0}, row_count() / 2, row_count() - 1}) {
+    if (r < 0 || r >= row_count()) continue;
+    vectors_->CopyRow(r, row.data());
+    if (CheckVector(row.data(), dim()).ok()) probes.insert(probes.end(), row.begin(), row.end());
+  }
+  LOCI_RETURN_IF_ERROR(vectors_->Check());
+  const int64_t probe_count = static_cast<int64_t>(probes.size()) / dim();
+  if (probe_count == 0) return absl::OkStatus();
+  IndexSearchOptions options;
+  options.top_k = kCheckedHits;
+  std::vector<RowHit> expected(static_cast<size_t>(probe_count * kCheckedHits));
+  LOCI_RETURN_IF_ERROR(cpu_->Search({probes.data(), probe_count, dim()}, options, RowMask(), expected.data()));
+  for (const int64_t count : kCheckedQueries) {
+    std::vector<float> queries;
+    for (int64_t q = 0; q < count; ++q) {
+      const auto probe = probes.begin() + q % probe_count * dim();
+      queries.insert(queries.end(), probe, probe + dim());
+    }
+    std::vector<RowHit> hits(static_cast<size_t>(count * kCheckedHits));
+    std::vector<int64_t> left;
+    LOCI_RETURN_IF_ERROR(
+        SearchOnDevice(lanes_.front().get(), {queries.data(), count, dim()}, options, RowMask(), hits.data(), &left));
+    for (int64_t i = 0; i < count * kCheckedHits; ++i) {
+      if (std::binary_search(left.begin(), left.end(), i / kCheckedHits)) continue;
+      const RowHit& hit = hits[static_cast<size_t>(i)];
+      const RowHit& wanted = expected[static_cast<size_t>(i % (probe_count * kCheckedHits))];
+      if (hit.row == wanted.row && hit.score == wanted.score) continue;
+      return absl::FailedPreconditionError(absl::StrCat("device ", device_.name, " does not find what the CPU finds: of ", count,
+                                                        " queries at once, hit ", i % kCheckedHits, " of query ",
+                                                        i / kCheckedHits, " is row ", hit.row, " of score ", hit.score,
+                                                        ", on the CPU row ", wanted.row, " of score ", wanted.score));
+    }
+  }
+  repeated_.store(0, std::memory_order_relaxed);
+  return absl::OkStatus();
 }
 
 int CudaExactIndex::Capacity(int top_k) const { return std::max(options_.min_capacity, options_.capacity_factor * top_k); }
@@ -218,8 +263,7 @@ absl::Status CudaExactIndex::SearchOnDevice(Lane* lane, MatrixView<const float> 
   if (masked) {
     if (absl::Status status = UploadMask(lane, hidden); !status.ok()) return device_.health->Fail(status);
   }
-  const int64_t pass_queries =
-      std::clamp<int64_t>(options_.pass_candidates / Capacity(options.top_k), 1, options_.max_queries);
+  const int64_t pass_queries = std::clamp<int64_t>(options_.pass_candidates / Capacity(options.top_k), 1, options_.max_queries);
   std::vector<Pending> waiting, overflowed;
   for (int64_t q = 0; q < queries.rows; ++q) waiting.push_back({q, -kInfinity});
   for (int pass = 0; pass < kMaxPasses && !waiting.empty(); ++pass) {
@@ -252,8 +296,8 @@ absl::Status CudaExactIndex::UploadMask(Lane* lane, const RowMask& hidden) const
   return device_.runtime->CopyToDevice(lane->mask.get(), words, 8 * count, lane->stream.get());
 }
 
-absl::Status CudaExactIndex::RunPass(Lane* lane, MatrixView<const float> queries, std::span<const Pending> pass, int top_k, bool masked,
-                                     bool sample, RowHit* hits, std::vector<Pending>* overflowed) const {
+absl::Status CudaExactIndex::RunPass(Lane* lane, MatrixView<const float> queries, std::span<const Pending> pass, int top_k,
+                                     bool masked, bool sample, RowHit* hits, std::vector<Pending>* overflowed) const {
   CudaRuntime& runtime = *device_.runtime;
   cuda::SearchKernels& kernels = *device_.kernels;
   const CudaHandle stream = lane->stream.get();
@@ -289,7 +333,8 @@ absl::Status CudaExactIndex::RunPass(Lane* lane, MatrixView<const float> queries
   const auto candidates = [lane](int which) { return static_cast<Candidate*>(lane->candidates[which].get()); };
   // All rows of the first launch fit into the list.
   int64_t end = sample ? std::clamp<int64_t>(capacity / 2 / shape.rows, 1, tile_count) : tile_count;
-  for (int64_t first = 0; first < tile_count; first = std::exchange(end, std::min(tile_count, end * (1 + int64_t{options_.growth})))) {
+  for (int64_t first = 0; first < tile_count;
+       first = std::exchange(end, std::min(tile_count, end * (1 + int64_t{options_.growth})))) {
     const cuda::ScanArgs scan = {.codes = resident_->codes(),
                                  .inverse_scales = resident_->inverse_scales(),
                                  .lengths = resident_->lengths(),

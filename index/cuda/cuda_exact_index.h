@@ -36,6 +36,8 @@ struct CudaSearchOptions {
   int growth = 7;
   // Where fewer rows are visible, the CPU is faster.
   int64_t min_visible_rows = 65536;
+  // Before an index is served, each kernel has found, for a few of its rows, what the CPU finds.
+  bool self_check = true;
 };
 
 // Thread-safe: as many Search calls run on the device at once as there are lanes, others wait for one.
@@ -49,10 +51,11 @@ class CudaExactIndex : public PassageIndex {
   };
 
   // Uploads all rows. `cpu` is the exact index of the same `vectors`; `codes` those of `vectors`, or null. Errors as ResidentVectors::Create, and
-  // FAILED_PRECONDITION for a dimension that the device has too little shared memory for. Blocks.
+  // FAILED_PRECONDITION for a dimension that the device has too little shared memory for, or where it does not find what the CPU finds. Blocks.
   static absl::StatusOr<std::unique_ptr<CudaExactIndex>> Create(SearchDevice device, std::shared_ptr<const VectorFile> vectors,
                                                                 std::shared_ptr<const QuantizedVectors> codes,
-                                                                std::shared_ptr<const PassageIndex> cpu, CudaSearchOptions options,
+                                                                std::shared_ptr<const PassageIndex> cpu,
+                                                                CudaSearchOptions options,
                                                                 const std::function<absl::Status(int64_t done_rows)>& progress);
   ~CudaExactIndex() override;
 
@@ -68,6 +71,8 @@ class CudaExactIndex : public PassageIndex {
                       RowHit* hits) const override;
 
   Counts counts() const;
+  // For CudaSoftmax.
+  std::shared_ptr<const ResidentVectors> resident() const { return resident_; }
 
  private:
   struct Lane;
@@ -80,19 +85,20 @@ class CudaExactIndex : public PassageIndex {
   CudaExactIndex(SearchDevice device, std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const PassageIndex> cpu,
                  const CudaSearchOptions& options);
   absl::StatusOr<std::unique_ptr<Lane>> MakeLane() const;
+  absl::Status CheckItself() const;
   int Capacity(int top_k) const;
-  absl::Status SearchOnDevice(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
-                              RowHit* hits, std::vector<int64_t>* left) const;
+  absl::Status SearchOnDevice(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options,
+                              const RowMask& hidden, RowHit* hits, std::vector<int64_t>* left) const;
   absl::Status UploadMask(Lane* lane, const RowMask& hidden) const;
-  absl::Status RunPass(Lane* lane, MatrixView<const float> queries, std::span<const Pending> pass, int top_k, bool masked, bool sample,
-                       RowHit* hits, std::vector<Pending>* overflowed) const;
+  absl::Status RunPass(Lane* lane, MatrixView<const float> queries, std::span<const Pending> pass, int top_k, bool masked,
+                       bool sample, RowHit* hits, std::vector<Pending>* overflowed) const;
 
   // Constant after construction.
   const SearchDevice device_;
   const std::shared_ptr<const VectorFile> vectors_;
   const std::shared_ptr<const PassageIndex> cpu_;
   const CudaSearchOptions options_;
-  std::unique_ptr<ResidentVectors> resident_;
+  std::shared_ptr<const ResidentVectors> resident_;
   std::vector<std::unique_ptr<Lane>> lanes_;
   int64_t device_bytes_ = 0;
   int64_t pinned_bytes_ = 0;

@@ -20,6 +20,7 @@
 #include "gtest/gtest.h"
 #include "index/cuda/testing/simulated_kernels.h"
 #include "index/exact_index.h"
+#include "index/passage_index.h"
 
 namespace loci {
 namespace {
@@ -95,18 +96,20 @@ CudaSearchOptions Small() {
   options.pass_candidates = 512 * 300;
   options.growth = 2;
   options.min_visible_rows = 0;
+  options.self_check = false;  // Many indexes are made here.
   return options;
 }
 
 std::unique_ptr<CudaExactIndex> MakeIndex(const Device& device, const Files& files, const CudaSearchOptions& options = Small(),
                                           bool with_codes = true) {
-  auto index = CudaExactIndex::Create(device.device, files.vectors, with_codes ? files.codes : nullptr, files.cpu, options, nullptr);
+  auto index =
+      CudaExactIndex::Create(device.device, files.vectors, with_codes ? files.codes : nullptr, files.cpu, options, nullptr);
   EXPECT_TRUE(index.ok()) << index.status();
   return index.ok() ? *std::move(index) : nullptr;
 }
 
-void ExpectSameHits(const CudaExactIndex& index, const Files& files, const std::vector<float>& queries, int top_k, const RowMask& mask,
-                    const std::string& what) {
+void ExpectSameHits(const CudaExactIndex& index, const Files& files, const std::vector<float>& queries, int top_k,
+                    const RowMask& mask, const std::string& what) {
   const int dim = files.vectors->dim();
   const MatrixView<const float> view{queries.data(), static_cast<int64_t>(queries.size()) / dim, dim};
   const size_t slots = static_cast<size_t>(view.rows * top_k);
@@ -115,9 +118,10 @@ void ExpectSameHits(const CudaExactIndex& index, const Files& files, const std::
   const absl::Status status = index.Search(view, TopK(top_k), mask, hits.data());
   ASSERT_TRUE(status.ok()) << what << ": " << status;
   for (size_t i = 0; i < slots; ++i) {
-    ASSERT_TRUE(hits[i].row == expected[i].row && std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score))
-        << what << ", query " << i / static_cast<size_t>(top_k) << " hit " << i % static_cast<size_t>(top_k) << ": row " << hits[i].row
-        << " score " << hits[i].score << ", the CPU's " << expected[i].row << " " << expected[i].score;
+    ASSERT_TRUE(hits[i].row == expected[i].row &&
+                std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score))
+        << what << ", query " << i / static_cast<size_t>(top_k) << " hit " << i % static_cast<size_t>(top_k) << ": row "
+        << hits[i].row << " score " << hits[i].score << ", the CPU's " << expected[i].row << " " << expected[i].score;
   }
 }
 
@@ -212,6 +216,52 @@ TEST(CudaExactIndex, AListThatOverflowsIsMadeAgainWithItsThreshold) {
   EXPECT_EQ(index->counts().left, 0);
 }
 
+TEST(CudaExactIndex, AListHoldsAsManyAsItSays) {
+  const int dim = 16;
+  for (const int64_t rows : {512, 513}) {
+    const Files files = MakeFiles(Normal(rows * dim, 31), dim);
+    CudaSearchOptions options = Small();
+    options.min_capacity = 512;
+    options.capacity_factor = 1;
+    const auto index = MakeIndex(Simulated(), files, options);
+    ExpectSameHits(*index, files, std::vector<float>(dim, 0.0f), 512, RowMask(), testing::PrintToString(rows));
+    EXPECT_EQ(index->counts().left, rows == 512 ? 0 : 1);
+  }
+}
+
+// Where all that rounding takes away lies in the other's direction, products err by nearly as much as the bound says.
+TEST(CudaExactIndex, WhatRoundingDisfavoursMostIsFound) {
+  const int dim = 32, winners = 40;
+  std::vector<float> rounded(dim, 10.49f), even(dim, 127.0f), nearly_even(dim, 127.0f), alone(dim, 0.0f), small(dim, 10.0f);
+  rounded[0] = small[0] = 127;  // Steps of 1: codes 127, 10, 10, ...
+  nearly_even[0] = 0;
+  alone[0] = 324;
+  std::fill(small.begin() + 1, small.begin() + 9, 11.0f);
+  struct Case {
+    std::string what;
+    std::vector<float> query, winner, other;
+  };
+  // The winner's score is larger, the product of its codes less: 57428 and 55499 against 56515; 41299 and 39370 against 41148.
+  for (const Case& each :
+       {Case{"rows are rounded", even, rounded, small}, Case{"the query is rounded", rounded, nearly_even, alone}}) {
+    std::vector<float> rows;
+    for (int r = 0; r < 2000; ++r) {
+      const std::vector<float>& row = r % 50 == 7 ? each.winner : each.other;
+      rows.insert(rows.end(), row.begin(), row.end());
+    }
+    const Files files = MakeFiles(rows, dim);
+    CudaSearchOptions options = Small();
+    options.min_capacity = 2048;  // All fit: what is lost is lost by the bound.
+    options.growth = 1;
+    const auto index = MakeIndex(Simulated(), files, options);
+    ExpectSameHits(*index, files, each.query, winners, RowMask(), each.what);
+    std::vector<RowHit> hits(winners);
+    ASSERT_TRUE(index->Search({each.query.data(), 1, dim}, TopK(winners), RowMask(), hits.data()).ok());
+    for (const RowHit& hit : hits) EXPECT_EQ(hit.row % 50, 7) << each.what;
+    EXPECT_EQ(index->counts().left, 0);
+  }
+}
+
 TEST(CudaExactIndex, WhatEightBitsCantTellApartIsLeftToTheCpu) {
   const int dim = 32;
   std::vector<float> rows;
@@ -288,10 +338,57 @@ TEST(CudaExactIndex, AsksForNoMoreSharedMemoryThanThereIs) {
     ASSERT_NE(index, nullptr);
     ExpectSameHits(*index, files, queries, 3, RowMask(), testing::PrintToString(kib));
   }
-  const auto refused =
-      CudaExactIndex::Create(Simulated({.max_shared_bytes = 48 << 10}).device, files.vectors, files.codes, files.cpu, Small(), nullptr);
+  const auto refused = CudaExactIndex::Create(Simulated({.max_shared_bytes = 48 << 10}).device, files.vectors, files.codes,
+                                              files.cpu, Small(), nullptr);
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("shared memory"));
+}
+
+// Finds the wrong row.
+class WrongIndex : public PassageIndex {
+ public:
+  explicit WrongIndex(std::shared_ptr<const PassageIndex> index) : index_(std::move(index)) {}
+  int64_t row_count() const override { return index_->row_count(); }
+  int dim() const override { return index_->dim(); }
+  std::string name() const override { return index_->name(); }
+  int64_t memory_bytes() const override { return 0; }
+  bool IsExact(const IndexSearchOptions&, const RowMask&) const override { return true; }
+  absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                      RowHit* hits) const override {
+    const absl::Status status = index_->Search(queries, options, hidden, hits);
+    hits[1].row += 1;
+    return status;
+  }
+
+ private:
+  std::shared_ptr<const PassageIndex> index_;
+};
+
+TEST(CudaExactIndex, IsNotMadeOnADeviceThatFindsOtherHits) {
+  const int dim = 24;
+  std::vector<float> rows = Normal(300 * dim, 32);
+  rows[0] = kInfinity;  // No probe.
+  const Files files = MakeFiles(rows, dim, ElementType::kFloat32);
+  CudaSearchOptions options = Small();
+  options.self_check = true;
+  const Device device = Simulated();
+  {
+    const auto index = MakeIndex(device, files, options);
+    ASSERT_NE(index, nullptr);
+    EXPECT_EQ(index->counts().answered, 0);
+    ExpectSameHits(*index, files, Normal(2 * dim, 33), 4, RowMask(), "checked");
+  }
+  const auto refused = CudaExactIndex::Create(device.device, files.vectors, files.codes, std::make_shared<WrongIndex>(files.cpu),
+                                              options, nullptr);
+  EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(refused.status().message()),
+              HasSubstr("does not find what the CPU finds: of 3 queries at once, hit 1 of query 0"));
+  EXPECT_EQ(device.fake->device_bytes(), 0);
+  device.fake->SetFault(
+      [](const std::string& call) { return call == "CopyToHost" ? absl::UnavailableError("broken") : absl::OkStatus(); });
+  EXPECT_EQ(CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, options, nullptr).status().code(),
+            absl::StatusCode::kUnavailable);
+  EXPECT_FALSE(device.device.health->Check().ok());
 }
 
 TEST(CudaExactIndex, SaysWhatMemoryItWouldTakeBeforeItTakesAny) {
@@ -302,7 +399,8 @@ TEST(CudaExactIndex, SaysWhatMemoryItWouldTakeBeforeItTakesAny) {
   const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(), nullptr);
   EXPECT_EQ(index.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(index.status().message()), HasSubstr("1000 rows of 64 float32 take "));
-  EXPECT_THAT(std::string(index.status().message()), HasSubstr("(rows 256000, 8-bit codes and their figures 77824, working memory "));
+  EXPECT_THAT(std::string(index.status().message()),
+              HasSubstr("(rows 256000, 8-bit codes and their figures 77824, working memory "));
   EXPECT_THAT(std::string(index.status().message()), HasSubstr("1048576 are free"));
   EXPECT_EQ(device.fake->allocations(), allocations);
   EXPECT_TRUE(device.device.health->Check().ok());
@@ -313,7 +411,8 @@ TEST(CudaExactIndex, SaysWhatMemoryItWouldTakeBeforeItTakesAny) {
 TEST(CudaExactIndex, AnyFailureWhileItIsMadeLeavesNothingBehind) {
   const int dim = 64;
   const Files files = MakeFiles(Normal(1000 * dim, 23), dim);
-  for (const std::string call : {"GetMemory", "Allocate", "AllocatePinned", "CreateStream", "CreateEvent", "CopyToDevice", "Record", "Wait", "run"}) {
+  for (const std::string call :
+       {"GetMemory", "Allocate", "AllocatePinned", "CreateStream", "CreateEvent", "CopyToDevice", "Record", "Wait", "run"}) {
     for (const bool exhausted : {false, true}) {
       for (int at = 0; at < 3; ++at) {
         const Device device = Simulated();
@@ -354,8 +453,9 @@ TEST(CudaExactIndex, UploadsInPiecesAndCanBeStopped) {
     EXPECT_EQ(device.fake->pinned_bytes(), (*index)->memory_bytes());
   }
   EXPECT_EQ(device.fake->device_bytes(), 0);
-  const auto stopped = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(),
-                                              [](int64_t rows) { return rows < 500 ? absl::OkStatus() : absl::CancelledError("enough"); });
+  const auto stopped = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(), [](int64_t rows) {
+    return rows < 500 ? absl::OkStatus() : absl::CancelledError("enough");
+  });
   EXPECT_EQ(stopped.status(), absl::CancelledError("enough"));
   EXPECT_EQ(device.fake->device_bytes(), 0);
   EXPECT_EQ(device.fake->live_handles(), 0);
@@ -370,7 +470,8 @@ TEST(CudaExactIndex, ADeviceThatFailedAnswersNothingMore) {
     const Device device = Simulated();
     const auto index = MakeIndex(device, files);
     ASSERT_NE(index, nullptr);
-    device.fake->SetFault([&](const std::string& name) { return name == call ? absl::UnavailableError("broken") : absl::OkStatus(); });
+    device.fake->SetFault(
+        [&](const std::string& name) { return name == call ? absl::UnavailableError("broken") : absl::OkStatus(); });
     std::vector<RowHit> hits(3);
     const absl::Status status = index->Search({queries.data(), 1, dim}, TopK(3), RowMask(), hits.data());
     EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << call;
@@ -387,7 +488,8 @@ TEST(CudaExactIndex, ChecksArgumentsAndLimits) {
   const auto index = MakeIndex(Simulated(), files);
   std::vector<float> queries = Normal(dim, 28);
   std::vector<RowHit> hits(3);
-  EXPECT_EQ(index->Search({queries.data(), 1, dim - 1}, TopK(3), RowMask(), hits.data()).code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(index->Search({queries.data(), 1, dim - 1}, TopK(3), RowMask(), hits.data()).code(),
+            absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(index->Search({queries.data(), 1, dim}, TopK(0), RowMask(), hits.data()).code(), absl::StatusCode::kInvalidArgument);
   EXPECT_TRUE(index->Search({queries.data(), 0, dim}, TopK(3), RowMask(), hits.data()).ok());
   IndexSearchOptions cancelled = TopK(3);

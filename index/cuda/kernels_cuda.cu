@@ -48,8 +48,9 @@ absl::StatusOr<std::unique_ptr<SearchKernels>> MakeCudaSearchKernels(int ordinal
   CudaSearchKernels::Device device;
   LOCI_RETURN_IF_ERROR(ToStatus(cudaDeviceGetAttribute(&device.multiprocessor_count, cudaDevAttrMultiProcessorCount, ordinal),
                                 "asking for the device's kind"));
-  LOCI_RETURN_IF_ERROR(ToStatus(
-      cudaDeviceGetAttribute(&device.max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal), "asking for the device's kind"));
+  LOCI_RETURN_IF_ERROR(
+      ToStatus(cudaDeviceGetAttribute(&device.max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal),
+               "asking for the device's kind"));
   return std::make_unique<CudaSearchKernels>(ordinal, device);
 }
 

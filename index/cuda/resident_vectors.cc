@@ -15,7 +15,8 @@ namespace loci {
 namespace {
 
 constexpr int kSlots = 2;
-constexpr int kDepthUnit = 32;  // Bytes that one matrix instruction takes of a row.
+constexpr int64_t kAccessBytes = 16;  // The widest access.
+constexpr int kDepthUnit = 32;        // Bytes that one matrix instruction takes of a row.
 
 int64_t RoundUpTo(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -50,21 +51,22 @@ absl::StatusOr<SearchDevice> OpenSearchDevice(int ordinal) {
   return device;
 }
 
-absl::StatusOr<ResidentPlan> PlanResident(int64_t rows, int dim, ElementType type, int64_t free_bytes, const ResidentLimits& limits) {
+absl::StatusOr<ResidentPlan> PlanResident(int64_t rows, int dim, ElementType type, int64_t free_bytes,
+                                          const ResidentLimits& limits) {
   const int64_t most = std::numeric_limits<int32_t>::max() - cuda::kMaxTileRows;
   if (rows > most) return absl::FailedPreconditionError(absl::StrCat(rows, " rows are more than a device searches, ", most));
   ResidentPlan plan;
   plan.padded_rows = RoundUpTo(std::max<int64_t>(rows, 1), cuda::kMaxTileRows);
   plan.depth = static_cast<int>(RoundUpTo(dim, kDepthUnit));
-  plan.row_bytes = std::max<int64_t>(rows, 1) * dim * static_cast<int64_t>(ElementSize(type));
+  plan.row_bytes = RoundUpTo(std::max<int64_t>(rows, 1) * dim * static_cast<int64_t>(ElementSize(type)), kAccessBytes);
   plan.code_bytes = plan.padded_rows * plan.depth;
   plan.figure_bytes = plan.padded_rows * static_cast<int64_t>(sizeof(float));
   const int64_t wanted = plan.device_bytes() + limits.working_bytes;
   if (wanted > free_bytes - limits.reserved_bytes) {
-    return absl::ResourceExhaustedError(
-        absl::StrCat(rows, " rows of ", dim, " ", AbslView(ElementTypeName(type)), " take ", wanted, " bytes on the device (rows ",
-                     plan.row_bytes, ", 8-bit codes and their figures ", plan.device_bytes() - plan.row_bytes, ", working memory ",
-                     limits.working_bytes, "); ", free_bytes, " are free, of which ", limits.reserved_bytes, " are left alone"));
+    return absl::ResourceExhaustedError(absl::StrCat(
+        rows, " rows of ", dim, " ", AbslView(ElementTypeName(type)), " take ", wanted, " bytes on the device (rows ",
+        plan.row_bytes, ", 8-bit codes and their figures ", plan.device_bytes() - plan.row_bytes, ", working memory ",
+        limits.working_bytes, "); ", free_bytes, " are free, of which ", limits.reserved_bytes, " are left alone"));
   }
   return plan;
 }
@@ -74,8 +76,8 @@ absl::StatusOr<std::unique_ptr<ResidentVectors>> ResidentVectors::Create(
     const std::function<absl::Status(int64_t done_rows)>& progress) {
   LOCI_RETURN_IF_ERROR(device.health->Check());
   if (codes != nullptr && (codes->rows() != vectors.rows() || codes->dim() != vectors.dim())) {
-    return absl::InternalError(absl::StrCat("codes of ", codes->rows(), " x ", codes->dim(), " are not those of vectors ", vectors.rows(),
-                                            " x ", vectors.dim()));
+    return absl::InternalError(absl::StrCat("codes of ", codes->rows(), " x ", codes->dim(), " are not those of vectors ",
+                                            vectors.rows(), " x ", vectors.dim()));
   }
   auto resident = std::unique_ptr<ResidentVectors>(new ResidentVectors(device.runtime));
   absl::Status from_caller;

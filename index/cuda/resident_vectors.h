@@ -43,7 +43,7 @@ struct ResidentLimits {
 struct ResidentPlan {
   int64_t padded_rows = 0;  // A multiple of cuda::kMaxTileRows.
   int depth = 0;            // Codes of a row: the dimension rounded up to 32.
-  int64_t row_bytes = 0;    // Of all rows as they are stored.
+  int64_t row_bytes = 0;    // Of all rows as they are stored, rounded up to 16.
   int64_t code_bytes = 0;
   int64_t figure_bytes = 0;  // Of PanelHeader's three figures, each.
 
@@ -51,7 +51,8 @@ struct ResidentPlan {
 };
 
 // FAILED_PRECONDITION for more than 2^31 - 129 rows; RESOURCE_EXHAUSTED, with figures, where the memory does not suffice.
-absl::StatusOr<ResidentPlan> PlanResident(int64_t rows, int dim, ElementType type, int64_t free_bytes, const ResidentLimits& limits);
+absl::StatusOr<ResidentPlan> PlanResident(int64_t rows, int dim, ElementType type, int64_t free_bytes,
+                                          const ResidentLimits& limits);
 
 // Immutable after construction. May be freed on any thread, once nothing runs that reads it.
 class ResidentVectors {

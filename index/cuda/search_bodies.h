@@ -78,20 +78,20 @@ struct QueryBound {
 
 // Codes of a row or query are signed bytes, `depth` of them: the dimension rounded up to 32, the rest zero.
 struct ScanArgs {
-  const int8_t* codes;  // [rows rounded up to tiles, depth]
+  const int8_t* codes;          // [rows rounded up to tiles, depth]
   const float* inverse_scales;  // Of rows: PanelHeader's figures, [rows rounded up to tiles] each.
   const float* lengths;
   const float* errors;
-  const uint32_t* hidden;  // Null, or bit row % 32 of word row / 32.
-  const int8_t* query_codes;  // [query_count rounded up to tiles, depth]
-  const QueryBound* bounds;   // [query_count]
+  const uint32_t* hidden;          // Null, or bit row % 32 of word row / 32.
+  const int8_t* query_codes;       // [query_count rounded up to tiles, depth]
+  const QueryBound* bounds;        // [query_count]
   const float* scaled_thresholds;  // [query_count]: the threshold, less underflow, times the query's inverse_scale.
-  Candidate* candidates;  // [query_count, capacity]
-  int32_t* counts;        // [query_count]: of candidates that there were, also beyond the capacity.
-  double underflow;       // What roundings below the normal numbers may change a score by.
-  int64_t tile_count;     // Of rows.
-  int64_t tile_stride;    // Without a common divisor with tile_count. Position i is tile i * tile_stride % tile_count.
-  int64_t first_position;  // Those of this launch: a sample of all rows, whatever their order.
+  Candidate* candidates;           // [query_count, capacity]
+  int32_t* counts;                 // [query_count]: of candidates that there were, also beyond the capacity.
+  double underflow;                // What roundings below the normal numbers may change a score by.
+  int64_t tile_count;              // Of rows.
+  int64_t tile_stride;             // Without a common divisor with tile_count. Position i is tile i * tile_stride % tile_count.
+  int64_t first_position;          // Those of this launch: a sample of all rows, whatever their order.
   int64_t end_position;
   int32_t capacity;
   int32_t rows;
@@ -104,7 +104,8 @@ struct ScanArgs {
 // Grid: any number of blocks times the tiles of queries.
 template <int kWarpsM_, int kWarpsN_, int kFragmentsM_, int kFragmentsN_, int kStages_>
 struct ScanTiling {
-  static constexpr int kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kFragmentsM = kFragmentsM_, kFragmentsN = kFragmentsN_, kStages = kStages_;
+  static constexpr int kWarpsM = kWarpsM_, kWarpsN = kWarpsN_, kFragmentsM = kFragmentsM_, kFragmentsN = kFragmentsN_,
+                       kStages = kStages_;
   static constexpr int kBlockSize = 32 * kWarpsM * kWarpsN;
   static constexpr int kTileRows = 16 * kFragmentsM * kWarpsM;
   static constexpr int kTileQueries = 8 * kFragmentsN * kWarpsN;
@@ -172,9 +173,7 @@ LOCI_BODY void ScanBody(Thread& thread, const ScanArgs& args) {
     const char* const query_base = queries + (warp_n * kFragmentsN * 8 + lane / 16 * 8 + lane % 8) * stride + lane / 8 % 2 * 16;
     int32_t sums[kFragmentsM][kFragmentsN][4];
     LOCI_UNROLL for (int m = 0; m < kFragmentsM; ++m) {
-      LOCI_UNROLL for (int n = 0; n < kFragmentsN; ++n) {
-        LOCI_UNROLL for (int i = 0; i < 4; ++i) sums[m][n][i] = 0;
-      }
+      LOCI_UNROLL for (int n = 0; n < kFragmentsN; ++n) { LOCI_UNROLL for (int i = 0; i < 4; ++i) sums[m][n][i] = 0; }
     }
     for (int d = 0; d < depth; d += 32) {
       uint32_t row_codes[kFragmentsM][4];
@@ -234,16 +233,16 @@ struct SelectArgs {
   int32_t capacity;
   int32_t top_k;
   // Select alone:
-  Candidate* to;               // [query_count, capacity], not `from`.
-  float* thresholds;           // [query_count]: raised.
-  float* scaled_thresholds;    // [query_count]: ScanArgs's, set.
-  const QueryBound* bounds;    // [query_count]
+  Candidate* to;             // [query_count, capacity], not `from`.
+  float* thresholds;         // [query_count]: raised.
+  float* scaled_thresholds;  // [query_count]: ScanArgs's, set.
+  const QueryBound* bounds;  // [query_count]
   double underflow;
-  int32_t* overflows;          // [query_count]: set to 1 where candidates were lost.
+  int32_t* overflows;  // [query_count]: set to 1 where candidates were lost.
   // Of both:
-  int32_t* to_counts;          // [query_count]
+  int32_t* to_counts;  // [query_count]
   // SelectExact alone:
-  DeviceHit* hits;             // [query_count, top_k], of which to_counts are set, best first.
+  DeviceHit* hits;  // [query_count, top_k], of which to_counts are set, best first.
 };
 
 constexpr int SelectSharedBytes(bool exact, int top_k) { return 4 * (kSelectBlockSize + 4) + (exact ? 12 * top_k : 0); }
@@ -336,8 +335,8 @@ inline constexpr int kRescoreBlockSize = 256;
 
 template <typename T>
 struct RescoreArgs {
-  const T* rows;         // [rows, dim]
-  const float* queries;  // [query_count, padded_dim], zero beyond dim; padded_dim is a multiple of 16.
+  const T* rows;          // [rows, dim]
+  const float* queries;   // [query_count, padded_dim], zero beyond dim; padded_dim is a multiple of 16.
   Candidate* candidates;  // [query_count, capacity]
   const int32_t* counts;  // [query_count]
   int32_t capacity;

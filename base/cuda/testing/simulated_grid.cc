@@ -51,7 +51,17 @@ constexpr int kWarp = 32;
 // What a block of compute capability 9.0 may have.
 constexpr int64_t kMaxSharedBytes = 227 << 10;
 
-enum class At { kReady, kDone, kSync, kShuffle, kMultiplyBfloat16, kMultiplyFloat16, kMultiplyInt8, kLoadMatrices, kLoadTransposed };
+enum class At {
+  kReady,
+  kDone,
+  kSync,
+  kShuffle,
+  kMultiplyBfloat16,
+  kMultiplyFloat16,
+  kMultiplyInt8,
+  kLoadMatrices,
+  kLoadTransposed
+};
 
 const char* Name(At at) {
   switch (at) {
