@@ -47,6 +47,23 @@ struct RescoreKernel {
     RescoreBody(thread, args);
   }
 };
+template <typename T>
+struct SoftmaxKernel {
+  using Args = SoftmaxArgs<T>;
+  static constexpr int kBlockSize = kSoftmaxBlockSize;
+  template <typename Thread>
+  LOCI_BODY static void Run(Thread& thread, const Args& args) {
+    SoftmaxBody(thread, args);
+  }
+};
+struct SoftmaxMergeKernel {
+  using Args = SoftmaxMergeArgs;
+  static constexpr int kBlockSize = kSoftmaxBlockSize;
+  template <typename Thread>
+  LOCI_BODY static void Run(Thread& thread, const Args& args) {
+    SoftmaxMergeBody(thread, args);
+  }
+};
 
 // Derived has `template <typename Kernel> absl::Status LaunchKernel(int blocks_x, int blocks_y, int shared_bytes, const Kernel::Args&, CudaHandle)`.
 template <typename Derived>
@@ -74,7 +91,8 @@ class BodySearchKernels : public SearchKernels {
       using Tiling = decltype(tiling);
       const int query_tiles = (args.query_count + Tiling::kTileQueries - 1) / Tiling::kTileQueries;
       // As many as run at once, by their shared memory; each goes on to the next tile.
-      const int at_once = device_.multiprocessor_count * std::clamp(device_.max_shared_bytes / Tiling::SharedBytes(args.depth), 1, 4);
+      const int at_once =
+          device_.multiprocessor_count * std::clamp(device_.max_shared_bytes / Tiling::SharedBytes(args.depth), 1, 4);
       const int64_t row_blocks =
           std::clamp<int64_t>(args.end_position - args.first_position, 1, std::max(1, at_once / query_tiles));
       return derived().template LaunchKernel<ScanKernel<Tiling>>(static_cast<int>(row_blocks), query_tiles,
@@ -83,27 +101,65 @@ class BodySearchKernels : public SearchKernels {
   }
 
   absl::Status Select(const SelectArgs& args, int query_count, CudaHandle stream) override {
-    return derived().template LaunchKernel<SelectKernel<false>>(query_count, 1, SelectSharedBytes(false, args.top_k), args, stream);
+    return derived().template LaunchKernel<SelectKernel<false>>(query_count, 1, SelectSharedBytes(false, args.top_k), args,
+                                                                stream);
   }
   absl::Status SelectExact(const SelectArgs& args, int query_count, CudaHandle stream) override {
     return derived().template LaunchKernel<SelectKernel<true>>(query_count, 1, SelectSharedBytes(true, args.top_k), args, stream);
   }
 
   absl::Status Rescore(ElementType type, const RescoreArgs<void>& args, int query_count, CudaHandle stream) override {
-    const auto run = [&](auto element) {
+    return WithType(type, [&](auto element) {
       using T = decltype(element);
-      const RescoreArgs<T> typed = {static_cast<const T*>(args.rows), args.queries, args.candidates, args.counts,
-                                    args.capacity,                    args.dim,     args.padded_dim};
+      const RescoreArgs<T> typed = {
+          static_cast<const T*>(args.rows), args.queries, args.candidates, args.counts, args.capacity, args.dim, args.padded_dim};
       const int blocks = std::clamp(8 * device_.multiprocessor_count / query_count, 4, 64);
       return derived().template LaunchKernel<RescoreKernel<T>>(blocks, query_count, 0, typed, stream);
-    };
-    if (type == ElementType::kFloat32) return run(float());
-    if (type == ElementType::kFloat16) return run(Float16());
-    return run(Bfloat16());
+    });
+  }
+
+  absl::StatusOr<int> SoftmaxParts(ElementType type, int dim) const override {
+    const int bytes = SoftmaxBytes(type, dim);
+    if (dim > kMaxSoftmaxDim || bytes > device_.max_shared_bytes) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("a softmax of rows of dimension ", dim, " takes ", bytes, " bytes of shared memory and at most ",
+                       kMaxSoftmaxDim, " dimensions, a block of this device has at most ", device_.max_shared_bytes, " bytes"));
+    }
+    return device_.multiprocessor_count * std::clamp(device_.max_shared_bytes / bytes, 1, 4);
+  }
+  absl::Status Softmax(ElementType type, const SoftmaxArgs<void>& args, int parts, int query_tiles, CudaHandle stream) override {
+    return WithType(type, [&](auto element) {
+      using T = decltype(element);
+      const SoftmaxArgs<T> typed = {static_cast<const T*>(args.rows),
+                                    args.queries,
+                                    args.hidden,
+                                    args.maxima,
+                                    args.sums,
+                                    args.weighted,
+                                    args.scale,
+                                    args.row_count,
+                                    args.dim,
+                                    args.padded_dim};
+      return derived().template LaunchKernel<SoftmaxKernel<T>>(parts, query_tiles, SoftmaxBytes(type, args.dim), typed, stream);
+    });
+  }
+  absl::Status SoftmaxMerge(const SoftmaxMergeArgs& args, int query_count, CudaHandle stream) override {
+    return derived().template LaunchKernel<SoftmaxMergeKernel>(query_count, 1, 0, args, stream);
   }
 
  private:
   Derived& derived() { return static_cast<Derived&>(*this); }
+
+  static int SoftmaxBytes(ElementType type, int dim) {
+    return SoftmaxSharedBytes(static_cast<int>(ElementSize(type)), dim, (dim + 15) / 16 * 16);
+  }
+
+  template <typename Function>
+  static absl::Status WithType(ElementType type, const Function& function) {
+    if (type == ElementType::kFloat32) return function(float());
+    if (type == ElementType::kFloat16) return function(Float16());
+    return function(Bfloat16());
+  }
 
   template <typename Function>
   absl::Status WithTiling(int query_count, int depth, const Function& function) const {
@@ -111,9 +167,9 @@ class BodySearchKernels : public SearchKernels {
     if (query_count > 2 * SquareTiling::kTileQueries && fits(WideTiling())) return function(WideTiling());
     if (query_count > NarrowTiling::kTileQueries && fits(SquareTiling())) return function(SquareTiling());
     if (fits(NarrowTiling())) return function(NarrowTiling());
-    return absl::FailedPreconditionError(absl::StrCat("a scan of ", depth, " codes a row takes ", NarrowTiling::SharedBytes(depth),
-                                                      " bytes of shared memory, a block of this device has at most ",
-                                                      device_.max_shared_bytes));
+    return absl::FailedPreconditionError(
+        absl::StrCat("a scan of ", depth, " codes a row takes ", NarrowTiling::SharedBytes(depth),
+                     " bytes of shared memory, a block of this device has at most ", device_.max_shared_bytes));
   }
 
   const Device device_;

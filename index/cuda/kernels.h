@@ -9,6 +9,7 @@
 #include "base/cuda/runtime.h"
 #include "base/vector_type.h"
 #include "index/cuda/search_bodies.h"
+#include "index/cuda/softmax_bodies.h"
 
 namespace loci::cuda {
 
@@ -35,6 +36,12 @@ class SearchKernels {
   virtual absl::Status SelectExact(const SelectArgs& args, int query_count, CudaHandle stream) = 0;
   // `args.rows` are of the type.
   virtual absl::Status Rescore(ElementType type, const RescoreArgs<void>& args, int query_count, CudaHandle stream) = 0;
+
+  // Parts that Softmax is best cut into. FAILED_PRECONDITION for a dimension above kMaxSoftmaxDim or more shared memory than there is.
+  virtual absl::StatusOr<int> SoftmaxParts(ElementType type, int dim) const = 0;
+  virtual absl::Status Softmax(ElementType type, const SoftmaxArgs<void>& args, int parts, int query_tiles,
+                               CudaHandle stream) = 0;
+  virtual absl::Status SoftmaxMerge(const SoftmaxMergeArgs& args, int query_count, CudaHandle stream) = 0;
 };
 
 // On the CUDA device `ordinal`. FAILED_PRECONDITION in a build without CUDA.

@@ -1,0 +1,235 @@
+#include "index/cuda/cuda_softmax.h"
+
+#include <cmath>
+#include <limits>
+#include <memory>
+#include <numeric>
+#include <random>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/cuda/testing/fake_runtime.h"
+#include "base/file.h"
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "index/cuda/testing/simulated_kernels.h"
+
+namespace loci {
+namespace {
+
+using cuda::ThreadOrder;
+
+struct Device {
+  SearchDevice device;
+  FakeCudaRuntime* fake = nullptr;
+};
+
+Device Simulated(const cuda::SimulatedSearchOptions& options = {}, int64_t memory_bytes = int64_t{1} << 30) {
+  auto runtime = std::make_shared<FakeCudaRuntime>(memory_bytes);
+  Device device;
+  device.fake = runtime.get();
+  device.device = {.name = "cuda:0", .runtime = runtime, .health = std::make_shared<CudaHealth>("cuda:0"), .kernels = nullptr};
+  device.device.kernels = cuda::MakeSimulatedSearchKernels(*runtime, options);
+  return device;
+}
+
+SearchDevice Open(const std::string& name) {
+  if (name == "forward") return Simulated({.order = ThreadOrder::kForward}).device;
+  if (name == "backward") return Simulated({.order = ThreadOrder::kBackward}).device;
+  if (name == "shuffled") return Simulated({.order = ThreadOrder::kShuffled}).device;
+  auto device = OpenSearchDevice(0);
+  return device.ok() ? *std::move(device) : SearchDevice();
+}
+
+std::vector<float> Normal(int64_t count, uint64_t seed, float deviation = 0.3f) {
+  std::mt19937_64 random(seed);
+  std::normal_distribution<float> normal(0.0f, deviation);
+  std::vector<float> values(static_cast<size_t>(count));
+  for (float& value : values) value = normal(random);
+  return values;
+}
+
+std::shared_ptr<const VectorFile> MakeFile(const std::vector<float>& rows, int dim, ElementType type) {
+  FileSystem& fs = PosixFileSystem();
+  const std::string path = JoinPath(testing::TempDir(), "cuda_softmax_test_vectors");
+  const int64_t count = static_cast<int64_t>(rows.size()) / dim;
+  auto writer = VectorFileWriter::Create(fs, path, count, dim, type);
+  EXPECT_TRUE(writer.ok()) << writer.status();
+  for (int64_t r = 0; r < count; ++r) EXPECT_TRUE((*writer)->Append(&rows[static_cast<size_t>(r * dim)]).ok());
+  EXPECT_TRUE((*writer)->Finish().ok());
+  auto file = VectorFile::Open(fs, path);
+  EXPECT_TRUE(file.ok()) << file.status();
+  EXPECT_TRUE(fs.DeleteFile(path).ok());
+  return *std::move(file);
+}
+
+CudaSoftmaxOptions Small() {
+  CudaSoftmaxOptions options;
+  options.max_queries = 16;
+  options.part_bytes = 1 << 20;
+  return options;
+}
+
+std::unique_ptr<CudaSoftmax> Make(const SearchDevice& device, const std::shared_ptr<const VectorFile>& vectors,
+                                  const CudaSoftmaxOptions& options = Small()) {
+  auto resident = ResidentVectors::Create(device, *vectors, nullptr, {}, nullptr);
+  EXPECT_TRUE(resident.ok()) << resident.status();
+  auto softmax = CudaSoftmax::Create(device, *std::move(resident), vectors, options);
+  EXPECT_TRUE(softmax.ok()) << softmax.status();
+  return *std::move(softmax);
+}
+
+void ExpectSame(const CudaSoftmax& softmax, const VectorFile& vectors, const std::vector<float>& queries, const RowMask& hidden,
+                const SoftmaxScanOptions& options, const std::string& what) {
+  const int dim = vectors.dim();
+  const MatrixView<const float> view{queries.data(), static_cast<int64_t>(queries.size()) / dim, dim};
+  const ScanSegment segments[] = {
+      {.data = vectors.row(0), .type = vectors.element_type(), .rows = vectors.rows(), .hidden = &hidden}};
+  const auto expected = ScanSoftmax(segments, view, {}, options);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  const auto sums = softmax.Scan(view, hidden, options);
+  ASSERT_TRUE(sums.ok()) << what << ": " << sums.status();
+  ASSERT_EQ(sums->size(), expected->sums.size());
+  for (size_t q = 0; q < sums->size(); ++q) {
+    const SoftmaxSums &mine = (*sums)[q], &theirs = expected->sums[q];
+    ASSERT_EQ(mine.max_score, theirs.max_score) << what << ", query " << q;  // The same bits: the same order of summation.
+    if (theirs.sum == 0) {
+      EXPECT_EQ(mine.sum, 0) << what;
+    } else {
+      ASSERT_NEAR(mine.sum / theirs.sum, 1, 1e-5) << what << ", query " << q;
+    }
+    ASSERT_EQ(mine.weighted.size(), theirs.weighted.size()) << what;
+    for (size_t d = 0; d < theirs.weighted.size(); ++d) {
+      if (theirs.sum == 0) continue;
+      ASSERT_NEAR(mine.weighted[d] / mine.sum, theirs.weighted[d] / theirs.sum, 1e-5)
+          << what << ", query " << q << " dimension " << d;
+    }
+  }
+}
+
+class CudaSoftmaxParityTest : public testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    device_ = Open(GetParam());
+    if (device_.runtime == nullptr) GTEST_SKIP() << "no CUDA device";
+  }
+  SearchDevice device_;
+};
+
+TEST_P(CudaSoftmaxParityTest, SumsWhatTheCpuSums) {
+  struct Case {
+    int64_t rows;
+    int dim;
+    int64_t queries;
+    ElementType type;
+    double temperature;
+  };
+  for (const Case& each : {Case{1, 1, 1, ElementType::kFloat32, 1}, Case{31, 5, 3, ElementType::kFloat16, 0.05},
+                           Case{33, 127, 8, ElementType::kBfloat16, 0.1}, Case{700, 40, 9, ElementType::kFloat32, 0.01},
+                           Case{300, 384, 17, ElementType::kBfloat16, 0.05}, Case{90, 1024, 2, ElementType::kFloat32, 3},
+                           Case{64, 31, 5, ElementType::kBfloat16, 1e-12}, Case{65, 33, 2, ElementType::kFloat16, 1e12}}) {
+    const auto vectors = MakeFile(Normal(each.rows * each.dim, 1), each.dim, each.type);
+    const auto softmax = Make(device_, vectors);
+    std::vector<int64_t> fifth, all(static_cast<size_t>(each.rows));
+    std::iota(all.begin(), all.end(), 0);
+    for (int64_t r = 2; r < each.rows; r += 5) fifth.push_back(r);
+    const std::vector<float> queries = Normal(each.queries * each.dim, 2);
+    const std::string what = testing::PrintToString(each.rows) + " x " + testing::PrintToString(each.dim);
+    for (const bool mean : {false, true}) {
+      const SoftmaxScanOptions options = {.temperature = each.temperature, .mean = mean};
+      ExpectSame(*softmax, *vectors, queries, RowMask(), options, what);
+      ExpectSame(*softmax, *vectors, queries, RowMask().WithHidden(fifth), options, what + ", a fifth hidden");
+      ExpectSame(*softmax, *vectors, queries, RowMask().WithHidden(all), options, what + ", all hidden");
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, CudaSoftmaxParityTest, testing::Values("forward", "backward", "shuffled", "cuda"),
+                         [](const auto& info) { return info.param; });
+
+TEST(CudaSoftmax, WhatOneHeldPartFindsManyFind) {
+  const int dim = 48;
+  const auto vectors = MakeFile(Normal(500 * dim, 3), dim, ElementType::kFloat32);
+  const std::vector<float> queries = Normal(5 * dim, 4);
+  for (const int64_t part_bytes : {int64_t{1}, int64_t{1} << 24}) {
+    CudaSoftmaxOptions options = Small();
+    options.part_bytes = part_bytes;
+    ExpectSame(*Make(Simulated().device, vectors, options), *vectors, queries, RowMask(), {.temperature = 0.05, .mean = true},
+               testing::PrintToString(part_bytes));
+  }
+}
+
+TEST(CudaSoftmax, RefusesWhatDoesNotFit) {
+  const int dim = 16;
+  const auto vectors = MakeFile(Normal(100 * dim, 5), dim, ElementType::kFloat32);
+  const auto softmax = Make(Simulated().device, vectors);
+  const std::vector<float> queries = Normal(dim, 6);
+  EXPECT_EQ(softmax->Scan({queries.data(), 1, dim - 1}, RowMask(), {}).status().code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(softmax->Scan({queries.data(), 1, dim}, RowMask(), {.temperature = 0}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(softmax->Scan({queries.data(), 1, dim}, RowMask(), {.temperature = std::nan("")}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_TRUE(softmax->Scan({queries.data(), 0, dim}, RowMask(), {})->empty());
+  SoftmaxScanOptions cancelled;
+  cancelled.limits.Cancel();
+  EXPECT_EQ(softmax->Scan({queries.data(), 1, dim}, RowMask(), cancelled).status().code(), absl::StatusCode::kCancelled);
+  ExpectSame(*softmax, *vectors, queries, RowMask(), {}, "afterwards");
+  const auto wide = MakeFile(Normal(2 * 1100, 7), 1100, ElementType::kBfloat16);
+  const Device device = Simulated();
+  auto resident = ResidentVectors::Create(device.device, *wide, nullptr, {}, nullptr);
+  ASSERT_TRUE(resident.ok());
+  EXPECT_EQ(CudaSoftmax::Create(device.device, *std::move(resident), wide, Small()).status().code(),
+            absl::StatusCode::kFailedPrecondition);
+}
+
+TEST(CudaSoftmax, ADeviceThatFailedAnswersNothingMoreAndLeavesNothingBehind) {
+  const int dim = 16;
+  const auto vectors = MakeFile(Normal(100 * dim, 8), dim, ElementType::kFloat16);
+  const std::vector<float> queries = Normal(dim, 9);
+  const int64_t hidden[] = {3};
+  for (const std::string call : {"CopyToDevice", "CopyToHost", "Record", "Wait", "run"}) {
+    const Device device = Simulated();
+    {
+      const auto softmax = Make(device.device, vectors);
+      device.fake->SetFault(
+          [&](const std::string& name) { return name == call ? absl::UnavailableError("broken") : absl::OkStatus(); });
+      const absl::Status status = softmax->Scan({queries.data(), 1, dim}, RowMask().WithHidden(hidden), {}).status();
+      EXPECT_EQ(status.code(), absl::StatusCode::kUnavailable) << call;
+      device.fake->SetFault(nullptr);
+      EXPECT_EQ(softmax->Scan({queries.data(), 1, dim}, RowMask(), {}).status(), status) << call;
+    }
+    EXPECT_EQ(device.fake->device_bytes(), 0);
+    EXPECT_EQ(device.fake->live_handles(), 0);
+  }
+  for (const std::string call : {"Allocate", "AllocatePinned", "CreateStream", "CreateEvent"}) {
+    const Device device = Simulated();
+    auto resident = ResidentVectors::Create(device.device, *vectors, nullptr, {}, nullptr);
+    ASSERT_TRUE(resident.ok());
+    device.fake->SetFault(
+        [&](const std::string& name) { return name == call ? absl::ResourceExhaustedError("full") : absl::OkStatus(); });
+    EXPECT_EQ(CudaSoftmax::Create(device.device, *std::move(resident), vectors, Small()).status().code(),
+              absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(device.fake->live_handles(), 0) << call;
+    EXPECT_TRUE(device.device.health->Check().ok());
+  }
+}
+
+TEST(CudaSoftmax, ManyThreadsTakeTurns) {
+  const int dim = 16;
+  const auto vectors = MakeFile(Normal(200 * dim, 10), dim, ElementType::kFloat32);
+  const auto softmax = Make(Simulated().device, vectors);
+  std::vector<std::thread> threads;
+  for (uint64_t t = 0; t < 3; ++t) {
+    threads.emplace_back([&, t] {
+      const int64_t hidden[] = {static_cast<int64_t>(t)};
+      ExpectSame(*softmax, *vectors, Normal(dim * static_cast<int64_t>(1 + t), 11 + t), RowMask().WithHidden(hidden),
+                 {.temperature = 0.1, .mean = true}, "thread");
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+}  // namespace
+}  // namespace loci
