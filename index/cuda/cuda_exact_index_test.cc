@@ -7,42 +7,25 @@
 #include <limits>
 #include <memory>
 #include <numeric>
-#include <random>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "base/cuda/testing/fake_runtime.h"
 #include "base/device.h"
 #include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "index/cuda/testing/simulated_kernels.h"
+#include "index/cuda/testing/search_devices.h"
 #include "index/exact_index.h"
 #include "index/passage_index.h"
 
 namespace loci {
 namespace {
 
-using cuda::ThreadOrder;
 using testing::HasSubstr;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
-
-struct Device {
-  SearchDevice device;
-  FakeCudaRuntime* fake = nullptr;
-};
-
-Device Simulated(const cuda::SimulatedSearchOptions& options = {}, int64_t memory_bytes = int64_t{1} << 30) {
-  auto runtime = std::make_shared<FakeCudaRuntime>(memory_bytes);
-  Device device;
-  device.fake = runtime.get();
-  device.device = {.name = "cuda:0", .runtime = runtime, .health = std::make_shared<CudaHealth>("cuda:0"), .kernels = nullptr};
-  device.device.kernels = cuda::MakeSimulatedSearchKernels(*runtime, options);
-  return device;
-}
 
 struct Files {
   std::shared_ptr<const VectorFile> vectors;
@@ -72,14 +55,6 @@ Files MakeFiles(const std::vector<float>& rows, int dim, ElementType type = Elem
   return files;
 }
 
-std::vector<float> Normal(int64_t count, uint64_t seed, float deviation = 0.3f) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal(0.0f, deviation);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = normal(random);
-  return values;
-}
-
 IndexSearchOptions TopK(int top_k) {
   IndexSearchOptions options;
   options.top_k = top_k;
@@ -100,8 +75,8 @@ CudaSearchOptions Small() {
   return options;
 }
 
-std::unique_ptr<CudaExactIndex> MakeIndex(const Device& device, const Files& files, const CudaSearchOptions& options = Small(),
-                                          bool with_codes = true) {
+std::unique_ptr<CudaExactIndex> MakeIndex(const SimulatedSearchDevice& device, const Files& files,
+                                          const CudaSearchOptions& options = Small(), bool with_codes = true) {
   auto index =
       CudaExactIndex::Create(device.device, files.vectors, with_codes ? files.codes : nullptr, files.cpu, options, nullptr);
   EXPECT_TRUE(index.ok()) << index.status();
@@ -136,18 +111,11 @@ struct Case {
 // Over the simulated grid in each order of threads, and on the machine's device where it has one.
 class CudaSearchParityTest : public testing::TestWithParam<std::string> {
  protected:
-  static SearchDevice Open(const std::string& name) {
-    if (name == "forward") return Simulated({.order = ThreadOrder::kForward}).device;
-    if (name == "backward") return Simulated({.order = ThreadOrder::kBackward}).device;
-    if (name == "shuffled") return Simulated({.order = ThreadOrder::kShuffled}).device;
-    auto device = OpenSearchDevice(0);
-    return device.ok() ? *std::move(device) : SearchDevice();
-  }
   void SetUp() override {
-    device_.device = Open(GetParam());
+    device_.device = OpenSearchDeviceByName(GetParam());
     if (device_.device.runtime == nullptr) GTEST_SKIP() << "no CUDA device";
   }
-  Device device_;
+  SimulatedSearchDevice device_;
 };
 
 TEST_P(CudaSearchParityTest, FindsWhatTheCpuFinds) {
@@ -158,10 +126,10 @@ TEST_P(CudaSearchParityTest, FindsWhatTheCpuFinds) {
                            Case{140, 384, 257, 5, ElementType::kFloat32}, Case{300, 1024, 18, 5, ElementType::kFloat32}}) {
     const std::string what = testing::PrintToString(each.rows) + " x " + testing::PrintToString(each.dim) + ", " +
                              testing::PrintToString(each.queries) + " queries, top " + testing::PrintToString(each.top_k);
-    const Files files = MakeFiles(Normal(each.rows * each.dim, 1), each.dim, each.type);
+    const Files files = MakeFiles(NormalValues(each.rows * each.dim, 1), each.dim, each.type);
     const auto index = MakeIndex(device_, files);
     ASSERT_NE(index, nullptr);
-    ExpectSameHits(*index, files, Normal(each.queries * each.dim, 2), each.top_k, RowMask(), what);
+    ExpectSameHits(*index, files, NormalValues(each.queries * each.dim, 2), each.top_k, RowMask(), what);
     EXPECT_EQ(index->counts().answered, each.queries) << what;
     EXPECT_EQ(index->counts().left, 0) << what;
   }
@@ -170,10 +138,10 @@ TEST_P(CudaSearchParityTest, FindsWhatTheCpuFinds) {
 TEST_P(CudaSearchParityTest, HiddenRowsAreNotFound) {
   const int64_t rows = 900;
   const int dim = 40;
-  const Files files = MakeFiles(Normal(rows * dim, 3), dim);
+  const Files files = MakeFiles(NormalValues(rows * dim, 3), dim);
   const auto index = MakeIndex(device_, files);
   ASSERT_NE(index, nullptr);
-  const std::vector<float> queries = Normal(3 * dim, 4);
+  const std::vector<float> queries = NormalValues(3 * dim, 4);
   std::vector<int64_t> third, all_but_two, all(rows);
   std::iota(all.begin(), all.end(), 0);
   for (int64_t r = 0; r < rows; ++r) {
@@ -189,29 +157,29 @@ TEST_P(CudaSearchParityTest, HiddenRowsAreNotFound) {
 
 TEST_P(CudaSearchParityTest, TiesGoToTheFirstRows) {
   const int dim = 24;
-  std::vector<float> rows = Normal(50 * dim, 5);
+  std::vector<float> rows = NormalValues(50 * dim, 5);
   for (int i = 0; i < 3; ++i) rows.insert(rows.end(), rows.begin(), rows.end());  // Each row eight times, far apart.
   std::fill(rows.begin() + 7 * dim, rows.begin() + 9 * dim, -0.0f);
   const Files files = MakeFiles(rows, dim, ElementType::kBfloat16);
   const auto index = MakeIndex(device_, files);
   ASSERT_NE(index, nullptr);
-  std::vector<float> queries = Normal(2 * dim, 6);
+  std::vector<float> queries = NormalValues(2 * dim, 6);
   queries.insert(queries.end(), dim, 0.0f);  // All scores alike: no threshold tells them apart.
   ExpectSameHits(*index, files, queries, 21, RowMask(), "copies");
   ExpectSameHits(*index, files, queries, 500, RowMask(), "more hits than rows");
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, CudaSearchParityTest, testing::Values("forward", "backward", "shuffled", "cuda"),
+INSTANTIATE_TEST_SUITE_P(Devices, CudaSearchParityTest, testing::ValuesIn(SearchDeviceNames()),
                          [](const auto& info) { return info.param; });
 
 TEST(CudaExactIndex, AListThatOverflowsIsMadeAgainWithItsThreshold) {
   const int dim = 64;
-  const Files files = MakeFiles(Normal(3000 * dim, 7), dim);
+  const Files files = MakeFiles(NormalValues(3000 * dim, 7), dim);
   CudaSearchOptions options = Small();
   options.min_capacity = 200;
   options.growth = 1000;  // The second launch meets the rest of the rows with the threshold of one tile.
   const auto index = MakeIndex(Simulated(), files, options);
-  ExpectSameHits(*index, files, Normal(4 * dim, 8), 5, RowMask(), "overflow");
+  ExpectSameHits(*index, files, NormalValues(4 * dim, 8), 5, RowMask(), "overflow");
   EXPECT_GT(index->counts().repeated, 0);
   EXPECT_EQ(index->counts().left, 0);
 }
@@ -219,7 +187,7 @@ TEST(CudaExactIndex, AListThatOverflowsIsMadeAgainWithItsThreshold) {
 TEST(CudaExactIndex, AListHoldsAsManyAsItSays) {
   const int dim = 16;
   for (const int64_t rows : {512, 513}) {
-    const Files files = MakeFiles(Normal(rows * dim, 31), dim);
+    const Files files = MakeFiles(NormalValues(rows * dim, 31), dim);
     CudaSearchOptions options = Small();
     options.min_capacity = 512;
     options.capacity_factor = 1;
@@ -265,20 +233,20 @@ TEST(CudaExactIndex, WhatRoundingDisfavoursMostIsFound) {
 TEST(CudaExactIndex, WhatEightBitsCantTellApartIsLeftToTheCpu) {
   const int dim = 32;
   std::vector<float> rows;
-  const std::vector<float> base = Normal(dim, 9), noise = Normal(1500 * dim, 10, 1e-6f);
+  const std::vector<float> base = NormalValues(dim, 9), noise = NormalValues(1500 * dim, 10, 1e-6f);
   for (size_t i = 0; i < noise.size(); ++i) rows.push_back(base[i % dim] + noise[i]);
   const Files files = MakeFiles(rows, dim);
   CudaSearchOptions options = Small();
   options.min_capacity = 256;
   const auto index = MakeIndex(Simulated(), files, options);
-  ExpectSameHits(*index, files, Normal(2 * dim, 11), 3, RowMask(), "alike");
+  ExpectSameHits(*index, files, NormalValues(2 * dim, 11), 3, RowMask(), "alike");
   EXPECT_EQ(index->counts().left, 2);
   EXPECT_EQ(index->counts().answered, 0);
 }
 
 TEST(CudaExactIndex, RowsThatAreNotNumbersCountAsTheCpuCountsThem) {
   const int dim = 16;
-  std::vector<float> rows = Normal(400 * dim, 12);
+  std::vector<float> rows = NormalValues(400 * dim, 12);
   rows[5 * dim] = std::numeric_limits<float>::quiet_NaN();
   rows[6 * dim + 3] = kInfinity;
   rows[70 * dim + 3] = -kInfinity;
@@ -287,7 +255,7 @@ TEST(CudaExactIndex, RowsThatAreNotNumbersCountAsTheCpuCountsThem) {
   rows[300 * dim] = 3e30f;
   const Files files = MakeFiles(rows, dim);
   const auto index = MakeIndex(Simulated(), files);
-  std::vector<float> queries = Normal(2 * dim, 13);
+  std::vector<float> queries = NormalValues(2 * dim, 13);
   queries.insert(queries.end(), dim, 1e-30f);
   ExpectSameHits(*index, files, queries, 8, RowMask(), "few");
   ExpectSameHits(*index, files, queries, 400, RowMask(), "all");
@@ -295,44 +263,44 @@ TEST(CudaExactIndex, RowsThatAreNotNumbersCountAsTheCpuCountsThem) {
 
 TEST(CudaExactIndex, NeedsNoFileOfCodes) {
   const int dim = 30;
-  const Files files = MakeFiles(Normal(500 * dim, 14), dim, ElementType::kFloat16);
+  const Files files = MakeFiles(NormalValues(500 * dim, 14), dim, ElementType::kFloat16);
   const auto index = MakeIndex(Simulated(), files, Small(), /*with_codes=*/false);
-  ExpectSameHits(*index, files, Normal(3 * dim, 15), 6, RowMask(), "own codes");
+  ExpectSameHits(*index, files, NormalValues(3 * dim, 15), 6, RowMask(), "own codes");
   EXPECT_EQ(index->counts().left, 0);
 }
 
 TEST(CudaExactIndex, TakesAsManyPassesAsItsMemoryAsksFor) {
   const int dim = 20;
-  const Files files = MakeFiles(Normal(400 * dim, 16), dim);
+  const Files files = MakeFiles(NormalValues(400 * dim, 16), dim);
   CudaSearchOptions options = Small();
   options.pass_candidates = 3 * options.min_capacity;  // Three queries a pass.
   const auto index = MakeIndex(Simulated(), files, options);
-  ExpectSameHits(*index, files, Normal(10 * dim, 17), 4, RowMask(), "passes");
+  ExpectSameHits(*index, files, NormalValues(10 * dim, 17), 4, RowMask(), "passes");
   EXPECT_EQ(index->counts().answered, 10);
 }
 
 TEST(CudaExactIndex, LeavesSmallSearchesToTheCpu) {
   const int dim = 8;
-  const Files files = MakeFiles(Normal(300 * dim, 18), dim);
+  const Files files = MakeFiles(NormalValues(300 * dim, 18), dim);
   CudaSearchOptions options = Small();
   options.min_visible_rows = 200;
-  const Device device = Simulated();
+  const SimulatedSearchDevice device = Simulated();
   const auto index = MakeIndex(device, files, options);
   const int64_t waits = device.fake->waits();
   std::vector<int64_t> hidden(150);
   std::iota(hidden.begin(), hidden.end(), 0);
-  ExpectSameHits(*index, files, Normal(2 * dim, 19), 4, RowMask().WithHidden(hidden), "few rows");
-  ExpectSameHits(*index, files, Normal(2 * dim, 19), kMaxCudaTopK + 1, RowMask(), "many hits");
+  ExpectSameHits(*index, files, NormalValues(2 * dim, 19), 4, RowMask().WithHidden(hidden), "few rows");
+  ExpectSameHits(*index, files, NormalValues(2 * dim, 19), kMaxCudaTopK + 1, RowMask(), "many hits");
   EXPECT_EQ(device.fake->waits(), waits);
   EXPECT_EQ(index->counts().left, 4);
-  ExpectSameHits(*index, files, Normal(2 * dim, 19), 4, RowMask(), "on the device");
+  ExpectSameHits(*index, files, NormalValues(2 * dim, 19), 4, RowMask(), "on the device");
   EXPECT_EQ(index->counts().answered, 2);
 }
 
 TEST(CudaExactIndex, AsksForNoMoreSharedMemoryThanThereIs) {
   const int dim = 384;
-  const Files files = MakeFiles(Normal(200 * dim, 20), dim);
-  const std::vector<float> queries = Normal(140 * dim, 21);
+  const Files files = MakeFiles(NormalValues(200 * dim, 20), dim);
+  const std::vector<float> queries = NormalValues(140 * dim, 21);
   for (const int kib : {227, 164, 99}) {
     const auto index = MakeIndex(Simulated({.max_shared_bytes = kib << 10}), files);
     ASSERT_NE(index, nullptr);
@@ -366,17 +334,17 @@ class WrongIndex : public PassageIndex {
 
 TEST(CudaExactIndex, IsNotMadeOnADeviceThatFindsOtherHits) {
   const int dim = 24;
-  std::vector<float> rows = Normal(300 * dim, 32);
+  std::vector<float> rows = NormalValues(300 * dim, 32);
   rows[0] = kInfinity;  // No probe.
   const Files files = MakeFiles(rows, dim, ElementType::kFloat32);
   CudaSearchOptions options = Small();
   options.self_check = true;
-  const Device device = Simulated();
+  const SimulatedSearchDevice device = Simulated();
   {
     const auto index = MakeIndex(device, files, options);
     ASSERT_NE(index, nullptr);
     EXPECT_EQ(index->counts().answered, 0);
-    ExpectSameHits(*index, files, Normal(2 * dim, 33), 4, RowMask(), "checked");
+    ExpectSameHits(*index, files, NormalValues(2 * dim, 33), 4, RowMask(), "checked");
   }
   const auto refused = CudaExactIndex::Create(device.device, files.vectors, files.codes, std::make_shared<WrongIndex>(files.cpu),
                                               options, nullptr);
@@ -393,8 +361,8 @@ TEST(CudaExactIndex, IsNotMadeOnADeviceThatFindsOtherHits) {
 
 TEST(CudaExactIndex, SaysWhatMemoryItWouldTakeBeforeItTakesAny) {
   const int dim = 64;
-  const Files files = MakeFiles(Normal(1000 * dim, 22), dim);
-  const Device device = Simulated({}, 1 << 20);
+  const Files files = MakeFiles(NormalValues(1000 * dim, 22), dim);
+  const SimulatedSearchDevice device = Simulated({}, 1 << 20);
   const int64_t allocations = device.fake->allocations();
   const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(), nullptr);
   EXPECT_EQ(index.status().code(), absl::StatusCode::kResourceExhausted);
@@ -410,12 +378,12 @@ TEST(CudaExactIndex, SaysWhatMemoryItWouldTakeBeforeItTakesAny) {
 
 TEST(CudaExactIndex, AnyFailureWhileItIsMadeLeavesNothingBehind) {
   const int dim = 64;
-  const Files files = MakeFiles(Normal(1000 * dim, 23), dim);
+  const Files files = MakeFiles(NormalValues(1000 * dim, 23), dim);
   for (const std::string call :
        {"GetMemory", "Allocate", "AllocatePinned", "CreateStream", "CreateEvent", "CopyToDevice", "Record", "Wait", "run"}) {
     for (const bool exhausted : {false, true}) {
       for (int at = 0; at < 3; ++at) {
-        const Device device = Simulated();
+        const SimulatedSearchDevice device = Simulated();
         int seen = 0;
         device.fake->SetFault([&](const std::string& name) {
           if (name != call || seen++ < at) return absl::OkStatus();
@@ -437,8 +405,8 @@ TEST(CudaExactIndex, AnyFailureWhileItIsMadeLeavesNothingBehind) {
 
 TEST(CudaExactIndex, UploadsInPiecesAndCanBeStopped) {
   const int dim = 64;
-  const Files files = MakeFiles(Normal(1000 * dim, 24), dim);
-  const Device device = Simulated();
+  const Files files = MakeFiles(NormalValues(1000 * dim, 24), dim);
+  const SimulatedSearchDevice device = Simulated();
   std::vector<int64_t> done;
   {
     const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(), [&](int64_t rows) {
@@ -464,10 +432,10 @@ TEST(CudaExactIndex, UploadsInPiecesAndCanBeStopped) {
 
 TEST(CudaExactIndex, ADeviceThatFailedAnswersNothingMore) {
   const int dim = 16;
-  const Files files = MakeFiles(Normal(300 * dim, 25), dim);
-  const std::vector<float> queries = Normal(dim, 26);
+  const Files files = MakeFiles(NormalValues(300 * dim, 25), dim);
+  const std::vector<float> queries = NormalValues(dim, 26);
   for (const std::string call : {"CopyToDevice", "CopyToHost", "Record", "Wait", "run"}) {
-    const Device device = Simulated();
+    const SimulatedSearchDevice device = Simulated();
     const auto index = MakeIndex(device, files);
     ASSERT_NE(index, nullptr);
     device.fake->SetFault(
@@ -484,9 +452,9 @@ TEST(CudaExactIndex, ADeviceThatFailedAnswersNothingMore) {
 
 TEST(CudaExactIndex, ChecksArgumentsAndLimits) {
   const int dim = 16;
-  const Files files = MakeFiles(Normal(300 * dim, 27), dim);
+  const Files files = MakeFiles(NormalValues(300 * dim, 27), dim);
   const auto index = MakeIndex(Simulated(), files);
-  std::vector<float> queries = Normal(dim, 28);
+  std::vector<float> queries = NormalValues(dim, 28);
   std::vector<RowHit> hits(3);
   EXPECT_EQ(index->Search({queries.data(), 1, dim - 1}, TopK(3), RowMask(), hits.data()).code(),
             absl::StatusCode::kInvalidArgument);
@@ -500,7 +468,7 @@ TEST(CudaExactIndex, ChecksArgumentsAndLimits) {
 
 TEST(CudaExactIndex, ServesManyThreadsAtOnce) {
   const int dim = 16;
-  const Files files = MakeFiles(Normal(400 * dim, 29), dim);
+  const Files files = MakeFiles(NormalValues(400 * dim, 29), dim);
   CudaSearchOptions options = Small();
   options.lanes = 2;
   const auto index = MakeIndex(Simulated(), files, options);
@@ -510,7 +478,7 @@ TEST(CudaExactIndex, ServesManyThreadsAtOnce) {
     threads.emplace_back([&, t] {
       for (uint64_t i = 0; i < 3; ++i) {
         const int64_t hidden[] = {static_cast<int64_t>(t), 300};
-        ExpectSameHits(*index, files, Normal(dim * static_cast<int64_t>(1 + t), 30 + t + 10 * i), 5,
+        ExpectSameHits(*index, files, NormalValues(dim * static_cast<int64_t>(1 + t), 30 + t + 10 * i), 5,
                        i == 1 ? RowMask().WithHidden(hidden) : RowMask(), "thread");
       }
     });

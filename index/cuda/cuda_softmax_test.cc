@@ -4,52 +4,18 @@
 #include <limits>
 #include <memory>
 #include <numeric>
-#include <random>
 #include <string>
 #include <thread>
 #include <utility>
 #include <vector>
 
-#include "base/cuda/testing/fake_runtime.h"
 #include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
-#include "index/cuda/testing/simulated_kernels.h"
+#include "index/cuda/testing/search_devices.h"
 
 namespace loci {
 namespace {
-
-using cuda::ThreadOrder;
-
-struct Device {
-  SearchDevice device;
-  FakeCudaRuntime* fake = nullptr;
-};
-
-Device Simulated(const cuda::SimulatedSearchOptions& options = {}, int64_t memory_bytes = int64_t{1} << 30) {
-  auto runtime = std::make_shared<FakeCudaRuntime>(memory_bytes);
-  Device device;
-  device.fake = runtime.get();
-  device.device = {.name = "cuda:0", .runtime = runtime, .health = std::make_shared<CudaHealth>("cuda:0"), .kernels = nullptr};
-  device.device.kernels = cuda::MakeSimulatedSearchKernels(*runtime, options);
-  return device;
-}
-
-SearchDevice Open(const std::string& name) {
-  if (name == "forward") return Simulated({.order = ThreadOrder::kForward}).device;
-  if (name == "backward") return Simulated({.order = ThreadOrder::kBackward}).device;
-  if (name == "shuffled") return Simulated({.order = ThreadOrder::kShuffled}).device;
-  auto device = OpenSearchDevice(0);
-  return device.ok() ? *std::move(device) : SearchDevice();
-}
-
-std::vector<float> Normal(int64_t count, uint64_t seed, float deviation = 0.3f) {
-  std::mt19937_64 random(seed);
-  std::normal_distribution<float> normal(0.0f, deviation);
-  std::vector<float> values(static_cast<size_t>(count));
-  for (float& value : values) value = normal(random);
-  return values;
-}
 
 std::shared_ptr<const VectorFile> MakeFile(const std::vector<float>& rows, int dim, ElementType type) {
   FileSystem& fs = PosixFileSystem();
@@ -112,7 +78,7 @@ void ExpectSame(const CudaSoftmax& softmax, const VectorFile& vectors, const std
 class CudaSoftmaxParityTest : public testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    device_ = Open(GetParam());
+    device_ = OpenSearchDeviceByName(GetParam());
     if (device_.runtime == nullptr) GTEST_SKIP() << "no CUDA device";
   }
   SearchDevice device_;
@@ -130,12 +96,12 @@ TEST_P(CudaSoftmaxParityTest, SumsWhatTheCpuSums) {
                            Case{33, 127, 8, ElementType::kBfloat16, 0.1}, Case{700, 40, 9, ElementType::kFloat32, 0.01},
                            Case{300, 384, 17, ElementType::kBfloat16, 0.05}, Case{90, 1024, 2, ElementType::kFloat32, 3},
                            Case{64, 31, 5, ElementType::kBfloat16, 1e-12}, Case{65, 33, 2, ElementType::kFloat16, 1e12}}) {
-    const auto vectors = MakeFile(Normal(each.rows * each.dim, 1), each.dim, each.type);
+    const auto vectors = MakeFile(NormalValues(each.rows * each.dim, 1), each.dim, each.type);
     const auto softmax = Make(device_, vectors);
     std::vector<int64_t> fifth, all(static_cast<size_t>(each.rows));
     std::iota(all.begin(), all.end(), 0);
     for (int64_t r = 2; r < each.rows; r += 5) fifth.push_back(r);
-    const std::vector<float> queries = Normal(each.queries * each.dim, 2);
+    const std::vector<float> queries = NormalValues(each.queries * each.dim, 2);
     const std::string what = testing::PrintToString(each.rows) + " x " + testing::PrintToString(each.dim);
     for (const bool mean : {false, true}) {
       const SoftmaxScanOptions options = {.temperature = each.temperature, .mean = mean};
@@ -146,13 +112,13 @@ TEST_P(CudaSoftmaxParityTest, SumsWhatTheCpuSums) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, CudaSoftmaxParityTest, testing::Values("forward", "backward", "shuffled", "cuda"),
+INSTANTIATE_TEST_SUITE_P(Devices, CudaSoftmaxParityTest, testing::ValuesIn(SearchDeviceNames()),
                          [](const auto& info) { return info.param; });
 
 TEST(CudaSoftmax, WhatOneHeldPartFindsManyFind) {
   const int dim = 48;
-  const auto vectors = MakeFile(Normal(500 * dim, 3), dim, ElementType::kFloat32);
-  const std::vector<float> queries = Normal(5 * dim, 4);
+  const auto vectors = MakeFile(NormalValues(500 * dim, 3), dim, ElementType::kFloat32);
+  const std::vector<float> queries = NormalValues(5 * dim, 4);
   for (const int64_t part_bytes : {int64_t{1}, int64_t{1} << 24}) {
     CudaSoftmaxOptions options = Small();
     options.part_bytes = part_bytes;
@@ -163,9 +129,9 @@ TEST(CudaSoftmax, WhatOneHeldPartFindsManyFind) {
 
 TEST(CudaSoftmax, RefusesWhatDoesNotFit) {
   const int dim = 16;
-  const auto vectors = MakeFile(Normal(100 * dim, 5), dim, ElementType::kFloat32);
+  const auto vectors = MakeFile(NormalValues(100 * dim, 5), dim, ElementType::kFloat32);
   const auto softmax = Make(Simulated().device, vectors);
-  const std::vector<float> queries = Normal(dim, 6);
+  const std::vector<float> queries = NormalValues(dim, 6);
   EXPECT_EQ(softmax->Scan({queries.data(), 1, dim - 1}, RowMask(), {}).status().code(), absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(softmax->Scan({queries.data(), 1, dim}, RowMask(), {.temperature = 0}).status().code(),
             absl::StatusCode::kInvalidArgument);
@@ -176,8 +142,8 @@ TEST(CudaSoftmax, RefusesWhatDoesNotFit) {
   cancelled.limits.Cancel();
   EXPECT_EQ(softmax->Scan({queries.data(), 1, dim}, RowMask(), cancelled).status().code(), absl::StatusCode::kCancelled);
   ExpectSame(*softmax, *vectors, queries, RowMask(), {}, "afterwards");
-  const auto wide = MakeFile(Normal(2 * 1100, 7), 1100, ElementType::kBfloat16);
-  const Device device = Simulated();
+  const auto wide = MakeFile(NormalValues(2 * 1100, 7), 1100, ElementType::kBfloat16);
+  const SimulatedSearchDevice device = Simulated();
   auto resident = ResidentVectors::Create(device.device, *wide, nullptr, {}, nullptr);
   ASSERT_TRUE(resident.ok());
   EXPECT_EQ(CudaSoftmax::Create(device.device, *std::move(resident), wide, Small()).status().code(),
@@ -186,11 +152,11 @@ TEST(CudaSoftmax, RefusesWhatDoesNotFit) {
 
 TEST(CudaSoftmax, ADeviceThatFailedAnswersNothingMoreAndLeavesNothingBehind) {
   const int dim = 16;
-  const auto vectors = MakeFile(Normal(100 * dim, 8), dim, ElementType::kFloat16);
-  const std::vector<float> queries = Normal(dim, 9);
+  const auto vectors = MakeFile(NormalValues(100 * dim, 8), dim, ElementType::kFloat16);
+  const std::vector<float> queries = NormalValues(dim, 9);
   const int64_t hidden[] = {3};
   for (const std::string call : {"CopyToDevice", "CopyToHost", "Record", "Wait", "run"}) {
-    const Device device = Simulated();
+    const SimulatedSearchDevice device = Simulated();
     {
       const auto softmax = Make(device.device, vectors);
       device.fake->SetFault(
@@ -204,7 +170,7 @@ TEST(CudaSoftmax, ADeviceThatFailedAnswersNothingMoreAndLeavesNothingBehind) {
     EXPECT_EQ(device.fake->live_handles(), 0);
   }
   for (const std::string call : {"Allocate", "AllocatePinned", "CreateStream", "CreateEvent"}) {
-    const Device device = Simulated();
+    const SimulatedSearchDevice device = Simulated();
     auto resident = ResidentVectors::Create(device.device, *vectors, nullptr, {}, nullptr);
     ASSERT_TRUE(resident.ok());
     device.fake->SetFault(
@@ -218,13 +184,13 @@ TEST(CudaSoftmax, ADeviceThatFailedAnswersNothingMoreAndLeavesNothingBehind) {
 
 TEST(CudaSoftmax, ManyThreadsTakeTurns) {
   const int dim = 16;
-  const auto vectors = MakeFile(Normal(200 * dim, 10), dim, ElementType::kFloat32);
+  const auto vectors = MakeFile(NormalValues(200 * dim, 10), dim, ElementType::kFloat32);
   const auto softmax = Make(Simulated().device, vectors);
   std::vector<std::thread> threads;
   for (uint64_t t = 0; t < 3; ++t) {
     threads.emplace_back([&, t] {
       const int64_t hidden[] = {static_cast<int64_t>(t)};
-      ExpectSame(*softmax, *vectors, Normal(dim * static_cast<int64_t>(1 + t), 11 + t), RowMask().WithHidden(hidden),
+      ExpectSame(*softmax, *vectors, NormalValues(dim * static_cast<int64_t>(1 + t), 11 + t), RowMask().WithHidden(hidden),
                  {.temperature = 0.1, .mean = true}, "thread");
     });
   }
