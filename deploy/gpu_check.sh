@@ -1,13 +1,15 @@
 #!/usr/bin/env bash
-# Checks and measures the CUDA encoder on a machine that has a GPU and need not have anything else of Loci's.
+# Checks and measures the CUDA encoder and exact search on a machine that has a GPU and need not have anything else of Loci's.
 #
-#   deploy/gpu_check.sh bundle DIR     builds the bundle: the programs, the libraries they need but CUDA's own, a float16 copy of the model
-#   DIR/gpu_check.sh run [REPORT]      on the machine with the GPU: prints the report, within nine minutes
-#   deploy/gpu_check.sh                both, in a temporary folder
+#   deploy/gpu_check.sh bundle DIR          builds the bundle of the encoder: the programs, the libraries they need but CUDA's own, a float16 copy of the model
+#   deploy/gpu_check.sh bundle DIR search   builds that of exact search, without a model
+#   DIR/gpu_check.sh run [REPORT]           on the machine with the GPU: prints the report, within nine minutes
+#   deploy/gpu_check.sh                     all of it, in temporary folders
 #
-# `bundle` needs what a build needs, the CUDA toolkit and deploy/setup.sh's model. `run` needs the driver and cuBLASLt 13 (the toolkit's lib64
-# in $LOCI_CUDA_LIBRARY_DIR where the linker does not find it), compares with torch where python3 has it, and runs compute-sanitizer where
-# that is installed and works. Without a device `run` says so and exits 2. Exits 1 where anything was wrong.
+# `bundle` needs what a build needs, the CUDA toolkit and deploy/setup.sh's model. `run` needs the driver and, for the encoder, cuBLASLt 13 (the toolkit's
+# lib64 in $LOCI_CUDA_LIBRARY_DIR where the linker does not find it); search makes $LOCI_SEARCH_ROWS rows of 384, 10 million, in $TMPDIR. It compares with
+# torch where python3 has it, and runs compute-sanitizer where that is installed and works. Without a device `run` says so and exits 2. Exits 1 where
+# anything was wrong.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 limit_bytes=$((60 * 1000 * 1000))
@@ -45,29 +47,36 @@ with open(os.path.join(target, "model.safetensors"), "wb") as file:
 PYTHON
 }
 
-bundle() {  # DIR
-  local to=$1 root targets program library
+bundle() {  # DIR [search]
+  local to=$1 what=${2:-encoder} root targets program built library
   root=$(cd "$here/.." && pwd)
   mkdir -p "$to"
   to=$(cd "$to" && pwd)
   cd "$root"
   local model=${LOCI_MODEL_DIR:-models/all-MiniLM-L6-v2}
-  [ -f "$model/model.safetensors" ] || { echo "gpu_check: no model in $model: run deploy/setup.sh, or set LOCI_MODEL_DIR" >&2; exit 1; }
-  targets=(//encoder/cuda:cuda_check //encoder/cuda:cuda_benchmark)
+  if [ "$what" = search ]; then
+    targets=(//index/cuda:search_check //index/cuda:search_benchmark)
+  else
+    [ -f "$model/model.safetensors" ] || { echo "gpu_check: no model in $model: run deploy/setup.sh, or set LOCI_MODEL_DIR" >&2; exit 1; }
+    targets=(//encoder/cuda:cuda_check //encoder/cuda:cuda_benchmark)
+  fi
   ${LOCI_BAZEL:-bazel} build "${targets[@]}"
   mkdir -p "$to/bin" "$to/lib"
   for target in "${targets[@]}"; do
-    program=$(basename "${target/:/\/}")
-    install -m 755 "bazel-bin/encoder/cuda/$program" "$to/bin/$program"
+    program=${target#*:}
+    built=${target#//}
+    built=bazel-bin/${built/:/\/}
+    install -m 755 "$built" "$to/bin/$program"
     strip "$to/bin/$program"
     grep -aq cudaErrorInsufficientDriver "$to/bin/$program" || { echo "gpu_check: $program has no CUDA in it: no toolkit was found" >&2; exit 1; }
-    # Not the C library, which must be the machine's own, with what belongs to it; not CUDA's.
-    ldd "$to/bin/$program" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
+    # Not the C library, which must be the machine's own, with what belongs to it; not CUDA's. (Of what was built: the program in the bundle finds
+    # the libraries that are there already.)
+    ldd "$built" | awk '$2 == "=>" && $3 ~ /^\// {print $3}' |
       { grep -vE '/(ld-linux|libc|libm|libdl|librt|libpthread|libstdc\+\+|libgcc_s|libcuda|libcudart|libcublas|libcublasLt|libnv[a-z]*)[-.0-9]*\.so' || true; } |
       while read -r library; do install -m 644 "$library" "$to/lib/"; done
   done
-  half_precision_model "$model" "$to/model"
-  install -m 644 tests/peers/gpu_encoder_benchmark.py "$to/"
+  [ "$what" = search ] || half_precision_model "$model" "$to/model"
+  install -m 644 "tests/peers/gpu_${what}_benchmark.py" "$to/"
   install -m 755 "$here/gpu_check.sh" "$to/gpu_check.sh"
   git rev-parse HEAD > "$to/COMMIT" 2>/dev/null || echo unknown > "$to/COMMIT"
   local bytes
@@ -123,9 +132,9 @@ part() {  # KIND SECONDS NAME COMMAND...
   rm -f "$output"
 }
 
-# Where compute-sanitizer works on this machine: it refuses some devices that programs alone may use.
-sanitize() {
-  local sanitizer output rest rc=0
+# Where compute-sanitizer works on this machine: it refuses some devices that programs alone may use. FIRST: tests that show it.
+sanitize() {  # PROGRAM FIRST TESTS
+  local program=$1 first=$2 tests=$3 sanitizer output rest rc=0
   sanitizer=$(command -v compute-sanitizer || ls "${CUDA_HOME:-/usr/local/cuda}/bin/compute-sanitizer" 2>/dev/null || true)
   if [ -z "$sanitizer" ]; then
     printf '\n== compute-sanitizer\nnot run: it is not installed here\n'
@@ -138,21 +147,21 @@ sanitize() {
     return 0
   fi
   output=$(mktemp)
-  timeout -k 5 $((rest < 60 ? rest : 60)) "$sanitizer" --tool memcheck "$here/bin/cuda_check" --gtest_filter='*PoolingOfZeros*cuda_float32*' >"$output" 2>&1 || rc=$?
+  timeout -k 5 $((rest < 60 ? rest : 60)) "$sanitizer" --tool memcheck "$here/bin/$program" --gtest_filter="$first" >"$output" 2>&1 || rc=$?
   if [ $rc != 0 ] || ! grep -aqE '^\[  PASSED  \] [1-9]' "$output" || grep -aq '^\[  SKIPPED' "$output"; then
     printf '\n== compute-sanitizer\nnot run, it does not work here (exit %s): ' $rc
     grep -am1 -iE 'error|not supported|skipped' "$output" || tail -1 "$output"
     unfinished=$((unfinished + 1))
   else
     for tool in memcheck racecheck; do
-      part partial_tests 75 "compute-sanitizer $tool" "$sanitizer" --tool $tool --error-exitcode 9 "$here/bin/cuda_check" \
-        --gtest_filter='*cuda_bfloat16:*cuda_float32:-*Longest*:*Dense*'
+      part partial_tests 75 "compute-sanitizer $tool" "$sanitizer" --tool $tool --error-exitcode 9 "$here/bin/$program" \
+        --gtest_filter="$tests"
     done
   fi
   rm -f "$output"
 }
 
-run() {
+run_encoder() {
   SECONDS=0
   deadline=520  # Of 540 s; what has not ended by then is given 5 s more.
   for folder in "${CUDA_HOME:-}"/lib64 /usr/local/cuda/lib64; do
@@ -185,7 +194,7 @@ print(next((p.rsplit("/", 1)[0] for f in sys.path for p in glob.glob(f + "/nvidi
   part tests 120 "parity of each kernel with its reference, on the device" "$here/bin/cuda_check" --gtest_filter='*cuda_*'
   part tests 60 "the encoder against the CPU's, on the device" "$here/bin/cuda_check" --gtest_filter='*OnADevice*'
   part whole 60 "soak" "$here/bin/cuda_benchmark" "$here/model" soak 20
-  sanitize
+  sanitize cuda_check '*PoolingOfZeros*cuda_float32*' '*cuda_bfloat16:*cuda_float32:-*Longest*:*Dense*'
   part partial 60 "kernels" "$here/bin/cuda_benchmark" "$here/model" kernels
   part partial 90 "encoder" "$here/bin/cuda_benchmark" "$here/model" encoder
   if command -v python3 >/dev/null; then
@@ -197,6 +206,10 @@ print(next((p.rsplit("/", 1)[0] for f in sys.path for p in glob.glob(f + "/nvidi
   else
     echo; echo "== against torch"; echo "not run: no python3 here"
   fi
+  conclude
+}
+
+conclude() {
   echo
   local rest_of=""
   [ $unfinished = 0 ] || rest_of="; parts not run or not finished: $unfinished"
@@ -204,16 +217,60 @@ print(next((p.rsplit("/", 1)[0] for f in sys.path for p in glob.glob(f + "/nvidi
   return $failed
 }
 
+run_search() {
+  SECONDS=0
+  deadline=520
+  echo "Loci's exact search on CUDA devices, commit $(cat "$here/COMMIT"), $(date -u +%Y-%m-%dT%H:%MZ)"
+  timeout 20 nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.sm --format=csv,noheader 2>/dev/null || echo "nvidia-smi does not answer"
+  export TMPDIR=${TMPDIR:-/tmp}
+  local rc=0 first
+  # Without rows it gets no further than to the device.
+  first=$(timeout -k 5 60 "$here/bin/search_benchmark" /nonexistent measure 2>&1) || rc=$?
+  if [ $rc = 2 ]; then
+    echo "$first"
+    echo "There is no device to check: nothing of this report was measured."
+    return 2
+  fi
+  rows_folder=$(mktemp -d)
+  trap 'rm -rf "$rows_folder"' EXIT
+  export TEST_TMPDIR=$rows_folder
+  part tests 120 "hits against the CPU's, on the device" "$here/bin/search_check" --gtest_filter='*/cuda'
+  sanitize search_check '*Ties*/cuda' '*Ties*/cuda:*Hidden*/cuda'
+  part whole 120 "rows" "$here/bin/search_benchmark" "$rows_folder" make "${LOCI_SEARCH_ROWS:-10000000}" 384
+  part whole 120 "search" "$here/bin/search_benchmark" "$rows_folder" measure
+  if command -v python3 >/dev/null; then
+    local rest
+    rest=$(left)
+    part partial 210 "against torch" python3 -u "$here/gpu_search_benchmark.py" "$here/bin/search_benchmark" "$rows_folder" \
+      --seconds $((rest < 210 ? rest - 50 : 160))
+  else
+    echo; echo "== against torch"; echo "not run: no python3 here"
+  fi
+  conclude
+}
+
+# What the bundle is of.
+run() {
+  if [ -e "$here/bin/search_benchmark" ]; then run_search; else run_encoder; fi
+}
+
 # Sourced, it only defines what is above.
 [ "${BASH_SOURCE[0]}" = "$0" ] || return 0
 case ${1:-} in
-  bundle) [ $# = 2 ] || { echo "usage: deploy/gpu_check.sh bundle DIR" >&2; exit 1; }; bundle "$2" ;;
+  bundle)
+    [ $# = 2 ] || [ "$#/${3:-}" = 3/search ] || { echo "usage: deploy/gpu_check.sh bundle DIR [search]" >&2; exit 1; }
+    bundle "${@:2}"
+    ;;
   run) if [ $# = 2 ]; then run 2>&1 | tee "$2"; exit "${PIPESTATUS[0]}"; else run; fi ;;
   "")
     folder=$(mktemp -d)
     trap 'rm -rf "$folder"' EXIT
-    bundle "$folder"
-    "$folder/gpu_check.sh" run
+    (bundle "$folder/encoder")
+    (bundle "$folder/search" search)
+    rc=0
+    "$folder/encoder/gpu_check.sh" run || rc=$?
+    "$folder/search/gpu_check.sh" run || rc=$?
+    exit $rc
     ;;
-  *) sed -n '2,11s/^# \{0,1\}//p' "$0"; exit 1 ;;
+  *) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 1 ;;
 esac

@@ -1,0 +1,273 @@
+// Measures exact search on a CUDA device; run by deploy/gpu_check.sh.
+//
+//   search_benchmark FOLDER make ROWS DIM     writes FOLDER/vectors.bin, so many random rows in 4096 clusters, bfloat16, and FOLDER/queries.f32,
+//                                             512 more of them, [512, DIM]; needs no device
+//   search_benchmark FOLDER measure           uploads the file, compares hits, log Z and means with the CPU's, then times the top 100 of 1, 8, 16, 64
+//                                             and 512 queries, and log Z and means of 1, 8 and 64
+//   search_benchmark FOLDER serve             answers commands on standard input by a line of JSON each, for paired measurements: `run N` searches
+//                                             the first N queries, `write N FILE` also writes the rows found, int64 [N, 100]
+//
+// Exits 2 where there is no device, with the reason.
+#include <algorithm>
+#include <bit>
+#include <chrono>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <iostream>
+#include <memory>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "base/device.h"
+#include "base/file.h"
+#include "base/thread_pool.h"
+#include "index/cuda/cuda_exact_index.h"
+#include "index/cuda/cuda_softmax.h"
+#include "index/exact_index.h"
+
+namespace loci {
+namespace {
+
+constexpr int kTopK = 100;
+constexpr int64_t kQueries = 512;
+constexpr int64_t kClusters = 4096;
+
+void Die(const absl::Status& status) {
+  if (status.ok()) return;
+  std::fprintf(stderr, "%s\n", status.ToString().c_str());
+  std::exit(1);
+}
+
+template <typename T>
+T ValueOrDie(absl::StatusOr<T> value) {
+  Die(value.status());
+  return *std::move(value);
+}
+
+double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
+
+std::string VectorsPath(const std::string& folder) { return JoinPath(folder, "vectors.bin"); }
+std::string QueriesPath(const std::string& folder) { return JoinPath(folder, "queries.f32"); }
+
+// A vector of `seed`, of about normal elements; as fast as memory nearly.
+void Noise(uint64_t seed, int dim, float* out) {
+  uint64_t state = (seed + 1) * 0x9E3779B97F4A7C15u;
+  for (int d = 0; d < dim; ++d) {
+    state ^= state << 13;
+    state ^= state >> 7;
+    state ^= state << 17;
+    const uint64_t bits = state * 0x2545F4914F6CDD1Du;
+    const int64_t sum = static_cast<int64_t>((bits & 0xffff) + (bits >> 16 & 0xffff) + (bits >> 32 & 0xffff) + (bits >> 48));
+    out[d] = static_cast<float>(sum - 2 * 65535) * (1.0f / 37837);  // Of variance 1.
+  }
+}
+
+// Row `i`, unit length.
+void MakeRow(uint64_t i, const std::vector<float>& centres, int dim, float* out) {
+  Noise(i + (uint64_t{1} << 40), dim, out);
+  const float* const centre = &centres[static_cast<size_t>(i * 0x9E3779B1u % kClusters) * static_cast<size_t>(dim)];
+  float squares = 0;
+  for (int d = 0; d < dim; ++d) {
+    out[d] = out[d] + 0.7f * centre[d];
+    squares += out[d] * out[d];
+  }
+  const float factor = 1 / std::sqrt(squares);
+  for (int d = 0; d < dim; ++d) out[d] *= factor;
+}
+
+int Make(const std::string& folder, int64_t rows, int dim) {
+  ThreadPool pool("make", static_cast<int>(std::max(2u, std::thread::hardware_concurrency())) - 1, 1024);
+  std::vector<float> centres(static_cast<size_t>(kClusters * dim));
+  for (int64_t c = 0; c < kClusters; ++c) Noise(static_cast<uint64_t>(c), dim, &centres[static_cast<size_t>(c * dim)]);
+  auto writer = ValueOrDie(VectorFileWriter::Create(PosixFileSystem(), VectorsPath(folder), rows, dim, ElementType::kBfloat16));
+  constexpr int64_t kPiece = 16384;
+  std::vector<float> piece(static_cast<size_t>(kPiece * dim));
+  for (int64_t first = 0; first < rows; first += kPiece) {
+    const int64_t count = std::min(kPiece, rows - first);
+    pool.ParallelFor((count + 63) / 64, [&](int64_t part) {
+      for (int64_t i = 64 * part; i < std::min(count, 64 * part + 64); ++i) {
+        MakeRow(static_cast<uint64_t>(first + i), centres, dim, &piece[static_cast<size_t>(i * dim)]);
+      }
+    });
+    for (int64_t i = 0; i < count; ++i) Die(writer->Append(&piece[static_cast<size_t>(i * dim)]));
+  }
+  Die(writer->Finish());
+  std::vector<float> queries(static_cast<size_t>(kQueries * dim));
+  for (int64_t q = 0; q < kQueries; ++q)
+    MakeRow(static_cast<uint64_t>(rows + q), centres, dim, &queries[static_cast<size_t>(q * dim)]);
+  std::ofstream(QueriesPath(folder), std::ios::binary)
+      .write(reinterpret_cast<const char*>(queries.data()), static_cast<std::streamsize>(4 * queries.size()));
+  return 0;
+}
+
+struct Loaded {
+  std::unique_ptr<ThreadPool> pool;
+  std::shared_ptr<const VectorFile> vectors;
+  std::shared_ptr<const ExactIndex> cpu;
+  std::unique_ptr<CudaExactIndex> index;
+  std::vector<float> queries;
+  std::vector<RowHit> hits = std::vector<RowHit>(static_cast<size_t>(kQueries * kTopK));
+
+  MatrixView<const float> First(int64_t count) const { return {queries.data(), count, vectors->dim()}; }
+};
+
+Loaded Load(const SearchDevice& device, const std::string& folder) {
+  Loaded loaded;
+  loaded.pool =
+      std::make_unique<ThreadPool>("search", static_cast<int>(std::max(2u, std::thread::hardware_concurrency())) - 1, 1024);
+  loaded.vectors = ValueOrDie(VectorFile::Open(PosixFileSystem(), VectorsPath(folder)));
+  loaded.cpu = std::make_shared<ExactIndex>(loaded.vectors, loaded.pool.get());
+  loaded.queries.resize(static_cast<size_t>(kQueries * loaded.vectors->dim()));
+  std::ifstream(QueriesPath(folder), std::ios::binary)
+      .read(reinterpret_cast<char*>(loaded.queries.data()), static_cast<std::streamsize>(4 * loaded.queries.size()));
+  CudaSearchOptions options;
+  options.min_visible_rows = 0;
+  loaded.index = ValueOrDie(CudaExactIndex::Create(device, loaded.vectors, nullptr, loaded.cpu, options, nullptr));
+  return loaded;
+}
+
+IndexSearchOptions TopK() {
+  IndexSearchOptions options;
+  options.top_k = kTopK;
+  return options;
+}
+
+double Run(Loaded& loaded, int64_t queries) {
+  const double begin = Now();
+  Die(loaded.index->Search(loaded.First(queries), TopK(), RowMask(), loaded.hits.data()));
+  return Now() - begin;
+}
+
+// log Z and mean vectors against the CPU's, and their time. False where they differ.
+bool MeasureSoftmax(const SearchDevice& device, const Loaded& loaded) {
+  const auto softmax = ValueOrDie(CudaSoftmax::Create(device, loaded.index->resident(), loaded.vectors, {}));
+  SoftmaxScanOptions options = {.temperature = 0.05, .mean = true, .pool = loaded.pool.get()};
+  const ScanSegment segments[] = {
+      {.data = loaded.vectors->row(0), .type = loaded.vectors->element_type(), .rows = loaded.vectors->rows()}};
+  constexpr int64_t kCompared = 2;
+  const SoftmaxScan expected = ValueOrDie(ScanSoftmax(segments, loaded.First(kCompared), {}, options));
+  const std::vector<SoftmaxSums> sums = ValueOrDie(softmax->Scan(loaded.First(kCompared), RowMask(), options));
+  double log_z_error = 0, mean_error = 0;
+  int64_t wrong = 0;
+  const auto compare = [&wrong](double mine, double theirs, double* worst) {
+    const double error = std::abs(mine - theirs);
+    wrong += !(error < 1e-4);  // A NaN too.
+    *worst = std::max(*worst, error);
+  };
+  for (size_t q = 0; q < sums.size(); ++q) {
+    const SoftmaxSums &mine = sums[q], &theirs = expected.sums[q];
+    compare(mine.LogMass(options.temperature), theirs.LogMass(options.temperature), &log_z_error);
+    for (size_t d = 0; d < theirs.weighted.size(); ++d) {
+      compare(mine.weighted[d] / mine.sum, theirs.weighted[d] / theirs.sum, &mean_error);
+    }
+  }
+  std::printf("log Z and mean against the CPU's: off by at most %.1e and %.1e, %lld numbers by more than 1e-4: %s\n", log_z_error,
+              mean_error, static_cast<long long>(wrong), wrong == 0 ? "the same" : "FAILED");
+  for (const bool mean : {false, true}) {
+    options.mean = mean;
+    for (const int64_t count : {int64_t{1}, int64_t{8}, int64_t{64}}) {
+      std::vector<double> times;
+      for (int i = 0; i < 12; ++i) {
+        const double begin = Now();
+        (void)ValueOrDie(softmax->Scan(loaded.First(count), RowMask(), options));
+        if (i >= 2) times.push_back(Now() - begin);
+      }
+      std::sort(times.begin(), times.end());
+      const double median = times[times.size() / 2];
+      std::printf("log Z%s of %2lld queries: %.3f ms median; rows at %.0f GB/s\n", mean ? " and mean" : "",
+                  static_cast<long long>(count), 1e3 * median,
+                  static_cast<double>(loaded.vectors->rows()) * loaded.vectors->dim() *
+                      static_cast<double>(ElementSize(loaded.vectors->element_type())) / median / 1e9);
+    }
+  }
+  return wrong == 0;
+}
+
+int Measure(const SearchDevice& device, const std::string& folder) {
+  const double begin = Now();
+  Loaded loaded = Load(device, folder);
+  const int64_t rows = loaded.vectors->rows();
+  const int dim = loaded.vectors->dim();
+  std::printf("%lld rows of %d: %.1f GB on the device, uploaded in %.1f s\n", static_cast<long long>(rows), dim,
+              static_cast<double>(loaded.index->device_bytes()) / 1e9, Now() - begin);
+  constexpr int64_t kCompared = 16;
+  std::vector<RowHit> expected(static_cast<size_t>(kCompared * kTopK));
+  Die(loaded.cpu->Search(loaded.First(kCompared), TopK(), RowMask(), expected.data()));
+  int64_t wrong = 0;
+  for (const int64_t count : {kCompared, kQueries}) {
+    std::fill(loaded.hits.begin(), loaded.hits.end(), RowHit{-7, 7});
+    Run(loaded, count);
+    for (size_t i = 0; i < expected.size(); ++i) {
+      wrong += loaded.hits[i].row != expected[i].row ||
+               std::bit_cast<uint32_t>(loaded.hits[i].score) != std::bit_cast<uint32_t>(expected[i].score);
+    }
+  }
+  std::printf("hits against the CPU's: %lld of %lld differ: %s\n", static_cast<long long>(wrong),
+              static_cast<long long>(2 * kCompared * kTopK), wrong == 0 ? "the same" : "FAILED");
+  for (const int64_t count : {int64_t{1}, int64_t{8}, int64_t{16}, int64_t{64}, kQueries}) {
+    for (int i = 0; i < 3; ++i) Run(loaded, count);
+    const CudaExactIndex::Counts before = loaded.index->counts();
+    std::vector<double> times;
+    for (int i = 0; i < 30; ++i) times.push_back(Run(loaded, count));
+    const CudaExactIndex::Counts after = loaded.index->counts();
+    std::sort(times.begin(), times.end());
+    const double median = times[times.size() / 2];
+    // The least that is moved: the codes and their figures, once; and computed: a multiplication and an addition of each code.
+    std::printf(
+        "top %d of %3lld queries: %.3f ms median, %.3f ms p10, %.0f queries/s; codes at %.0f GB/s, %.0f TOPS; scanned again "
+        "%lld, left to "
+        "the CPU %lld\n",
+        kTopK, static_cast<long long>(count), 1e3 * median, 1e3 * times[times.size() / 10], static_cast<double>(count) / median,
+        static_cast<double>(rows) * (dim + 12) / median / 1e9, 2.0 * static_cast<double>(rows * count) * dim / median / 1e12,
+        static_cast<long long>(after.repeated - before.repeated), static_cast<long long>(after.left - before.left));
+  }
+  return MeasureSoftmax(device, loaded) && wrong == 0 ? 0 : 1;
+}
+
+int Serve(const SearchDevice& device, const std::string& folder) {
+  Loaded loaded = Load(device, folder);
+  for (std::string line; std::getline(std::cin, line);) {
+    std::istringstream words(line);
+    std::string command, path;
+    int64_t count = 1;
+    words >> command >> count >> path;
+    count = std::clamp<int64_t>(count, 1, kQueries);
+    const double seconds = Run(loaded, count);
+    if (!path.empty()) {
+      std::ofstream out(path, std::ios::binary);
+      for (int64_t i = 0; i < count * kTopK; ++i) {
+        out.write(reinterpret_cast<const char*>(&loaded.hits[static_cast<size_t>(i)].row), sizeof(int64_t));
+      }
+    }
+    std::printf("{\"queries\": %lld, \"wall_s\": %.9f}\n", static_cast<long long>(count), seconds);
+    std::fflush(stdout);
+  }
+  return 0;
+}
+
+int Main(int argc, char** argv) {
+  const std::string what = argc > 2 ? argv[2] : "";
+  if (what == "make" && argc > 4 && std::atoll(argv[3]) > 0 && std::atoi(argv[4]) > 0) {
+    return Make(argv[1], std::atoll(argv[3]), std::atoi(argv[4]));
+  }
+  if (what != "measure" && what != "serve") {
+    std::fprintf(stderr, "usage: search_benchmark FOLDER make ROWS DIM | measure | serve\n");
+    return 1;
+  }
+  const auto device = OpenSearchDevice(0);
+  if (!device.ok()) {
+    std::printf("no device: %s\n", std::string(device.status().message()).c_str());
+    return 2;
+  }
+  return what == "serve" ? Serve(*device, argv[1]) : Measure(*device, argv[1]);
+}
+
+}  // namespace
+}  // namespace loci
+
+int main(int argc, char** argv) { return loci::Main(argc, argv); }
