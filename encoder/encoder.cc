@@ -122,7 +122,7 @@ absl::StatusOr<std::shared_ptr<const Encoder>> LoadEncoder(FileSystem& fs, const
 
 absl::StatusOr<EncoderTowers> LoadEncoderTowers(FileSystem& fs, const std::string& model_directory, const EncoderOptions& options,
                                                 std::shared_ptr<const Encoder> passage) {
-  EncoderTowers towers{.passage = std::move(passage), .query = nullptr, .model_name = options.model_name};
+  EncoderTowers towers{.passage = std::move(passage), .query = nullptr, .model_name = options.model_name, .element_type_reason = ""};
   if (towers.passage == nullptr) {
     LOCI_ASSIGN_OR_RETURN(towers.passage, LoadEncoder(fs, model_directory, options));
   }

@@ -126,11 +126,10 @@ std::vector<float> PoolWindows(const std::vector<int64_t>& first, const std::vec
   return pooled;
 }
 
-// The series of one of two towers, under the name of the encoder of both: a tower may be another encoder's too, and its own name is that one's.
-class TowerMetrics final : public MetricsSink {
+// Series under other labels than the encoder's own, where another has those.
+class NamedMetrics final : public MetricsSink {
  public:
-  TowerMetrics(MetricsSink& sink, const EncoderSpec& spec, std::string tower)
-      : sink_(sink), labels_{{"encoder", spec.model_name}, {"fingerprint", spec.fingerprint.ToString()}, {"tower", std::move(tower)}} {}
+  NamedMetrics(MetricsSink& sink, MetricLabels labels) : sink_(sink), labels_(std::move(labels)) {}
   Counter& counter(const std::string& name, const std::string& help, const MetricLabels& labels) override {
     return sink_.counter(name, help, Named(labels));
   }
@@ -152,8 +151,14 @@ class TowerMetrics final : public MetricsSink {
 
 // A batcher asks for its series when it is made, and only then.
 std::unique_ptr<Batcher> MakeBatcher(const Encoder& tower, const EncoderTowers& towers, const BatcherOptions& options, Clock& clock, MetricsSink& metrics) {
-  if (towers.query == nullptr) return Batcher::Create(tower, options, clock, metrics);
-  TowerMetrics named(metrics, towers.spec(), &tower == towers.query.get() ? "query" : "passage");
+  const EncoderSpec spec = towers.spec();
+  const bool is_int8 = ParseVectorPrecision(spec.element_type) == VectorPrecision::kInt8;
+  if (towers.query == nullptr && !is_int8) return Batcher::Create(tower, options, clock, metrics);
+  MetricLabels labels{{"encoder", spec.model_name}, {"fingerprint", spec.fingerprint.ToString()}};
+  // Of one of two towers, under the name of the encoder of both: a tower may be another encoder's too, and its own name is that one's.
+  if (towers.query != nullptr) labels["tower"] = &tower == towers.query.get() ? "query" : "passage";
+  if (is_int8) labels["precision"] = "int8";  // The encoder may be there in another, too.
+  NamedMetrics named(metrics, std::move(labels));
   return Batcher::Create(tower, options, clock, named);
 }
 

@@ -13,6 +13,7 @@
 #include "base/cancellation.h"
 #include "base/clock.h"
 #include "base/metrics.h"
+#include "base/vector_precision.h"
 #include "encoder/batcher.h"
 #include "encoder/encode_backlog.h"
 #include "encoder/encoder.h"
@@ -42,10 +43,11 @@ class TextEncoder {
 
   TextEncoder(EncoderTowers towers, BatcherOptions options, Clock& clock, MetricsSink& metrics);
   TextEncoder(std::shared_ptr<const Encoder> encoder, BatcherOptions options, Clock& clock, MetricsSink& metrics)
-      : TextEncoder(EncoderTowers{.passage = std::move(encoder), .query = nullptr, .model_name = ""}, options, clock, metrics) {}
+      : TextEncoder(EncoderTowers{.passage = std::move(encoder), .query = nullptr, .model_name = "", .element_type_reason = ""}, options, clock, metrics) {}
   ~TextEncoder();  // Answers what was submitted.
 
   const EncoderSpec& spec() const { return spec_; }  // Of both towers.
+  VectorPrecision precision() const { return ParseVectorPrecision(spec_.element_type); }
   const Encoder& encoder() const { return *towers_.passage; }  // That encodes passages; the query tower has the same tokenizer.
   const std::shared_ptr<const Encoder>& passage_tower() const { return towers_.passage; }
 

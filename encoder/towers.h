@@ -22,6 +22,7 @@ struct EncoderTowers {
   // Null: `passage` encodes queries too. Of the same dimension; the query half of its fingerprint is that which serves `passage`'s passage half.
   std::shared_ptr<const Encoder> query;
   std::string model_name;  // Empty: `passage`'s.
+  std::string element_type_reason;  // The same.
 
   EncoderSpec spec() const;  // Of both: `passage`'s, with the query half of `query` and the memory of both.
 };

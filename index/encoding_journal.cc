@@ -22,6 +22,7 @@ constexpr uint32_t kFormatVersion = 2;
 constexpr size_t kHeaderBytes = 64;
 constexpr size_t kHalfBytes = 16;
 constexpr size_t kDimOffset = 12, kHalfOffset = 16, kBegunOffset = kHalfOffset + kHalfBytes;
+constexpr size_t kPrecisionOffset = kBegunOffset + sizeof(int64_t), kPrecisionBytes = 16;
 constexpr int64_t kMaxDim = 1 << 20;
 constexpr int kNumberDigits = 8;
 
@@ -34,9 +35,15 @@ std::string Header(const EncodingJournal::Options& options, int64_t begun_unix_u
   header += options.passage_half.substr(0, kHalfBytes);
   header.resize(kBegunOffset);
   AppendRaw(begun_unix_us, &header);
+  header += options.precision.substr(0, kPrecisionBytes);
   header.resize(kHeaderBytes - sizeof(uint64_t));
   AppendRaw(Xxh3(header), &header);
   return header;
+}
+
+std::string PrecisionIn(std::string_view header) {
+  const std::string_view field = header.substr(kPrecisionOffset, kPrecisionBytes);
+  return std::string(field.substr(0, field.find('\0')));
 }
 
 // The number of a file that has one for its name, else 0.
@@ -81,11 +88,14 @@ std::vector<EncodingJournal::File> EncodingJournal::ListFiles(const Options& opt
     if (file.dim > 0 && file.dim <= kMaxDim && begun_us >= now_us - options.max_age_us &&
         static_cast<int64_t>(files.size()) < options.max_files) {
       file.records = (static_cast<int64_t>(data.size()) - static_cast<int64_t>(kHeaderBytes)) / RecordBytes(file.dim);
-      const bool is_wanted = !options.delete_others || header.substr(kHalfOffset, kHalfBytes) == options.passage_half.substr(0, kHalfBytes);
+      const std::string precision = PrecisionIn(header);
+      const bool is_wanted = !options.delete_others ||
+                             (header.substr(kHalfOffset, kHalfBytes) == options.passage_half.substr(0, kHalfBytes) && precision == options.precision);
       bytes += is_wanted ? static_cast<int64_t>(data.size()) : 0;
       records += is_wanted ? file.records : 0;
       if (is_wanted && bytes <= options.max_bytes && records <= options.max_records) {
         file.passage_half = header.substr(kHalfOffset, kHalfBytes);
+        file.precision = precision;
         file.mapped = *std::move(mapped);
         files.push_back(std::move(file));
         continue;
@@ -118,7 +128,7 @@ void EncodingJournal::ReadFile(File file) {
   const std::string_view data = file.mapped->data();
   size_bytes_ += static_cast<int64_t>(data.size());
   file_records_ += file.records;
-  if (file.dim != options_.dim || file.passage_half != options_.passage_half.substr(0, kHalfBytes)) return;
+  if (file.dim != options_.dim || file.passage_half != options_.passage_half.substr(0, kHalfBytes) || file.precision != options_.precision) return;
   if (file.records == 0) return;
   places_.reserve(places_.size() + static_cast<size_t>(file.records));
   for (int64_t i = 0; i < file.records; ++i) {

@@ -4,7 +4,8 @@
 //
 // Format, little-endian:
 //   file    := header record*
-//   header  := magic "LOCIENC1" u32(format_version = 2) u32(dim) u8[16](passage half) i64(begun, microseconds since 1970) u8[16](zero)
+//   header  := magic "LOCIENC1" u32(format_version = 2) u32(dim) u8[16](passage half) i64(begun, microseconds since 1970)
+//              u8[16](what the encoder computes in, zeros behind it)
 //              u64(XXH3 of what is before)
 //   record  := u64[2](ContentHash of the passage's text) f32[dim] u64(XXH3 of what is before in the record)
 #ifndef LOCI_INDEX_ENCODING_JOURNAL_H_
@@ -40,8 +41,9 @@ class EncodingJournal {
     Clock* clock = &RealClock();
     std::string directory;
     std::string passage_half;  // 16 hex digits. Files of another are passed over.
+    std::string precision;     // The same, of what the encoder computes in; at most 16 bytes.
     int dim = 0;
-    bool delete_others = false;  // Files of another passage half are deleted, not passed over.
+    bool delete_others = false;  // Files of another passage half or precision are deleted, not passed over.
     // Of all files: the writing ends there.
     int64_t max_bytes = kMaxBytes;
     int64_t max_records = kMaxRecords;
@@ -80,6 +82,7 @@ class EncodingJournal {
     int64_t number = 0;
     std::unique_ptr<MappedFile> mapped;  // Null where it can't be.
     std::string passage_half;
+    std::string precision;
     int64_t dim = 0;
     int64_t records = 0;
   };

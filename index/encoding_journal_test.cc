@@ -59,6 +59,20 @@ class EncodingJournalTest : public testing::Test {
   TestDirectory directory_{"encoding_journal"};
 };
 
+TEST_F(EncodingJournalTest, VectorsOfAnotherPrecisionAreNotFound) {
+  EncodingJournal::Options int8 = Options(), as_before = Options(), longest = Options();
+  int8.precision = "int8";
+  longest.precision = "sixteen letters.";
+  Append(*EncodingJournal::Open(as_before), 0, 2);
+  Append(*EncodingJournal::Open(int8), 2, 4);
+  Append(*EncodingJournal::Open(longest), 4, 5);
+  EXPECT_EQ(Found(*EncodingJournal::Open(as_before), 8), (std::vector<int>{0, 1}));
+  EXPECT_EQ(Found(*EncodingJournal::Open(longest), 8), (std::vector<int>{4}));
+  int8.delete_others = true;
+  EXPECT_EQ(Found(*EncodingJournal::Open(int8), 8), (std::vector<int>{2, 3}));
+  EXPECT_EQ(Found(*EncodingJournal::Open(as_before), 8), std::vector<int>());
+}
+
 TEST_F(EncodingJournalTest, KeepsVectorsBitForBitOverManyIngests) {
   Append(*EncodingJournal::Open(Options()), 0, 3);
   auto second = EncodingJournal::Open(Options());

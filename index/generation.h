@@ -24,6 +24,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
+#include "base/vector_precision.h"
 #include "base/vector_type.h"
 #include "index/index_tuner.h"
 #include "index/manifest.h"
@@ -149,6 +150,8 @@ class GenerationBuilder {
   virtual absl::Status Add(std::span<const loci::v1::Passage> passages, const float* vectors) = 0;
   // Takes back what was added with these ids; others are passed over.
   virtual absl::Status Remove(std::span<const std::string> ids) = 0;
+  // Records what vectors that are added were computed in. (Where none is recorded by Finish, that is kUnknown.)
+  virtual void AddPrecisions(PrecisionSet precisions) = 0;
   virtual int64_t added_count() const = 0;      // Passages given to Add.
   virtual int64_t duplicate_count() const = 0;  // Known after Finish: added_count less the passages of the generation.
 

@@ -134,6 +134,7 @@ class Builder : public GenerationBuilder {
 
   absl::Status Add(std::span<const v1::Passage> passages, const float* vectors) override;
   absl::Status Remove(std::span<const std::string> ids) override;
+  void AddPrecisions(PrecisionSet precisions) override { precisions_.Add(precisions); }
   int64_t added_count() const override { return added_count_; }
   int64_t duplicate_count() const override { return duplicate_count_; }
   absl::StatusOr<storage::Manifest> Finish(const RequestLimits& limits, const Progress& progress) override;
@@ -167,6 +168,7 @@ class Builder : public GenerationBuilder {
   std::unique_ptr<rocksdb::Env> env_;     // Over options_.rocksdb_file_system; null where that is.
   std::unique_ptr<rocksdb::DB> staging_;  // Null once Finish has read it.
   storage::Manifest manifest_;
+  PrecisionSet precisions_;
   int64_t added_count_ = 0;
   int64_t staged_bytes_ = 0;     // Vectors and passages of those.
   int64_t looked_at_bytes_ = 0;  // staged_bytes_ when it was last looked whether they have room.
@@ -461,6 +463,11 @@ absl::StatusOr<storage::Manifest> Builder::Finish(const RequestLimits& limits, c
   LOCI_RETURN_IF_ERROR(DropStaging());
   manifest_.set_passage_count(rows);
   manifest_.set_vector_count(rows);
+  if (rows > 0) {
+    for (std::string& name : (precisions_.empty() ? PrecisionSet(VectorPrecision::kUnknown) : precisions_).Names()) {
+      manifest_.add_encoder_precisions(std::move(name));
+    }
+  }
   LOCI_RETURN_IF_ERROR(BuildIndex(limits, report));
   LOCI_RETURN_IF_ERROR(ListFiles(limits, report));
   manifest_.set_created_unix_us(RealClock().UnixMicros());

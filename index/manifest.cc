@@ -19,6 +19,7 @@ namespace {
 constexpr int64_t kMaxRows = int64_t{1} << 40;
 constexpr int64_t kMaxMemoryBytes = int64_t{1} << 50;
 constexpr int64_t kVectorHeaderBytes = 64;
+constexpr int kMaxPrecisions = 64;
 
 absl::Status Damaged(std::string_view what) { return absl::DataLossError(absl::StrCat("MANIFEST: ", AbslView(what))); }
 
@@ -140,6 +141,7 @@ absl::Status CheckFields(const storage::Manifest& manifest) {
   for (const int64_t bytes : {memory.passages_bytes(), memory.passage_ids_bytes(), memory.passages_most_bytes(), memory.columns_bytes(), memory.index_bytes()}) {
     if (bytes < 0 || bytes > kMaxMemoryBytes) return Damaged(absl::StrCat("a memory figure of ", bytes, " bytes"));
   }
+  if (manifest.encoder_precisions_size() > kMaxPrecisions) return Damaged(absl::StrCat(manifest.encoder_precisions_size(), " precisions"));
   for (const storage::Probe& probe : manifest.probes()) {
     if (probe.row() < 0 || probe.row() >= manifest.vector_count()) return Damaged(absl::StrCat("probe of row ", probe.row()));
     if (probe.id().empty()) return Damaged("a probe without an id");

@@ -10,6 +10,7 @@
 
 #include "absl/status/statusor.h"
 #include "base/file.h"
+#include "base/vector_precision.h"
 #include "base/vector_type.h"
 #include "proto/loci/storage/storage.pb.h"
 
@@ -39,6 +40,12 @@ absl::StatusOr<storage::Manifest> ReadManifest(FileSystem& fs, const std::string
 
 // VectorType and ElementType have the same values; int8 and float64 are not stored.
 inline ElementType StoredType(const storage::Manifest& manifest) { return static_cast<ElementType>(manifest.vector_type()); }
+
+// What its vectors were computed in: {kUnknown} for those of an older server.
+inline PrecisionSet PrecisionsOf(const storage::Manifest& manifest) {
+  if (manifest.encoder_precisions().empty() && manifest.vector_count() > 0) return VectorPrecision::kUnknown;
+  return PrecisionSet::Parse(manifest.encoder_precisions());
+}
 
 // Of all files that it lists.
 inline int64_t FileBytes(const storage::Manifest& manifest) {

@@ -147,13 +147,14 @@ Overlay::Chunk& Overlay::ChunkForAppend(const Place& place) {
   return *chunk.load(std::memory_order_relaxed);
 }
 
-int64_t Overlay::Append(int64_t revision, const loci::v1::Passage& passage, const float* vector) {
-  const int64_t row = AppendRow(passage.id(), passage.SerializeAsString(), MetadataRecord(passage), vector);
+int64_t Overlay::Append(int64_t revision, const loci::v1::Passage& passage, const float* vector, VectorPrecision precision) {
+  const int64_t row = AppendRow(passage.id(), passage.SerializeAsString(), MetadataRecord(passage), vector, precision);
   AddVersion(passage.id(), {revision, row});
   return row;
 }
 
-int64_t Overlay::AppendRow(std::string_view id, std::string serialized_passage, MetadataRecord metadata, const float* vector) {
+int64_t Overlay::AppendRow(std::string_view id, std::string serialized_passage, MetadataRecord metadata, const float* vector,
+                           VectorPrecision precision) {
   const int64_t row = row_count_.load(std::memory_order_relaxed);
   const Place place = PlaceOf(row);
   Chunk& chunk = ChunkForAppend(place);
@@ -162,6 +163,7 @@ int64_t Overlay::AppendRow(std::string_view id, std::string serialized_passage, 
   record.id = id;
   record.passage = std::move(serialized_passage);
   record.metadata = std::move(metadata);
+  record.precision = precision;
   memory_bytes_.fetch_add(RecordMemoryBytes(dim_, record.id, static_cast<int64_t>(record.passage.size()), record.metadata),
                           std::memory_order_relaxed);
   row_count_.store(row + 1, std::memory_order_release);
@@ -191,7 +193,7 @@ absl::StatusOr<std::shared_ptr<Overlay>> Overlay::Compacted(
     LOCI_CHECK((revision < 0) == hidden.hidden(row));
     if (revision < 0) continue;
     const Record& from = record(row);
-    compacted->AddVersion(from.id, {revision, compacted->AppendRow(from.id, from.passage, from.metadata, vector(row))});
+    compacted->AddVersion(from.id, {revision, compacted->AppendRow(from.id, from.passage, from.metadata, vector(row), from.precision)});
   }
   for (const auto& [id, revision] : deletions) {
     LOCI_ASSIGN_OR_RETURN(const bool in_body, is_in_body(id));

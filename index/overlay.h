@@ -21,6 +21,7 @@
 #include "absl/status/statusor.h"
 #include "base/matrix.h"
 #include "base/mutex.h"
+#include "base/vector_precision.h"
 #include "base/vector_type.h"
 #include "index/metadata_record.h"
 #include "index/passage_index.h"
@@ -41,9 +42,9 @@ class Overlay {
   Overlay(const Overlay&) = delete;
   Overlay& operator=(const Overlay&) = delete;
 
-  // Adds a passage (its id not empty) that is there from `revision` on, and returns its row. `vector` [dim].
+  // Adds a passage (its id not empty) that is there from `revision` on, and returns its row. `vector` [dim], computed in `precision`.
   // Revisions of one id never go down from call to call.
-  int64_t Append(int64_t revision, const loci::v1::Passage& passage, const float* vector);
+  int64_t Append(int64_t revision, const loci::v1::Passage& passage, const float* vector, VectorPrecision precision = VectorPrecision::kUnknown);
   // From `revision` on there is no passage `id`, in the body neither.
   void Delete(int64_t revision, std::string_view id);
 
@@ -65,6 +66,7 @@ class Overlay {
 
   // `row` below the view's count.
   const float* vector(int64_t row) const;  // [dim], as it is scored.
+  VectorPrecision precision(int64_t row) const { return record(row).precision; }
   const std::string& id(int64_t row) const { return record(row).id; }
   const std::string& serialized_passage(int64_t row) const { return record(row).passage; }
   const MetadataRecord& metadata(int64_t row) const { return record(row).metadata; }  // For filters.
@@ -88,6 +90,7 @@ class Overlay {
     std::string id;
     std::string passage;  // Serialised loci.v1.Passage.
     MetadataRecord metadata;
+    VectorPrecision precision = VectorPrecision::kUnknown;
   };
   struct Chunk {
     std::unique_ptr<float[]> vectors;  // Not touched before it is written: a chunk costs what lies in it.
@@ -126,7 +129,7 @@ class Overlay {
   Chunk& ChunkForAppend(const Place& place);
   static int64_t RecordMemoryBytes(int dim, std::string_view id, int64_t serialized_bytes, const MetadataRecord& metadata);
   // Adds a row but for its version; `vector` [dim], rounded already or not.
-  int64_t AppendRow(std::string_view id, std::string serialized_passage, MetadataRecord metadata, const float* vector);
+  int64_t AppendRow(std::string_view id, std::string serialized_passage, MetadataRecord metadata, const float* vector, VectorPrecision precision);
   void AddVersion(std::string_view id, Version version);
 
   // Constant after construction.

@@ -99,7 +99,7 @@ absl::StatusOr<ReplayedWrites> ReplayWrites(const WriteLog& log, int64_t after, 
       return absl::OkStatus();
     }
     std::memcpy(vector.data(), found->float32().data(), found->float32().size());
-    result.overlay->Append(record.revision(), record.passage(), vector.data());
+    result.overlay->Append(record.revision(), record.passage(), vector.data(), ParseVectorPrecision(found->encoder_precision()));
     return absl::OkStatus();
   }));
   if (need_encoding > 0) return WritesNeedEncoding(need_encoding, generation.manifest(), kEncodeFirst);
@@ -168,7 +168,7 @@ absl::Status ReplayFurther(const WriteLog& log, int64_t after, int64_t upto, con
       return absl::OkStatus();
     }
     std::memcpy(vector.data(), found->float32().data(), found->float32().size());
-    writes->overlay->Append(record.revision(), record.passage(), vector.data());
+    writes->overlay->Append(record.revision(), record.passage(), vector.data(), ParseVectorPrecision(found->encoder_precision()));
     return absl::OkStatus();
   }));
   writes->hidden_body = writes->hidden_body.WithHidden(hide_body);

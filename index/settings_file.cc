@@ -30,6 +30,9 @@ absl::StatusOr<storage::StoreSettings> ParseSettings(std::string_view content) {
   if (settings.format_version() < 1 || settings.keep_generations() < 0 || settings.keep_generations() > kMaxKeepGenerations) {
     return absl::DataLossError("SETTINGS has impossible values");
   }
+  if (!settings.encoder_precision().empty() && settings.encoder_precision() != kInt8Setting) {
+    return absl::DataLossError("SETTINGS has an encoder_precision that is unknown");
+  }
   return settings;
 }
 

@@ -16,6 +16,7 @@ namespace loci {
 
 inline constexpr char kSettingsFile[] = "SETTINGS";
 inline constexpr int kMaxKeepGenerations = 1'000;
+inline constexpr char kInt8Setting[] = "int8";  // Of encoder_precision.
 
 // DATA_LOSS where the checksum or a field is wrong, FAILED_PRECONDITION for a newer format. Parses hostile bytes safely.
 absl::StatusOr<storage::StoreSettings> ParseSettings(std::string_view content);

@@ -304,6 +304,12 @@ absl::Status Store::SetKeepGenerations(int32_t count) {
   return state_->ReplaceSettings(std::move(next));
 }
 
+absl::Status Store::SetInt8(bool int8) {
+  storage::StoreSettings next = settings();
+  next.set_encoder_precision(int8 ? kInt8Setting : "");
+  return state_->ReplaceSettings(std::move(next));
+}
+
 absl::Status Store::SetPinned(const std::string& generation, bool pinned) {
   if (!state_->IsComplete(generation)) return GenerationNotFound(state_->name, generation);
   storage::StoreSettings next = settings();

@@ -23,6 +23,7 @@
 #include "base/clock.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
+#include "base/vector_precision.h"
 #include "index/generation.h"
 #include "index/replay.h"
 #include "index/view.h"
@@ -58,6 +59,7 @@ struct StoreOptions {
 struct OtherVector {
   std::string passage_half;
   std::vector<float> vector;  // [dim] of that half.
+  VectorPrecision precision = VectorPrecision::kUnknown;
 };
 
 // One upsert (with its vector) or deletion.
@@ -66,6 +68,7 @@ struct PassageWrite {
   bool deleted = false;
   loci::v1::Passage passage;  // Unless deleted; passage.id() == id.
   std::vector<float> vector;  // [dim], of the active generation's passage half; unless deleted.
+  VectorPrecision precision = VectorPrecision::kUnknown;  // That the vector was computed in.
   std::vector<OtherVector> other_vectors;  // That are logged beside it, for a replay onto a generation of another half.
 };
 
@@ -153,7 +156,8 @@ class Store {
   // The passages that were written there; `places` in the log's order. DATA_LOSS where one is not there.
   absl::StatusOr<std::vector<loci::v1::Passage>> ReadUpserts(std::span<const WritePlace> places) const;
   // `vectors` [places, dim] of the generation's passage half, kept with the writes from now on. Not while writes are made.
-  absl::Status AddVectors(const Generation& generation, std::span<const WritePlace> places, const float* vectors);
+  absl::Status AddVectors(const Generation& generation, std::span<const WritePlace> places, const float* vectors,
+                          VectorPrecision precision = VectorPrecision::kUnknown);
 
   // Makes `generation` (opened by OpenGeneration) the active one, in a revision of its own. FAILED_PRECONDITION, reason
   // WRITES_SINCE with `count`, where writes were made since its base and the policy is kRefuse; also, reason
@@ -212,6 +216,8 @@ class Store {
 
   storage::StoreSettings settings() const;
   absl::Status SetKeepGenerations(int32_t count);
+  // Whether the store's texts are encoded in int8; else as the server's configuration says. See IsInt8.
+  absl::Status SetInt8(bool int8);
   // Of a complete generation. GenerationNotFound where it is not there.
   absl::Status SetPinned(const std::string& generation, bool pinned);
 
@@ -235,6 +241,8 @@ class Store {
   explicit Store(std::unique_ptr<State> state);
   std::unique_ptr<State> state_;
 };
+
+inline bool IsInt8(const Store& store) { return !store.settings().encoder_precision().empty(); }
 
 }  // namespace loci
 

@@ -14,6 +14,7 @@ class StoreGenerationBuilder : public GenerationBuilder {
     return builder_->Add(passages, vectors);
   }
   absl::Status Remove(std::span<const std::string> ids) override { return builder_->Remove(ids); }
+  void AddPrecisions(PrecisionSet precisions) override { builder_->AddPrecisions(precisions); }
   int64_t added_count() const override { return builder_->added_count(); }
   int64_t duplicate_count() const override { return builder_->duplicate_count(); }
   absl::StatusOr<storage::Manifest> Finish(

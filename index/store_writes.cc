@@ -34,9 +34,10 @@ std::vector<PassageWrite> LastWrites(std::vector<PassageWrite> writes) {
   return kept;
 }
 
-storage::WriteVector MakeWriteVector(const std::string& passage_half, std::span<const float> values) {
+storage::WriteVector MakeWriteVector(const std::string& passage_half, std::span<const float> values, VectorPrecision precision) {
   storage::WriteVector vector;
   vector.set_passage_fingerprint(passage_half);
+  if (precision != VectorPrecision::kUnknown) vector.set_encoder_precision(std::string(VectorPrecisionName(precision)));
   vector.set_float32(values.data(), values.size_bytes());
   return vector;
 }
@@ -126,16 +127,16 @@ absl::StatusOr<WriteResult> Store::Write(std::vector<PassageWrite> writes) {
     if (writes[i].deleted) continue;
     *records[i].mutable_passage() = std::move(writes[i].passage);
     const std::string& half = before->generation().manifest().passage_fingerprint();
-    *records[i].add_vectors() = MakeWriteVector(half, writes[i].vector);
+    *records[i].add_vectors() = MakeWriteVector(half, writes[i].vector, writes[i].precision);
     for (const OtherVector& other : writes[i].other_vectors) {
-      if (other.passage_half != half) *records[i].add_vectors() = MakeWriteVector(other.passage_half, other.vector);
+      if (other.passage_half != half) *records[i].add_vectors() = MakeWriteVector(other.passage_half, other.vector, other.precision);
     }
   }
   LOCI_RETURN_IF_ERROR(state_->log->Append(revision, records));
 
   for (size_t i = 0; i < writes.size(); ++i) {
     if (!writes[i].deleted) {
-      state_->overlay->Append(revision, records[i].passage(), writes[i].vector.data());
+      state_->overlay->Append(revision, records[i].passage(), writes[i].vector.data(), writes[i].precision);
     } else if (was_there[i]) {
       state_->overlay->Delete(revision, writes[i].id);
     }
@@ -177,14 +178,15 @@ absl::StatusOr<std::vector<loci::v1::Passage>> Store::ReadUpserts(std::span<cons
   return passages;
 }
 
-absl::Status Store::AddVectors(const Generation& generation, std::span<const WritePlace> places, const float* vectors) {
+absl::Status Store::AddVectors(const Generation& generation, std::span<const WritePlace> places, const float* vectors,
+                               VectorPrecision precision) {
   const size_t dim = static_cast<size_t>(generation.dim());
   std::vector<storage::WriteVector> added;
   added.reserve(places.size());
   for (size_t i = 0; i < places.size(); ++i) {
     LOCI_RETURN_IF_ERROR(CheckVector(absl::StrCat("of write ", places[i].ordinal, " of revision ", places[i].revision), {vectors + i * dim, dim},
                                      generation.dim(), generation.vectors().element_type()));
-    added.push_back(MakeWriteVector(generation.manifest().passage_fingerprint(), {vectors + i * dim, dim}));
+    added.push_back(MakeWriteVector(generation.manifest().passage_fingerprint(), {vectors + i * dim, dim}, precision));
   }
   return state_->log->AddVectors(places, added);
 }

@@ -157,6 +157,18 @@ std::vector<ScanSegment> View::ScanSegments(const FilteredRows* filtered) const 
   return segments;
 }
 
+PrecisionSet View::Precisions(ViewRow row) const {
+  return row.in_overlay ? PrecisionSet(overlay_->precision(row.row)) : PrecisionsOf(generation_->manifest());
+}
+
+PrecisionSet View::Precisions() const {
+  PrecisionSet precisions = PrecisionsOf(generation_->manifest());
+  for (int64_t row = 0; row < overlay_rows_; ++row) {
+    if (IsAlive({true, row})) precisions.Add(overlay_->precision(row));
+  }
+  return precisions;
+}
+
 absl::Status View::ReadIds(std::span<const RowHit> hits, const RequestLimits& limits, std::vector<std::string>* ids) const {
   constexpr size_t kBatch = 256;
   ids->assign(hits.size(), "");

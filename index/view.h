@@ -87,6 +87,10 @@ class View {
 
   // Whether a row of [0, generation().row_count()) or of [0, overlay_row_count()) is there: neither replaced nor deleted.
   bool IsAlive(ViewRow row) const { return !(row.in_overlay ? hidden_overlay_ : hidden_body_).hidden(row.row); }
+  // What the vector of a row, which is there, was computed in: of the body, all that its generation's were.
+  PrecisionSet Precisions(ViewRow row) const;
+  // Those of all passages that are there; of the body as above. Looks at every row of the overlay.
+  PrecisionSet Precisions() const;
   const std::string& overlay_id(int64_t row) const;  // `row` below overlay_row_count().
 
  private:

@@ -34,6 +34,7 @@ absl::Status CopyView(const View& view, GenerationBuilder& builder, const std::f
   std::vector<float> vectors(kBatch * static_cast<size_t>(view.dim()));
   VerifiedVectors verified(view.shared_generation());
   int64_t done = 0;
+  builder.AddPrecisions(view.Precisions());
   return VisitPassages(view, kBatch, [&](const std::vector<ViewRow>& rows, std::vector<loci::v1::Passage>& passages) -> absl::Status {
     LOCI_RETURN_IF_ERROR(check(done));
     for (size_t i = 0; i < rows.size(); ++i) {

@@ -13,7 +13,8 @@
 
 namespace loci {
 
-// Adds what the view can find to `builder`, of its element type: the vectors are then stored bit for bit as they are scored in the view.
+// Adds what the view can find to `builder`, of its element type: the vectors are then stored bit for bit as they are scored in the view, and
+// what they were computed in is recorded.
 // DATA_LOSS as from VerifiedVectors where the view's own are damaged.
 // `check(done)` is called before each few hundred passages, with how many there were before; its error ends the copy.
 absl::Status CopyView(const View& view, GenerationBuilder& builder, const std::function<absl::Status(int64_t done)>& check);

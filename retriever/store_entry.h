@@ -2,6 +2,7 @@
 #ifndef LOCI_RETRIEVER_STORE_ENTRY_H_
 #define LOCI_RETRIEVER_STORE_ENTRY_H_
 
+#include <atomic>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -91,6 +92,9 @@ struct StoreEntry {
   // That GenerationManager::SetEncoder was told last; null: none was since the start.
   std::shared_ptr<TextEncoder> published_encoder() const;
   void SetPublishedEncoder(std::shared_ptr<TextEncoder> encoder);
+  // Whether the store's texts are encoded in int8.
+  bool int8() const { return int8_.load(std::memory_order_relaxed); }
+  void SetInt8(bool int8) { int8_.store(int8, std::memory_order_relaxed); }
   std::optional<Switching> switching() const;
   void SetSwitching(std::optional<Switching> switching);
   // Returns what had to go so that at most `limit` are open.
@@ -101,6 +105,7 @@ struct StoreEntry {
 
   bool IsShutForNowLocked() const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) { return store_ == nullptr && absl::IsResourceExhausted(open_error_); }
 
+  std::atomic<bool> int8_{false};
   mutable Mutex mutex_;
   std::shared_ptr<TextEncoder> next_encoder_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<TextEncoder> published_encoder_ ABSL_GUARDED_BY(mutex_);
@@ -125,6 +130,7 @@ class HeldBuilder : public GenerationBuilder {
     return builder_->Add(passages, vectors);
   }
   absl::Status Remove(std::span<const std::string> ids) override { return builder_->Remove(ids); }
+  void AddPrecisions(PrecisionSet precisions) override { builder_->AddPrecisions(precisions); }
   int64_t added_count() const override { return builder_->added_count(); }
   int64_t duplicate_count() const override { return builder_->duplicate_count(); }
   absl::StatusOr<storage::Manifest> Finish(
