@@ -133,7 +133,7 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateInPlace(StoreEntry& 
   }
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> store, entry.GetStore());
   LOCI_ASSIGN_OR_RETURN(const storage::Manifest manifest, store->GetManifest(generation));
-  LOCI_RETURN_IF_ERROR(state_->EncoderOf(entry.name, manifest).status());
+  LOCI_RETURN_IF_ERROR(state_->EncoderOf(entry.name, manifest, entry.int8()).status());
   int64_t floor = 0;
   if (roll_back) {
     MutexLock writer(&entry.writer);

@@ -29,6 +29,7 @@ storage::ArchiveHeader HeaderOf(const View& view, int64_t now_unix_us) {
   header.set_index(AskedIndex(manifest));
   header.set_passage_count(view.passage_count());
   header.set_exported_unix_us(now_unix_us);
+  for (std::string& name : view.Precisions().Names()) header.add_encoder_precisions(std::move(name));
   return header;
 }
 

@@ -23,6 +23,7 @@ absl::Status ArchiveImporter::Start(const storage::ArchiveHeader& header) {
   ingest.imported = IngestOptions::VectorSpace{.dim = header.dim(),
                                                .query_fingerprint = header.query_fingerprint(),
                                                .passage_fingerprint = header.passage_fingerprint()};
+  if (header.encoder_precisions_size() > 0) ingest.imported->precisions = PrecisionSet::Parse(header.encoder_precisions());
   const absl::StatusOr<std::shared_ptr<TextEncoder>> encoder =
       manager_.encoders().ForVectors({.query = header.query_fingerprint(), .passage = header.passage_fingerprint()});
   if (encoder.ok()) {

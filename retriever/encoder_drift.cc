@@ -92,6 +92,7 @@ class JournalFiller {
         journal_(EncodingJournal::Open({.fs = &manager.fs(),
                                         .directory = JoinPath(manager.StoreDirectory(options.store), EncodingJournal::kDirectory),
                                         .passage_half = options.encoder->spec().fingerprint.passage,
+                                        .precision = options.encoder->spec().element_type,
                                         .dim = options.encoder->spec().dim,
                                         .delete_others = true})) {}
   // After an error it waits for what is on its way: the limits are the caller's, who may go on.

@@ -238,6 +238,7 @@ absl::StatusOr<ReembedResult> EncoderRefresher::State::Refresh(const std::string
   if (encoder == nullptr) {
     LOCI_ASSIGN_OR_RETURN(encoder, manager.encoders().Get(record.encoder_fingerprint()));
   }
+  LOCI_ASSIGN_OR_RETURN(encoder, manager.ForStore(store, std::move(encoder)));
   const ReembedOptions reembed{.store = store,
                                .encoder = encoder,
                                .index = record.index(),

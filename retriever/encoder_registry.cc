@@ -228,9 +228,14 @@ absl::StatusOr<int64_t> EncoderRegistry::DeletePublished(size_t keep, const std:
     const std::string& name = published[i].second;
     const std::string fingerprint = absl::StrReplaceAll(name, {{"-", ":"}});
     if (used.contains(fingerprint) || used.contains(fingerprint.substr(fingerprint.find(':') + 1))) continue;
-    std::shared_ptr<TextEncoder> unused;  // Freed after the lock is given back.
+    std::shared_ptr<TextEncoder> unused, unused_int8;  // Freed after the lock is given back.
     {
       MutexLock lock(&mutex_);
+      if (const auto int8 = int8_.find(fingerprint); int8 != int8_.end()) {
+        if (int8->second.use_count() > 1) continue;
+        unused_int8 = std::move(int8->second);
+        int8_.erase(int8);
+      }
       const auto loaded = loaded_.find(fingerprint);
       if (loaded != loaded_.end()) {
         if (loaded->second.use_count() > 1 || staying_.contains(fingerprint) || default_ == fingerprint) continue;
@@ -256,16 +261,7 @@ std::shared_ptr<TextEncoder> EncoderRegistry::Insert(EncoderTowers towers, bool 
   MutexLock lock(&mutex_);
   if (make_default) default_ = fingerprint;
   if (stays) staying_.insert(fingerprint);
-  for (auto loaded = loaded_.begin(); loaded != loaded_.end();) {
-    // Who holds none can get one from here alone, under the lock.
-    if (loaded->first == fingerprint || staying_.contains(loaded->first) || loaded->second.use_count() > 1) {
-      ++loaded;
-      continue;
-    }
-    LogInfo("encoder_registry", absl::StrCat("unloaded fingerprint=", loaded->first, ", which nobody uses"));
-    unused.push_back(std::move(loaded->second));
-    loaded = loaded_.erase(loaded);
-  }
+  unused = TakeUnused(fingerprint);
   std::shared_ptr<TextEncoder>& slot = loaded_[fingerprint];
   if (slot == nullptr) {
     slot = std::make_shared<TextEncoder>(std::move(towers), options_.batcher, *options_.clock, *options_.metrics);
@@ -274,16 +270,36 @@ std::shared_ptr<TextEncoder> EncoderRegistry::Insert(EncoderTowers towers, bool 
   return slot;
 }
 
-absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::LoadLocked(const std::string& directory) {
+std::vector<std::shared_ptr<TextEncoder>> EncoderRegistry::TakeUnused(const std::string& fingerprint) {
+  std::vector<std::shared_ptr<TextEncoder>> unused;
+  for (auto* const encoders : {&loaded_, &int8_}) {
+    for (auto loaded = encoders->begin(); loaded != encoders->end();) {
+      // Who holds none can get one from here alone, under the lock.
+      const bool stays = encoders == &loaded_ && staying_.contains(loaded->first);
+      if (loaded->first == fingerprint || stays || loaded->second.use_count() > 1) {
+        ++loaded;
+        continue;
+      }
+      LogInfo("encoder_registry", absl::StrCat("unloaded fingerprint=", loaded->first, encoders == &int8_ ? " in int8" : "", ", which nobody uses"));
+      unused.push_back(std::move(loaded->second));
+      loaded = encoders->erase(loaded);
+    }
+  }
+  return unused;
+}
+
+absl::StatusOr<EncoderTowers> EncoderRegistry::ReadTowers(const std::string& directory, Precision precision) {
   const std::string path = JoinPath(options_.directory, directory);
   const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(*options_.fs, path);
   if (absl::IsNotFound(lineage.status())) return DamagedEncoder(directory, "its LINEAGE is gone");
   LOCI_RETURN_IF_ERROR(lineage.status());
   EncoderOptions encoder_options = options_.encoder;
   encoder_options.model_name = lineage->model();
+  encoder_options.precision = precision;
   absl::StatusOr<EncoderTowers> towers = LoadEncoderTowers(*options_.fs, path, encoder_options);
-  // It was an encoder when it was put there.
+  // It was an encoder when it was put there; that it would be one in int8 nobody has said.
   const absl::StatusCode code = towers.status().code();
+  if (precision == Precision::kInt8 && code == absl::StatusCode::kInvalidArgument) return towers.status();
   if (code == absl::StatusCode::kInvalidArgument || code == absl::StatusCode::kNotFound || code == absl::StatusCode::kDataLoss) {
     return DamagedEncoder(directory, StdView(towers.status().message()));
   }
@@ -292,7 +308,52 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::LoadLocked(const s
   if (EncoderFolder(fingerprint) != directory) {
     return DamagedEncoder(directory, absl::StrCat("the files in ", path, " have fingerprint ", fingerprint.ToString()));
   }
-  return Insert(*std::move(towers), /*make_default=*/false, /*stays=*/false);
+  return towers;
+}
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::LoadLocked(const std::string& directory) {
+  LOCI_ASSIGN_OR_RETURN(EncoderTowers towers, ReadTowers(directory, options_.encoder.precision));
+  return Insert(std::move(towers), /*make_default=*/false, /*stays=*/false);
+}
+
+namespace {
+
+absl::Status Int8Unavailable(std::string_view why) {
+  return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("texts can't be encoded in int8: ", AbslView(why))), "INT8_UNAVAILABLE");
+}
+
+}  // namespace
+
+absl::Status EncoderRegistry::CheckInt8() const {
+  if (options_.encoder.cuda == nullptr) return absl::OkStatus();
+  return Int8Unavailable("this server's encoders run on a CUDA device, which has none in int8");
+}
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::ComputedAs(std::shared_ptr<TextEncoder> encoder, bool int8) {
+  if ((encoder->precision() == VectorPrecision::kInt8) == int8) return encoder;
+  const Fingerprint fingerprint = encoder->spec().fingerprint;
+  if (!int8) return Load(fingerprint.ToString(), /*by_model=*/false);
+  LOCI_RETURN_IF_ERROR(CheckInt8());
+  const auto find = [&]() -> std::shared_ptr<TextEncoder> {
+    MutexLock lock(&mutex_);
+    const auto found = int8_.find(fingerprint.ToString());
+    return found == int8_.end() ? nullptr : found->second;
+  };
+  if (std::shared_ptr<TextEncoder> loaded = find(); loaded != nullptr) return loaded;
+  MutexLock loading(&loading_);
+  if (std::shared_ptr<TextEncoder> loaded = find(); loaded != nullptr) return loaded;  // By another that was quicker.
+  absl::StatusOr<EncoderTowers> towers = ReadTowers(EncoderFolder(fingerprint), Precision::kInt8);
+  if (absl::IsInvalidArgument(towers.status()) || absl::IsFailedPrecondition(towers.status())) return Int8Unavailable(StdView(towers.status().message()));
+  LOCI_RETURN_IF_ERROR(towers.status());
+  const bool has_vnni = options_.encoder.isa == CpuIsa::kAvx512 && DetectCpuExtensions().vnni;
+  towers->element_type_reason = absl::StrCat("stores are set to int8; the CPU has ", has_vnni ? "AVX-512 VNNI" : "no AVX-512 VNNI, so that it is slower");
+  std::vector<std::shared_ptr<TextEncoder>> unused;  // Freed after the lock is given back.
+  MutexLock lock(&mutex_);
+  unused = TakeUnused(fingerprint.ToString());
+  std::shared_ptr<TextEncoder>& slot = int8_[fingerprint.ToString()];
+  slot = std::make_shared<TextEncoder>(*std::move(towers), options_.batcher, *options_.clock, *options_.metrics);
+  LogInfo("encoder_registry", absl::StrCat("loaded ", slot->spec().model_name, " fingerprint=", fingerprint.ToString(), " in int8"));
+  return slot;
 }
 
 namespace {
@@ -398,7 +459,7 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::ForPassageHalf(std
     if (!absl::IsNotFound(found.status())) return found;
   }
   for (const std::shared_ptr<TextEncoder>& loaded : Loaded()) {  // One whose folder somebody took away.
-    if (loaded->spec().fingerprint.passage == passage_half) return loaded;
+    if (loaded->spec().fingerprint.passage == passage_half && loaded->precision() != VectorPrecision::kInt8) return loaded;
   }
   return ErrorWithReason(
       absl::FailedPreconditionError(absl::StrCat("no encoder of this server serves vectors of the passage half \"",
@@ -438,6 +499,7 @@ std::vector<std::shared_ptr<TextEncoder>> EncoderRegistry::Loaded() const {
   for (const auto& [fingerprint, encoder] : loaded_) {
     if (fingerprint != default_) encoders.push_back(encoder);
   }
+  for (const auto& [fingerprint, encoder] : int8_) encoders.push_back(encoder);
   return encoders;
 }
 

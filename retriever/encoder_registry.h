@@ -86,7 +86,14 @@ class EncoderRegistry {
   // meant it; else that very encoder; else ForPassageHalf.
   absl::StatusOr<std::shared_ptr<TextEncoder>> ForVectors(const Fingerprint& made_by);
 
-  // Those loaded, the default first.
+  // `encoder`, of this registry, or the same that computes in int8 (on the CPU, in batches of its own), or, where `encoder` does, does not: loaded
+  // where it is not yet; an int8 one that nobody holds leaves the memory when a further encoder is loaded. As CheckInt8, and the same where the
+  // checkpoint gives no vectors in int8; DATA_LOSS as Get. Blocks.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> ComputedAs(std::shared_ptr<TextEncoder> encoder, bool int8);
+  // FAILED_PRECONDITION, reason INT8_UNAVAILABLE, where encoders run on a device that has none in int8.
+  absl::Status CheckInt8() const;
+
+  // Those loaded, the default first; those that compute in int8 last.
   std::vector<std::shared_ptr<TextEncoder>> Loaded() const;
 
  private:
@@ -98,6 +105,10 @@ class EncoderRegistry {
   // The folders of encoders in the registry, whose LINEAGE says this model name, if one is given.
   absl::StatusOr<std::vector<std::string>> Folders(std::string_view model_name = {}) const;
   absl::StatusOr<std::shared_ptr<TextEncoder>> LoadLocked(const std::string& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
+  // What LoadLocked reads, in this precision. INVALID_ARGUMENT, not DATA_LOSS, in int8.
+  absl::StatusOr<EncoderTowers> ReadTowers(const std::string& directory, Precision precision) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
+  // Takes what nobody holds, but for those that stay and `fingerprint`, out of the memory: once the caller drops it, without the lock.
+  std::vector<std::shared_ptr<TextEncoder>> TakeUnused(const std::string& fingerprint) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Of those loaded; null where none matches.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Find(std::string_view name) const;
   std::shared_ptr<TextEncoder> Insert(EncoderTowers towers, bool make_default, bool stays);
@@ -107,6 +118,7 @@ class EncoderRegistry {
   mutable Mutex mutex_;
   int64_t staging_count_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, std::shared_ptr<TextEncoder>> loaded_ ABSL_GUARDED_BY(mutex_);  // By "QUERY:PASSAGE".
+  std::map<std::string, std::shared_ptr<TextEncoder>> int8_ ABSL_GUARDED_BY(mutex_);  // The same, of those that compute in int8.
   std::string default_ ABSL_GUARDED_BY(mutex_);
   std::set<std::string> staying_ ABSL_GUARDED_BY(mutex_);  // By "QUERY:PASSAGE": those that Import loaded.
 };

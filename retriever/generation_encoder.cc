@@ -7,9 +7,11 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/error.h"
 #include "base/logging.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
+#include "base/strings.h"
 #include "retriever/encoder_files.h"
 #include "retriever/generation_manager.h"
 #include "retriever/generation_manager_state.h"
@@ -30,19 +32,77 @@ std::optional<std::set<std::string>> PassageHalves(const Store& store, const Ser
 
 }  // namespace
 
-absl::StatusOr<std::shared_ptr<TextEncoder>> GenerationManager::State::EncoderOf(const std::string& store, const storage::Manifest& manifest) const {
+absl::StatusOr<std::shared_ptr<TextEncoder>> GenerationManager::State::EncoderOf(const std::string& store, const storage::Manifest& manifest,
+                                                                                 bool int8) const {
   const Fingerprint made_by{.query = manifest.query_fingerprint(), .passage = manifest.passage_fingerprint()};
   LOCI_ASSIGN_OR_RETURN(const Fingerprint published, PublishedFor(*options.fs, JoinPath(StoresDirectory(), store), made_by));
-  if (published == made_by) return options.encoders->ForVectors(made_by);
-  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = options.encoders->Get(published.ToString());
-  if (!absl::IsNotFound(encoder.status())) return encoder;
+  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder =
+      published == made_by ? options.encoders->ForVectors(made_by) : options.encoders->Get(published.ToString());
+  if (encoder.ok()) return ComputedAs(*std::move(encoder), int8);
+  if (published == made_by || !absl::IsNotFound(encoder.status())) return encoder;
   // As one that is damaged: another would answer queries otherwise, without a word.
   return DamagedEncoder(published.ToString(), absl::StrCat("it was published to store \"", store, "\", and its folder is gone"));
 }
 
+absl::StatusOr<std::shared_ptr<TextEncoder>> GenerationManager::State::ComputedAs(std::shared_ptr<TextEncoder> encoder, bool int8) const {
+  absl::StatusOr<std::shared_ptr<TextEncoder>> computed = options.encoders->ComputedAs(encoder, int8);
+  const std::optional<ErrorReason> reason = GetErrorReason(computed.status());
+  if (!reason.has_value() || reason->reason != "INT8_UNAVAILABLE") return computed;
+  LogWarning("generation_manager", StdView(computed.status().message()));
+  return encoder;
+}
+
+std::shared_ptr<TextEncoder> GenerationManager::State::ToServe(const StoreEntry& entry, const View& view, std::shared_ptr<TextEncoder> encoder) const {
+  const std::shared_ptr<TextEncoder> published = entry.published_encoder();
+  if (published != nullptr && published->spec().fingerprint.passage == view.generation().manifest().passage_fingerprint()) encoder = published;
+  if (encoder == nullptr) return encoder;
+  // Cheap where it is so already, as nearly always.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> computed = options.encoders->ComputedAs(encoder, entry.int8());
+  return computed.ok() ? *std::move(computed) : encoder;
+}
+
+absl::Status GenerationManager::State::SetInt8(StoreEntry& entry, bool int8) const {
+  if (int8) LOCI_RETURN_IF_ERROR(options.encoders->CheckInt8());
+  // Loaded before the lock that writers wait for; and known to be possible where nothing serves yet.
+  std::shared_ptr<TextEncoder> ready;
+  if (const std::shared_ptr<const ServingSet> serving = entry.holder.Get(); serving != nullptr) ready = serving->encoder;
+  if (ready == nullptr) ready = options.encoders->Get("").value_or(nullptr);
+  if (ready != nullptr) {
+    LOCI_ASSIGN_OR_RETURN(ready, options.encoders->ComputedAs(std::move(ready), int8));
+  }
+  std::shared_ptr<const ServingSet> before;  // Dies after the lock.
+  MutexLock writer(&entry.writer);
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> store, entry.GetStore());
+  const std::shared_ptr<const ServingSet> serving = entry.holder.Get();
+  std::shared_ptr<TextEncoder> encoder = serving == nullptr ? nullptr : serving->encoder;
+  if (encoder != nullptr) {
+    LOCI_ASSIGN_OR_RETURN(encoder, options.encoders->ComputedAs(std::move(encoder), int8));
+  }
+  LOCI_RETURN_IF_ERROR(store->SetInt8(int8));
+  entry.SetInt8(int8);
+  if (encoder != nullptr && encoder != serving->encoder) {
+    before = entry.holder.Publish(std::make_shared<const ServingSet>(ServingSet{entry.name, serving->view, encoder}));
+  }
+  // Inactive generations that requests named.
+  for (const std::shared_ptr<const Generation>& generation : entry.Live()) {
+    const std::shared_ptr<const ServingSet> named = entry.FindOpened(generation->id());
+    if (named == nullptr || named->encoder == nullptr) continue;
+    // Null where it can't be: WithEncoder looks again, and says why.
+    std::shared_ptr<TextEncoder> computed = options.encoders->ComputedAs(named->encoder, int8).value_or(nullptr);
+    entry.ReplaceOpened(named, std::make_shared<const ServingSet>(ServingSet{entry.name, named->view, std::move(computed)}));
+  }
+  LogInfo("generation_manager", absl::StrCat("set store=", entry.name, " encoder_precision=", int8 ? "int8" : "auto"));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<TextEncoder>> GenerationManager::ForStore(std::string_view store, std::shared_ptr<TextEncoder> encoder) {
+  const absl::StatusOr<std::shared_ptr<StoreEntry>> entry = state_->Find(store);
+  return state_->ComputedAs(std::move(encoder), entry.ok() && (*entry)->int8());
+}
+
 absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::SetEncoder(std::string_view store, std::shared_ptr<TextEncoder> encoder) {
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<StoreEntry> entry, state_->Find(store));
-  const Fingerprint& fingerprint = encoder->spec().fingerprint;
+  const Fingerprint fingerprint = encoder->spec().fingerprint;
   std::shared_ptr<const ServingSet> before;  // Dies after the lock.
   std::shared_ptr<const ServingSet> serving;
   {
@@ -50,6 +110,7 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::SetEncoder(
     LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
     serving = entry->holder.Get();
     if (serving == nullptr) return state_->WhyNothingServes(*entry, *opened);
+    LOCI_ASSIGN_OR_RETURN(encoder, state_->ComputedAs(std::move(encoder), entry->int8()));
     const std::optional<std::set<std::string>> built = PassageHalves(*opened, *serving);
     LOCI_RETURN_IF_ERROR(WriteQueryHalf(*state_->options.fs, opened->directory(), fingerprint, built));
     entry->SetPublishedEncoder(encoder);

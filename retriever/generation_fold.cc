@@ -98,7 +98,7 @@ absl::StatusOr<FoldResult> GenerationManager::FoldEntry(const std::shared_ptr<St
   const int64_t started_us = state_->options.clock->NowMicros();
   // The builder stays until the generation is active: while there is one, retention leaves what is newer than the active one alone.
   LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<GenerationBuilder> builder,
-                        HeldBuilder::Create(entry, BuildOptionsOf(view, state_->EncoderFor(entry->name, view), control.limits)));
+                        HeldBuilder::Create(entry, BuildOptionsOf(view, state_->EncoderFor(*entry, view), control.limits)));
   LOCI_RETURN_IF_ERROR(CopyView(view, *builder, [&](int64_t done) {
     Report(control, "copy", done, view.passage_count());
     return check();

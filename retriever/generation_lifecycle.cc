@@ -85,7 +85,7 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
     // What can't be had is told before anything is read. (In place it was looked at before what served was freed.)
     if (const absl::StatusOr<storage::Manifest> manifest = opened->GetManifest(generation); manifest.ok() && !control.verified) {
       // Where the server has none, the generation is as good as before: it may come.
-      LOCI_ASSIGN_OR_RETURN(loaded.encoder, state_->EncoderOf(entry.name, *manifest));
+      LOCI_ASSIGN_OR_RETURN(loaded.encoder, state_->EncoderOf(entry.name, *manifest, entry.int8()));
       PlannedReplay replay;
       if (policy != WritesPolicy::kDiscard) {
         LOCI_ASSIGN_OR_RETURN(replay, opened->PlanReplayOver(*manifest, floor));
@@ -129,7 +129,7 @@ absl::StatusOr<GenerationManager::LoadedGeneration> GenerationManager::Load(Stor
     entry.SetState(generation, GenerationState::kReady);
   }
   if (loaded.encoder == nullptr) {
-    LOCI_ASSIGN_OR_RETURN(loaded.encoder, state_->EncoderOf(entry.name, loaded.generation->manifest()));
+    LOCI_ASSIGN_OR_RETURN(loaded.encoder, state_->EncoderOf(entry.name, loaded.generation->manifest(), entry.int8()));
   }
   return loaded;
 }
@@ -156,7 +156,7 @@ absl::StatusOr<int64_t> GenerationManager::State::EncodeAhead(StoreEntry& entry,
     }
     const absl::StatusOr<PlannedReplay> replay = (*store)->PlanReplayOver(*manifest, floor);
     if (!replay.ok() || replay->need_encoding_count == 0) return 0;
-    encoder = EncoderOf(entry.name, *manifest);
+    encoder = EncoderOf(entry.name, *manifest, entry.int8());
     if (!encoder.ok()) return 0;
     after = std::max(manifest->base_revision(), floor);
     Report(control, "encoding", 0, replay->need_encoding_count);

@@ -120,10 +120,12 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::TryCapture(
 
 absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::WithEncoder(std::shared_ptr<const ServingSet> set) {
   if (set->encoder != nullptr) return set;
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> encoder, state_->EncoderOf(set->store, set->view->generation().manifest()));
+  const absl::StatusOr<std::shared_ptr<StoreEntry>> entry = state_->Find(set->store);
+  const bool int8 = entry.ok() && (*entry)->int8();
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<TextEncoder> encoder, state_->EncoderOf(set->store, set->view->generation().manifest(), int8));
   const auto with_encoder = std::make_shared<const ServingSet>(ServingSet{set->store, set->view, std::move(encoder)});
   // Else nobody but this request would hold the encoder: the next other one would unload it, and the next request would load it again.
-  if (const absl::StatusOr<std::shared_ptr<StoreEntry>> entry = state_->Find(set->store); entry.ok()) {
+  if (entry.ok() && (*entry)->int8() == int8) {
     if (!(*entry)->holder.Replace(set, with_encoder)) (*entry)->ReplaceOpened(set, with_encoder);
   }
   return with_encoder;
@@ -145,11 +147,10 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std
   opened.reset();
   entry->AddLive(loaded);
   std::shared_ptr<const View> view = View::Bare(std::move(loaded));
-  std::shared_ptr<TextEncoder> encoder = state_->EncoderFor(entry->name, *view);
+  std::shared_ptr<TextEncoder> encoder = state_->EncoderFor(*entry, *view);
   // One that was set while this one was looked for did not see this generation, which is not among those that are open yet.
   MutexLock writer(&entry->writer);
-  const std::shared_ptr<TextEncoder> published = entry->published_encoder();
-  if (published != nullptr && published->spec().fingerprint.passage == view->generation().manifest().passage_fingerprint()) encoder = published;
+  encoder = state_->ToServe(*entry, *view, std::move(encoder));
   auto serving_set = std::make_shared<const ServingSet>(ServingSet{entry->name, std::move(view), std::move(encoder)});
   if (std::shared_ptr<const ServingSet> dropped = entry->KeepOpened(std::string(generation), serving_set, kMaxOpened); dropped != nullptr) {
     state_->drainer.Add(dropped->view->shared_generation(), nullptr);
@@ -159,8 +160,9 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std
 
 // --- Stores ---
 
-absl::StatusOr<StoreInfo> GenerationManager::CreateStore(std::string_view store, std::optional<int32_t> keep_generations) {
+absl::StatusOr<StoreInfo> GenerationManager::CreateStore(std::string_view store, std::optional<int32_t> keep_generations, std::optional<bool> int8) {
   LOCI_RETURN_IF_ERROR(ValidateStoreName(store));
+  if (int8.value_or(false)) LOCI_RETURN_IF_ERROR(state_->options.encoders->CheckInt8());
   const std::string name(store);
   auto entry = std::make_shared<StoreEntry>(name);
   // The name is taken before the folder is made, so that of two who create it one is told.
@@ -179,6 +181,9 @@ absl::StatusOr<StoreInfo> GenerationManager::CreateStore(std::string_view store,
   if (opened.ok() && keep_generations.has_value()) {
     if (absl::Status set = (*opened)->SetKeepGenerations(*keep_generations); !set.ok()) opened = std::move(set);
   }
+  if (opened.ok() && int8.has_value()) {
+    if (absl::Status set = (*opened)->SetInt8(*int8); !set.ok()) opened = std::move(set);
+  }
   if (!opened.ok()) {
     if (!was_there) {
       // A restart would find a store that nobody was told of.
@@ -192,12 +197,14 @@ absl::StatusOr<StoreInfo> GenerationManager::CreateStore(std::string_view store,
   }
   const int64_t revision = (*opened)->revision();
   const int32_t keep = state_->KeepGenerations(**opened);
+  entry->SetInt8(IsInt8(**opened));
   entry->SetStore(*std::move(opened), absl::OkStatus());
-  return StoreInfo{.name = name, .revision = revision, .keep_generations = keep};
+  return StoreInfo{.name = name, .revision = revision, .keep_generations = keep, .int8 = int8.value_or(false)};
 }
 
-absl::StatusOr<StoreInfo> GenerationManager::UpdateStore(std::string_view store, std::optional<int32_t> keep_generations) {
+absl::StatusOr<StoreInfo> GenerationManager::UpdateStore(std::string_view store, std::optional<int32_t> keep_generations, std::optional<bool> int8) {
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  if (int8.has_value()) LOCI_RETURN_IF_ERROR(state_->SetInt8(*entry, *int8));
   if (keep_generations.has_value()) {
     MutexLock pinning(&entry->pinning);
     MutexLock writer(&entry->writer);
@@ -216,7 +223,8 @@ absl::StatusOr<StoreInfo> GenerationManager::GetStore(std::string_view store) {
                  .revision = opened->revision(),
                  .size_bytes = opened->size_bytes(),
                  .keep_generations = state_->KeepGenerations(*opened),
-                 .error = std::string(StdView(opened->active_error().message()))};
+                 .error = std::string(StdView(opened->active_error().message())),
+                 .int8 = IsInt8(*opened)};
   LOCI_ASSIGN_OR_RETURN(std::vector<storage::Manifest> manifests, opened->ListGenerations());
   info.generation_count = static_cast<int64_t>(manifests.size());
   if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) {
@@ -280,12 +288,18 @@ absl::Status GenerationManager::DeleteStore(std::string_view store) {
 
 namespace {
 
-std::vector<PassageWrite> MakeUpserts(const std::vector<loci::v1::Passage>& passages, const float* vectors, int dim) {
+// `precisions`: one a passage, or none.
+std::vector<PassageWrite> MakeUpserts(const std::vector<loci::v1::Passage>& passages, const float* vectors, int dim,
+                                      const std::vector<VectorPrecision>& precisions) {
   std::vector<PassageWrite> writes;
   writes.reserve(passages.size());
   for (size_t i = 0; i < passages.size(); ++i) {
     const float* vector = vectors + i * dim;
-    writes.push_back({.id = passages[i].id(), .passage = passages[i], .vector = std::vector<float>(vector, vector + dim), .other_vectors = {}});
+    writes.push_back({.id = passages[i].id(),
+                      .passage = passages[i],
+                      .vector = std::vector<float>(vector, vector + dim),
+                      .precision = precisions.empty() ? VectorPrecision::kUnknown : precisions[i],
+                      .other_vectors = {}});
   }
   return writes;
 }
@@ -312,7 +326,8 @@ void EncodeForNext(const StoreEntry& entry, std::string_view half, const std::ve
   }
   for (size_t i = 0; i < writes->size(); ++i) {
     const float* vector = encoded->vectors.data() + i * static_cast<size_t>(next->spec().dim);
-    (*writes)[i].other_vectors.push_back({next->spec().fingerprint.passage, std::vector<float>(vector, vector + next->spec().dim)});
+    (*writes)[i].other_vectors.push_back(
+        {next->spec().fingerprint.passage, std::vector<float>(vector, vector + next->spec().dim), next->precision()});
   }
 }
 
@@ -331,7 +346,8 @@ absl::StatusOr<UpsertResult> GenerationManager::Upsert(std::string_view store, s
     LOCI_ASSIGN_OR_RETURN(active, WithEncoder(std::move(active)));
     LOCI_ASSIGN_OR_RETURN(EncodedTexts encoded,
                           active->encoder->EncodeAndWait(texts, {.role = TextRole::kPassage, .limits = limits}));
-    std::vector<PassageWrite> writes = MakeUpserts(passages, encoded.vectors.data(), active->view->dim());
+    const std::vector<VectorPrecision> precisions(passages.size(), active->encoder->precision());
+    std::vector<PassageWrite> writes = MakeUpserts(passages, encoded.vectors.data(), active->view->dim(), precisions);
     EncodeForNext(*entry, half, texts, limits, &writes);
     const absl::StatusOr<WriteResult> written = state_->Write(*entry, std::move(writes), half);
     if (written.ok()) {
@@ -350,7 +366,7 @@ absl::StatusOr<UpsertResult> GenerationManager::Upsert(std::string_view store, s
 
 absl::StatusOr<UpsertResult> GenerationManager::UpsertVectors(std::string_view store, std::vector<loci::v1::Passage> passages,
                                                               const float* vectors, int dim, std::string_view passage_half,
-                                                              const RequestLimits& limits) {
+                                                              const RequestLimits& limits, const std::vector<VectorPrecision>& precisions) {
   for (const loci::v1::Passage& passage : passages) LOCI_RETURN_IF_ERROR(ValidatePassage(passage));
   LOCI_ASSIGN_OR_RETURN(std::shared_ptr<StoreEntry> entry, state_->Find(store));
   LOCI_RETURN_IF_ERROR(EnsureGeneration(store));
@@ -362,7 +378,7 @@ absl::StatusOr<UpsertResult> GenerationManager::UpsertVectors(std::string_view s
                                                    half, "\"")),
         "ENCODER_MISMATCH", {{"passage_fingerprint", std::string(passage_half)}});
   }
-  std::vector<PassageWrite> writes = MakeUpserts(passages, vectors, dim);
+  std::vector<PassageWrite> writes = MakeUpserts(passages, vectors, dim, precisions);
   EncodeForNext(*entry, half, TextsOf(passages), limits, &writes);
   LOCI_RETURN_IF_ERROR(limits.Check(state_->options.clock->NowMicros()));
   LOCI_ASSIGN_OR_RETURN(WriteResult written, state_->Write(*entry, std::move(writes), half));

@@ -44,6 +44,7 @@ struct StoreInfo {
   int64_t size_bytes = 0;
   int32_t keep_generations = 0;  // 0: all.
   std::string error;  // Why it serves nothing, where something of it is damaged.
+  bool int8 = false;  // See UpdateStore.
 };
 
 struct GenerationInfo {
@@ -170,11 +171,18 @@ class GenerationManager {
   // passage halves of the store's generations. DATA_LOSS where a generation can't be read. Reads files.
   absl::StatusOr<std::set<std::string>> UsedEncoders();
 
-  // ALREADY_EXISTS. `keep_generations` as UpdateStore; not set: Options'.
-  absl::StatusOr<StoreInfo> CreateStore(std::string_view store, std::optional<int32_t> keep_generations = std::nullopt);
+  // `encoder`, which lies in the registry, as the store's texts are encoded by it: see UpdateStore. `encoder` where the store is not there. Errors as
+  // EncoderRegistry::ComputedAs, but for INT8_UNAVAILABLE: then it is `encoder` in what it computes in.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> ForStore(std::string_view store, std::shared_ptr<TextEncoder> encoder);
+
+  // ALREADY_EXISTS. `keep_generations` and `int8` as UpdateStore; not set: Options', and false.
+  absl::StatusOr<StoreInfo> CreateStore(std::string_view store, std::optional<int32_t> keep_generations = std::nullopt,
+                                        std::optional<bool> int8 = std::nullopt);
   // After each activation, and now, so many complete generations are kept besides the active one, newest first, and those that are
   // pinned; the others are deleted once no request holds them. 0 keeps all.
-  absl::StatusOr<StoreInfo> UpdateStore(std::string_view store, std::optional<int32_t> keep_generations);
+  // `int8`: whether the store's texts, passages and queries, are encoded in int8: those that are encoded from now on. FAILED_PRECONDITION, reason
+  // INT8_UNAVAILABLE, where they can't be; nothing is changed then.
+  absl::StatusOr<StoreInfo> UpdateStore(std::string_view store, std::optional<int32_t> keep_generations, std::optional<bool> int8 = std::nullopt);
   absl::StatusOr<StoreInfo> GetStore(std::string_view store);
   std::vector<StoreInfo> ListStores();
   absl::Status DeleteStore(std::string_view store);  // Requests in flight finish on what they hold.
@@ -182,9 +190,10 @@ class GenerationManager {
   // Encodes and writes, in one revision. A store without any generation first gets an empty one of the default encoder.
   absl::StatusOr<UpsertResult> Upsert(std::string_view store, std::vector<loci::v1::Passage> passages, const RequestLimits& limits);
   // The same with vectors that were made by `passage_half`: [passages, dim]. (Where an activation is about to change the store's encoder the texts
-  // are encoded by the next one too: `limits` are for that.)
+  // are encoded by the next one too: `limits` are for that.) `precisions`: one a passage, or none where they are not known.
   absl::StatusOr<UpsertResult> UpsertVectors(std::string_view store, std::vector<loci::v1::Passage> passages, const float* vectors,
-                                             int dim, std::string_view passage_half, const RequestLimits& limits = {});
+                                             int dim, std::string_view passage_half, const RequestLimits& limits = {},
+                                             const std::vector<VectorPrecision>& precisions = {});
   absl::StatusOr<DeleteResult> Delete(std::string_view store, const std::vector<std::string>& ids);
 
   // A builder for a new generation of the store; see Ingester. The store must exist.

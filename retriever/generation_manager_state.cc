@@ -60,8 +60,13 @@ void GenerationManager::State::OpenEntry(StoreEntry& entry) {
     entry.SetStore(nullptr, Annotate(store.status(), absl::StrCat("store \"", name, "\" can't be opened")));
     return;
   }
+  entry.SetInt8(IsInt8(**store));
+  if (const absl::Status available = options.encoders->CheckInt8(); entry.int8() && !available.ok()) {
+    LogWarning("generation_manager", absl::StrCat("store=", name, " is set to int8, but is encoded as others: ", available.message()));
+    entry.SetInt8(false);
+  }
   if (std::shared_ptr<const View> view = (*store)->view(); view != nullptr) {
-    std::shared_ptr<TextEncoder> encoder = EncoderFor(name, *view);
+    std::shared_ptr<TextEncoder> encoder = EncoderFor(entry, *view);
     LogInfo("generation_manager", absl::StrCat("opened store=", name, " generation=", view->generation().id(), " revision=", view->revision(),
                                                " passages=", view->passage_count()));
     Publish(entry, std::move(view), std::move(encoder));
@@ -98,17 +103,16 @@ absl::StatusOr<std::shared_ptr<Store>> GenerationManager::State::OpenStore(const
   return std::shared_ptr<Store>(std::move(store));
 }
 
-std::shared_ptr<TextEncoder> GenerationManager::State::EncoderFor(const std::string& store, const View& view) const {
-  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = EncoderOf(store, view.generation().manifest());
+std::shared_ptr<TextEncoder> GenerationManager::State::EncoderFor(const StoreEntry& entry, const View& view) const {
+  absl::StatusOr<std::shared_ptr<TextEncoder>> encoder = EncoderOf(entry.name, view.generation().manifest(), entry.int8());
   if (encoder.ok()) return *std::move(encoder);
-  LogWarning("generation_manager", absl::StrCat("store=", store, " ", encoder.status().ToString(absl::StatusToStringMode::kWithNoExtraData)));
+  LogWarning("generation_manager", absl::StrCat("store=", entry.name, " ", encoder.status().ToString(absl::StatusToStringMode::kWithNoExtraData)));
   return nullptr;
 }
 
 void GenerationManager::State::Publish(StoreEntry& entry, std::shared_ptr<const View> view, std::shared_ptr<TextEncoder> encoder) {
   const std::string generation = view->generation().id();
-  const std::shared_ptr<TextEncoder> published = entry.published_encoder();
-  if (published != nullptr && published->spec().fingerprint.passage == view->generation().manifest().passage_fingerprint()) encoder = published;
+  encoder = ToServe(entry, *view, std::move(encoder));
   entry.AddLive(view->shared_generation());
   std::shared_ptr<const ServingSet> old = entry.holder.Publish(
       std::make_shared<const ServingSet>(ServingSet{entry.name, std::move(view), std::move(encoder)}));

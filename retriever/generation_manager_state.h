@@ -49,10 +49,16 @@ struct GenerationManager::State {
   void OpenEntry(StoreEntry& entry);
   absl::StatusOr<std::shared_ptr<Store>> OpenStore(const std::string& name) const;
 
-  // The encoder that serves a generation of the store: see SetEncoder.
-  absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderOf(const std::string& store, const storage::Manifest& manifest) const;
+  // The encoder that serves a generation of the store: see SetEncoder. `int8`: as ComputedAs.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderOf(const std::string& store, const storage::Manifest& manifest, bool int8) const;
   // That which serves a view, or null (logged) where there is none.
-  std::shared_ptr<TextEncoder> EncoderFor(const std::string& store, const View& view) const;
+  std::shared_ptr<TextEncoder> EncoderFor(const StoreEntry& entry, const View& view) const;
+  // EncoderRegistry::ComputedAs; where that is INT8_UNAVAILABLE, `encoder`, with a warning.
+  absl::StatusOr<std::shared_ptr<TextEncoder>> ComputedAs(std::shared_ptr<TextEncoder> encoder, bool int8) const;
+  // What is to serve the view where `encoder` was found for it: that which was published meanwhile, in the precision that the store is set to by now.
+  std::shared_ptr<TextEncoder> ToServe(const StoreEntry& entry, const View& view, std::shared_ptr<TextEncoder> encoder) const;
+  // See UpdateStore. Takes `entry.writer`.
+  absl::Status SetInt8(StoreEntry& entry, bool int8) const;
 
   // Makes `view` what the store serves; with the encoder that was set of its passage half, if one was while `encoder` was looked for. The generation
   // that it replaces, if another, drains.

@@ -109,7 +109,8 @@ std::vector<GaugeSample> GenerationManager::Metrics() const {
     AddStore(*entry, store.ok() ? store->get() : nullptr, samples);
   }
   for (const std::shared_ptr<TextEncoder>& encoder : state_->options.encoders->Loaded()) {
-    samples.Memory("encoder", "resident", "encoder", encoder->spec().fingerprint.ToString(), encoder->spec().memory_bytes);
+    const std::string suffix = encoder->precision() == VectorPrecision::kInt8 ? ":int8" : "";
+    samples.Memory("encoder", "resident", "encoder", encoder->spec().fingerprint.ToString() + suffix, encoder->spec().memory_bytes);
   }
   samples.Add("loci_generations_draining", "Generations that were replaced and that requests still hold.", {},
               static_cast<double>(state_->drainer.draining_count()));

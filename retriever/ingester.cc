@@ -233,6 +233,10 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
     LOCI_ASSIGN_OR_RETURN(state->encoder, manager.encoders().Get(""));
   }
 
+  if (state->encoder != nullptr) {
+    LOCI_ASSIGN_OR_RETURN(state->encoder, manager.ForStore(options.store, std::move(state->encoder)));
+  }
+
   if (options.chunking.has_value()) {
     const EncoderSpec& spec = state->encoder->spec();
     LOCI_ASSIGN_OR_RETURN(const ChunkingOptions chunking, CheckChunking(*options.chunking, spec.max_length));
@@ -280,6 +284,8 @@ absl::StatusOr<std::unique_ptr<Ingester>> Ingester::Start(GenerationManager& man
                                                                    .encoder = state->encoder,
                                                                    .builder = state->builder.get(),
                                                                    .element_type = taken.element_type,
+                                                                   .given_precisions = taken.imported.has_value() ? taken.imported->precisions
+                                                                                                                  : VectorPrecision::kUnknown,
                                                                    .reencode = taken.reencode,
                                                                    .limits = taken.limits,
                                                                    .on_written = [state = state.get()](int64_t count) {

@@ -60,6 +60,7 @@ struct IngestOptions {
     int dim = 0;
     std::string query_fingerprint;
     std::string passage_fingerprint;
+    PrecisionSet precisions = VectorPrecision::kUnknown;  // That the vectors were computed in.
   };
   std::optional<VectorSpace> imported;
   int64_t expected_passages = 0;  // Of a new generation, where it is known: RESOURCE_EXHAUSTED, reason DISK, where they have no room. 0: it is not.

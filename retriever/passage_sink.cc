@@ -52,6 +52,7 @@ absl::Status PassageSink::Take(std::vector<loci::v1::Passage> passages, const fl
   if (vectors != nullptr) {
     LOCI_RETURN_IF_ERROR(Flush());  // The last of several with one id stays.
     LOCI_RETURN_IF_ERROR(options_.builder->Add(passages, vectors));
+    options_.builder->AddPrecisions(options_.given_precisions);
     Written(static_cast<int64_t>(passages.size()));
     return absl::OkStatus();
   }
@@ -92,6 +93,7 @@ void PassageSink::Run() {
     }
     absl::Status status = FinishBatch(*oldest);
     if (status.ok()) status = options_.builder->Add(oldest->passages, oldest->vectors.data());
+    for (const PrecisionSet precisions : oldest->precisions) options_.builder->AddPrecisions(precisions);
     const int64_t count = static_cast<int64_t>(oldest->passages.size());
     if (status.ok()) Written(count);
     MutexLock lock(&mutex_);
@@ -133,12 +135,15 @@ absl::Status PassageSink::Upsert(std::vector<loci::v1::Passage> passages, const 
     if (options_.encoder == nullptr) return manager.Upsert(options_.store, std::move(passages), options_.limits);
     const EncoderSpec& spec = options_.encoder->spec();
     if (vectors != nullptr) {
-      return manager.UpsertVectors(options_.store, std::move(passages), vectors, spec.dim, spec.fingerprint.passage, options_.limits);
+      const std::vector<VectorPrecision> precisions(passages.size(), options_.given_precisions.First());
+      return manager.UpsertVectors(options_.store, std::move(passages), vectors, spec.dim, spec.fingerprint.passage, options_.limits, precisions);
     }
     LOCI_ASSIGN_OR_RETURN(Batch batch, StartBatch(std::move(passages)));
     LOCI_RETURN_IF_ERROR(FinishBatch(batch));
-    absl::StatusOr<UpsertResult> upserted =
-        manager.UpsertVectors(options_.store, batch.passages, batch.vectors.data(), spec.dim, spec.fingerprint.passage, options_.limits);
+    std::vector<VectorPrecision> precisions;
+    for (const PrecisionSet set : batch.precisions) precisions.push_back(set.First());
+    absl::StatusOr<UpsertResult> upserted = manager.UpsertVectors(options_.store, batch.passages, batch.vectors.data(), spec.dim,
+                                                                  spec.fingerprint.passage, options_.limits, precisions);
     if (!absl::IsFailedPrecondition(upserted.status()) && !absl::IsAborted(upserted.status())) return upserted;
     // A generation of another encoder was activated meanwhile.
     return manager.Upsert(options_.store, std::move(batch.passages), options_.limits);
@@ -160,13 +165,16 @@ std::shared_ptr<const View> PassageSink::FindSource() const {
                             generation.dim() == options_.encoder->spec().dim;
   // Rounded values are good for a file that rounds in the same way. A write is kept unrounded.
   const bool precise = stored == ElementType::kFloat32 || (options_.builder != nullptr && stored == options_.element_type);
-  return same_encoder && precise ? (*active)->view : nullptr;
+  // Else all texts would be read for the few that were written since.
+  const bool near = options_.builder == nullptr || PrecisionsOf(generation.manifest()).AllInterchangeWith(options_.encoder->precision());
+  return same_encoder && precise && near ? (*active)->view : nullptr;
 }
 
 void PassageSink::OpenJournal() {
   journal_ = EncodingJournal::Open({.fs = &options_.manager->fs(),
                                     .directory = JournalDirectory(),
                                     .passage_half = options_.encoder->spec().fingerprint.passage,
+                                    .precision = options_.encoder->spec().element_type,
                                     .dim = options_.encoder->spec().dim});
   if (journal_->record_count() > 0) {
     LogInfo("ingest", absl::StrCat("store=", options_.store, " an interrupted ingest has left the vectors of ", journal_->record_count(), " texts"));
@@ -176,12 +184,15 @@ void PassageSink::OpenJournal() {
   if (!cleared.ok()) LogWarning("ingest", StdView(cleared.message()));
 }
 
-bool PassageSink::CopyStored(ViewRow row, float* vector) {
+bool PassageSink::CopyStored(ViewRow row, Batch& batch, size_t i) {
+  const PrecisionSet precisions = source_->Precisions(row);
+  if (!precisions.AllInterchangeWith(options_.encoder->precision())) return false;
   if (source_vectors_ == nullptr || &source_vectors_->generation() != &source_->generation()) {
     source_vectors_ = std::make_unique<VerifiedVectors>(source_->shared_generation());
   }
-  const absl::Status copied = source_vectors_->Copy(*source_, row, vector);
+  const absl::Status copied = source_vectors_->Copy(*source_, row, batch.vectors.data() + i * static_cast<size_t>(options_.encoder->spec().dim));
   if (!copied.ok()) LogWarning("ingest", absl::StrCat("a vector is not taken over: ", copied.message()));
+  if (copied.ok()) batch.precisions[i] = precisions;
   return copied.ok();
 }
 
@@ -202,7 +213,7 @@ std::vector<bool> PassageSink::TakeOverById(Batch& batch) {
   for (size_t j = 0; j < rows.size(); ++j) {
     const size_t i = asking[j];
     if (stored[j].title() != batch.passages[i].title() || stored[j].text() != batch.passages[i].text()) continue;
-    taken[i] = CopyStored(rows[j], batch.vectors.data() + i * static_cast<size_t>(options_.encoder->spec().dim));
+    taken[i] = CopyStored(rows[j], batch, i);
   }
   return taken;
 }
@@ -216,6 +227,7 @@ absl::StatusOr<PassageSink::Batch> PassageSink::StartBatch(std::vector<loci::v1:
   Batch batch;
   batch.passages = std::move(passages);
   batch.vectors.resize(batch.passages.size() * dim);
+  batch.precisions.assign(batch.passages.size(), options_.encoder->precision());
   const std::vector<bool> taken = TakeOverById(batch);
   if (source_ != nullptr && options_.builder != nullptr && known_ == nullptr) {
     asked_count_ += std::count(taken.begin(), taken.end(), false);
@@ -230,7 +242,7 @@ absl::StatusOr<PassageSink::Batch> PassageSink::StartBatch(std::vector<loci::v1:
       const ContentHash hash = HashContent(PassageText(batch.passages[i].title(), batch.passages[i].text()));
       float* const vector = batch.vectors.data() + i * dim;
       const std::optional<ViewRow> known = known_ != nullptr ? known_->Find(hash) : std::nullopt;
-      if ((known.has_value() && CopyStored(*known, vector)) || journal_->Find(hash, vector)) continue;
+      if ((known.has_value() && CopyStored(*known, batch, i)) || journal_->Find(hash, vector)) continue;
       batch.hashes.push_back(hash);
     }
     batch.missing.push_back(i);

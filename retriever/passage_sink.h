@@ -44,6 +44,7 @@ class PassageSink {
     std::shared_ptr<TextEncoder> encoder;  // Null only for upserts into a store that has none yet.
     GenerationBuilder* builder = nullptr;  // Null: upserts.
     ElementType element_type = ElementType::kFloat32;  // That the builder stores.
+    PrecisionSet given_precisions = VectorPrecision::kUnknown;  // Of the vectors that come along.
     bool reencode = false;  // Take no vector over.
     RequestLimits limits;
     // Told how many passages are in the builder, or acknowledged as upserts, whenever there are more. Called on the sink's thread or on that
@@ -55,7 +56,7 @@ class PassageSink {
   ~PassageSink();  // Cancels what is on its way, and waits for it.
 
   // Takes valid passages, any number; `vectors` is null, or [passages.size(), dim] of the encoder. Where it is null, a text
-  // is not encoded where a vector of the same passage half, no less precise, is there for it: of the passage with the same id in the store's
+  // is not encoded where a vector of the same passage half, no less precise, that interchanges with the encoder's, is there for it: of the passage with the same id in the store's
   // active view; for a builder also of any passage of that view (which is read once, where enough texts ask for it), or of an ingest that
   // was interrupted: the store's EncodingJournal. Blocks while too many are on their way through the encoder. After an error the sink can
   // only be dropped.
@@ -78,6 +79,7 @@ class PassageSink {
   struct Batch {
     std::vector<loci::v1::Passage> passages;
     std::vector<float> vectors;         // [passages.size(), dim]; rows of `missing` are filled in when they come.
+    std::vector<PrecisionSet> precisions;  // Of each vector, also those that are still to come.
     std::vector<size_t> missing;        // Passages that are being encoded.
     std::vector<ContentHash> hashes;    // Of their texts; empty without a journal.
     std::future<absl::StatusOr<EncodedTexts>> encoded;  // Of `missing`, where there are any.
@@ -89,8 +91,9 @@ class PassageSink {
   void OpenJournal();
   // Fills in the vectors of passages whose id and text source_ has, and says which they are.
   std::vector<bool> TakeOverById(Batch& batch);
-  // Copies the vector of a row of source_; false where it is damaged, so that its text is encoded.
-  bool CopyStored(ViewRow row, float* vector);
+  // Takes the vector of a row of source_ for the batch's i-th passage; false where it is damaged, or does not interchange with the encoder's, so that
+  // the text is encoded.
+  bool CopyStored(ViewRow row, Batch& batch, size_t i);
   // Fills in what is known and starts to encode the others.
   absl::StatusOr<Batch> StartBatch(std::vector<loci::v1::Passage> passages);
   absl::Status FinishBatch(Batch& batch);  // All vectors are there then.

@@ -35,7 +35,9 @@ std::string FingerprintOf(const storage::Manifest& manifest) {
 
 absl::Status CheckOtherEncoder(const ReembedOptions& options, const View& view) {
   const std::string& half = view.generation().manifest().passage_fingerprint();
-  if (options.encoder->spec().fingerprint.passage != half) return absl::OkStatus();
+  if (options.encoder->spec().fingerprint.passage != half || !view.Precisions().AllInterchangeWith(options.encoder->precision())) {
+    return absl::OkStatus();
+  }
   return ErrorWithReason(
       absl::FailedPreconditionError(absl::StrCat("the vectors of store \"", options.store, "\" are of the passage half ", half,
                                                  " already, which is that of encoder ", options.encoder->spec().fingerprint.ToString())),

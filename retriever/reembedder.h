@@ -17,7 +17,7 @@ namespace loci {
 
 struct ReembedOptions {
   std::string store;
-  std::shared_ptr<TextEncoder> encoder;
+  std::shared_ptr<TextEncoder> encoder;  // GenerationManager::ForStore's.
   std::string index;     // Specification; empty: the generation's.
   bool activate = true;  // Else the generation waits for an activation, with REPLAY.
   // Of the time in which passages wait to be encoded, how much is spent on them: (0, 1]. Whatever it is, texts that wait for other encoders go
@@ -46,7 +46,8 @@ struct ReembedResult {
 //
 // Phases "encoding", those of GenerationBuilder::Finish, and those of an activation, "loading" first: from then on, which is told before any lock is
 // taken, no activation may run beside it that would not wait for it.
-// FAILED_PRECONDITION: NO_ACTIVE_GENERATION; SAME_ENCODER where the store's vectors are of the encoder's passage half. INVALID_ARGUMENT for an index
+// FAILED_PRECONDITION: NO_ACTIVE_GENERATION; SAME_ENCODER where the store's vectors are of the encoder's passage half, and interchange with its
+// own (base/vector_precision.h). INVALID_ARGUMENT for an index
 // that can't be. ABORTED, GENERATION_CHANGED: another generation became active meanwhile, or writes were discarded; a generation that is whole by
 // then stays, as where an activation is refused. Blocks.
 absl::StatusOr<ReembedResult> Reembed(GenerationManager& manager, const ReembedOptions& options, const OperationControl& control = {});

@@ -46,7 +46,7 @@ absl::Status WriteEncoder::EncodeAt(const std::vector<WritePlace>& places) {
     LOCI_ASSIGN_OR_RETURN(const std::vector<float> vectors, Encode(passages));
     MutexLock writer(&options_.entry->writer);
     LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> store, options_.entry->GetStore());
-    LOCI_RETURN_IF_ERROR(store->AddVectors(*options_.generation, batch, vectors.data()));
+    LOCI_RETURN_IF_ERROR(store->AddVectors(*options_.generation, batch, vectors.data(), options_.encoder->precision()));
     encoded_count_ += static_cast<int64_t>(batch.size());
   }
   return absl::OkStatus();

@@ -350,6 +350,7 @@ grpc::ServerUnaryReactor* AdminServiceImpl::ReembedStore(grpc::CallbackServerCon
     LOCI_ASSIGN_OR_RETURN(ReembedOptions options, ValidateReembed(*request));
     LOCI_RETURN_IF_ERROR(services_.manager->TryCapture(options.store, "").status());  // No job for what serves nothing.
     LOCI_ASSIGN_OR_RETURN(options.encoder, services_.manager->encoders().Get(request->encoder()));
+    LOCI_ASSIGN_OR_RETURN(options.encoder, services_.manager->ForStore(options.store, std::move(options.encoder)));
     LOCI_RETURN_IF_ERROR(CheckReembedding(*services_.manager, options));
     if (request->dry_run()) {
       LOCI_ASSIGN_OR_RETURN(const ReembedEstimate estimate, EstimateReembedding(*services_.manager, options, limits));

@@ -43,7 +43,11 @@ grpc::ServerUnaryReactor* AdminServiceImpl::CreateStore(grpc::CallbackServerCont
     std::optional<int32_t> keep_generations;
     if (request->has_keep_generations()) keep_generations = request->keep_generations();
     LOCI_RETURN_IF_ERROR(ValidateKeepGenerations(keep_generations.value_or(0)));
-    LOCI_ASSIGN_OR_RETURN(const StoreInfo info, services_.manager->CreateStore(store, keep_generations));
+    std::optional<bool> int8;
+    if (request->has_encoder_precision()) {
+      LOCI_ASSIGN_OR_RETURN(int8, ValidateStorePrecision(request->encoder_precision()));
+    }
+    LOCI_ASSIGN_OR_RETURN(const StoreInfo info, services_.manager->CreateStore(store, keep_generations, int8));
     FillStore(info, response->mutable_store());
     return absl::OkStatus();
   });
@@ -56,7 +60,11 @@ grpc::ServerUnaryReactor* AdminServiceImpl::UpdateStore(grpc::CallbackServerCont
     std::optional<int32_t> keep_generations;
     if (request->has_keep_generations()) keep_generations = request->keep_generations();
     LOCI_RETURN_IF_ERROR(ValidateKeepGenerations(keep_generations.value_or(0)));
-    LOCI_ASSIGN_OR_RETURN(const StoreInfo info, services_.manager->UpdateStore(store, keep_generations));
+    std::optional<bool> int8;
+    if (request->has_encoder_precision()) {
+      LOCI_ASSIGN_OR_RETURN(int8, ValidateStorePrecision(request->encoder_precision()));
+    }
+    LOCI_ASSIGN_OR_RETURN(const StoreInfo info, services_.manager->UpdateStore(store, keep_generations, int8));
     FillStore(info, response->mutable_store());
     return absl::OkStatus();
   });

@@ -74,11 +74,13 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> PublishUpload::FindParent(std::shar
   const absl::StatusOr<std::shared_ptr<const ServingSet>> with_encoder = services_.manager->WithEncoder(std::move(serving));
   if (parent.empty()) {
     LOCI_RETURN_IF_ERROR(with_encoder.status());
-    return (*with_encoder)->encoder;
+    return encoders.ComputedAs((*with_encoder)->encoder, /*int8=*/false);  // What is published shares its weights.
   }
   if (with_encoder.ok()) {
     const Fingerprint& serves = (*with_encoder)->encoder->spec().fingerprint;
-    if (parent == serves.ToString() || parent == serves.query || parent == serves.passage) return (*with_encoder)->encoder;
+    if (parent == serves.ToString() || parent == serves.query || parent == serves.passage) {
+      return encoders.ComputedAs((*with_encoder)->encoder, /*int8=*/false);
+    }
   }
   return encoders.Get(parent);
 }
@@ -138,7 +140,7 @@ absl::Status PublishUpload::GoLive(const JobHandle& job, const std::shared_ptr<T
   const auto takes = [&](const ServingSet& serving) {
     response->set_generation(serving.view->generation().id());
     response->set_revision(serving.view->revision());
-    response->set_live(serving.encoder == encoder);
+    response->set_live(serving.encoder != nullptr && serving.encoder->spec().fingerprint == encoder->spec().fingerprint);
     return absl::OkStatus();
   };
   while (true) {

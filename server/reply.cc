@@ -202,6 +202,7 @@ void FillStore(const StoreInfo& info, loci::v1::Store* out) {
   out->set_size_bytes(info.size_bytes);
   out->set_keep_generations(info.keep_generations);
   out->set_error(info.error);
+  out->set_encoder_precision(info.int8 ? "int8" : "auto");
 }
 
 void FillComparison(GenerationComparison&& comparison, loci::v1::CompareGenerationsResponse* out) {
@@ -287,6 +288,7 @@ void FillGeneration(const GenerationInfo& info, loci::v1::Generation* out) {
   out->set_pinned(info.pinned);
   if (manifest.has_tuning()) *out->mutable_tuning() = manifest.tuning();
   *out->mutable_ladder() = manifest.ladder();
+  for (std::string& name : PrecisionsOf(manifest).Names()) out->add_encoder_precisions(std::move(name));
 }
 
 void FillJob(const JobInfo& info, loci::v1::Job* out) {

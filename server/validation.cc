@@ -7,6 +7,7 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "base/utf8.h"
 #include "index/filter_expression.h"
 #include "index/index_specification.h"
 #include "index/store.h"
@@ -208,6 +209,13 @@ absl::StatusOr<AnswerCall> ValidateAnswer(const loci::v1::AnswerRequest& request
 absl::Status ValidateKeepGenerations(int32_t keep_generations) {
   if (keep_generations >= 0 && keep_generations <= kMaxKeepGenerations) return absl::OkStatus();
   return InvalidField("keep_generations", Range(keep_generations, 0, kMaxKeepGenerations));
+}
+
+absl::StatusOr<bool> ValidateStorePrecision(const std::string& encoder_precision) {
+  if (encoder_precision == "auto") return false;
+  if (encoder_precision == "int8") return true;
+  return InvalidField("encoder_precision", absl::StrCat("is \"", encoder_precision.substr(0, Utf8Prefix(encoder_precision, 64)),
+                                                        "\"; it must be auto or int8"));
 }
 
 absl::StatusOr<ValidCompare> ValidateCompare(const loci::v1::CompareGenerationsRequest& request) {

@@ -96,6 +96,8 @@ absl::StatusOr<std::string> ValidateDeleteStore(const loci::v1::DeleteStoreReque
 
 // As CreateStoreRequest and UpdateStoreRequest have it.
 absl::Status ValidateKeepGenerations(int32_t keep_generations);
+// The same, of encoder_precision: whether it is "int8", not "auto".
+absl::StatusOr<bool> ValidateStorePrecision(const std::string& encoder_precision);
 
 struct ValidCompare {
   std::string store;
