@@ -265,32 +265,42 @@ class PinCommand final : public Command {
 class SetStoreCommand final : public Command {
  public:
   std::string name() const override { return "set store"; }
-  std::string summary() const override { return "Change what is set of a store: how many generations it keeps"; }
-  std::string examples() const override { return "  loci set store movies --keep-generations 3\n"; }
+  std::string summary() const override { return "Change what is set of a store: how many generations it keeps, what its texts are encoded in"; }
+  std::string examples() const override {
+    return "  loci set store movies --keep-generations 3\n"
+           "  loci set store movies --encoder-precision int8\n";
+  }
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Int("keep-generations", &keep_generations_, 0, 1000, "Kept besides the active one and the pinned; 0 keeps all.");
+    flags->Choice("encoder-precision", &encoder_precision_, {"auto", "int8"}, "Of texts encoded from now on; auto: as the server is configured.");
   }
   int Run(CliContext& cli, const FlagSet& flags) override {
-    if (!flags.WasGiven("keep-generations")) return cli.UsageError("flag --keep-generations N is missing");
+    const bool keep = flags.WasGiven("keep-generations"), precision = flags.WasGiven("encoder-precision");
+    if (!keep && !precision) return cli.UsageError("nothing to set: give --keep-generations N or --encoder-precision auto|int8");
     v1::UpdateStoreRequest request;
     request.set_store(store_);
-    request.set_keep_generations(static_cast<int32_t>(keep_generations_));
+    if (keep) request.set_keep_generations(static_cast<int32_t>(keep_generations_));
+    if (precision) request.set_encoder_precision(encoder_precision_);
     v1::UpdateStoreResponse response;
     int exit_code = kExitOk;
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::UpdateStore, request, &response, &exit_code)) return exit_code;
     if (cli.json()) return cli.PrintJson(response);
-    cli.out() << "store " << SanitizeLine(StoreName(response.store().store())) << " keeps ";
-    if (response.store().keep_generations() == 0) {
-      cli.out() << "all generations\n";
-    } else {
-      cli.out() << "the active generation and " << response.store().keep_generations() << " more\n";
+    const std::string store = SanitizeLine(StoreName(response.store().store()));
+    if (keep && response.store().keep_generations() == 0) {
+      cli.out() << "store " << store << " keeps all generations\n";
+    } else if (keep) {
+      cli.out() << "store " << store << " keeps the active generation and " << response.store().keep_generations() << " more\n";
+    }
+    if (precision) {
+      cli.out() << "texts of store " << store << " are encoded in " << SanitizeLine(response.store().encoder_precision())
+                << " from now on; loci reembed encodes the others anew\n";
     }
     return kExitOk;
   }
 
  private:
-  std::string store_;
+  std::string store_, encoder_precision_ = "auto";
   int64_t keep_generations_ = 0;
 };
 

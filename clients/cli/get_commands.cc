@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/str_join.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
 
@@ -46,11 +47,13 @@ class GetStoresCommand final : public Command {
                      {"GENERATIONS", TextTable::kRight},
                      {"SIZE", TextTable::kRight},
                      {"ENCODER"},
+                     {"PRECISION"},
                      {"ERROR"}});
     for (const v1::Store& store : response.stores()) {
       table.AddRow({store.store(), store.generation().empty() ? "-" : store.generation(), absl::StrCat(store.revision()),
                     FormatCount(store.passage_count()), FormatCount(store.overlay_count()),
-                    absl::StrCat(store.generation_count()), FormatBytes(store.size_bytes()), store.encoder_fingerprint(), store.error()});
+                    absl::StrCat(store.generation_count()), FormatBytes(store.size_bytes()), store.encoder_fingerprint(),
+                    store.encoder_precision(), store.error()});
     }
     cli.PrintTable(table);
     return kExitOk;
@@ -78,6 +81,7 @@ class GetGenerationsCommand final : public Command {
                      {"PASSAGES", TextTable::kRight},
                      {"DIM", TextTable::kRight},
                      {"TYPE"},
+                     {"ENCODED IN"},
                      {"INDEX"},
                      {"RECALL@10", TextTable::kRight},
                      {"BASE", TextTable::kRight},
@@ -88,7 +92,8 @@ class GetGenerationsCommand final : public Command {
       table.AddRow(
           {generation.generation(), ShortName(v1::GenerationState_Name(generation.state()), "GENERATION_STATE_"),
            FormatCount(generation.passage_count()), absl::StrCat(generation.dim()),
-           ShortName(v1::VectorType_Name(generation.vector_type()), "VECTOR_TYPE_"), generation.index(),
+           ShortName(v1::VectorType_Name(generation.vector_type()), "VECTOR_TYPE_"),
+           generation.encoder_precisions().empty() ? "-" : absl::StrJoin(generation.encoder_precisions(), ","), generation.index(),
            generation.recall_query_count() > 0 || generation.index().rfind("exact", 0) == 0 ? FormatFixed(generation.recall_at_10(), 3) : "-",
            absl::StrCat(generation.base_revision()), FormatBytes(generation.size_bytes()),
            FormatTimeUtc(generation.created_unix_us()), generation.state_detail()});

@@ -18,11 +18,13 @@ class CreateStoreCommand final : public Command {
   std::string examples() const override { return "  loci create store movies\n"; }
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name: 1 to 64 of a-z, 0-9, _ and -.");
+    flags->Choice("encoder-precision", &encoder_precision_, {"auto", "int8"}, "What its texts are encoded in; auto: as the server is configured.");
     flags->Bool("dry-run", &dry_run_, "Send nothing.");
   }
-  int Run(CliContext& cli, const FlagSet&) override {
+  int Run(CliContext& cli, const FlagSet& flags) override {
     v1::CreateStoreRequest request;
     request.set_store(store_);
+    if (flags.WasGiven("encoder-precision")) request.set_encoder_precision(encoder_precision_);
     if (dry_run_) return cli.PrintDryRun(absl::StrCat("create store ", StoreName(store_)), request);
     v1::CreateStoreResponse response;
     int exit_code = kExitOk;
@@ -33,7 +35,7 @@ class CreateStoreCommand final : public Command {
   }
 
  private:
-  std::string store_;
+  std::string store_, encoder_precision_ = "auto";
   bool dry_run_ = false;
 };
 

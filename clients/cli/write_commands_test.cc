@@ -125,6 +125,7 @@ TEST_F(WriteCommandsTest, SetStoreChangesOnlyWhatIsGiven) {
     seen = request;
     response->mutable_store()->set_store(request.store());
     response->mutable_store()->set_keep_generations(request.keep_generations());
+    response->mutable_store()->set_encoder_precision(request.encoder_precision());
     return grpc::Status::OK;
   };
   EXPECT_EQ(Run({"set", "store", "movies", "--keep-generations", "3"}), 0) << err();
@@ -133,16 +134,27 @@ TEST_F(WriteCommandsTest, SetStoreChangesOnlyWhatIsGiven) {
   EXPECT_EQ(Run({"set", "store", "movies", "--keep-generations=0"}), 0);
   EXPECT_TRUE(seen.has_keep_generations());
   EXPECT_EQ(out(), "store movies keeps all generations\n");
+  EXPECT_FALSE(seen.has_encoder_precision());
+  EXPECT_EQ(Run({"set", "store", "movies", "--encoder-precision", "int8"}), 0) << err();
+  EXPECT_EQ(seen.encoder_precision(), "int8");
+  EXPECT_FALSE(seen.has_keep_generations());
+  EXPECT_THAT(out(), HasSubstr("texts of store movies are encoded in int8 from now on"));
+  EXPECT_EQ(Run({"set", "store", "movies", "--encoder-precision", "float32"}), 2);
   EXPECT_EQ(Run({"set", "store", "movies"}), 2);
   EXPECT_EQ(Run({"set", "store", "movies", "--keep-generations", "1001"}), 2);
 }
 
 TEST_F(WriteCommandsTest, CreateStoreSendsTheName) {
-  server_.on_create_store = [](const v1::CreateStoreRequest& request, v1::CreateStoreResponse* response) {
+  v1::CreateStoreRequest seen;
+  server_.on_create_store = [&](const v1::CreateStoreRequest& request, v1::CreateStoreResponse* response) {
+    seen = request;
     response->mutable_store()->set_store(request.store());
     return grpc::Status::OK;
   };
+  EXPECT_EQ(Run({"create", "store", "movies", "--encoder-precision", "int8"}), 0) << err();
+  EXPECT_EQ(seen.encoder_precision(), "int8");
   EXPECT_EQ(Run({"create", "store", "movies"}), 0) << err();
+  EXPECT_FALSE(seen.has_encoder_precision());
   EXPECT_EQ(out(), "store movies created\n");
   EXPECT_EQ(Run({"create", "store", "movies", "--dry-run"}), 0);
 }

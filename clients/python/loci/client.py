@@ -272,9 +272,10 @@ class Client:
 
     # Stores and generations.
 
-    def create_store(self, store: str, *, keep_generations: int | None = None, timeout_s: Any = DEFAULT) -> types.Store:
-        """LociError ALREADY_EXISTS where there is one. `keep_generations`: see update_store; None: the server's default."""
-        return types.from_message(types.Store, self.call("AdminService.CreateStore", timeout_s, store=store, keep_generations=keep_generations).store)
+    def create_store(self, store: str, *, keep_generations: int | None = None, encoder_precision: str | None = None, timeout_s: Any = DEFAULT) -> types.Store:
+        """LociError ALREADY_EXISTS where there is one. `keep_generations` and `encoder_precision`: see update_store; None: the server's default, and "auto"."""
+        return types.from_message(types.Store, self.call("AdminService.CreateStore", timeout_s, store=store, keep_generations=keep_generations,
+                                                         encoder_precision=encoder_precision).store)
 
     def get_store(self, store: str, *, timeout_s: Any = DEFAULT) -> types.Store:
         return types.from_message(types.Store, self.call("AdminService.GetStore", timeout_s, store=store).store)
@@ -283,9 +284,11 @@ class Client:
         """By name."""
         return [types.from_message(types.Store, store) for store in self.call("AdminService.ListStores", timeout_s).stores]
 
-    def update_store(self, store: str, *, keep_generations: int | None = None, timeout_s: Any = DEFAULT) -> types.Store:
-        """After an activation so many generations are kept besides the active one, 0 to 1,000; 0 keeps all; None changes nothing."""
-        return types.from_message(types.Store, self.call("AdminService.UpdateStore", timeout_s, store=store, keep_generations=keep_generations).store)
+    def update_store(self, store: str, *, keep_generations: int | None = None, encoder_precision: str | None = None, timeout_s: Any = DEFAULT) -> types.Store:
+        """After an activation so many generations are kept besides the active one, 0 to 1,000; 0 keeps all. `encoder_precision` "int8": the store's
+        texts, asked or written from now on, are encoded in int8; "auto": as the server is configured. None changes nothing."""
+        return types.from_message(types.Store, self.call("AdminService.UpdateStore", timeout_s, store=store, keep_generations=keep_generations,
+                                                         encoder_precision=encoder_precision).store)
 
     def delete_store(self, store: str, *, confirm_name: str, timeout_s: Any = DEFAULT) -> None:
         """Deletes a store with its generations and writes. `confirm_name` repeats the name."""

@@ -260,7 +260,7 @@ class IngestResult:
 @dataclasses.dataclass(frozen=True)
 class Store:
     """A store and what it serves. `generation` is the active one, empty where there is none; `error` says why it serves nothing, where it is damaged;
-    `overlay_count` are passages upserted since the generation was built; `keep_generations` 0 keeps all."""
+    `overlay_count` are passages upserted since the generation was built; `keep_generations` 0 keeps all; `encoder_precision` is "auto" or "int8"."""
 
     store: str
     generation: str
@@ -272,6 +272,7 @@ class Store:
     size_bytes: int
     keep_generations: int
     error: str
+    encoder_precision: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -292,6 +293,8 @@ class Generation:
         In UTC.
     recall_at_10 : float
         Of the index with its default parameters against the exact one; 1 for exact.
+    encoder_precisions : tuple of str
+        What its vectors were computed in: "float32", "bfloat16", "float16", "int8", or "unknown".
     """
 
     generation: str
@@ -308,6 +311,7 @@ class Generation:
     size_bytes: int
     recall_at_10: float
     pinned: bool
+    encoder_precisions: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -608,7 +612,7 @@ def ingest_of(message: Any) -> IngestResult:
 def generation_of(message: Any) -> Generation:
     created = datetime.datetime(1970, 1, 1, tzinfo=datetime.timezone.utc) + datetime.timedelta(microseconds=message.created_unix_us)
     return from_message(Generation, message, state=_protocol.enum_name("GenerationState", message.state), created=created,
-                        vector_type=_protocol.enum_name("VectorType", message.vector_type))
+                        vector_type=_protocol.enum_name("VectorType", message.vector_type), encoder_precisions=tuple(message.encoder_precisions))
 
 
 def retrieval_of(message: Any, top_k: int, tail_samples: int, dim: int, include_text: bool, include_vectors: bool, include_mean_vectors: bool) -> Retrieval:
