@@ -10,7 +10,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "base/device.h"
 #include "base/status_macros.h"
+#include "encoder/kernels/aligned.h"
+#include "encoder/kernels/gemm.h"
 
 namespace loci {
 namespace {
@@ -36,20 +39,26 @@ std::vector<int32_t> TokenIds(const Encoder& encoder, const std::string& text) {
 
 // The rows of each row's nearest others, by inner product; ties by row.
 std::vector<std::vector<int32_t>> Nearest(const std::vector<float>& vectors, int64_t count, int64_t dim) {
+  constexpr int64_t kQueries = 64;  // At a time.
+  const CpuIsa isa = DetectCpuIsa();
+  const AlignedFloats packed = PackWeight(isa, vectors.data(), count, dim);
+  const std::vector<float> no_bias(static_cast<size_t>(count));
+  std::vector<float> scores(static_cast<size_t>(kQueries * count));
   std::vector<std::vector<int32_t>> nearest;
   std::vector<std::pair<float, int32_t>> scored(count);
-  for (int64_t i = 0; i < count; ++i) {
-    const float* const query = vectors.data() + i * dim;
-    for (int64_t j = 0; j < count; ++j) {
-      const float* const other = vectors.data() + j * dim;
+  for (int64_t first = 0; first < count; first += kQueries) {
+    const int64_t queries = std::min(kQueries, count - first);
+    Gemm(isa, scores.data(), vectors.data() + first * dim, packed.data(), no_bias.data(), nullptr, queries, count, dim, Activation::kNone);
+    for (int64_t i = first; i < first + queries; ++i) {
+      const float* const of = scores.data() + (i - first) * count;
       // By negated score, so that ties go to the lower row; itself last.
-      scored[j] = {i == j ? INFINITY : -std::inner_product(query, query + dim, other, 0.0f), static_cast<int32_t>(j)};
+      for (int64_t j = 0; j < count; ++j) scored[j] = {i == j ? INFINITY : -of[j], static_cast<int32_t>(j)};
+      std::nth_element(scored.begin(), scored.begin() + kNearest - 1, scored.end());
+      std::vector<int32_t> rows;
+      for (int64_t n = 0; n < kNearest; ++n) rows.push_back(scored[n].second);
+      std::sort(rows.begin(), rows.end());
+      nearest.push_back(std::move(rows));
     }
-    std::partial_sort(scored.begin(), scored.begin() + kNearest, scored.end());
-    std::vector<int32_t> rows;
-    for (int64_t n = 0; n < kNearest; ++n) rows.push_back(scored[n].second);
-    std::sort(rows.begin(), rows.end());
-    nearest.push_back(std::move(rows));
   }
   return nearest;
 }

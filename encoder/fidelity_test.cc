@@ -1,7 +1,10 @@
 #include "encoder/fidelity.h"
 
+#include <algorithm>
 #include <memory>
+#include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -71,6 +74,56 @@ TEST_F(FidelityTest, Int8IsNearAndSaysSo) {
   EXPECT_THAT(FidelityJson(*fidelity),
               HasSubstr(absl::StrCat("\"fingerprint\": \"", floats->spec().fingerprint.ToString(), "\"")));
   EXPECT_THAT(FidelityJson(*fidelity), HasSubstr("\"candidate\": \"int8\""));
+}
+
+// By obvious loops, of vectors that an encoder made text by text.
+double PlainOverlap(const Encoder& a, const Encoder& b, const std::vector<std::string>& texts) {
+  const auto nearest = [&](const Encoder& encoder) {
+    const int64_t dim = encoder.spec().dim, count = static_cast<int64_t>(texts.size());
+    std::vector<float> vectors(static_cast<size_t>(count * dim));
+    for (int64_t i = 0; i < count; ++i) {
+      PackedBatch batch;
+      batch.token_ids = {encoder.tokenizer().cls_id()};
+      encoder.tokenizer().Tokenize(encoder.spec().passage_prefix + texts[i], &batch.token_ids);
+      batch.token_ids.resize(std::min(batch.token_ids.size(), static_cast<size_t>(encoder.spec().max_length) - 1));
+      batch.token_ids.push_back(encoder.tokenizer().sep_id());
+      batch.offsets.push_back(static_cast<int32_t>(batch.token_ids.size()));
+      EXPECT_TRUE(encoder.Encode(batch, vectors.data() + i * dim).ok());
+    }
+    std::vector<std::set<int64_t>> found;
+    for (int64_t i = 0; i < count; ++i) {
+      std::vector<std::pair<double, int64_t>> scored;
+      for (int64_t j = 0; j < count; ++j) {
+        double dot = 0;
+        for (int64_t d = 0; d < dim; ++d) dot += static_cast<double>(vectors[i * dim + d]) * static_cast<double>(vectors[j * dim + d]);
+        if (i != j) scored.emplace_back(-dot, j);
+      }
+      std::sort(scored.begin(), scored.end());
+      std::set<int64_t> rows;
+      for (size_t n = 0; n < 10; ++n) rows.insert(scored[n].second);
+      found.push_back(std::move(rows));
+    }
+    return found;
+  };
+  const auto expected = nearest(a), found = nearest(b);
+  int64_t both = 0;
+  for (size_t i = 0; i < texts.size(); ++i) {
+    for (const int64_t row : expected[i]) both += static_cast<int64_t>(found[i].count(row));
+  }
+  return static_cast<double>(both) / (10.0 * static_cast<double>(texts.size()));
+}
+
+TEST_F(FidelityTest, TheOverlapIsThatOfPlainLoops) {
+  const std::shared_ptr<const Encoder> floats = Load(Precision::kFloat32), bytes = Load(Precision::kInt8);
+  ASSERT_TRUE(floats != nullptr && bytes != nullptr);
+  for (const int count : {20, 64, 65, 131}) {  // Rows are scored in blocks.
+    const absl::StatusOr<Fidelity> fidelity = MeasureFidelity(*floats, *floats, *bytes, Texts(count));
+    ASSERT_TRUE(fidelity.ok()) << fidelity.status();
+    const double plain = PlainOverlap(*floats, *bytes, Texts(count));
+    EXPECT_TRUE(plain < 1 || count < 100) << "else this shows little";
+    // Scores that are equal but for rounding may fall to either side of the tenth place.
+    EXPECT_NEAR(fidelity->top_10_overlap, plain, 0.01) << count;
+  }
 }
 
 TEST_F(FidelityTest, TooFewTextsAndOtherWeightsAreRefused) {
