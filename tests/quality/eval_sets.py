@@ -2,6 +2,7 @@
 """Measures retrieval quality on judged collections, through a running server and the `loci` command.
 
 usage: eval_sets.py --server BINARY --cli BINARY --model DIR --data DIR [--sets cisi,medline,stackfaq,covidfaq] [--index SPEC]
+                    [--encoder-precision auto|int8]
 
 DIR of --data holds a folder a collection with corpus.jsonl.gz, queries.jsonl.gz and qrels.tsv.gz. Prints nDCG@10 beside the reference
 (all-MiniLM-L6-v2 in fp32 by sentence-transformers' recipe, mean pooling, 256 tokens, "title text") and exits 1 where they
@@ -34,6 +35,7 @@ def main() -> int:
     parser.add_argument("--data", required=True, type=pathlib.Path)
     parser.add_argument("--sets", default=",".join(REFERENCE_NDCG_AT_10))
     parser.add_argument("--index", default="exact")
+    parser.add_argument("--encoder-precision", default="auto", choices=["auto", "int8"])
     parser.add_argument("--tolerance", type=float, default=0.005)
     args = parser.parse_args()
 
@@ -48,6 +50,7 @@ def main() -> int:
             print(f"{'set':<10} {'queries':>7} {'nDCG@10':>8} {'reference':>9} {'difference':>10} {'recall@100':>10}")
             for name in args.sets.split(","):
                 folder = args.data / name
+                subprocess.run([*cli, "create", "store", name, "--encoder-precision", args.encoder_precision], check=True, stdout=subprocess.DEVNULL)
                 subprocess.run([*cli, "ingest", name, first_existing(folder, "corpus.jsonl.gz", "corpus.jsonl"), "--format", "beir",
                                 "--index", args.index], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
                 output = subprocess.run(
