@@ -379,7 +379,8 @@ absl::StatusOr<RefreshStart> EncoderRefresher::Start(const std::string& store, s
   }
   // One that was asked to end may still have its last look before it.
   if (progress == State::Progress::kOver) {
-    const absl::Status checked = CheckReembedding(manager, {.store = store, .encoder = encoder});
+    LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<TextEncoder> computed, manager.ForStore(store, encoder));
+    const absl::Status checked = CheckReembedding(manager, {.store = store, .encoder = computed});
     if (HasReason(checked, "SAME_ENCODER")) state_->IsNewestLocked(store, encoder->spec().fingerprint.ToString());
     LOCI_RETURN_IF_ERROR(checked);
   }

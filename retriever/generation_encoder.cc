@@ -80,6 +80,10 @@ absl::Status GenerationManager::State::SetInt8(StoreEntry& entry, bool int8) con
   }
   LOCI_RETURN_IF_ERROR(store->SetInt8(int8));
   entry.SetInt8(int8);
+  // Else it would keep the other form in memory.
+  if (const std::shared_ptr<TextEncoder> published = entry.published_encoder(); published != nullptr) {
+    entry.SetPublishedEncoder(options.encoders->ComputedAs(published, int8).value_or(published));
+  }
   if (encoder != nullptr && encoder != serving->encoder) {
     before = entry.holder.Publish(std::make_shared<const ServingSet>(ServingSet{entry.name, serving->view, encoder}));
   }
