@@ -47,6 +47,18 @@ TEST(ParseManifest, ReturnsWhatWasSerialized) {
   EXPECT_EQ(parsed->SerializeAsString(), manifest.SerializeAsString());
 }
 
+TEST(ParseManifest, TakesPrecisionsOfNewerServersForUnknownAndNoneForOlderOnes) {
+  storage::Manifest manifest = Good();
+  EXPECT_EQ(PrecisionsOf(*ParseManifest(SerializeManifest(manifest))), PrecisionSet(VectorPrecision::kUnknown));
+  manifest.add_encoder_precisions("int8");
+  EXPECT_EQ(PrecisionsOf(*ParseManifest(SerializeManifest(manifest))), PrecisionSet(VectorPrecision::kInt8));
+  manifest.add_encoder_precisions("int3");
+  const PrecisionSet two = PrecisionsOf(*ParseManifest(SerializeManifest(manifest)));
+  EXPECT_TRUE(two.Contains(VectorPrecision::kInt8) && two.Contains(VectorPrecision::kUnknown));
+  for (int i = 0; i < 100; ++i) manifest.add_encoder_precisions("float32");
+  EXPECT_EQ(ParseManifest(SerializeManifest(manifest)).status().code(), absl::StatusCode::kDataLoss);
+}
+
 TEST(ParseManifest, FindsEveryChangedOrMissingByte) {
   const std::string content = SerializeManifest(Good());
   for (size_t i = 0; i < content.size(); ++i) {

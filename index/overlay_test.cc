@@ -224,5 +224,23 @@ TEST(Overlay, CountsIdsWhoseNewestVersionIsADeletion) {
   EXPECT_EQ((*compacted)->deleted_id_count(), 1);
 }
 
+TEST(Overlay, KeepsWhatVectorsWereComputedIn) {
+  Overlay overlay(2, ElementType::kFloat32);
+  const float vector[] = {1, 0};
+  loci::v1::Passage passage;
+  passage.set_id("a");
+  overlay.Append(1, passage, vector, VectorPrecision::kFloat16);
+  overlay.Append(2, passage, vector, VectorPrecision::kInt8);
+  passage.set_id("b");
+  overlay.Append(3, passage, vector);
+  EXPECT_EQ(overlay.precision(0), VectorPrecision::kFloat16);
+  EXPECT_EQ(overlay.precision(1), VectorPrecision::kInt8);
+  EXPECT_EQ(overlay.precision(2), VectorPrecision::kUnknown);
+  const auto compacted = overlay.Compacted(RowMask().WithHidden(std::vector<int64_t>{0}), [](std::string_view) { return true; });
+  ASSERT_TRUE(compacted.ok()) << compacted.status();
+  EXPECT_EQ((*compacted)->precision(0), VectorPrecision::kInt8);
+  EXPECT_EQ((*compacted)->precision(1), VectorPrecision::kUnknown);
+}
+
 }  // namespace
 }  // namespace loci

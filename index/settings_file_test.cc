@@ -34,6 +34,18 @@ TEST(SettingsFile, RefusesWhatCannotBeSet) {
   EXPECT_EQ(ParseSettings(SerializeSettings(settings)).status().code(), absl::StatusCode::kDataLoss);
 }
 
+TEST(SettingsFile, KnowsInt8AndNoOtherPrecision) {
+  storage::StoreSettings settings = Settings();
+  for (const char* known : {"", "int8"}) {
+    settings.set_encoder_precision(known);
+    EXPECT_EQ(ParseSettings(SerializeSettings(settings))->encoder_precision(), known);
+  }
+  for (const char* unknown : {"auto", "int4", "INT8"}) {
+    settings.set_encoder_precision(unknown);
+    EXPECT_EQ(ParseSettings(SerializeSettings(settings)).status().code(), absl::StatusCode::kDataLoss) << unknown;
+  }
+}
+
 TEST(SettingsFile, WithoutAFileNothingIsSet) {
   std::string pattern = testing::TempDir() + "/settings_XXXXXX";
   const std::string directory = mkdtemp(pattern.data());
