@@ -3,8 +3,8 @@
 namespace loci {
 namespace {
 
-constexpr VectorPrecision kAll[] = {VectorPrecision::kUnknown, VectorPrecision::kFloat32, VectorPrecision::kBfloat16, VectorPrecision::kFloat16,
-                                    VectorPrecision::kInt8};
+constexpr VectorPrecision kAll[] = {VectorPrecision::kUnknown, VectorPrecision::kFloat32, VectorPrecision::kBfloat16,
+                                    VectorPrecision::kFloat16, VectorPrecision::kInt8};
 
 }  // namespace
 

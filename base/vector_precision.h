@@ -17,7 +17,9 @@ std::string_view VectorPrecisionName(VectorPrecision precision);
 // kUnknown for any other word.
 VectorPrecision ParseVectorPrecision(std::string_view name);
 // Whether a vector in one may stand for one in the other: both are int8, or neither is.
-inline bool Interchange(VectorPrecision a, VectorPrecision b) { return (a == VectorPrecision::kInt8) == (b == VectorPrecision::kInt8); }
+inline bool Interchange(VectorPrecision a, VectorPrecision b) {
+  return (a == VectorPrecision::kInt8) == (b == VectorPrecision::kInt8);
+}
 
 // Which of them some vectors have. A value type.
 class PrecisionSet {
@@ -40,7 +42,7 @@ class PrecisionSet {
     const uint8_t int8 = Bit(VectorPrecision::kInt8);
     return precision == VectorPrecision::kInt8 ? (bits_ & ~int8) == 0 : (bits_ & int8) == 0;
   }
-  VectorPrecision First() const;            // In the order of the type; kUnknown where there is none.
+  VectorPrecision First() const;           // In the order of the type; kUnknown where there is none.
   std::vector<std::string> Names() const;  // In that order.
   friend bool operator==(PrecisionSet, PrecisionSet) = default;
 

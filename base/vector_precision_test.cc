@@ -9,7 +9,8 @@ namespace loci {
 namespace {
 
 TEST(VectorPrecision, ParsesItsNamesAndTakesOthersForUnknown) {
-  for (const char* name : {"unknown", "float32", "bfloat16", "float16", "int8"}) EXPECT_EQ(VectorPrecisionName(ParseVectorPrecision(name)), name);
+  for (const char* name : {"unknown", "float32", "bfloat16", "float16", "int8"})
+    EXPECT_EQ(VectorPrecisionName(ParseVectorPrecision(name)), name);
   for (const char* name : {"", "INT8", "int4", "auto"}) EXPECT_EQ(ParseVectorPrecision(name), VectorPrecision::kUnknown) << name;
 }
 

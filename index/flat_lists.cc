@@ -22,7 +22,10 @@ constexpr size_t kBlockRows = 64;
 class FlatScanner final : public faiss::InvertedListScanner {
  public:
   FlatScanner(const faiss::IndexIVFFlat& index, const ExactKernels& kernels, bool store_pairs, const faiss::IDSelector* sel)
-      : faiss::InvertedListScanner(store_pairs, sel), kernels_(kernels), dim_(index.d), query_(static_cast<size_t>(PaddedDim(index.d))) {
+      : faiss::InvertedListScanner(store_pairs, sel),
+        kernels_(kernels),
+        dim_(index.d),
+        query_(static_cast<size_t>(PaddedDim(index.d))) {
     keep_max = true;
     code_size = index.code_size;
   }
@@ -82,7 +85,8 @@ class FlatLists final : public faiss::IndexIVFFlat {
 
 std::unique_ptr<faiss::Index> WithFlatLists(std::unique_ptr<faiss::Index> index, CpuIsa isa) {
   auto* const lists = dynamic_cast<faiss::IndexIVFFlat*>(index.get());
-  const bool fits = lists != nullptr && typeid(*lists) == typeid(faiss::IndexIVFFlat) && lists->metric_type == faiss::METRIC_INNER_PRODUCT &&
+  const bool fits = lists != nullptr && typeid(*lists) == typeid(faiss::IndexIVFFlat) &&
+                    lists->metric_type == faiss::METRIC_INNER_PRODUCT &&
                     lists->code_size == sizeof(float) * static_cast<size_t>(lists->d);
   if (!fits) return index;
   return std::make_unique<FlatLists>(*lists, isa);

@@ -51,7 +51,8 @@ TEST(FlatLists, FindWhatFaissFindsWithExactScores) {
     for (const int dim : {1, 2, 31, 33, 127, 384}) {
       const int64_t count = dim == 33 ? 3000 : 333;
       const std::vector<float> rows = Random(count, dim, 1), queries = Random(9, dim, 2);
-      const std::unique_ptr<faiss::Index> theirs = Build("IVF7,Flat", rows, dim), ours = WithFlatLists(Build("IVF7,Flat", rows, dim), isa);
+      const std::unique_ptr<faiss::Index> theirs = Build("IVF7,Flat", rows, dim),
+                                          ours = WithFlatLists(Build("IVF7,Flat", rows, dim), isa);
       for (const int64_t k : {1, 5, 80}) {
         std::vector<float> their_scores(static_cast<size_t>(9 * k)), scores(their_scores.size());
         std::vector<idx_t> their_rows(their_scores.size()), found(their_scores.size());
@@ -64,7 +65,8 @@ TEST(FlatLists, FindWhatFaissFindsWithExactScores) {
           }
           ASSERT_NEAR(scores[i], their_scores[i], 1e-5 * dim) << "dim " << dim << " k " << k;
           const float* const query = &queries[i / static_cast<size_t>(k) * static_cast<size_t>(dim)];
-          ASSERT_EQ(scores[i], ExactScore(query, &rows[static_cast<size_t>(found[i] * dim)], ElementType::kFloat32, dim)) << "dim " << dim << " k " << k;
+          ASSERT_EQ(scores[i], ExactScore(query, &rows[static_cast<size_t>(found[i] * dim)], ElementType::kFloat32, dim))
+              << "dim " << dim << " k " << k;
         }
       }
     }

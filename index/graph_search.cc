@@ -40,27 +40,32 @@ absl::Status CheckGraph(const faiss::HNSW& graph, int64_t rows) {
   if (static_cast<int64_t>(graph.levels.size()) != rows || static_cast<int64_t>(graph.offsets.size()) != rows + 1) {
     return damaged("it has ", graph.levels.size(), " rows, not ", rows);
   }
-  if (graph.offsets[0] != 0 || graph.offsets.back() != graph.neighbors.size()) return damaged("its links are not ", graph.offsets.back());
+  if (graph.offsets[0] != 0 || graph.offsets.back() != graph.neighbors.size())
+    return damaged("its links are not ", graph.offsets.back());
   if (ends.empty() || ends[0] != 0 || !std::is_sorted(ends.begin(), ends.end())) return damaged("its levels are not in order");
   const auto level_count = [&](int64_t row) { return static_cast<int64_t>(graph.levels[static_cast<size_t>(row)]); };
   for (int64_t row = 0; row < rows; ++row) {
     const int64_t levels = level_count(row);
     if (levels < 1 || levels >= static_cast<int64_t>(ends.size()) ||
-        graph.offsets[static_cast<size_t>(row) + 1] - graph.offsets[static_cast<size_t>(row)] != static_cast<size_t>(ends[static_cast<size_t>(levels)])) {
+        graph.offsets[static_cast<size_t>(row) + 1] - graph.offsets[static_cast<size_t>(row)] !=
+            static_cast<size_t>(ends[static_cast<size_t>(levels)])) {
       return damaged("row ", row, " has ", levels, " levels");
     }
   }
   for (int64_t row = 0; row < rows; ++row) {
     for (int64_t level = 0; level < level_count(row); ++level) {
       const size_t first = graph.offsets[static_cast<size_t>(row)];
-      for (size_t i = first + static_cast<size_t>(ends[static_cast<size_t>(level)]); i < first + static_cast<size_t>(ends[static_cast<size_t>(level) + 1]); ++i) {
+      for (size_t i = first + static_cast<size_t>(ends[static_cast<size_t>(level)]);
+           i < first + static_cast<size_t>(ends[static_cast<size_t>(level) + 1]); ++i) {
         const int64_t other = graph.neighbors[i];
         if (other < 0) break;
-        if (other >= rows || level_count(other) <= level) return damaged("row ", row, " is linked to ", other, " on level ", level);
+        if (other >= rows || level_count(other) <= level)
+          return damaged("row ", row, " is linked to ", other, " on level ", level);
       }
     }
   }
-  if (rows > 0 && (graph.entry_point < 0 || graph.entry_point >= rows || graph.max_level < 0 || level_count(graph.entry_point) <= graph.max_level)) {
+  if (rows > 0 && (graph.entry_point < 0 || graph.entry_point >= rows || graph.max_level < 0 ||
+                   level_count(graph.entry_point) <= graph.max_level)) {
     return damaged("it begins at row ", graph.entry_point, " of level ", graph.max_level);
   }
   return absl::OkStatus();
@@ -91,12 +96,13 @@ struct GraphSearch::Scratch {
   std::vector<uint64_t> next;    // Keys of rows to go on from, a heap with the best one first.
   std::vector<uint64_t> best;    // Keys of the best rows that were seen, a heap with the worst one first.
   std::vector<uint64_t> visible;
-  std::vector<int32_t> rows;     // What is scored together:
+  std::vector<int32_t> rows;  // What is scored together:
   std::vector<int32_t> products;
   std::vector<float> scores;
 };
 
-absl::StatusOr<std::unique_ptr<GraphSearch>> GraphSearch::Create(faiss::HNSW graph, const VectorFile& vectors, ThreadPool* pool, ScanIsa isa) {
+absl::StatusOr<std::unique_ptr<GraphSearch>> GraphSearch::Create(faiss::HNSW graph, const VectorFile& vectors, ThreadPool* pool,
+                                                                 ScanIsa isa) {
   LOCI_RETURN_IF_ERROR(CheckGraph(graph, vectors.rows()));
   return std::unique_ptr<GraphSearch>(new GraphSearch(std::move(graph), vectors, pool, isa));
 }
@@ -110,7 +116,8 @@ GraphSearch::~GraphSearch() = default;
 
 int64_t GraphSearch::memory_bytes() const {
   return codes_.memory_bytes() + static_cast<int64_t>(graph_.neighbors.size() * sizeof(graph_.neighbors[0]) +
-                                                      graph_.offsets.size() * sizeof(graph_.offsets[0]) + graph_.levels.size() * sizeof(graph_.levels[0]));
+                                                      graph_.offsets.size() * sizeof(graph_.offsets[0]) +
+                                                      graph_.levels.size() * sizeof(graph_.levels[0]));
 }
 
 void GraphSearch::ScoreAll(const RowCodeQuery& query, Scratch& scratch) const {
@@ -140,11 +147,15 @@ void GraphSearch::Search(const float* query, int64_t ef_search, const RowMask& h
   scratch_.push_back(std::move(scratch));
 }
 
-void GraphSearch::SearchWith(const float* query, int64_t ef_search, const RowMask& hidden, Scratch& scratch, std::vector<int64_t>* rows) const {
+void GraphSearch::SearchWith(const float* query, int64_t ef_search, const RowMask& hidden, Scratch& scratch,
+                             std::vector<int64_t>* rows) const {
   const RoundedQuery rounded(query, dim_, codes_.stride(), codes_.isa());
   const RowCodeQuery codes = rounded.codes();
   const int32_t* const links = graph_.neighbors.data();
-  const auto begin = [&](int32_t row, int level) { return graph_.offsets[static_cast<size_t>(row)] + static_cast<size_t>(graph_.cum_nneighbor_per_level[static_cast<size_t>(level)]); };
+  const auto begin = [&](int32_t row, int level) {
+    return graph_.offsets[static_cast<size_t>(row)] +
+           static_cast<size_t>(graph_.cum_nneighbor_per_level[static_cast<size_t>(level)]);
+  };
 
   // From the highest level down to the best row of each, as far as going on to a better neighbour leads.
   scratch.rows.assign(1, graph_.entry_point);
@@ -155,7 +166,8 @@ void GraphSearch::SearchWith(const float* query, int64_t ef_search, const RowMas
       before = nearest;
       scratch.rows.clear();
       const int32_t row = RowOf(nearest);
-      for (size_t i = begin(row, level), end = begin(row, level + 1); i < end && links[i] >= 0; ++i) scratch.rows.push_back(links[i]);
+      for (size_t i = begin(row, level), end = begin(row, level + 1); i < end && links[i] >= 0; ++i)
+        scratch.rows.push_back(links[i]);
       ScoreAll(codes, scratch);
       for (size_t i = 0; i < scratch.rows.size(); ++i) nearest = std::max(nearest, KeyOf(scratch.scores[i], scratch.rows[i]));
     }

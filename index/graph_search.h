@@ -25,7 +25,8 @@ class GraphSearch {
  public:
   // Makes the codes of `vectors` (borrowed for this call); `pool` (the same, may be null) takes part. DATA_LOSS where the graph is not one of so many
   // rows, or a link leads nowhere.
-  static absl::StatusOr<std::unique_ptr<GraphSearch>> Create(faiss::HNSW graph, const VectorFile& vectors, ThreadPool* pool, ScanIsa isa);
+  static absl::StatusOr<std::unique_ptr<GraphSearch>> Create(faiss::HNSW graph, const VectorFile& vectors, ThreadPool* pool,
+                                                             ScanIsa isa);
   ~GraphSearch();
 
   // Puts into `rows` those of at most `ef_search` rows that the codes score best of all that it came by and that `hidden` does not hide, in no order.
@@ -37,7 +38,8 @@ class GraphSearch {
  private:
   struct Scratch;
   GraphSearch(faiss::HNSW graph, const VectorFile& vectors, ThreadPool* pool, ScanIsa isa);
-  void SearchWith(const float* query, int64_t ef_search, const RowMask& hidden, Scratch& scratch, std::vector<int64_t>* rows) const;
+  void SearchWith(const float* query, int64_t ef_search, const RowMask& hidden, Scratch& scratch,
+                  std::vector<int64_t>* rows) const;
   void ScoreAll(const RowCodeQuery& query, Scratch& scratch) const;
 
   // Constant after construction.
@@ -46,7 +48,8 @@ class GraphSearch {
   const RowCodes codes_;
 
   mutable Mutex mutex_;
-  mutable std::vector<std::unique_ptr<Scratch>> scratch_ ABSL_GUARDED_BY(mutex_);  // One for each search that ever ran beside others.
+  mutable std::vector<std::unique_ptr<Scratch>> scratch_
+      ABSL_GUARDED_BY(mutex_);  // One for each search that ever ran beside others.
 };
 
 }  // namespace loci

@@ -1,8 +1,7 @@
 #include "index/graph_search.h"
 
-#include <gtest/gtest.h>
-
 #include <faiss/IndexHNSW.h>
+#include <gtest/gtest.h>
 #include <omp.h>
 
 #include <algorithm>
@@ -97,7 +96,8 @@ TEST(GraphSearch, FindsWhatFaissFindsInItsGraph) {
       const std::vector<int64_t> ours = Find(*search, &queries[static_cast<size_t>(q * kDim)], ef_search);
       ASSERT_EQ(static_cast<int64_t>(ours.size()), ef_search);
       ASSERT_EQ(std::set<int64_t>(ours.begin(), ours.end()).size(), ours.size());
-      for (int64_t i = 0; i < ef_search; ++i) shared += std::binary_search(ours.begin(), ours.end(), theirs[static_cast<size_t>(q * ef_search + i)]);
+      for (int64_t i = 0; i < ef_search; ++i)
+        shared += std::binary_search(ours.begin(), ours.end(), theirs[static_cast<size_t>(q * ef_search + i)]);
     }
     EXPECT_GE(static_cast<double>(shared) / static_cast<double>(100 * ef_search), 0.9) << "ef_search " << ef_search;
   }

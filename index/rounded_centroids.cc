@@ -31,7 +31,8 @@ class RoundedCentroids final : public faiss::IndexFlat {
     std::iota(all_.begin(), all_.end(), 0);
   }
 
-  void search(idx_t n, const float* x, idx_t k, float* distances, idx_t* labels, const faiss::SearchParameters* params) const override {
+  void search(idx_t n, const float* x, idx_t k, float* distances, idx_t* labels,
+              const faiss::SearchParameters* params) const override {
     if (params != nullptr || k > ntotal / kMaxShare) {
       faiss::IndexFlat::search(n, x, k, distances, labels, params);
       return;

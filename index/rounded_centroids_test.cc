@@ -24,7 +24,8 @@ std::vector<float> Random(int64_t count, int dim, unsigned seed) {
 }
 
 // An index without lists of rows.
-std::unique_ptr<faiss::IndexIVFFlat> WithCentroids(const std::vector<float>& centroids, int dim, faiss::MetricType metric = faiss::METRIC_INNER_PRODUCT) {
+std::unique_ptr<faiss::IndexIVFFlat> WithCentroids(const std::vector<float>& centroids, int dim,
+                                                   faiss::MetricType metric = faiss::METRIC_INNER_PRODUCT) {
   auto* const flat = new faiss::IndexFlat(dim, metric);
   const idx_t count = static_cast<idx_t>(centroids.size()) / dim;
   flat->add(count, centroids.data());
@@ -57,12 +58,14 @@ TEST(RoundedCentroids, AreNearlyThoseThatScoreBestWithTheirOwnScores) {
           for (int64_t i = q * k; i < (q + 1) * k && i < q * k + 400; ++i) {
             double score = 0;
             for (int d = 0; d < dim; ++d) {
-              score += static_cast<double>(queries[static_cast<size_t>(q * dim + d)]) * centroids[static_cast<size_t>(lists[static_cast<size_t>(i)] * dim + d)];
+              score += static_cast<double>(queries[static_cast<size_t>(q * dim + d)]) *
+                       centroids[static_cast<size_t>(lists[static_cast<size_t>(i)] * dim + d)];
             }
             ASSERT_NEAR(scores[static_cast<size_t>(i)], score, 1e-4) << "dim " << dim << " k " << k;
           }
         }
-        EXPECT_GE(static_cast<double>(shared), dim == 1 ? 0.5 * 20 : 0.9 * 20 * static_cast<double>(std::min<idx_t>(k, 400))) << "dim " << dim << " k " << k;
+        EXPECT_GE(static_cast<double>(shared), dim == 1 ? 0.5 * 20 : 0.9 * 20 * static_cast<double>(std::min<idx_t>(k, 400)))
+            << "dim " << dim << " k " << k;
       }
     }
   }

@@ -21,7 +21,8 @@ struct RowCodeQuery {
 // Functions of one instruction set. Immutable after construction.
 struct RowCodeKernels {
   // products[i] = the sum over elements of the query's code times that of row rows[i], for i < count; row r lies at codes + r * stride.
-  using Gather = void (*)(const RowCodeQuery& query, const uint8_t* codes, int64_t stride, const int32_t* rows, int64_t count, int32_t* products);
+  using Gather = void (*)(const RowCodeQuery& query, const uint8_t* codes, int64_t stride, const int32_t* rows, int64_t count,
+                          int32_t* products);
   // The same for rows 0 .. count - 1.
   using Block = void (*)(const RowCodeQuery& query, const uint8_t* codes, int64_t stride, int64_t count, int32_t* products);
   Gather gather;

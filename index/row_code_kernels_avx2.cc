@@ -27,7 +27,8 @@ inline void Products(const RowCodeQuery& query, const Source& source, int64_t co
   });
 }
 
-void Gather(const RowCodeQuery& query, const uint8_t* codes, int64_t stride, const int32_t* rows, int64_t count, int32_t* products) {
+void Gather(const RowCodeQuery& query, const uint8_t* codes, int64_t stride, const int32_t* rows, int64_t count,
+            int32_t* products) {
   Products(query, GatheredCodes{codes, stride, rows}, count, products);
 }
 

@@ -59,7 +59,9 @@ RowCodes::RowCodes(int64_t rows, int dim, ScanIsa isa)
       isa_(isa),
       kernels_(GetRowCodeKernels(isa)),
       memory_bytes_(RoundUp(std::max<int64_t>(rows * stride_, 1), rows * stride_ < kHugePage ? kRowCodeBlock : kHugePage)),
-      memory_(static_cast<uint8_t*>(std::aligned_alloc(static_cast<size_t>(memory_bytes_ < kHugePage ? kRowCodeBlock : kHugePage), static_cast<size_t>(memory_bytes_))), std::free),
+      memory_(static_cast<uint8_t*>(std::aligned_alloc(static_cast<size_t>(memory_bytes_ < kHugePage ? kRowCodeBlock : kHugePage),
+                                                       static_cast<size_t>(memory_bytes_))),
+              std::free),
       codes_(memory_.get()) {
   if (codes_ == nullptr) throw std::bad_alloc();
   // Rows are looked at in no order: with pages of 4 KiB nearly each would also miss the translation of its address.

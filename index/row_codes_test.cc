@@ -43,11 +43,13 @@ TEST(RowCodeKernels, MultiplyAsObviousLoopsDo) {
         kernels.block(prepared, codes.data(), stride, count, block.data());
         const auto expected = [&](int64_t row) {
           int32_t sum = 0;
-          for (int64_t d = 0; d < stride; ++d) sum += query[static_cast<size_t>(d)] * (codes[static_cast<size_t>(row * stride + d)] - 128);
+          for (int64_t d = 0; d < stride; ++d)
+            sum += query[static_cast<size_t>(d)] * (codes[static_cast<size_t>(row * stride + d)] - 128);
           return sum;
         };
         for (int64_t i = 0; i < count; ++i) {
-          ASSERT_EQ(gathered[static_cast<size_t>(i)], expected(rows[static_cast<size_t>(i)])) << "stride " << stride << ", row " << i << " of " << count;
+          ASSERT_EQ(gathered[static_cast<size_t>(i)], expected(rows[static_cast<size_t>(i)]))
+              << "stride " << stride << ", row " << i << " of " << count;
           ASSERT_EQ(block[static_cast<size_t>(i)], expected(i)) << "stride " << stride << ", row " << i << " of " << count;
         }
         EXPECT_EQ(gathered.back(), 77);
@@ -70,8 +72,9 @@ TEST(RowCodes, ScoreNearlyAsTheVectorsDo) {
       // Rows of every length have their own scale.
       for (int d = 0; d < dim; ++d) vectors[static_cast<size_t>(3 * dim + d)] *= 1e10f;
       for (int d = 0; d < dim; ++d) vectors[static_cast<size_t>(4 * dim + d)] *= 1e-10f;
-      const RowCodes codes(count, dim, &pool, isa,
-                           [&](int64_t row, float* out) { std::memcpy(out, &vectors[static_cast<size_t>(row * dim)], sizeof(float) * static_cast<size_t>(dim)); });
+      const RowCodes codes(count, dim, &pool, isa, [&](int64_t row, float* out) {
+        std::memcpy(out, &vectors[static_cast<size_t>(row * dim)], sizeof(float) * static_cast<size_t>(dim));
+      });
       const RoundedQuery rounded(query.data(), dim, codes.stride(), isa);
       std::vector<int32_t> rows, products(static_cast<size_t>(count));
       for (int64_t row = count - 1; row >= 0; --row) rows.push_back(static_cast<int32_t>(row));
@@ -100,7 +103,8 @@ TEST(RowCodes, ScoreZeroWhereARowOrQueryHasNoDirection) {
   const float infinity = std::numeric_limits<float>::infinity();
   const std::vector<std::vector<float>> vectors = {{0, 0, 0}, {infinity, 1, 1}, {std::nanf(""), 1, 1}, {1e-45f, 0, 0}, {1, 2, 3}};
   for (const ScanIsa isa : Isas()) {
-    const RowCodes codes(5, 3, nullptr, isa, [&](int64_t row, float* out) { std::copy_n(vectors[static_cast<size_t>(row)].data(), 3, out); });
+    const RowCodes codes(5, 3, nullptr, isa,
+                         [&](int64_t row, float* out) { std::copy_n(vectors[static_cast<size_t>(row)].data(), 3, out); });
     const std::vector<int32_t> rows = {0, 1, 2, 3, 4};
     std::vector<int32_t> products(5);
     std::vector<float> scores(5);

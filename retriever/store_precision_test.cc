@@ -66,7 +66,9 @@ class StorePrecisionTest : public RetrieverFixture {
     ASSERT_TRUE(updated.ok()) << updated.status();
     EXPECT_EQ(updated->int8, int8);
   }
-  std::vector<loci::v1::Passage> Three() const { return {MakePassage("a", kCat), MakePassage("b", kRiver), MakePassage("c", kFish)}; }
+  std::vector<loci::v1::Passage> Three() const {
+    return {MakePassage("a", kCat), MakePassage("b", kRiver), MakePassage("c", kFish)};
+  }
 
   static constexpr char kCat[] = "the cat in the house", kRiver[] = "a river to the north", kFish[] = "red fish blue fish";
   std::unique_ptr<TextEncoder> auto_, int8_;
@@ -142,7 +144,8 @@ TEST_F(StorePrecisionTest, AnIngestTakesNoVectorOverBetweenInt8AndOthers) {
   ASSERT_TRUE(ingested.ok()) << ingested.status();
   EXPECT_EQ(ingested->reused_count, 0);
   EXPECT_THAT(Recorded("s"), ElementsAre("int8"));
-  for (const auto& [id, text] : {std::pair("a", kCat), std::pair("b", kRiver), std::pair("c", kFish)}) EXPECT_EQ(Stored("s", id), Encoded(*int8_, text));
+  for (const auto& [id, text] : {std::pair("a", kCat), std::pair("b", kRiver), std::pair("c", kFish)})
+    EXPECT_EQ(Stored("s", id), Encoded(*int8_, text));
   ingested = Ingest("s", Three());
   ASSERT_TRUE(ingested.ok()) << ingested.status();
   EXPECT_EQ(ingested->reused_count, 3);
@@ -298,10 +301,12 @@ TEST_F(StorePrecisionTest, OnADeviceWithoutInt8ItIsRefusedAndStoresThatHaveItAre
   registry_ = *EncoderRegistry::Open(options);
   manager_ = *GenerationManager::Open({.data_directory = DataDirectory(), .encoders = registry_.get(), .search_pool = &pool_});
   EXPECT_TRUE(manager_->GetStore("s")->int8) << "it stays set";
-  const auto fake = std::make_shared<TextEncoder>(std::make_shared<FakeEncoder>(FakeEncoderOptions()), BatcherOptions(), RealClock(), NullMetrics());
+  const auto fake = std::make_shared<TextEncoder>(std::make_shared<FakeEncoder>(FakeEncoderOptions()), BatcherOptions(),
+                                                  RealClock(), NullMetrics());
   EXPECT_EQ(*manager_->ForStore("s", fake), fake);
   ASSERT_TRUE(manager_->CreateStore("plain").ok());
-  for (const absl::Status& refused : {manager_->UpdateStore("plain", 3, true).status(), manager_->CreateStore("new", std::nullopt, true).status()}) {
+  for (const absl::Status& refused :
+       {manager_->UpdateStore("plain", 3, true).status(), manager_->CreateStore("new", std::nullopt, true).status()}) {
     EXPECT_EQ(refused.code(), absl::StatusCode::kFailedPrecondition) << refused;
     EXPECT_EQ(ReasonOf(refused), "INT8_UNAVAILABLE");
   }

@@ -20,7 +20,8 @@ TEST(BatcherDefaults, AServerTakesThemByItsDevice) {
 
 TEST(BatcherDefaults, WhatIsSetStays) {
   for (const bool on_cuda : {false, true}) {
-    const BatcherOptions set = WithDefaults({.max_batch_tokens = 77, .max_wait_us = 5, .max_queued_tokens = 9999, .worker_count = 3}, on_cuda);
+    const BatcherOptions set =
+        WithDefaults({.max_batch_tokens = 77, .max_wait_us = 5, .max_queued_tokens = 9999, .worker_count = 3}, on_cuda);
     EXPECT_EQ(set.max_batch_tokens, 77);
     EXPECT_EQ(set.max_wait_us, 5);
     EXPECT_EQ(set.max_queued_tokens, 9999);

@@ -64,7 +64,8 @@ class ServerPrecision : public ServerFixture {
     loci::v1::ListGenerationsResponse response;
     EXPECT_TRUE(Call(*admin, &Admin::ListGenerations, request, &response).ok());
     for (const loci::v1::Generation& generation : response.generations()) {
-      if (generation.generation() == response.generation()) return {generation.encoder_precisions().begin(), generation.encoder_precisions().end()};
+      if (generation.generation() == response.generation())
+        return {generation.encoder_precisions().begin(), generation.encoder_precisions().end()};
     }
     return {};
   }
@@ -81,7 +82,8 @@ class ServerPrecision : public ServerFixture {
     for (const loci::v1::Hit& hit : response.results(0).hits()) {
       const std::vector<float> passage = Floats(hit.vector());
       EXPECT_EQ(passage, Encoded(encoder, hit.passage().text())) << store << ": " << hit.id();
-      EXPECT_NEAR(hit.score(), std::inner_product(query.begin(), query.end(), passage.begin(), 0.0), 1e-6) << store << ": " << hit.id();
+      EXPECT_NEAR(hit.score(), std::inner_product(query.begin(), query.end(), passage.begin(), 0.0), 1e-6)
+          << store << ": " << hit.id();
     }
   }
   std::vector<std::pair<std::string, std::string>> Passages() const {
@@ -90,7 +92,8 @@ class ServerPrecision : public ServerFixture {
     return passages;
   }
 
-  const std::vector<std::string> texts_ = {"the red fox", "a blue whale in the sea", "green tea", "the house by the river", "one"};
+  const std::vector<std::string> texts_ = {"the red fox", "a blue whale in the sea", "green tea", "the house by the river",
+                                           "one"};
   std::unique_ptr<TextEncoder> auto_, int8_;
   std::string auto_name_;
 };
@@ -108,7 +111,8 @@ TEST_F(ServerPrecision, TwoStoresAtOnceEachHaveTheirOwnVectors) {
     std::vector<std::thread> threads;
     for (int i = 0; i < 4; ++i) {
       threads.emplace_back([&, int8 = i % 2 == 0] {
-        for (int n = 0; n < 20; ++n) ExpectVectorsOf(int8 ? *int8_ : *auto_, int8 ? "near" : "plain", texts_[static_cast<size_t>(n) % texts_.size()]);
+        for (int n = 0; n < 20; ++n)
+          ExpectVectorsOf(int8 ? *int8_ : *auto_, int8 ? "near" : "plain", texts_[static_cast<size_t>(n) % texts_.size()]);
       });
     }
     for (std::thread& thread : threads) thread.join();
@@ -121,7 +125,8 @@ TEST_F(ServerPrecision, TwoStoresAtOnceEachHaveTheirOwnVectors) {
   EXPECT_EQ(info.encoders(1).element_type(), "int8");
   EXPECT_EQ(info.encoders(1).fingerprint(), info.encoders(0).fingerprint());
   EXPECT_THAT(info.encoders(1).element_type_reason(), HasSubstr("stores are set to int8; the CPU has"));
-  const std::string labels = "encoder=\"" + info.encoders(0).model() + "\",fingerprint=\"" + info.encoders(0).fingerprint() + "\"";
+  const std::string labels =
+      "encoder=\"" + info.encoders(0).model() + "\",fingerprint=\"" + info.encoders(0).fingerprint() + "\"";
   EXPECT_EQ(Metric("loci_batcher_queued_requests{" + labels + "}"), 0) << "batches of its own";
   EXPECT_EQ(Metric("loci_batcher_queued_requests{" + labels + ",precision=\"int8\"}"), 0);
 }
