@@ -4,6 +4,7 @@
 #include <optional>
 #include <string_view>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/status_macros.h"
@@ -107,6 +108,10 @@ absl::StatusOr<FaissFactory> ParseFaissFactory(const std::string& factory, int d
       }
     }
   } else {
+    const bool is_code = absl::StartsWith(factory, "Flat") || absl::StartsWith(factory, "SQ") || absl::StartsWith(factory, "PQ");
+    if (!is_code)
+      return Invalid(factory,
+                     "it begins as none does that is served: exact, exact:int8, auto, HNSW<links>, IVF<lists>, or a code alone");
     LOCI_RETURN_IF_ERROR(ParseCodec(factory, cursor, dim, &parsed));
   }
   if (!cursor.done()) {

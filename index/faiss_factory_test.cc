@@ -32,6 +32,12 @@ TEST(ParseFaissFactory, ANumberBeyondTheLimitIsNamedWithTheLimit) {
             "index \"HNSW99999999999999999999999\": HNSW takes 2 to 256 links, not 9223372036854775807");
 }
 
+TEST(ParseFaissFactory, NamesWhatThereIsWhereNothingOfItIsGiven) {
+  for (const char* factory : {"LSH", "EXACT", "hnsw32"}) {
+    EXPECT_NE(ParseFaissFactory(factory, 384, 100).status().message().find("exact:int8, auto, HNSW<links>, IVF<lists>"), std::string::npos) << factory;
+  }
+}
+
 TEST(ParseFaissFactory, RefusesEverythingElse) {
   std::vector<std::string> refused = {
       "", "exact", "flat", "Flat ", " Flat", "Flat,", "IVF", "IVF,Flat", "IVF0,Flat", "IVF01,Flat", "IVF-1,Flat", "IVF64", "IVF64,",

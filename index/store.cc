@@ -137,7 +137,7 @@ absl::StatusOr<std::unique_ptr<Store>> Store::Open(const std::string& directory,
     absl::StatusOr<storage::StoreSettings> settings = ReadSettings(fs, directory);
     if (absl::IsDataLoss(settings.status())) {
       // Nothing that is served is in that file: without it no generation is deleted for its age until it is set anew.
-      LogError("store", absl::StrCat("store ", name, ": ", settings.status().message(), "; all generations are kept, pins are lost"));
+      LogError("store", absl::StrCat("store ", name, ": ", settings.status().message(), "; all generations are kept, pins are lost, texts are encoded as the server is configured"));
       settings = storage::StoreSettings();
       settings->set_keep_generations(0);
     }

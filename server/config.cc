@@ -127,7 +127,7 @@ std::string CheckValue(const Message& message, const FieldDescriptor& field) {
         // What float32 made may not be asked by int8, and the other way round.
         if (precision.ok() && *precision == Precision::kInt8) {
           return "is \"int8\", whose vectors do not interchange with the others'; it must be auto, float32, bfloat16 or float16 (`loci_server quantize` "
-                 "shows what int8 would give)";
+                 "shows what int8 would give; `loci set store STORE --encoder-precision int8` allows it for one store)";
         }
         return precision.ok() ? "" : absl::StrCat("is ", Quoted(value), "; it must be auto, float32, bfloat16 or float16");
       }

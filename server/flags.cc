@@ -221,6 +221,9 @@ Limits of single methods, keepalive and the batcher are set in the file alone;
 tokens; 0, the default, is 1024 on the CPU and 8192 on a CUDA device, where two
 batches are under way at once.
 
+`loci_server quantize --help` tells how int8 vectors are looked at before a store
+is allowed them.
+
 Standard output carries "metrics on HOST:PORT" and, once the server can answer,
 "listening on HOST:PORT"; logs go to standard error. SIGTERM or SIGINT drains and
 exits 0; a second one exits at once.

@@ -300,7 +300,7 @@ class SetStoreCommand final : public Command {
   }
 
  private:
-  std::string store_, encoder_precision_ = "auto";
+  std::string store_, encoder_precision_;
   int64_t keep_generations_ = 0;
 };
 

@@ -34,7 +34,7 @@ class ImportCommand final : public Command {
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
     flags->Positional("FILE", &path_, "Archive, or - (standard input).");
-    build_.Declare(flags, "exact, a FAISS factory string or auto[:recall=X,memory=SIZE]; as the archive says without it.", "How vectors are stored; as the archive says without it.",
+    build_.Declare(flags, "exact or exact:int8, a FAISS factory string or auto[:recall=X,memory=SIZE]; as the archive says without it.", "How vectors are stored; as the archive says without it.",
                    "Return once all was received and checked, with the job that builds and activates.");
     flags->Bool("allow-unknown-encoder", &allow_unknown_encoder_, "Take vectors that no encoder of the server serves; with --no-activate.");
     flags->Bool("dry-run", &dry_run_, "Say what would be sent, send nothing.");

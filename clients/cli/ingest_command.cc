@@ -64,7 +64,7 @@ class IngestCommand final : public Command {
     flags->Choice("format", &format_, {"auto", "jsonl", "tsv", "beir", "text", "markdown", "html", "pdf", "documents"},
                   "Of the input.");
     flags->Choice("mode", &mode_, {"new-generation", "upsert"}, "Replace the store's content, or add to it.");
-    build_.Declare(flags, "exact; a FAISS factory string: IVF1024,Flat, HNSW32, ...; or auto[:recall=X,memory=SIZE], chosen by measuring.", "How vectors are stored.",
+    build_.Declare(flags, "exact or exact:int8; a FAISS factory string: IVF1024,Flat, HNSW32, ...; or auto[:recall=X,memory=SIZE], chosen by measuring.", "How vectors are stored.",
                    "Return once all was received, with the job that builds and activates.");
     flags->String("encoder-fingerprint", &encoder_fingerprint_, "HEX", "Of the encoder that made the input's vectors.");
     flags->Int("chunk-tokens", &chunk_tokens_, 16, 1 << 20,
