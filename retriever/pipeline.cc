@@ -12,6 +12,7 @@
 #include "encoder/batcher.h"
 #include "encoder/encode_backlog.h"
 #include "encoder/text_encoder.h"
+#include "index/passage_index.h"
 #include "retriever/hit_fetcher.h"
 
 namespace loci {
@@ -26,6 +27,16 @@ constexpr int64_t kMaxQueriesTogether = 64;
 
 absl::Status BadQuery(size_t index, std::string_view field, const std::string& problem) {
   return InvalidField(absl::StrCat("queries[", index, "].", absl::string_view(field.data(), field.size())), problem);
+}
+
+// INVALID_ARGUMENT as PassageIndex::Search, for vectors [queries, dim].
+absl::Status CheckQueryVectors(const std::vector<float>& vectors, int dim) {
+  for (size_t q = 0; (q + 1) * static_cast<size_t>(dim) <= vectors.size(); ++q) {
+    if (absl::Status valid = CheckVector(vectors.data() + q * static_cast<size_t>(dim), dim); !valid.ok()) {
+      return FieldError(absl::StrCat("queries[", q, "].vector"), absl::StrCat("query ", q, ": ", valid.message()));
+    }
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -278,6 +289,8 @@ void Pipeline::QueueSearch(std::shared_ptr<SearchState> state) {
   state->phase_start_us = options_.clock->NowMicros();
   const IndexSearchOptions& options = state->call.options;
   const View* const view = state->reply.serving_set->view.get();
+  // Else it would be found in the midst of others'.
+  if (absl::Status valid = CheckQueryVectors(state->query_vectors, view->dim()); !valid.ok()) return state->finish(std::move(valid));
   // A pass over all vectors scores many queries for little more than one; an approximate index, or a filter's rows, are searched query by query.
   if (state->call.filter != nullptr || !view->generation().index().IsExact(options, RowMask())) {
     return Submit(options_.pool, [this, state] { RunSearch(state); }, [state](absl::Status status) { state->finish(std::move(status)); });
@@ -344,16 +357,10 @@ void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states) {
   std::vector<float> vectors;
   for (const std::shared_ptr<SearchState>& state : states) vectors.insert(vectors.end(), state->query_vectors.begin(), state->query_vectors.end());
   absl::StatusOr<ViewSearchResult> found = view.Search({vectors.data(), static_cast<int64_t>(vectors.size()) / view.dim(), view.dim()}, options);
-  if (!found.ok() && !IsAbandoned(found.status()) && states.size() > 1) {
-    // It may be one of them that is refused.
-    for (std::shared_ptr<SearchState>& state : states) SearchAlone(std::move(state), start_us);
-    return;
-  }
-
   std::vector<absl::StatusOr<ViewSearchResult>> results;
   size_t first_query = 0;
   for (const std::shared_ptr<SearchState>& state : states) {
-    if (!found.ok()) {
+    if (!found.ok()) {  // None of them is at fault: vectors were looked at before, and options are the same for all.
       results.push_back(found.status());
       continue;
     }
@@ -376,10 +383,7 @@ void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states) {
 
 void Pipeline::RunSearch(std::shared_ptr<SearchState> state) {
   const int64_t start_us = options_.clock->NowMicros();
-  if (BeginSearch(state.get(), start_us)) SearchAlone(std::move(state), start_us);
-}
-
-void Pipeline::SearchAlone(std::shared_ptr<SearchState> state, int64_t start_us) {
+  if (!BeginSearch(state.get(), start_us)) return;
   const SearchCall& call = state->call;
   SearchReply& reply = state->reply;
   const View& view = *reply.serving_set->view;

@@ -157,7 +157,6 @@ class Pipeline {
   void RunWaitingSearches(const SearchKind& kind);
   void RunTogether(std::vector<std::shared_ptr<SearchState>> states);  // Of one kind.
   void RunSearch(std::shared_ptr<SearchState> state);
-  void SearchAlone(std::shared_ptr<SearchState> state, int64_t start_us);  // As of BeginSearch.
   void Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewSearchResult> found, const SearchTimes& times);
 
   // Ends its waiting. False: nobody waits for it any more, which it was told.

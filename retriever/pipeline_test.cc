@@ -1,6 +1,9 @@
 #include "retriever/pipeline.h"
 
+#include <unistd.h>
+
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <memory>
 #include <string>
@@ -41,7 +44,8 @@ class FirstPassageReader : public Reader {
 // Goes on by 10 ms whenever it is looked at.
 class TickingClock : public Clock {
  public:
-  int64_t NowMicros() const override { return now_us_.fetch_add(10'000); }
+  static constexpr int64_t kTickUs = 10'000;
+  int64_t NowMicros() const override { return now_us_.fetch_add(kTickUs); }
   int64_t UnixMicros() const override { return now_us_.load(); }
   void Advance(int64_t us) { now_us_.fetch_add(us); }
 
@@ -406,21 +410,40 @@ TEST_F(SearchesTogetherTest, ThoseThatAreGoneLeaveTheOthersAlone) {
   EXPECT_EQ(Wasted("encode"), 0) << "they brought their vectors";
 }
 
-TEST_F(SearchesTogetherTest, OneThatIsRefusedLeavesTheOthersAlone) {
+TEST_F(SearchesTogetherTest, OneThatIsRefusedLeavesTheOthersTogether) {
   const std::vector<float> vector = VectorOf("query");
-  std::vector<float> too_long(vector.size(), 1e16f);
+  const std::vector<float> too_long(vector.size(), 1e16f);
   std::vector<std::future<absl::StatusOr<SearchReply>>> replies;
-  for (int i = 0; i < 5; ++i) replies.push_back(Ask({.store = "many", .queries = {i == 2 ? too_long : vector}, .options = {.top_k = 2}}));
+  for (int i = 0; i < 5; ++i) replies.push_back(Ask({.store = "many", .queries = {vector, i == 2 ? too_long : vector}, .options = {.top_k = 2}}));
+  ASSERT_EQ(replies[2].wait_for(std::chrono::seconds(0)), std::future_status::ready) << "it does not wait to be searched";
   Release();
-  for (int i = 0; i < 5; ++i) {
+  const absl::Status refused = replies[2].get().status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("query 1"));
+  EXPECT_EQ(GetErrorReason(refused)->metadata.at("field"), "queries[1].vector");
+  int64_t search_us = 0;
+  for (const int i : {0, 1, 3, 4}) {
     const auto reply = replies[static_cast<size_t>(i)].get();
-    EXPECT_EQ(reply.status().code(), i == 2 ? absl::StatusCode::kInvalidArgument : absl::StatusCode::kOk) << i << reply.status();
-    if (reply.ok()) {
-      EXPECT_EQ(reply->results.at(0).size(), 2u);
-    } else {
-      EXPECT_THAT(std::string(reply.status().message()), HasSubstr("query 0"));
+    ASSERT_TRUE(reply.ok()) << i << reply.status();
+    EXPECT_EQ(reply->results.at(1).size(), 2u);
+    if (i > 0) {
+      EXPECT_EQ(reply->times.search_us, search_us) << "one pass";
     }
+    search_us = reply->times.search_us;
   }
+}
+
+TEST_F(SearchesTogetherTest, AnErrorOfThePassIsEachOnes) {
+  constexpr int kCount = 20;
+  const std::vector<float> vector = VectorOf("query");
+  std::vector<std::future<absl::StatusOr<SearchReply>>> replies;
+  for (int i = 0; i < kCount; ++i) replies.push_back(Ask({.store = "many", .queries = {vector}, .options = {.top_k = 2}}));
+  const std::string file = JoinPath(DataDirectory(), "stores/many/" + manager_->GetStore("many")->generation + "/vectors.bin");
+  ASSERT_EQ(truncate(file.c_str(), 0), 0);
+  const int64_t before_us = clock_.NowMicros();
+  Release();
+  for (auto& reply : replies) EXPECT_EQ(reply.get().status().code(), absl::StatusCode::kDataLoss);
+  EXPECT_LT(clock_.NowMicros() - before_us, kCount * TickingClock::kTickUs) << "vectors that are gone are not asked for again for each";
 }
 
 TEST_F(SearchesTogetherTest, EachAnswersOutOfTheViewThatItSaw) {
