@@ -29,6 +29,9 @@ absl::Status BadQuery(size_t index, std::string_view field, const std::string& p
   return InvalidField(absl::StrCat("queries[", index, "].", absl::string_view(field.data(), field.size())), problem);
 }
 
+// That a pass over all vectors goes through.
+int64_t ElementCount(const View& view) { return (view.generation().row_count() + view.overlay_row_count()) * view.dim(); }
+
 // INVALID_ARGUMENT as PassageIndex::Search, for vectors [queries, dim].
 absl::Status CheckQueryVectors(const std::vector<float>& vectors, int dim) {
   for (size_t q = 0; (q + 1) * static_cast<size_t>(dim) <= vectors.size(); ++q) {
@@ -321,13 +324,44 @@ void Pipeline::RunWaitingSearches(const SearchKind& kind) {
     auto taken = waiting_searches_.Take(kind, kMaxQueriesTogether);
     // Other threads may take the others.
     const bool handed_over = taken.more && options_.pool->TrySubmit([this, kind] { RunWaitingSearches(kind); });
-    if (taken.items.size() == 1) {
-      RunSearch(std::move(taken.items[0]));
-    } else {
-      RunTogether(std::move(taken.items));
+    while (!taken.items.empty()) {
+      std::vector<std::shared_ptr<SearchState>> next = TakeNext(&taken.items);
+      if (next.size() == 1) {
+        RunSearch(std::move(next[0]));
+      } else {
+        RunTogether(std::move(next));
+      }
     }
     if (!taken.more || handed_over) return;
   }
+}
+
+std::vector<std::shared_ptr<Pipeline::SearchState>> Pipeline::TakeNext(std::vector<std::shared_ptr<SearchState>>* states) {
+  const View& view = *states->front()->reply.serving_set->view;
+  const int64_t now_us = options_.clock->NowMicros();
+  const auto deadline_us = [](const std::shared_ptr<SearchState>& state) { return state->call.options.limits.deadline_us(); };
+  auto end = states->end();
+  while (end - states->begin() > 1) {
+    int64_t query_count = 0;
+    for (auto state = states->begin(); state != end; ++state) query_count += static_cast<int64_t>((*state)->call.queries.size());
+    const int64_t together_us = passes_.Micros(query_count, ElementCount(view));
+    // Those that are late in any case make no other wait.
+    const auto middle = std::stable_partition(states->begin(), end, [&](const std::shared_ptr<SearchState>& state) {
+      const int64_t left_us = deadline_us(state) - now_us;
+      return left_us < together_us && left_us > passes_.Micros(static_cast<int64_t>(state->call.queries.size()), ElementCount(view));
+    });
+    if (middle == states->begin()) break;
+    passes_.Avoided(query_count);
+    if (middle != end) {
+      end = middle;
+      continue;
+    }
+    std::stable_sort(states->begin(), end, [&](const auto& a, const auto& b) { return deadline_us(a) < deadline_us(b); });
+    end = states->begin() + (end - states->begin()) / 2;
+  }
+  std::vector<std::shared_ptr<SearchState>> next(std::move_iterator(states->begin()), std::move_iterator(end));
+  states->erase(states->begin(), end);
+  return next;
 }
 
 bool Pipeline::BeginSearch(SearchState* state, int64_t now_us) {
@@ -356,7 +390,8 @@ void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states) {
   }
   std::vector<float> vectors;
   for (const std::shared_ptr<SearchState>& state : states) vectors.insert(vectors.end(), state->query_vectors.begin(), state->query_vectors.end());
-  absl::StatusOr<ViewSearchResult> found = view.Search({vectors.data(), static_cast<int64_t>(vectors.size()) / view.dim(), view.dim()}, options);
+  const int64_t query_count = static_cast<int64_t>(vectors.size()) / view.dim();
+  absl::StatusOr<ViewSearchResult> found = view.Search({vectors.data(), query_count, view.dim()}, options);
   std::vector<absl::StatusOr<ViewSearchResult>> results;
   size_t first_query = 0;
   for (const std::shared_ptr<SearchState>& state : states) {
@@ -370,6 +405,7 @@ void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states) {
     own.hits.assign(std::move_iterator(begin), std::move_iterator(found->hits.begin() + static_cast<std::ptrdiff_t>(first_query)));
   }
   const int64_t end_us = options_.clock->NowMicros();
+  if (found.ok()) passes_.Took(query_count, ElementCount(view), end_us - start_us);
   const int64_t count = static_cast<int64_t>(states.size());
   const SearchTimes times{.search_us = end_us - start_us, .work_us = (end_us - start_us) / count};
   // A reader reads, and large replies are made, on as many threads as there are.
@@ -403,6 +439,7 @@ void Pipeline::RunSearch(std::shared_ptr<SearchState> state) {
   const MatrixView<const float> queries{state->query_vectors.data(), static_cast<int64_t>(call.queries.size()), view.dim()};
   absl::StatusOr<ViewSearchResult> found = view.Search(queries, call.options, filtered.has_value() ? &*filtered : nullptr);
   const int64_t end_us = options_.clock->NowMicros();
+  if (found.ok() && found->exact && call.filter == nullptr) passes_.Took(queries.rows, ElementCount(view), end_us - start_us);
   Conclude(std::move(state), std::move(found), {.search_us = end_us - filter_end_us, .work_us = end_us - start_us});
 }
 

@@ -24,6 +24,7 @@
 #include "index/view.h"
 #include "retriever/generation_manager.h"
 #include "retriever/live_recall.h"
+#include "retriever/pass_forecast.h"
 #include "retriever/reader.h"
 #include "retriever/serving_set.h"
 #include "retriever/waiting_groups.h"
@@ -155,6 +156,9 @@ class Pipeline {
   // Each of these ends or hands on what it gets.
   void QueueSearch(std::shared_ptr<SearchState> state);  // Its query vectors are there.
   void RunWaitingSearches(const SearchKind& kind);
+  // Takes what is searched together next out of `states`, which are of one kind and not empty: all, but where some of them would be late that way and
+  // would not be alone, by how long such passes took; then those go first, in as many passes as it takes.
+  std::vector<std::shared_ptr<SearchState>> TakeNext(std::vector<std::shared_ptr<SearchState>>* states);
   void RunTogether(std::vector<std::shared_ptr<SearchState>> states);  // Of one kind.
   void RunSearch(std::shared_ptr<SearchState> state);
   void Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewSearchResult> found, const SearchTimes& times);
@@ -167,6 +171,7 @@ class Pipeline {
   const Options options_;
   WorkMetrics work_;
   WorkForecast forecast_;
+  PassForecast passes_;
   std::atomic<int64_t> backlog_us_{0};
   WaitingGroups<SearchKind, std::shared_ptr<SearchState>> waiting_searches_;
   Mutex default_mutex_;

@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <chrono>
+#include <functional>
 #include <future>
 #include <memory>
 #include <string>
@@ -21,6 +22,7 @@
 namespace loci {
 namespace {
 
+using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
 // Answers with the first passage.
@@ -41,16 +43,19 @@ class FirstPassageReader : public Reader {
   }
 };
 
-// Goes on by 10 ms whenever it is looked at.
+// Goes on by a tick whenever it is looked at.
 class TickingClock : public Clock {
  public:
   static constexpr int64_t kTickUs = 10'000;
-  int64_t NowMicros() const override { return now_us_.fetch_add(kTickUs); }
+  explicit TickingClock(int64_t start_us = 1'000'000) : now_us_(start_us) {}
+  int64_t NowMicros() const override { return now_us_.fetch_add(tick_us_.load()); }
   int64_t UnixMicros() const override { return now_us_.load(); }
   void Advance(int64_t us) { now_us_.fetch_add(us); }
+  void SetTick(int64_t us) { tick_us_ = us; }
 
  private:
-  mutable std::atomic<int64_t> now_us_{1'000'000};
+  mutable std::atomic<int64_t> now_us_;
+  std::atomic<int64_t> tick_us_{kTickUs};
 };
 
 class PipelineTest : public RetrieverFixture {
@@ -323,6 +328,8 @@ class SearchesTogetherTest : public PipelineTest {
     PipelineTest::TearDown();
   }
   void Hold() {
+    held_ = true;
+    release_ = std::promise<void>();
     ASSERT_TRUE(one_->TrySubmit([this] { release_.get_future().wait(); }));
     while (one_->queue_size() > 0) std::this_thread::yield();
   }
@@ -330,16 +337,19 @@ class SearchesTogetherTest : public PipelineTest {
     held_ = false;
     release_.set_value();
   }
-  std::future<absl::StatusOr<SearchReply>> Ask(SearchCall call) {
+  std::future<absl::StatusOr<SearchReply>> Ask(SearchCall call, std::function<void()> then = [] {}) {
     auto answered = std::make_shared<std::promise<absl::StatusOr<SearchReply>>>();
-    waiting_->Search(std::move(call), [answered](absl::StatusOr<SearchReply> reply) { answered->set_value(std::move(reply)); });
+    waiting_->Search(std::move(call), [answered, then = std::move(then)](absl::StatusOr<SearchReply> reply) {
+      then();
+      answered->set_value(std::move(reply));
+    });
     return answered->get_future();
   }
   std::vector<float> VectorOf(const std::string& text) {
     return Encode({.texts = {text}, .options = {.role = TextRole::kQuery}}).value().vectors;
   }
 
-  TickingClock clock_;
+  TickingClock clock_{RealClock().NowMicros()};  // Ahead of what the index looks at.
   std::unique_ptr<ThreadPool> one_;
   std::unique_ptr<Pipeline> waiting_;
   std::promise<void> release_;
@@ -430,6 +440,39 @@ TEST_F(SearchesTogetherTest, OneThatIsRefusedLeavesTheOthersTogether) {
       EXPECT_EQ(reply->times.search_us, search_us) << "one pass";
     }
     search_us = reply->times.search_us;
+  }
+}
+
+TEST_F(SearchesTogetherTest, OneThatIsSoonDueIsNotHeldUpByTheOthers) {
+  constexpr int64_t kPassUs = 1'000'000'000;
+  const std::vector<float> vector = VectorOf("query");
+  // Passes with 8 queries are known to take one tick, and those with fewer are not known.
+  clock_.SetTick(kPassUs);
+  std::vector<std::future<absl::StatusOr<SearchReply>>> replies;
+  for (int i = 0; i < 8; ++i) replies.push_back(Ask({.store = "many", .queries = {vector}, .options = {.top_k = 2}}));
+  Release();
+  for (auto& reply : replies) EXPECT_TRUE(reply.get().ok());
+  clock_.SetTick(0);
+
+  for (const int64_t left_us : {kPassUs / 2, 2 * kPassUs}) {
+    Hold();
+    replies.clear();
+    for (int i = 0; i < 8; ++i) {
+      SearchCall call{.store = "many", .queries = {vector}, .options = {.top_k = 2}};
+      const bool soon_due = i == 5 || i == 6;
+      if (soon_due) call.options.limits = RequestLimits(clock_.NowMicros() + left_us);
+      replies.push_back(Ask(std::move(call), [this, soon_due] {
+        if (soon_due) clock_.Advance(1'000);
+      }));
+    }
+    Release();
+    std::vector<int64_t> queue_us;
+    for (auto& reply : replies) queue_us.push_back(reply.get().value().times.queue_us);
+    if (left_us < kPassUs) {
+      EXPECT_THAT(queue_us, ElementsAre(2'000, 2'000, 2'000, 2'000, 2'000, 0, 0, 2'000)) << "the two are answered before";
+    } else {
+      EXPECT_THAT(queue_us, ElementsAre(0, 0, 0, 0, 0, 0, 0, 0)) << "there is time for all";
+    }
   }
 }
 
