@@ -99,16 +99,20 @@ struct AnswerReply {
   PhaseTimes times;
 };
 
-// Each call returns at once and may be made on a gRPC thread; `done` is called exactly once, on a pool's or a batcher's thread, or
-// on the calling one where the request is refused: RESOURCE_EXHAUSTED where the pool's queue is full, NOT_FOUND, FAILED_PRECONDITION,
-// INVALID_ARGUMENT as api.proto says (a query vector of another dimension, an empty query). Deadlines and cancellation are
+// Each call may be made on a gRPC thread, and never waits: it tokenizes a few short queries itself and leaves all else to the pool. `done` is called
+// exactly once: with a reply on a pool's or a batcher's thread; with an error there, or within a call: the one that is refused, or a later one
+// whose text takes the place of what nobody waits for any more (Batcher::Submit). Errors: RESOURCE_EXHAUSTED where the pool's queue is full,
+// NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT as api.proto says (a query vector of another dimension, an empty query).
+//
+// Searches that score every vector, of one view and with the same options, have one place in the pool's queue and are searched in one pass, up to 64
+// queries at once. How many wait in that place is bounded by who admits requests, and by nothing here. Deadlines and cancellation are
 // looked at before tokenizing, before encoding and before searching; a request that can't make its deadline, with the work that was admitted
 // before it, is refused before any is done for it (see Batcher::Reserve). Free of gRPC. Thread-safe.
 class Pipeline {
  public:
   struct Options {
     GenerationManager* manager = nullptr;  // Borrowed, like all below.
-    ThreadPool* pool = nullptr;            // Tokenizes, searches, fetches.
+    ThreadPool* pool = nullptr;            // Tokenizes but for a few short queries, searches, fetches.
     ThreadPool* load_pool = nullptr;       // Opens inactive generations that requests name; null: `pool` does.
     Clock* clock = &RealClock();
     MetricsSink* metrics = &NullMetrics();

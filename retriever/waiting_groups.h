@@ -15,7 +15,7 @@
 namespace loci {
 
 // Of each kind of which something waits there is one *caller*, who has yet to call Take: the one whose Add said so, or the one whose Take left
-// something. Nothing waits without one, so nothing is forgotten. Thread-safe.
+// something. Nothing waits without one, so nothing is forgotten. Whoever adds bounds what waits. Thread-safe.
 template <typename Kind, typename Item>
 class WaitingGroups {
  public:
