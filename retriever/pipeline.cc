@@ -57,6 +57,14 @@ struct Pipeline::SearchState {
   EncodeBacklog::Share tokens;
   WorkForecast::Waiting text;
   WorkForecast::Waiting search;
+
+  // Before it is answered: whoever waited for that may take down the pipeline and the encoder, which must not be left to a thread of the encoder's own.
+  void LetGo(const absl::Status& status) {
+    tokens.Release();
+    text.End();
+    search.End();
+    if (!status.ok()) reply = SearchReply();
+  }
 };
 
 Pipeline::Pipeline(Options options)
@@ -116,9 +124,9 @@ void Pipeline::Encode(EncodeCall call, std::function<void(absl::StatusOr<EncodeR
         }
         TextEncoder& text_encoder = **encoder;
         text_encoder.Encode(shared_call->texts, shared_call->options,
-                            [this, held = *encoder, start_us, dequeued_us, done](absl::StatusOr<EncodedTexts> encoded) {
+                            [this, held = *encoder, start_us, dequeued_us, done](absl::StatusOr<EncodedTexts> encoded) mutable {
+                              const EncoderSpec spec = std::exchange(held, nullptr)->spec();  // As SearchState::LetGo.
                               if (!encoded.ok()) return done(encoded.status());
-                              const EncoderSpec& spec = held->spec();
                               EncodeReply reply{.vectors = std::move(encoded->vectors),
                                                 .dim = spec.dim,
                                                 .usage = std::move(encoded->usage),
@@ -140,6 +148,7 @@ void Pipeline::Search(SearchCall call, std::function<void(absl::StatusOr<SearchR
   auto state = std::make_shared<SearchState>();
   state->call = std::move(call);
   state->finish = [state = state.get(), done = std::move(done)](absl::Status status) {
+    state->LetGo(status);
     if (!status.ok()) return done(std::move(status));
     done(std::move(state->reply));
   };
@@ -505,6 +514,7 @@ void Pipeline::Answer(AnswerCall call, std::function<void(absl::StatusOr<AnswerR
   state->call.include_text = true;
 
   state->finish = [this, state = state.get(), reader, call, done = std::move(done)](absl::Status status) {
+    state->LetGo(status);
     if (!status.ok()) return done(std::move(status));
     ReadRequest request{.question = call.question,
                         .question_vector = state->query_vectors,  // Copied: RunSearch looks at it after it has answered.
