@@ -286,9 +286,9 @@ TEST_F(PipelineTest, RefusesASearchThatCanNotMakeItsDeadline) {
 }
 
 TEST_F(PipelineTest, AFullQueueRefuses) {
+  std::promise<void> release, running;  // Outlive the thread that looks at them.
   ThreadPool small("small", 1, 1);
   Pipeline pipeline({.manager = manager_.get(), .pool = &small});
-  std::promise<void> release, running;
   ASSERT_TRUE(small.TrySubmit([&] {
     running.set_value();
     release.get_future().wait();
