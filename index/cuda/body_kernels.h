@@ -4,6 +4,7 @@
 #define LOCI_INDEX_CUDA_BODY_KERNELS_H_
 
 #include <algorithm>
+#include <type_traits>
 
 #include "absl/strings/str_cat.h"
 #include "index/cuda/kernels.h"
@@ -64,6 +65,17 @@ struct SoftmaxMergeKernel {
     SoftmaxMergeBody(thread, args);
   }
 };
+
+// What every kernel may be launched with. More must be allowed, and that belongs to the kernel on its device and not to the launch: those of
+// LargeKernels are allowed all that a block may have, once, before the first launch; so no thread lowers what another's launch counts on.
+inline constexpr int kSharedBytesOfAll = 48 << 10;
+template <typename... Kernels>
+struct KernelTypes {
+  template <typename Kernel>
+  static constexpr bool kHas = (std::is_same_v<Kernel, Kernels> || ...);
+};
+using LargeKernels = KernelTypes<ScanKernel<WideTiling>, ScanKernel<SquareTiling>, ScanKernel<NarrowTiling>, SoftmaxKernel<float>,
+                                 SoftmaxKernel<Float16>, SoftmaxKernel<Bfloat16>>;
 
 // Derived has `template <typename Kernel> absl::Status LaunchKernel(int blocks_x, int blocks_y, int shared_bytes, const Kernel::Args&, CudaHandle)`.
 template <typename Derived>

@@ -169,6 +169,28 @@ TEST_P(CudaSearchParityTest, TiesGoToTheFirstRows) {
   ExpectSameHits(*index, files, queries, 500, RowMask(), "more hits than rows");
 }
 
+// Two generations of a store, while one takes the other's place: what one asks of the device must not be taken from the other.
+TEST_P(CudaSearchParityTest, IndexesOfTwoDimensionsSearchAtOnce) {
+  const int rounds = GetParam() == "cuda" ? 200 : 1;
+  std::vector<Files> files;
+  std::vector<std::unique_ptr<CudaExactIndex>> indexes;
+  for (const int dim : {1024, 160}) {
+    files.push_back(MakeFiles(NormalValues(200 * dim, 34), dim));
+    indexes.push_back(MakeIndex(device_, files.back()));
+    ASSERT_NE(indexes.back(), nullptr);
+  }
+  std::vector<std::thread> threads;
+  for (size_t i = 0; i < indexes.size(); ++i) {
+    threads.emplace_back([&, i] {
+      for (int round = 0; round < rounds; ++round) {
+        ExpectSameHits(*indexes[i], files[i], NormalValues(3 * files[i].vectors->dim(), 35), 4, RowMask(), "at once");
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  for (const auto& index : indexes) EXPECT_EQ(index->counts().answered, 3 * rounds);
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, CudaSearchParityTest, testing::ValuesIn(SearchDeviceNames()),
                          [](const auto& info) { return info.param; });
 

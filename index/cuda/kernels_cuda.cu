@@ -21,6 +21,15 @@ absl::Status ToStatus(cudaError_t error, const char* action) {
   return CudaStatus(error, cudaGetErrorName(error), cudaGetErrorString(error), action);
 }
 
+template <typename... Kernels>
+absl::Status AllowShared(KernelTypes<Kernels...>, int bytes) {
+  absl::Status status;
+  (status.Update(ToStatus(cudaFuncSetAttribute(RunKernel<Kernels>, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes),
+                          "asking for shared memory")),
+   ...);
+  return status;
+}
+
 class CudaSearchKernels final : public BodySearchKernels<CudaSearchKernels> {
  public:
   CudaSearchKernels(int ordinal, const Device& device) : BodySearchKernels(device), ordinal_(ordinal) {}
@@ -28,11 +37,6 @@ class CudaSearchKernels final : public BodySearchKernels<CudaSearchKernels> {
   template <typename Kernel>
   absl::Status LaunchKernel(int blocks_x, int blocks_y, int shared_bytes, const typename Kernel::Args& args, CudaHandle stream) {
     LOCI_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal_), "using the device"));
-    if (shared_bytes > 48 << 10) {
-      LOCI_RETURN_IF_ERROR(
-          ToStatus(cudaFuncSetAttribute(RunKernel<Kernel>, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes),
-                   "asking for shared memory"));
-    }
     RunKernel<Kernel><<<dim3(static_cast<unsigned>(blocks_x), static_cast<unsigned>(blocks_y)), Kernel::kBlockSize,
                         static_cast<size_t>(shared_bytes), static_cast<cudaStream_t>(stream)>>>(args);
     return ToStatus(cudaGetLastError(), "launching a kernel");
@@ -51,6 +55,8 @@ absl::StatusOr<std::unique_ptr<SearchKernels>> MakeCudaSearchKernels(int ordinal
   LOCI_RETURN_IF_ERROR(
       ToStatus(cudaDeviceGetAttribute(&device.max_shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, ordinal),
                "asking for the device's kind"));
+  LOCI_RETURN_IF_ERROR(ToStatus(cudaSetDevice(ordinal), "using the device"));
+  LOCI_RETURN_IF_ERROR(AllowShared(LargeKernels(), device.max_shared_bytes));
   return std::make_unique<CudaSearchKernels>(ordinal, device);
 }
 

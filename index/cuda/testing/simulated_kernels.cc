@@ -14,6 +14,9 @@ class SimulatedSearchKernels final : public BodySearchKernels<SimulatedSearchKer
 
   template <typename Kernel>
   absl::Status LaunchKernel(int blocks_x, int blocks_y, int shared_bytes, const typename Kernel::Args& args, CudaHandle stream) {
+    if (shared_bytes > kSharedBytesOfAll && !LargeKernels::kHas<Kernel>) {
+      return absl::InternalError("more shared memory than this kernel is allowed");
+    }
     if (shared_bytes > options_.max_shared_bytes) return absl::InternalError("more shared memory than the device has");
     const SimulatedGrid grid = {.blocks_x = blocks_x,
                                 .blocks_y = blocks_y,
