@@ -20,11 +20,13 @@ static_assert(kMaxTileRows % WideTiling::kTileRows == 0 && kMaxTileRows % Square
 static_assert(kMaxTileQueries % WideTiling::kTileQueries == 0 && kMaxTileQueries % SquareTiling::kTileQueries == 0 &&
               kMaxTileQueries % NarrowTiling::kTileQueries == 0);
 
-// A kernel is a type with Args, kBlockSize and Run(thread, args).
+// A kernel is a type with Args, kBlockSize, kBlocksAtOnce and Run(thread, args). Its registers are held to what kBlocksAtOnce blocks find on a
+// multiprocessor, and grids that take what there is in turn have no more blocks than that.
 template <typename Tiling>
 struct ScanKernel {
   using Args = ScanArgs;
   static constexpr int kBlockSize = Tiling::kBlockSize;
+  static constexpr int kBlocksAtOnce = kBlockSize == 256 ? 1 : 4;
   template <typename Thread>
   LOCI_BODY static void Run(Thread& thread, const Args& args) {
     ScanBody<Tiling>(thread, args);
@@ -34,6 +36,7 @@ template <bool kExact>
 struct SelectKernel {
   using Args = SelectArgs;
   static constexpr int kBlockSize = kSelectBlockSize;
+  static constexpr int kBlocksAtOnce = 8;
   template <typename Thread>
   LOCI_BODY static void Run(Thread& thread, const Args& args) {
     SelectBody<kExact>(thread, args);
@@ -43,6 +46,7 @@ template <typename T>
 struct RescoreKernel {
   using Args = RescoreArgs<T>;
   static constexpr int kBlockSize = kRescoreBlockSize;
+  static constexpr int kBlocksAtOnce = 8;
   template <typename Thread>
   LOCI_BODY static void Run(Thread& thread, const Args& args) {
     RescoreBody(thread, args);
@@ -52,6 +56,7 @@ template <typename T>
 struct SoftmaxKernel {
   using Args = SoftmaxArgs<T>;
   static constexpr int kBlockSize = kSoftmaxBlockSize;
+  static constexpr int kBlocksAtOnce = 3;
   template <typename Thread>
   LOCI_BODY static void Run(Thread& thread, const Args& args) {
     SoftmaxBody(thread, args);
@@ -60,6 +65,7 @@ struct SoftmaxKernel {
 struct SoftmaxMergeKernel {
   using Args = SoftmaxMergeArgs;
   static constexpr int kBlockSize = kSoftmaxBlockSize;
+  static constexpr int kBlocksAtOnce = 8;
   template <typename Thread>
   LOCI_BODY static void Run(Thread& thread, const Args& args) {
     SoftmaxMergeBody(thread, args);
@@ -102,9 +108,7 @@ class BodySearchKernels : public SearchKernels {
     return WithTiling(args.query_count, args.depth, [&](auto tiling) {
       using Tiling = decltype(tiling);
       const int query_tiles = (args.query_count + Tiling::kTileQueries - 1) / Tiling::kTileQueries;
-      // As many as run at once, by their shared memory; each goes on to the next tile.
-      const int at_once =
-          device_.multiprocessor_count * std::clamp(device_.max_shared_bytes / Tiling::SharedBytes(args.depth), 1, 4);
+      const int at_once = BlocksAtOnce<ScanKernel<Tiling>>(Tiling::SharedBytes(args.depth));  // Each goes on to the next tile.
       const int64_t row_blocks =
           std::clamp<int64_t>(args.end_position - args.first_position, 1, std::max(1, at_once / query_tiles));
       return derived().template LaunchKernel<ScanKernel<Tiling>>(static_cast<int>(row_blocks), query_tiles,
@@ -137,7 +141,7 @@ class BodySearchKernels : public SearchKernels {
           absl::StrCat("a softmax of rows of dimension ", dim, " takes ", bytes, " bytes of shared memory and at most ",
                        kMaxSoftmaxDim, " dimensions, a block of this device has at most ", device_.max_shared_bytes, " bytes"));
     }
-    return device_.multiprocessor_count * std::clamp(device_.max_shared_bytes / bytes, 1, 4);
+    return BlocksAtOnce<SoftmaxKernel<float>>(bytes);
   }
   absl::Status Softmax(ElementType type, const SoftmaxArgs<void>& args, int parts, int query_tiles, CudaHandle stream) override {
     return WithType(type, [&](auto element) {
@@ -161,6 +165,14 @@ class BodySearchKernels : public SearchKernels {
 
  private:
   Derived& derived() { return static_cast<Derived&>(*this); }
+
+  // As many blocks as run at once on the whole device.
+  template <typename Kernel>
+  int BlocksAtOnce(int shared_bytes) const {
+    constexpr int kKeptOfEach = 1 << 10;  // By the driver, besides what a block asks for.
+    const int by_memory = (device_.max_shared_bytes + kKeptOfEach) / (shared_bytes + kKeptOfEach);
+    return device_.multiprocessor_count * std::clamp(by_memory, 1, Kernel::kBlocksAtOnce);
+  }
 
   static int SoftmaxBytes(ElementType type, int dim) {
     return SoftmaxSharedBytes(static_cast<int>(ElementSize(type)), dim, (dim + 15) / 16 * 16);

@@ -127,6 +127,16 @@ TEST(CudaSoftmax, WhatOneHeldPartFindsManyFind) {
   }
 }
 
+TEST(CudaSoftmax, TakesNoMorePartsThanRunAtOnce) {
+  const SearchDevice device = Simulated({.multiprocessor_count = 10}).device;
+  EXPECT_EQ(*device.kernels->SoftmaxParts(ElementType::kBfloat16, 384), 30) << "three by registers, though memory holds five";
+  EXPECT_EQ(*device.kernels->SoftmaxParts(ElementType::kFloat32, 1024), 10);
+  // 115,232 bytes: twice that is what two blocks may ask for, but the driver's part is not left.
+  EXPECT_EQ(*Simulated({.multiprocessor_count = 10, .max_shared_bytes = 2 * 115'232}).device.kernels->SoftmaxParts(
+                ElementType::kFloat32, 712),
+            10);
+}
+
 TEST(CudaSoftmax, RefusesWhatDoesNotFit) {
   const int dim = 16;
   const auto vectors = MakeFile(NormalValues(100 * dim, 5), dim, ElementType::kFloat32);

@@ -12,7 +12,8 @@ namespace loci::cuda {
 namespace {
 
 template <typename Kernel>
-__global__ void __launch_bounds__(Kernel::kBlockSize) RunKernel(const __grid_constant__ typename Kernel::Args args) {
+__global__ void __launch_bounds__(Kernel::kBlockSize, Kernel::kBlocksAtOnce)
+    RunKernel(const __grid_constant__ typename Kernel::Args args) {
   DeviceThread thread;
   Kernel::Run(thread, args);
 }
