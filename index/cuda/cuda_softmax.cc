@@ -58,6 +58,10 @@ absl::StatusOr<std::unique_ptr<CudaSoftmax>> CudaSoftmax::Create(SearchDevice de
                                                                  std::shared_ptr<const VectorFile> vectors,
                                                                  const CudaSoftmaxOptions& options) {
   LOCI_RETURN_IF_ERROR(device.health->Check());
+  if (options.max_queries < 1 || options.max_queries % cuda::kSoftmaxTileQueries != 0) {
+    return absl::InvalidArgumentError(absl::StrCat("a pass of the softmax has ", options.max_queries,
+                                                   " queries; it must be a positive multiple of ", cuda::kSoftmaxTileQueries));
+  }
   auto softmax =
       std::unique_ptr<CudaSoftmax>(new CudaSoftmax(std::move(device), std::move(resident), std::move(vectors), options));
   const absl::Status status = softmax->Init();
@@ -100,24 +104,17 @@ absl::StatusOr<std::vector<SoftmaxSums>> CudaSoftmax::Scan(MatrixView<const floa
     busy_ = true;
   }
   absl::Status status = device_.health->Check();
-  const bool masked = hidden.hidden_count() > 0;
-  bool device_at_fault = false;
-  if (status.ok() && masked) {
-    uint64_t* const words = reinterpret_cast<uint64_t*>(static_cast<char*>(lane_->pinned.get()) + lane_->layout.mask);
-    const int64_t count = (vectors_->rows() + 63) / 64;
-    for (int64_t i = 0; i < count; ++i) words[i] = hidden.word(64 * i);
-    status = device_.runtime->CopyToDevice(static_cast<char*>(lane_->memory.get()) + lane_->layout.mask, words, 8 * count,
-                                           lane_->stream.get());
-    device_at_fault = !status.ok();
+  if (status.ok()) {
+    status = ScanInPasses(queries, hidden, options, &sums);
+    if (!status.ok() && !absl::IsUnavailable(status)) {
+      // The device still works: who comes next writes over what a copy may be reading.
+      absl::Status ended = device_.runtime->Record(lane_->event.get(), lane_->stream.get());
+      if (ended.ok()) ended = device_.runtime->Wait(lane_->event.get());
+      if (!ended.ok()) status = device_.health->Fail(ended);
+    } else if (!status.ok()) {
+      status = device_.health->Fail(status);
+    }
   }
-  for (int64_t first = 0; status.ok() && first < queries.rows; first += options_.max_queries) {
-    status = options.limits.Check(RealClock().NowMicros());
-    if (!status.ok()) break;
-    const int64_t count = std::min<int64_t>(options_.max_queries, queries.rows - first);
-    status = RunPass({queries.row(first), count, queries.cols}, masked, options, &sums[static_cast<size_t>(first)]);
-    device_at_fault = !status.ok();
-  }
-  if (device_at_fault) status = device_.health->Fail(status);
   {
     MutexLock lock(&mutex_);
     busy_ = false;
@@ -125,6 +122,26 @@ absl::StatusOr<std::vector<SoftmaxSums>> CudaSoftmax::Scan(MatrixView<const floa
   is_free_.NotifyOne();
   LOCI_RETURN_IF_ERROR(status);
   return sums;
+}
+
+absl::Status CudaSoftmax::ScanInPasses(MatrixView<const float> queries, const RowMask& hidden, const SoftmaxScanOptions& options,
+                                       std::vector<SoftmaxSums>* sums) const {
+  LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
+  const bool masked = hidden.hidden_count() > 0;
+  if (masked) {
+    uint64_t* const words = reinterpret_cast<uint64_t*>(static_cast<char*>(lane_->pinned.get()) + lane_->layout.mask);
+    const int64_t count = (vectors_->rows() + 63) / 64;
+    for (int64_t i = 0; i < count; ++i) words[i] = hidden.word(64 * i);
+    LOCI_RETURN_IF_ERROR(device_.runtime->CopyToDevice(static_cast<char*>(lane_->memory.get()) + lane_->layout.mask, words,
+                                                       8 * count, lane_->stream.get()));
+  }
+  for (int64_t first = 0; first < queries.rows; first += options_.max_queries) {
+    LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
+    const int64_t count = std::min<int64_t>(options_.max_queries, queries.rows - first);
+    LOCI_RETURN_IF_ERROR(
+        RunPass({queries.row(first), count, queries.cols}, masked, options, &(*sums)[static_cast<size_t>(first)]));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status CudaSoftmax::RunPass(MatrixView<const float> queries, bool masked, const SoftmaxScanOptions& options,

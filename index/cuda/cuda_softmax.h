@@ -31,14 +31,15 @@ struct CudaSoftmaxOptions {
 class CudaSoftmax {
  public:
   // `resident`: the rows of `vectors`. FAILED_PRECONDITION for a dimension above cuda::kMaxSoftmaxDim or one that the device has too little shared
-  // memory for; RESOURCE_EXHAUSTED without enough device memory; UNAVAILABLE where the device fails, which then is marked as failed.
+  // memory for; INVALID_ARGUMENT for options out of their range; RESOURCE_EXHAUSTED without enough device memory; UNAVAILABLE where the device fails, which then is marked as failed.
   static absl::StatusOr<std::unique_ptr<CudaSoftmax>> Create(SearchDevice device, std::shared_ptr<const ResidentVectors> resident,
                                                              std::shared_ptr<const VectorFile> vectors,
                                                              const CudaSoftmaxOptions& options);
   ~CudaSoftmax();
 
   // `queries` [n, dim], finite. Of `options` the temperature, the mean and the limits count, which are looked at between passes; block masses and lengths
-  // are not made. INVALID_ARGUMENT for shapes or a temperature that do not fit; UNAVAILABLE once anything failed on the device. Blocks.
+  // are not made. INVALID_ARGUMENT for shapes or a temperature that do not fit; UNAVAILABLE once the device failed; its other errors are
+  // this scan's alone. Blocks.
   absl::StatusOr<std::vector<SoftmaxSums>> Scan(MatrixView<const float> queries, const RowMask& hidden,
                                                 const SoftmaxScanOptions& options) const;
 
@@ -48,6 +49,8 @@ class CudaSoftmax {
   CudaSoftmax(SearchDevice device, std::shared_ptr<const ResidentVectors> resident, std::shared_ptr<const VectorFile> vectors,
               const CudaSoftmaxOptions& options);
   absl::Status Init();
+  absl::Status ScanInPasses(MatrixView<const float> queries, const RowMask& hidden, const SoftmaxScanOptions& options,
+                            std::vector<SoftmaxSums>* sums) const;
   absl::Status RunPass(MatrixView<const float> queries, bool masked, const SoftmaxScanOptions& options, SoftmaxSums* sums) const;
 
   // Constant after construction.

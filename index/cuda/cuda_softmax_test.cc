@@ -132,8 +132,8 @@ TEST(CudaSoftmax, TakesNoMorePartsThanRunAtOnce) {
   EXPECT_EQ(*device.kernels->SoftmaxParts(ElementType::kBfloat16, 384), 30) << "three by registers, though memory holds five";
   EXPECT_EQ(*device.kernels->SoftmaxParts(ElementType::kFloat32, 1024), 10);
   // 115,232 bytes: twice that is what two blocks may ask for, but the driver's part is not left.
-  EXPECT_EQ(*Simulated({.multiprocessor_count = 10, .max_shared_bytes = 2 * 115'232}).device.kernels->SoftmaxParts(
-                ElementType::kFloat32, 712),
+  EXPECT_EQ(*Simulated({.multiprocessor_count = 10, .max_shared_bytes = 2 * 115'232})
+                 .device.kernels->SoftmaxParts(ElementType::kFloat32, 712),
             10);
 }
 
@@ -152,6 +152,8 @@ TEST(CudaSoftmax, RefusesWhatDoesNotFit) {
   cancelled.limits.Cancel();
   EXPECT_EQ(softmax->Scan({queries.data(), 1, dim}, RowMask(), cancelled).status().code(), absl::StatusCode::kCancelled);
   ExpectSame(*softmax, *vectors, queries, RowMask(), {}, "afterwards");
+  EXPECT_EQ(CudaSoftmax::Create(Simulated().device, nullptr, vectors, {.max_queries = 12}).status().code(),
+            absl::StatusCode::kInvalidArgument);
   const auto wide = MakeFile(NormalValues(2 * 1100, 7), 1100, ElementType::kBfloat16);
   const SimulatedSearchDevice device = Simulated();
   auto resident = ResidentVectors::Create(device.device, *wide, nullptr, {}, nullptr);
@@ -189,6 +191,32 @@ TEST(CudaSoftmax, ADeviceThatFailedAnswersNothingMoreAndLeavesNothingBehind) {
               absl::StatusCode::kResourceExhausted);
     EXPECT_EQ(device.fake->live_handles(), 0) << call;
     EXPECT_TRUE(device.device.health->Check().ok());
+  }
+}
+
+TEST(CudaSoftmax, WhatIsNotTheDevicesFaultIsOneScansErrorAndLeavesNothingUnderWay) {
+  const int dim = 16;
+  const auto vectors = MakeFile(NormalValues(100 * dim, 12), dim, ElementType::kFloat32);
+  const std::vector<float> queries = NormalValues(dim, 13);
+  const int64_t hidden[] = {3};
+  for (const bool cancelled : {false, true}) {
+    const SimulatedSearchDevice device = Simulated();
+    const auto softmax = Make(device.device, vectors);
+    SoftmaxScanOptions options;
+    int copies = 0, ran = 0;
+    device.fake->SetFault([&](const std::string& name) {
+      ran += name == "run";
+      if (name != "CopyToDevice") return absl::OkStatus();
+      ++copies;
+      if (cancelled) options.limits.Cancel();  // While the mask is on its way.
+      return !cancelled && copies == 2 ? absl::ResourceExhaustedError("taken by another") : absl::OkStatus();
+    });
+    EXPECT_EQ(softmax->Scan({queries.data(), 1, dim}, RowMask().WithHidden(hidden), options).status().code(),
+              cancelled ? absl::StatusCode::kCancelled : absl::StatusCode::kResourceExhausted);
+    EXPECT_EQ(ran, 1);
+    device.fake->SetFault(nullptr);
+    EXPECT_TRUE(device.device.health->Check().ok());
+    ExpectSame(*softmax, *vectors, queries, RowMask(), {}, "afterwards");
   }
 }
 
