@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
+#include "base/logging.h"
 #include "base/status_macros.h"
 
 namespace loci {
@@ -22,6 +23,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // How often a query is scanned for before it is left to the CPU.
 constexpr int kMaxPasses = 3;
 constexpr int kPaddedDimUnit = 16;
+constexpr int kMaxFailures = 7;
 // What CheckItself compares: the best hits of so many queries at once, of which each takes another tiling.
 constexpr int kCheckedHits = 10;
 constexpr int64_t kCheckedQueries[] = {3, 33, 258};
@@ -127,6 +129,13 @@ absl::StatusOr<std::unique_ptr<CudaExactIndex>> CudaExactIndex::Create(
     std::shared_ptr<const PassageIndex> cpu, CudaSearchOptions options,
     const std::function<absl::Status(int64_t done_rows)>& progress) {
   LOCI_RETURN_IF_ERROR(device.health->Check());
+  if (options.lanes < 1 || options.max_queries < 1 || options.max_queries % cuda::kMaxTileQueries != 0 || options.growth < 1 ||
+      options.capacity_factor < 1) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("exact search on a device has ", options.lanes, " lanes of ", options.max_queries, " queries, growth ",
+                     options.growth, " and capacity factor ", options.capacity_factor,
+                     "; queries must be a positive multiple of ", cuda::kMaxTileQueries, ", the others at least 1"));
+  }
   LOCI_RETURN_IF_ERROR(device.kernels->ShapeOf(1, static_cast<int>(RoundUpTo(vectors->dim(), 32))).status());
   const LaneBytes lane_bytes = PlanLane(vectors->rows(), vectors->dim(), options);
   options.limits.working_bytes = options.lanes * lane_bytes.device();
@@ -179,6 +188,7 @@ absl::Status CudaExactIndex::CheckItself() const {
   if (probe_count == 0) return absl::OkStatus();
   IndexSearchOptions options;
   options.top_k = kCheckedHits;
+  int64_t compared = 0;
   std::vector<RowHit> expected(static_cast<size_t>(probe_count * kCheckedHits));
   LOCI_RETURN_IF_ERROR(cpu_->Search({probes.data(), probe_count, dim()}, options, RowMask(), expected.data()));
   for (const int64_t count : kCheckedQueries) {
@@ -191,6 +201,8 @@ absl::Status CudaExactIndex::CheckItself() const {
     std::vector<int64_t> left;
     LOCI_RETURN_IF_ERROR(
         SearchOnDevice(lanes_.front().get(), {queries.data(), count, dim()}, options, RowMask(), hits.data(), &left));
+    std::sort(left.begin(), left.end());
+    compared += count - static_cast<int64_t>(left.size());
     for (int64_t i = 0; i < count * kCheckedHits; ++i) {
       if (std::binary_search(left.begin(), left.end(), i / kCheckedHits)) continue;
       const RowHit& hit = hits[static_cast<size_t>(i)];
@@ -201,6 +213,10 @@ absl::Status CudaExactIndex::CheckItself() const {
                                                         i / kCheckedHits, " is row ", hit.row, " of score ", hit.score,
                                                         ", on the CPU row ", wanted.row, " of score ", wanted.score));
     }
+  }
+  if (compared == 0) {
+    Log(LogLevel::kWarning, "cuda_exact_index", "the device left every query of its check to the CPU, as it will most searches",
+        {{"device", device_.name}});
   }
   repeated_.store(0, std::memory_order_relaxed);
   return absl::OkStatus();
@@ -220,7 +236,7 @@ absl::Status CudaExactIndex::Search(MatrixView<const float> queries, const Index
   LOCI_RETURN_IF_ERROR(device_.health->Check());
   if (queries.rows == 0) return absl::OkStatus();
   const int64_t visible = row_count() - hidden.hidden_count();
-  if (options.top_k > kMaxCudaTopK || visible < std::max<int64_t>(options_.min_visible_rows, 1)) {
+  if (options.top_k > kMaxCudaTopK || visible < std::max<int64_t>(options_.min_visible_rows, 1) || !TakeTurn()) {
     left_.fetch_add(queries.rows, std::memory_order_relaxed);
     return cpu_->Search(queries, options, hidden, hits);
   }
@@ -241,6 +257,7 @@ absl::Status CudaExactIndex::Search(MatrixView<const float> queries, const Index
   }
   lane_is_free_.NotifyOne();
   LOCI_RETURN_IF_ERROR(status);
+  EndTurn(queries.rows, static_cast<int64_t>(left.size()));
   answered_.fetch_add(queries.rows - static_cast<int64_t>(left.size()), std::memory_order_relaxed);
   if (left.empty()) return absl::OkStatus();
   left_.fetch_add(static_cast<int64_t>(left.size()), std::memory_order_relaxed);
@@ -259,27 +276,54 @@ absl::Status CudaExactIndex::Search(MatrixView<const float> queries, const Index
 absl::Status CudaExactIndex::SearchOnDevice(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options,
                                             const RowMask& hidden, RowHit* hits, std::vector<int64_t>* left) const {
   LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
-  const bool masked = hidden.hidden_count() > 0;
-  if (masked) {
-    if (absl::Status status = UploadMask(lane, hidden); !status.ok()) return device_.health->Fail(status);
+  absl::Status status = SearchInPasses(lane, queries, options, hidden, hits, left);
+  if (status.ok()) return status;
+  if (!absl::IsUnavailable(status)) {
+    // The device still works: who takes the lane next writes over what a copy may be reading.
+    absl::Status ended = device_.runtime->Record(lane->event.get(), lane->stream.get());
+    if (ended.ok()) ended = device_.runtime->Wait(lane->event.get());
+    if (ended.ok()) return status;
+    status = std::move(ended);
   }
+  return device_.health->Fail(status);
+}
+
+bool CudaExactIndex::TakeTurn() const {
+  // Of two threads that take the last one at a time, one goes on to less than none.
+  if (searches_without_.load(std::memory_order_relaxed) <= 0) return true;
+  return searches_without_.fetch_sub(1, std::memory_order_relaxed) <= 0;
+}
+
+void CudaExactIndex::EndTurn(int64_t queries, int64_t left) const {
+  if (2 * left <= queries) {
+    failures_.store(0, std::memory_order_relaxed);
+    return;
+  }
+  const int failures = std::min(failures_.load(std::memory_order_relaxed) + 1, kMaxFailures);
+  failures_.store(failures, std::memory_order_relaxed);
+  searches_without_.store((1 << (failures - 1)) - 1, std::memory_order_relaxed);
+}
+
+absl::Status CudaExactIndex::SearchInPasses(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options,
+                                            const RowMask& hidden, RowHit* hits, std::vector<int64_t>* left) const {
+  const bool masked = hidden.hidden_count() > 0;
+  if (masked) LOCI_RETURN_IF_ERROR(UploadMask(lane, hidden));
   const int64_t pass_queries = std::clamp<int64_t>(options_.pass_candidates / Capacity(options.top_k), 1, options_.max_queries);
   std::vector<Pending> waiting, overflowed;
-  for (int64_t q = 0; q < queries.rows; ++q) waiting.push_back({q, -kInfinity});
+  for (int64_t q = 0; q < queries.rows; ++q) waiting.push_back({q, -kInfinity, -kInfinity});
   for (int pass = 0; pass < kMaxPasses && !waiting.empty(); ++pass) {
     if (pass > 0) repeated_.fetch_add(static_cast<int64_t>(waiting.size()), std::memory_order_relaxed);
     overflowed.clear();
     for (size_t first = 0; first < waiting.size(); first += static_cast<size_t>(pass_queries)) {
       LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
       const size_t count = std::min(static_cast<size_t>(pass_queries), waiting.size() - first);
-      const absl::Status status = RunPass(lane, queries, std::span(waiting).subspan(first, count), options.top_k, masked,
-                                          /*sample=*/pass == 0, hits, &overflowed);
-      if (!status.ok()) return device_.health->Fail(status);
+      LOCI_RETURN_IF_ERROR(RunPass(lane, queries, std::span(waiting).subspan(first, count), options.top_k, masked,
+                                   /*sample=*/pass == 0, hits, &overflowed));
     }
     waiting.clear();
     for (const Pending& each : overflowed) {
-      // Without a threshold the next pass would be like this one.
-      if (each.threshold > -kInfinity && pass + 1 < kMaxPasses) {
+      // Without a higher threshold the next pass would be like this one.
+      if (each.threshold > each.last_threshold && pass + 1 < kMaxPasses) {
         waiting.push_back(each);
       } else {
         left->push_back(each.position);
@@ -393,9 +437,9 @@ absl::Status CudaExactIndex::RunPass(Lane* lane, MatrixView<const float> queries
   const int32_t* const hit_counts = reinterpret_cast<const int32_t*>(pinned + layout.hit_counts);
   const DeviceHit* const device_hits = reinterpret_cast<const DeviceHit*>(pinned + layout.hits);
   for (int i = 0; i < query_count; ++i) {
-    const int64_t position = pass[static_cast<size_t>(i)].position;
+    const auto& [position, threshold, last_threshold] = pass[static_cast<size_t>(i)];
     if (overflows[i] != 0) {
-      overflowed->push_back({position, thresholds[i]});
+      overflowed->push_back({position, thresholds[i], threshold});
       continue;
     }
     RowHit* const out = hits + position * top_k;

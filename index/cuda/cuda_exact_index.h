@@ -4,7 +4,8 @@
 // all before it, in an order that samples the file evenly; between them each query's threshold is raised to its top_k-th largest lower bound, so
 // that few rows survive and no score is ever written. What is left is scored on the device in the CPU's order of summation, and the top_k best
 // come back. A query that more rows survive for than its list holds is scanned again with the threshold that the list gave; one that still has too
-// many (rows too much alike for 8 bits, or too large) is left to the CPU's index. Nothing waits for the device but the end of a pass.
+// many (rows too much alike for 8 bits, or too large) is left to the CPU's index. Where that happens to most queries of one search after another, the
+// device is tried less often. Nothing waits for the device but the end of a pass.
 #ifndef LOCI_INDEX_CUDA_CUDA_EXACT_INDEX_H_
 #define LOCI_INDEX_CUDA_CUDA_EXACT_INDEX_H_
 
@@ -33,7 +34,7 @@ struct CudaSearchOptions {
   int capacity_factor = 64;
   int64_t pass_candidates = int64_t{512} * 16384;
   // Of each launch, how many times the rows before it.
-  int growth = 7;
+  int growth = 3;
   // Where fewer rows are visible, the CPU is faster.
   int64_t min_visible_rows = 65536;
   // Before an index is served, each kernel has found, for a few of its rows, what the CPU finds.
@@ -51,7 +52,8 @@ class CudaExactIndex : public PassageIndex {
   };
 
   // Uploads all rows. `cpu` is the exact index of the same `vectors`; `codes` those of `vectors`, or null. Errors as ResidentVectors::Create, and
-  // FAILED_PRECONDITION for a dimension that the device has too little shared memory for, or where it does not find what the CPU finds. Blocks.
+  // FAILED_PRECONDITION for a dimension that the device has too little shared memory for, or where it does not find what the CPU finds;
+  // INVALID_ARGUMENT for options out of their range. Blocks.
   static absl::StatusOr<std::unique_ptr<CudaExactIndex>> Create(SearchDevice device, std::shared_ptr<const VectorFile> vectors,
                                                                 std::shared_ptr<const QuantizedVectors> codes,
                                                                 std::shared_ptr<const PassageIndex> cpu,
@@ -65,8 +67,8 @@ class CudaExactIndex : public PassageIndex {
   int64_t memory_bytes() const override { return pinned_bytes_; }
   int64_t device_bytes() const { return device_bytes_; }
   bool IsExact(const IndexSearchOptions&, const RowMask&) const override { return true; }
-  // Beyond PassageIndex's errors: UNAVAILABLE once anything failed on the device; the CPU does not step in for a device that failed. The limits are
-  // looked at between passes.
+  // Beyond PassageIndex's errors: UNAVAILABLE once the device failed, for good; the CPU does not step in for it. RESOURCE_EXHAUSTED and
+  // FAILED_PRECONDITION of a call to the device are this search's alone. The limits are looked at between passes.
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                       RowHit* hits) const override;
 
@@ -80,6 +82,7 @@ class CudaExactIndex : public PassageIndex {
   struct Pending {
     int64_t position;
     float threshold;
+    float last_threshold;  // That of the scan before.
   };
 
   CudaExactIndex(SearchDevice device, std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const PassageIndex> cpu,
@@ -87,7 +90,13 @@ class CudaExactIndex : public PassageIndex {
   absl::StatusOr<std::unique_ptr<Lane>> MakeLane() const;
   absl::Status CheckItself() const;
   int Capacity(int top_k) const;
+  // Whether a search is to try the device, and what came of it. After the second search in a row that left more than half of its queries to the CPU
+  // the next one goes there at once, after the third the next 3, then 7, 15, 31 and at most 63.
+  bool TakeTurn() const;
+  void EndTurn(int64_t queries, int64_t left) const;
   absl::Status SearchOnDevice(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options,
+                              const RowMask& hidden, RowHit* hits, std::vector<int64_t>* left) const;
+  absl::Status SearchInPasses(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options,
                               const RowMask& hidden, RowHit* hits, std::vector<int64_t>* left) const;
   absl::Status UploadMask(Lane* lane, const RowMask& hidden) const;
   absl::Status RunPass(Lane* lane, MatrixView<const float> queries, std::span<const Pending> pass, int top_k, bool masked,
@@ -104,6 +113,8 @@ class CudaExactIndex : public PassageIndex {
   int64_t pinned_bytes_ = 0;
 
   mutable std::atomic<int64_t> answered_{0}, repeated_{0}, left_{0};
+  mutable std::atomic<int> failures_{0};          // Searches in a row.
+  mutable std::atomic<int> searches_without_{0};  // To come.
   mutable Mutex mutex_;
   mutable CondVar lane_is_free_;
   mutable std::vector<Lane*> free_lanes_ ABSL_GUARDED_BY(mutex_);

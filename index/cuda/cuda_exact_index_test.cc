@@ -167,6 +167,7 @@ TEST_P(CudaSearchParityTest, TiesGoToTheFirstRows) {
   queries.insert(queries.end(), dim, 0.0f);  // All scores alike: no threshold tells them apart.
   ExpectSameHits(*index, files, queries, 21, RowMask(), "copies");
   ExpectSameHits(*index, files, queries, 500, RowMask(), "more hits than rows");
+  EXPECT_EQ(index->counts().left, 0);
 }
 
 // Two generations of a store, while one takes the other's place: what one asks of the device must not be taken from the other.
@@ -191,36 +192,33 @@ TEST_P(CudaSearchParityTest, IndexesOfTwoDimensionsSearchAtOnce) {
   for (const auto& index : indexes) EXPECT_EQ(index->counts().answered, 3 * rounds);
 }
 
-INSTANTIATE_TEST_SUITE_P(Devices, CudaSearchParityTest, testing::ValuesIn(SearchDeviceNames()),
-                         [](const auto& info) { return info.param; });
-
-TEST(CudaExactIndex, AListThatOverflowsIsMadeAgainWithItsThreshold) {
+TEST_P(CudaSearchParityTest, AListThatOverflowsIsMadeAgainWithItsThreshold) {
   const int dim = 64;
   const Files files = MakeFiles(NormalValues(3000 * dim, 7), dim);
   CudaSearchOptions options = Small();
   options.min_capacity = 200;
   options.growth = 1000;  // The second launch meets the rest of the rows with the threshold of one tile.
-  const auto index = MakeIndex(Simulated(), files, options);
+  const auto index = MakeIndex(device_, files, options);
   ExpectSameHits(*index, files, NormalValues(4 * dim, 8), 5, RowMask(), "overflow");
   EXPECT_GT(index->counts().repeated, 0);
   EXPECT_EQ(index->counts().left, 0);
 }
 
-TEST(CudaExactIndex, AListHoldsAsManyAsItSays) {
+TEST_P(CudaSearchParityTest, AListHoldsAsManyAsItSays) {
   const int dim = 16;
   for (const int64_t rows : {512, 513}) {
     const Files files = MakeFiles(NormalValues(rows * dim, 31), dim);
     CudaSearchOptions options = Small();
     options.min_capacity = 512;
     options.capacity_factor = 1;
-    const auto index = MakeIndex(Simulated(), files, options);
+    const auto index = MakeIndex(device_, files, options);
     ExpectSameHits(*index, files, std::vector<float>(dim, 0.0f), 512, RowMask(), testing::PrintToString(rows));
     EXPECT_EQ(index->counts().left, rows == 512 ? 0 : 1);
   }
 }
 
 // Where all that rounding takes away lies in the other's direction, products err by nearly as much as the bound says.
-TEST(CudaExactIndex, WhatRoundingDisfavoursMostIsFound) {
+TEST_P(CudaSearchParityTest, WhatRoundingDisfavoursMostIsFound) {
   const int dim = 32, winners = 40;
   std::vector<float> rounded(dim, 10.49f), even(dim, 127.0f), nearly_even(dim, 127.0f), alone(dim, 0.0f), small(dim, 10.0f);
   rounded[0] = small[0] = 127;  // Steps of 1: codes 127, 10, 10, ...
@@ -243,7 +241,7 @@ TEST(CudaExactIndex, WhatRoundingDisfavoursMostIsFound) {
     CudaSearchOptions options = Small();
     options.min_capacity = 2048;  // All fit: what is lost is lost by the bound.
     options.growth = 1;
-    const auto index = MakeIndex(Simulated(), files, options);
+    const auto index = MakeIndex(device_, files, options);
     ExpectSameHits(*index, files, each.query, winners, RowMask(), each.what);
     std::vector<RowHit> hits(winners);
     ASSERT_TRUE(index->Search({each.query.data(), 1, dim}, TopK(winners), RowMask(), hits.data()).ok());
@@ -252,7 +250,7 @@ TEST(CudaExactIndex, WhatRoundingDisfavoursMostIsFound) {
   }
 }
 
-TEST(CudaExactIndex, WhatEightBitsCantTellApartIsLeftToTheCpu) {
+TEST_P(CudaSearchParityTest, WhatEightBitsCantTellApartIsLeftToTheCpu) {
   const int dim = 32;
   std::vector<float> rows;
   const std::vector<float> base = NormalValues(dim, 9), noise = NormalValues(1500 * dim, 10, 1e-6f);
@@ -260,13 +258,13 @@ TEST(CudaExactIndex, WhatEightBitsCantTellApartIsLeftToTheCpu) {
   const Files files = MakeFiles(rows, dim);
   CudaSearchOptions options = Small();
   options.min_capacity = 256;
-  const auto index = MakeIndex(Simulated(), files, options);
+  const auto index = MakeIndex(device_, files, options);
   ExpectSameHits(*index, files, NormalValues(2 * dim, 11), 3, RowMask(), "alike");
   EXPECT_EQ(index->counts().left, 2);
   EXPECT_EQ(index->counts().answered, 0);
 }
 
-TEST(CudaExactIndex, RowsThatAreNotNumbersCountAsTheCpuCountsThem) {
+TEST_P(CudaSearchParityTest, RowsThatAreNotNumbersCountAsTheCpuCountsThem) {
   const int dim = 16;
   std::vector<float> rows = NormalValues(400 * dim, 12);
   rows[5 * dim] = std::numeric_limits<float>::quiet_NaN();
@@ -276,19 +274,103 @@ TEST(CudaExactIndex, RowsThatAreNotNumbersCountAsTheCpuCountsThem) {
   std::fill(rows.begin() + 200 * dim, rows.begin() + 201 * dim, 1e-40f);
   rows[300 * dim] = 3e30f;
   const Files files = MakeFiles(rows, dim);
-  const auto index = MakeIndex(Simulated(), files);
+  const auto index = MakeIndex(device_, files);
   std::vector<float> queries = NormalValues(2 * dim, 13);
   queries.insert(queries.end(), dim, 1e-30f);
   ExpectSameHits(*index, files, queries, 8, RowMask(), "few");
   ExpectSameHits(*index, files, queries, 400, RowMask(), "all");
+  EXPECT_EQ(index->counts().left, 0);
+  EXPECT_EQ(index->counts().answered, 6);
 }
 
-TEST(CudaExactIndex, NeedsNoFileOfCodes) {
+TEST_P(CudaSearchParityTest, NeedsNoFileOfCodes) {
   const int dim = 30;
   const Files files = MakeFiles(NormalValues(500 * dim, 14), dim, ElementType::kFloat16);
-  const auto index = MakeIndex(Simulated(), files, Small(), /*with_codes=*/false);
+  const auto index = MakeIndex(device_, files, Small(), /*with_codes=*/false);
   ExpectSameHits(*index, files, NormalValues(3 * dim, 15), 6, RowMask(), "own codes");
   EXPECT_EQ(index->counts().left, 0);
+}
+
+// So many that each block takes several in turn, while it copies the next.
+TEST_P(CudaSearchParityTest, ManyTilesABlock) {
+  const bool simulated = GetParam() != "cuda";
+  const int64_t rows = simulated ? 1200 : 60'000;
+  const int dim = simulated ? 40 : 384;
+  const Files files = MakeFiles(NormalValues(rows * dim, 36), dim, ElementType::kBfloat16);
+  CudaSearchOptions options = Small();
+  if (!simulated) options = {.min_visible_rows = 0, .self_check = false};
+  const auto index = MakeIndex(device_, files, options);
+  ASSERT_NE(index, nullptr);
+  for (const int64_t queries : {3, 33, 258}) {
+    ExpectSameHits(*index, files, NormalValues(queries * dim, 37), 10, RowMask(), testing::PrintToString(queries));
+  }
+  EXPECT_EQ(index->counts().left, 0);
+  EXPECT_EQ(index->counts().answered, 3 + 33 + 258);
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, CudaSearchParityTest, testing::ValuesIn(SearchDeviceNames()),
+                         [](const auto& info) { return info.param; });
+
+TEST(CudaExactIndex, AThresholdThatDoesNotRiseIsNotTriedAgain) {
+  const int dim = 32;
+  const Files files = MakeFiles(NormalValues(1500 * dim, 38), dim);
+  CudaSearchOptions options = Small();
+  options.min_capacity = 256;
+  const auto index = MakeIndex(Simulated(), files, options);
+  ExpectSameHits(*index, files, std::vector<float>(dim, 0.0f), 3, RowMask(), "zeros");
+  EXPECT_EQ(index->counts().left, 1);
+  EXPECT_LE(index->counts().repeated, 1);
+}
+
+TEST(CudaExactIndex, WhereTheDeviceAnswersLittleItIsTriedLessOften) {
+  const int dim = 32;
+  const Files files = MakeFiles(NormalValues(1500 * dim, 39), dim);
+  CudaSearchOptions options = Small();
+  options.min_capacity = 256;
+  const SimulatedSearchDevice device = Simulated();
+  const auto index = MakeIndex(device, files, options);
+  const auto asks_device = [&](const std::vector<float>& queries) {
+    const int64_t waits = device.fake->waits();
+    ExpectSameHits(*index, files, queries, 3, RowMask(), "in turn");
+    return device.fake->waits() > waits;
+  };
+  const std::vector<float> zeros(dim, 0.0f), good = NormalValues(dim, 40);
+  std::string asked;
+  for (int i = 0; i < 8; ++i) asked += asks_device(zeros) ? 'd' : '-';
+  EXPECT_EQ(asked, "dd-d---d");
+  for (int i = 0; i < 7; ++i) EXPECT_FALSE(asks_device(good)) << i;
+  EXPECT_TRUE(asks_device(good));
+  EXPECT_TRUE(asks_device(zeros)) << "it began anew";
+  EXPECT_TRUE(asks_device(good));
+  EXPECT_EQ(index->counts().left, 8 + 7 + 1);
+  EXPECT_EQ(index->counts().answered, 2);
+}
+
+TEST(CudaExactIndex, ChecksItselfWhereSomeRowsAreLeftToTheCpu) {
+  const int dim = 32;
+  std::vector<float> rows = NormalValues(1501 * dim, 41);
+  std::fill(rows.begin(), rows.begin() + dim, 0.0f);                      // Left when its threshold does not rise.
+  std::fill(rows.begin() + 750 * dim, rows.begin() + 751 * dim, 1e-40f);  // Left at once.
+  const Files files = MakeFiles(rows, dim);
+  CudaSearchOptions options = Small();
+  options.min_capacity = 256;
+  options.self_check = true;
+  EXPECT_NE(MakeIndex(Simulated(), files, options), nullptr);
+}
+
+TEST(CudaExactIndex, OptionsOutOfRangeAreRefused) {
+  const int dim = 16;
+  const Files files = MakeFiles(NormalValues(100 * dim, 42), dim);
+  for (const auto& change : std::vector<std::function<void(CudaSearchOptions&)>>{
+           [](CudaSearchOptions& options) { options.max_queries = 300; },
+           [](CudaSearchOptions& options) { options.max_queries = 0; }, [](CudaSearchOptions& options) { options.lanes = 0; },
+           [](CudaSearchOptions& options) { options.growth = 0; },
+           [](CudaSearchOptions& options) { options.capacity_factor = 0; }}) {
+    CudaSearchOptions options = Small();
+    change(options);
+    EXPECT_EQ(CudaExactIndex::Create(Simulated().device, files.vectors, files.codes, files.cpu, options, nullptr).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
 }
 
 TEST(CudaExactIndex, TakesAsManyPassesAsItsMemoryAsksFor) {
@@ -367,6 +449,7 @@ TEST(CudaExactIndex, IsNotMadeOnADeviceThatFindsOtherHits) {
     ASSERT_NE(index, nullptr);
     EXPECT_EQ(index->counts().answered, 0);
     ExpectSameHits(*index, files, NormalValues(2 * dim, 33), 4, RowMask(), "checked");
+    EXPECT_EQ(index->counts().answered, 2);
   }
   const auto refused = CudaExactIndex::Create(device.device, files.vectors, files.codes, std::make_shared<WrongIndex>(files.cpu),
                                               options, nullptr);
@@ -470,6 +553,54 @@ TEST(CudaExactIndex, ADeviceThatFailedAnswersNothingMore) {
     EXPECT_EQ(index->Search({queries.data(), 1, dim}, TopK(3), RowMask(), hits.data()), status);
     EXPECT_EQ(index->counts().left, 0) << "the CPU does not step in";
   }
+}
+
+TEST(CudaExactIndex, WhatTheDeviceHasTooLittleOfIsOneSearchsError) {
+  const int dim = 16;
+  const Files files = MakeFiles(NormalValues(300 * dim, 43), dim);
+  const std::vector<float> queries = NormalValues(dim, 44);
+  const int64_t hidden[] = {3};
+  for (const std::string call : {"CopyToDevice", "CopyToHost", "Record"}) {
+    const SimulatedSearchDevice device = Simulated();
+    const auto index = MakeIndex(device, files);
+    ASSERT_NE(index, nullptr);
+    int seen = 0, ran = 0;
+    device.fake->SetFault([&](const std::string& name) {
+      ran += name == "run";
+      return name == call && seen++ == 0 ? absl::ResourceExhaustedError("taken by another") : absl::OkStatus();
+    });
+    std::vector<RowHit> hits(3);
+    EXPECT_EQ(index->Search({queries.data(), 1, dim}, TopK(3), RowMask().WithHidden(hidden), hits.data()).code(),
+              absl::StatusCode::kResourceExhausted)
+        << call;
+    EXPECT_EQ(ran > 0, call != "CopyToDevice") << "nothing is under way when the lane is free again";
+    device.fake->SetFault(nullptr);
+    EXPECT_TRUE(device.device.health->Check().ok());
+    ExpectSameHits(*index, files, queries, 3, RowMask(), "afterwards");
+  }
+}
+
+TEST(CudaExactIndex, ASearchThatIsCancelledLeavesNoCopyUnderWay) {
+  const int dim = 16;
+  const Files files = MakeFiles(NormalValues(300 * dim, 45), dim);
+  const std::vector<float> queries = NormalValues(dim, 46);
+  const int64_t hidden[] = {3};
+  const SimulatedSearchDevice device = Simulated();
+  const auto index = MakeIndex(device, files);
+  IndexSearchOptions options = TopK(3);
+  int copies = 0, ran = 0;
+  device.fake->SetFault([&](const std::string& name) {
+    if (name == "CopyToDevice" && copies++ == 0) options.limits.Cancel();  // While the mask is on its way.
+    ran += name == "run";
+    return absl::OkStatus();
+  });
+  std::vector<RowHit> hits(3);
+  EXPECT_EQ(index->Search({queries.data(), 1, dim}, options, RowMask().WithHidden(hidden), hits.data()).code(),
+            absl::StatusCode::kCancelled);
+  EXPECT_EQ(copies, 1);
+  EXPECT_EQ(ran, 1);
+  device.fake->SetFault(nullptr);
+  ExpectSameHits(*index, files, queries, 3, RowMask(), "afterwards");
 }
 
 TEST(CudaExactIndex, ChecksArgumentsAndLimits) {
