@@ -87,7 +87,7 @@ struct ScanArgs {
   const QueryBound* bounds;        // [query_count]
   const float* scaled_thresholds;  // [query_count]: the threshold, less underflow, times the query's inverse_scale.
   Candidate* candidates;           // [query_count, capacity]
-  int32_t* counts;                 // [query_count]: of candidates that there were, also beyond the capacity.
+  int32_t* counts;                 // [query_count]: of candidates; more than the capacity where some were lost.
   double underflow;                // What roundings below the normal numbers may change a score by.
   int64_t tile_count;              // Of rows.
   int64_t tile_stride;             // Without a common divisor with tile_count. Position i is tile i * tile_stride % tile_count.
@@ -101,6 +101,8 @@ struct ScanArgs {
 
 // Products of tiles of kTileRows rows and kTileQueries queries, a block each; the queries stay in shared memory while the block takes every grid_x-th
 // tile of rows, the next being copied meanwhile. Warps are kWarpsM x kWarpsN, with kFragmentsM x 16 rows and kFragmentsN x 8 queries each.
+// What survives of a tile is gathered in shared memory, a piece at a time, and appended to the lists by all threads alike: the products themselves are
+// judged without a branch.
 // Grid: any number of blocks times the tiles of queries.
 template <int kWarpsM_, int kWarpsN_, int kFragmentsM_, int kFragmentsN_, int kStages_>
 struct ScanTiling {
@@ -110,11 +112,22 @@ struct ScanTiling {
   static constexpr int kTileRows = 16 * kFragmentsM * kWarpsM;
   static constexpr int kTileQueries = 8 * kFragmentsN * kWarpsN;
   static_assert(kFragmentsN % 2 == 0, "queries are loaded 16 at a time");
+  static_assert(kFragmentsM <= 4, "a word has the bits of two fragments of queries");
 
   // Rows of 16 bytes more, so that eight of them lie in different banks.
   static constexpr int RowStride(int depth) { return depth + 16; }
   static constexpr int StageBytes(int depth) { return kTileRows * (RowStride(depth) + 3 * 4); }
-  static constexpr int SharedBytes(int depth) { return kTileQueries * (RowStride(depth) + 16) + kStages * StageBytes(depth); }
+  // Of a tile, that are held at a time.
+  static constexpr int kSurvivors = kTileRows * kTileQueries / 8 < 2048 ? kTileRows * kTileQueries / 8 : 2048;
+  static constexpr int SharedBytes(int depth) {
+    return kTileQueries * (RowStride(depth) + 16) + kStages * StageBytes(depth) + kSurvivors * 8 + 16;
+  }
+};
+
+// A product of a tile that may belong to one of the best rows.
+struct Survivor {
+  int32_t product;
+  int32_t at;  // Row of the tile * kTileQueries + query of the tile.
 };
 
 template <typename Tiling, typename Thread>
@@ -127,6 +140,8 @@ LOCI_BODY void ScanBody(Thread& thread, const ScanArgs& args) {
   char* const queries = static_cast<char*>(thread.shared());
   float* const query_figures = reinterpret_cast<float*>(queries + kTileQueries * stride);  // threshold, two factors, slack
   char* const stages = reinterpret_cast<char*>(query_figures + 4 * kTileQueries);
+  Survivor* const survivors = reinterpret_cast<Survivor*>(stages + Tiling::kStages * Tiling::StageBytes(depth));
+  int32_t* const survivor_counts = reinterpret_cast<int32_t*>(survivors + Tiling::kSurvivors);  // Of this round and the next.
 
   for (int i = thread.index(); i < kTileQueries * pieces; i += thread.block_size()) {
     const int q = i / pieces, piece = i % pieces;
@@ -161,6 +176,7 @@ LOCI_BODY void ScanBody(Thread& thread, const ScanArgs& args) {
     thread.CommitCopies();
   };
 
+  if (thread.index() == 0) survivor_counts[0] = 0;
   int64_t position = args.first_position + thread.block_x();
   for (int s = 0; s < Tiling::kStages - 1; ++s) load(position + static_cast<int64_t>(s) * thread.grid_x(), s);
   for (int round = 0; position < args.end_position; ++round, position += thread.grid_x()) {
@@ -189,36 +205,72 @@ LOCI_BODY void ScanBody(Thread& thread, const ScanArgs& args) {
     }
 
     const float* const figures = reinterpret_cast<const float*>(rows + kTileRows * stride);
-    const int64_t first_row = first_row_of(position);
-    LOCI_UNROLL for (int m = 0; m < kFragmentsM; ++m) {
-      LOCI_UNROLL for (int half = 0; half < 2; ++half) {
-        const int r = (warp_m * kFragmentsM + m) * 16 + half * 8 + lane / 4;
-        const float inverse_scale = figures[r], length = figures[kTileRows + r], error = figures[2 * kTileRows + r];
-        LOCI_UNROLL for (int n = 0; n < kFragmentsN; ++n) {
-          LOCI_UNROLL for (int j = 0; j < 2; ++j) {
-            const int q = (warp_n * kFragmentsN + n) * 8 + lane % 4 * 2 + j;
-            const float* const of = query_figures + 4 * q;
-            const float product = static_cast<float>(sums[m][n][2 * half + j]);
-            // A NaN survives.
-            if (product + length * of[1] + error * of[2] + of[3] < of[0] * inverse_scale) continue;
-            const int64_t row = first_row + r;
-            const int query = first_query + q;
-            if (row >= args.rows || query >= args.query_count) continue;
-            if (args.hidden != nullptr && (args.hidden[row / 32] >> (row % 32) & 1u) != 0) continue;
-            const int32_t slot = thread.AtomicAdd(args.counts + query, 1);
-            if (slot >= args.capacity) continue;
-            const double distance = static_cast<double>(length) * of[1] + static_cast<double>(error) * of[2] + of[3];
-            const double step = 1 / (static_cast<double>(inverse_scale) * args.bounds[query].inverse_scale);
-            Candidate candidate = {-Infinity(), Infinity(), static_cast<int32_t>(row)};
-            // Else nothing is known of the row.
-            if (distance >= 0 && distance < Infinity() && step > 0 && step < Infinity()) {
-              candidate.lower = RoundDown((product - distance) * step - args.underflow);
-              candidate.upper = RoundUp((product + distance) * step + args.underflow);
-            }
-            args.candidates[static_cast<int64_t>(query) * args.capacity + slot] = candidate;
-          }
+    const int lane_row = warp_m * kFragmentsM * 16 + lane / 4, lane_query = warp_n * kFragmentsN * 8 + lane % 4 * 2;
+    float row_figures[2 * kFragmentsM][3];
+    LOCI_UNROLL for (int h = 0; h < 2 * kFragmentsM; ++h) {
+      LOCI_UNROLL for (int i = 0; i < 3; ++i) row_figures[h][i] = figures[i * kTileRows + lane_row + 8 * h];
+    }
+    uint32_t kept[kFragmentsN / 2];
+    LOCI_UNROLL for (int n = 0; n < kFragmentsN; ++n) {
+      if (n % 2 == 0) kept[n / 2] = 0;
+      LOCI_UNROLL for (int j = 0; j < 2; ++j) {
+        const float* const of = query_figures + 4 * (lane_query + 8 * n + j);
+        const float threshold = of[0], length_factor = of[1], error_factor = of[2], slack = of[3];
+        LOCI_UNROLL for (int h = 0; h < 2 * kFragmentsM; ++h) {
+          const float product = static_cast<float>(sums[h / 2][n][h % 2 * 2 + j]);
+          // A NaN is kept.
+          const bool below = product + row_figures[h][1] * length_factor + row_figures[h][2] * error_factor + slack <
+                             threshold * row_figures[h][0];
+          kept[n / 2] |= static_cast<uint32_t>(!below) << ((n % 2 * 2 + j) * 2 * kFragmentsM + h);
         }
       }
+    }
+
+    const int64_t first_row = first_row_of(position);
+    int32_t* const survivor_count = survivor_counts + round % 2;
+    // Of the next round: all have read it, nobody counts with it yet.
+    if (thread.index() == 0) survivor_counts[(round + 1) % 2] = 0;
+    while (true) {
+      LOCI_UNROLL for (int w = 0; w < kFragmentsN / 2; ++w) {
+        if (kept[w] == 0) continue;
+        LOCI_UNROLL for (int b = 0; b < 8 * kFragmentsM; ++b) {
+          if ((kept[w] >> b & 1u) == 0) continue;
+          const int32_t slot = thread.AtomicAdd(survivor_count, 1);
+          if (slot >= Tiling::kSurvivors) continue;
+          kept[w] &= ~(1u << b);
+          const int h = b % (2 * kFragmentsM), n = 2 * w + b / (4 * kFragmentsM), j = b / (2 * kFragmentsM) % 2;
+          survivors[slot] = {sums[h / 2][n][h % 2 * 2 + j], (lane_row + 8 * h) * kTileQueries + lane_query + 8 * n + j};
+        }
+      }
+      thread.Sync();  // All survivors are there, or as many as are held.
+      const int32_t found = *survivor_count;
+      for (int i = thread.index(); i < found && i < Tiling::kSurvivors; i += thread.block_size()) {
+        const int r = survivors[i].at / kTileQueries, q = survivors[i].at % kTileQueries;
+        const int64_t row = first_row + r;
+        const int query = first_query + q;
+        if (row >= args.rows || query >= args.query_count) continue;
+        if (args.hidden != nullptr && (args.hidden[row / 32] >> (row % 32) & 1u) != 0) continue;
+        // Where the list is full, to count on would only make all wait for one word.
+        if (*const_cast<const volatile int32_t*>(args.counts + query) > args.capacity) continue;
+        const int32_t slot = thread.AtomicAdd(args.counts + query, 1);
+        if (slot >= args.capacity) continue;
+        const float product = static_cast<float>(survivors[i].product);
+        const float* const of = query_figures + 4 * q;
+        const double distance =
+            static_cast<double>(figures[kTileRows + r]) * of[1] + static_cast<double>(figures[2 * kTileRows + r]) * of[2] + of[3];
+        const double step = 1 / (static_cast<double>(figures[r]) * args.bounds[query].inverse_scale);
+        Candidate candidate = {-Infinity(), Infinity(), static_cast<int32_t>(row)};
+        // Else nothing is known of the row.
+        if (distance >= 0 && distance < Infinity() && step > 0 && step < Infinity()) {
+          candidate.lower = RoundDown((product - distance) * step - args.underflow);
+          candidate.upper = RoundUp((product + distance) * step + args.underflow);
+        }
+        args.candidates[static_cast<int64_t>(query) * args.capacity + slot] = candidate;
+      }
+      if (found <= Tiling::kSurvivors) break;
+      thread.Sync();  // They have been appended.
+      if (thread.index() == 0) *survivor_count = 0;
+      thread.Sync();
     }
   }
   // None is under way when the block ends.
