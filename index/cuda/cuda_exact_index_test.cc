@@ -349,8 +349,8 @@ TEST(CudaExactIndex, WhereTheDeviceAnswersLittleItIsTriedLessOften) {
 TEST(CudaExactIndex, ChecksItselfWhereSomeRowsAreLeftToTheCpu) {
   const int dim = 32;
   std::vector<float> rows = NormalValues(1501 * dim, 41);
-  std::fill(rows.begin(), rows.begin() + dim, 0.0f);                      // Left when its threshold does not rise.
-  std::fill(rows.begin() + 750 * dim, rows.begin() + 751 * dim, 1e-40f);  // Left at once.
+  std::fill(rows.begin(), rows.begin() + dim, 0.0f);                      // Left after three passes.
+  std::fill(rows.begin() + 750 * dim, rows.begin() + 751 * dim, 1e-30f);  // After two.
   const Files files = MakeFiles(rows, dim);
   CudaSearchOptions options = Small();
   options.min_capacity = 256;
