@@ -1,4 +1,4 @@
-// Inner products of one query with rows of 8-bit codes that lie row by row: a few rows anywhere, or all of a block.
+// Inner products of one query with rows of 8-bit codes that lie row by row: a few rows anywhere.
 // Integers throughout, so that every instruction set gives the same products.
 #ifndef LOCI_INDEX_ROW_CODE_KERNELS_H_
 #define LOCI_INDEX_ROW_CODE_KERNELS_H_
@@ -23,10 +23,7 @@ struct RowCodeKernels {
   // products[i] = the sum over elements of the query's code times that of row rows[i], for i < count; row r lies at codes + r * stride.
   using Gather = void (*)(const RowCodeQuery& query, const uint8_t* codes, int64_t stride, const int32_t* rows, int64_t count,
                           int32_t* products);
-  // The same for rows 0 .. count - 1.
-  using Block = void (*)(const RowCodeQuery& query, const uint8_t* codes, int64_t stride, int64_t count, int32_t* products);
   Gather gather;
-  Block block;
   int code_bytes;
 };
 

@@ -7,14 +7,14 @@
 namespace loci {
 namespace {
 
-template <typename Source>
-inline void Products(const RowCodeQuery& query, const Source& source, int64_t count, int32_t* products) {
+void Gather(const RowCodeQuery& query, const uint8_t* row_codes, int64_t stride, const int32_t* rows, int64_t count,
+            int32_t* products) {
   const int16_t* const codes = static_cast<const int16_t*>(query.codes);
   const __m128i offset = _mm_set1_epi32(query.offset);
-  ForFourRows(source, count, products, [&](const uint8_t* const* row, int32_t* out) {
+  ForFourRows(row_codes, stride, rows, count, products, [&](const uint8_t* const* row, int32_t* out) {
     __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a;
     const auto wide = [](const uint8_t* p) { return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); };
-    for (int64_t at = 0; at < source.stride; at += 16) {
+    for (int64_t at = 0; at < stride; at += 16) {
       const __m256i q = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + at));
       a = _mm256_add_epi32(a, _mm256_madd_epi16(wide(row[0] + at), q));
       b = _mm256_add_epi32(b, _mm256_madd_epi16(wide(row[1] + at), q));
@@ -27,17 +27,8 @@ inline void Products(const RowCodeQuery& query, const Source& source, int64_t co
   });
 }
 
-void Gather(const RowCodeQuery& query, const uint8_t* codes, int64_t stride, const int32_t* rows, int64_t count,
-            int32_t* products) {
-  Products(query, GatheredCodes{codes, stride, rows}, count, products);
-}
-
-void Block(const RowCodeQuery& query, const uint8_t* codes, int64_t stride, int64_t count, int32_t* products) {
-  Products(query, BlockOfCodes{codes, stride}, count, products);
-}
-
 }  // namespace
 
-const RowCodeKernels kRowCodeKernelsAvx2 = {Gather, Block, 2};
+const RowCodeKernels kRowCodeKernelsAvx2 = {Gather, 2};
 
 }  // namespace loci

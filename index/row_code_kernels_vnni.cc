@@ -16,13 +16,13 @@ inline __m128i Sums(__m512i a, __m512i b, __m512i c, __m512i d) {
   return _mm_add_epi32(_mm256_castsi256_si128(pairs), _mm256_extracti128_si256(pairs, 1));
 }
 
-template <typename Source>
-inline void Products(const RowCodeQuery& query, const Source& source, int64_t count, int32_t* products) {
+void Gather(const RowCodeQuery& query, const uint8_t* row_codes, int64_t stride, const int32_t* rows, int64_t count,
+            int32_t* products) {
   const char* const codes = static_cast<const char*>(query.codes);
   const __m128i offset = _mm_set1_epi32(query.offset);
-  ForFourRows(source, count, products, [&](const uint8_t* const* row, int32_t* out) {
+  ForFourRows(row_codes, stride, rows, count, products, [&](const uint8_t* const* row, int32_t* out) {
     __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
-    for (int64_t at = 0; at < source.stride; at += kRowCodeBlock) {
+    for (int64_t at = 0; at < stride; at += kRowCodeBlock) {
       const __m512i q = _mm512_loadu_si512(codes + at);
       a = _mm512_dpbusd_epi32(a, _mm512_loadu_si512(row[0] + at), q);
       b = _mm512_dpbusd_epi32(b, _mm512_loadu_si512(row[1] + at), q);
@@ -33,17 +33,8 @@ inline void Products(const RowCodeQuery& query, const Source& source, int64_t co
   });
 }
 
-void Gather(const RowCodeQuery& query, const uint8_t* codes, int64_t stride, const int32_t* rows, int64_t count,
-            int32_t* products) {
-  Products(query, GatheredCodes{codes, stride, rows}, count, products);
-}
-
-void Block(const RowCodeQuery& query, const uint8_t* codes, int64_t stride, int64_t count, int32_t* products) {
-  Products(query, BlockOfCodes{codes, stride}, count, products);
-}
-
 }  // namespace
 
-const RowCodeKernels kRowCodeKernelsVnni = {Gather, Block, 1};
+const RowCodeKernels kRowCodeKernelsVnni = {Gather, 1};
 
 }  // namespace loci

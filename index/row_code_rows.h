@@ -15,29 +15,18 @@ namespace {
 constexpr int64_t kRowsAtOnce = 4;
 constexpr int64_t kRowsAhead = 8;
 
-struct GatheredCodes {
-  const uint8_t* codes;
-  int64_t stride;
-  const int32_t* rows;
-  const uint8_t* row(int64_t i) const { return codes + rows[i] * stride; }
-};
-
-struct BlockOfCodes {
-  const uint8_t* codes;
-  int64_t stride;
-  const uint8_t* row(int64_t i) const { return codes + i * stride; }
-};
-
-// Multiply(query, four rows, stride, offset, products) for all rows of a source.
-template <typename Source, typename Multiply>
-inline void ForFourRows(const Source& source, int64_t count, int32_t* products, const Multiply& multiply) {
+// multiply(four rows, their products) for all of `rows`, four after four.
+template <typename Multiply>
+inline void ForFourRows(const uint8_t* codes, int64_t stride, const int32_t* rows, int64_t count, int32_t* products,
+                        const Multiply& multiply) {
+  const auto at = [&](int64_t i) { return codes + rows[i] * stride; };
   for (int64_t first = 0; first < count; first += kRowsAtOnce) {
     const uint8_t* row[kRowsAtOnce];
     for (int64_t r = 0; r < kRowsAtOnce; ++r) {
-      row[r] = source.row(first + r < count ? first + r : count - 1);
+      row[r] = at(first + r < count ? first + r : count - 1);
       if (first + r + kRowsAhead < count) {
-        const uint8_t* const ahead = source.row(first + r + kRowsAhead);
-        for (int64_t b = 0; b < source.stride; b += 64) _mm_prefetch(reinterpret_cast<const char*>(ahead + b), _MM_HINT_T0);
+        const uint8_t* const ahead = at(first + r + kRowsAhead);
+        for (int64_t b = 0; b < stride; b += 64) _mm_prefetch(reinterpret_cast<const char*>(ahead + b), _MM_HINT_T0);
       }
     }
     if (first + kRowsAtOnce <= count) {
