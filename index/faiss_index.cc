@@ -24,6 +24,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/device.h"
+#include "base/error.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "index/exact_kernels.h"
@@ -406,7 +407,7 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
 
 absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, const std::string& path, const std::string& factory,
                                                              std::shared_ptr<const VectorFile> vectors, ThreadPool* pool,
-                                                             SearchLadder ladder) {
+                                                             SearchLadder ladder, const std::function<absl::Status()>& check) {
   LOCI_ASSIGN_OR_RETURN(const FaissFactory parsed, ParseFaissFactory(factory, vectors->dim(), vectors->rows()));
   bool fits = Fits(ladder.defaults, parsed);
   for (const MeasuredSearch& step : ladder.steps) fits = fits && Fits(step.parameters, parsed);
@@ -427,26 +428,28 @@ absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, con
     return absl::DataLossError(absl::StrCat(path, " is not the index ", factory, " over ", vectors->rows(), " rows of dimension ",
                                             vectors->dim()));
   }
+  int64_t bytes = static_cast<int64_t>(file->data().size());
   if (ivf != nullptr) {
     ivf->parallel_mode = 0;
     // A graph that finds lists must look at more of them than it returns.
     if (auto* coarse = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
       coarse->hnsw.efSearch = static_cast<int>(std::max<int64_t>(kDefaultEfSearch, 2 * DefaultNprobe(parsed.list_count)));
     }
-    UseRoundedCentroids(*ivf);
+    LOCI_ASSIGN_OR_RETURN(const int64_t centroid_bytes, UseRoundedCentroids(*ivf));
+    bytes += centroid_bytes;
   }
   std::unique_ptr<const GraphSearch> graph;
-  int64_t bytes = static_cast<int64_t>(file->data().size());
   if (hnsw != nullptr) {
     faiss::HNSW links = std::move(hnsw->hnsw);
     index.reset();  // Its copy of the vectors.
     absl::Status made;
     LOCI_RETURN_IF_ERROR(CallFaiss(path, [&] {  // Its allocations throw, too.
-      auto search = GraphSearch::Create(std::move(links), *vectors, pool, DetectScanIsa());
+      auto search = GraphSearch::Create(std::move(links), *vectors, DetectScanIsa(), check);
       made = search.status();
       if (search.ok()) graph = *std::move(search);
     }));
-    if (!made.ok()) return absl::DataLossError(absl::StrCat(path, ": ", made.message()));
+    if (absl::IsDataLoss(made) || absl::IsResourceExhausted(made)) return Annotate(made, path);
+    LOCI_RETURN_IF_ERROR(made);
     bytes = graph->memory_bytes();
   }
   if (index != nullptr) index = WithIntegerLists(WithFlatLists(std::move(index)));

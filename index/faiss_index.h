@@ -2,6 +2,7 @@
 #ifndef LOCI_INDEX_FAISS_INDEX_H_
 #define LOCI_INDEX_FAISS_INDEX_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -28,10 +29,12 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
 // Opens an index that BuildFaissIndex wrote and whose checksum was verified. Candidates are rescored from `vectors` in ExactIndex's
 // order of summation; where masked rows leave fewer than top_k, the search widens and in the end goes exact. A request that says nothing is
 // searched with the ladder's defaults, one with a recall target with its cheapest step that meets it; DATA_LOSS where the ladder does not fit
-// the index.
+// the index. All on the calling thread: `pool` (borrowed, may be null) is for searches. `check` (may be null) is asked now and then while codes of a
+// graph's rows are made: what it returns other than OK ends the opening.
 absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, const std::string& path, const std::string& factory,
                                                              std::shared_ptr<const VectorFile> vectors, ThreadPool* pool,
-                                                             SearchLadder ladder = {});
+                                                             SearchLadder ladder = {},
+                                                             const std::function<absl::Status()>& check = nullptr);
 
 }  // namespace loci
 

@@ -174,6 +174,19 @@ TEST_P(FaissIndexTest, StopsWhenCancelled) {
   EXPECT_EQ(index->Search({query.data(), 1, kDim}, options, RowMask(), hits.data()).code(), absl::StatusCode::kCancelled);
 }
 
+TEST_F(FaissIndexTest, OpeningAGraphEndsWhenItIsToldTo) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(9000);
+  ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), "HNSW4", *file, Path("index"), RequestLimits()).ok());
+  const auto open = [&](int end_at) {
+    int asked_count = 0;
+    const auto check = [&] { return ++asked_count == end_at ? absl::CancelledError("enough") : absl::OkStatus(); };
+    return OpenFaissIndex(PosixFileSystem(), Path("index"), "HNSW4", file, nullptr, {}, check).status();
+  };
+  EXPECT_EQ(open(1), absl::CancelledError("enough"));
+  EXPECT_EQ(open(3), absl::CancelledError("enough"));
+  EXPECT_TRUE(open(1000).ok());
+}
+
 INSTANTIATE_TEST_SUITE_P(All, FaissIndexTest,
                          testing::Values("Flat", "SQ8", "SQfp16", "PQ16", "IVF16,Flat", "IVF16,SQ8", "IVF16,PQ16x6", "IVF16_HNSW8,Flat",
                                          "HNSW16", "HNSW16,SQ8"),

@@ -127,7 +127,9 @@ absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& f
   if (manifest.index() != generation->exact_->name()) {
     LOCI_ASSIGN_OR_RETURN(generation->approximate_, OpenFaissIndex(fs, JoinPath(directory, kIndexFile), manifest.index(),
                                                                    generation->vectors_, options.search_pool,
-                                                                   LadderOf(manifest.ladder())));
+                                                                   LadderOf(manifest.ladder()), [&] {
+                                                                     return options.control.limits.Check(options.control.clock->NowMicros());
+                                                                   }));
     generation->index_ = generation->approximate_.get();
   }
   take_time(&times.parse_us);

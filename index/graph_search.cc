@@ -101,16 +101,16 @@ struct GraphSearch::Scratch {
   std::vector<float> scores;
 };
 
-absl::StatusOr<std::unique_ptr<GraphSearch>> GraphSearch::Create(faiss::HNSW graph, const VectorFile& vectors, ThreadPool* pool,
-                                                                 ScanIsa isa) {
+absl::StatusOr<std::unique_ptr<GraphSearch>> GraphSearch::Create(faiss::HNSW graph, const VectorFile& vectors, ScanIsa isa,
+                                                                 const std::function<absl::Status()>& check) {
   LOCI_RETURN_IF_ERROR(CheckGraph(graph, vectors.rows()));
-  return std::unique_ptr<GraphSearch>(new GraphSearch(std::move(graph), vectors, pool, isa));
+  const auto copy_row = [&](int64_t row, float* out) { vectors.CopyRow(row, out); };
+  LOCI_ASSIGN_OR_RETURN(RowCodes codes, RowCodes::Create(vectors.rows(), vectors.dim(), isa, copy_row, check));
+  return std::unique_ptr<GraphSearch>(new GraphSearch(std::move(graph), vectors.dim(), std::move(codes)));
 }
 
-GraphSearch::GraphSearch(faiss::HNSW graph, const VectorFile& vectors, ThreadPool* pool, ScanIsa isa)
-    : graph_(std::move(graph)),
-      dim_(vectors.dim()),
-      codes_(vectors.rows(), vectors.dim(), pool, isa, [&](int64_t row, float* out) { vectors.CopyRow(row, out); }) {}
+GraphSearch::GraphSearch(faiss::HNSW graph, int dim, RowCodes codes)
+    : graph_(std::move(graph)), dim_(dim), codes_(std::move(codes)) {}
 
 GraphSearch::~GraphSearch() = default;
 

@@ -8,12 +8,13 @@
 #include <faiss/impl/HNSW.h>
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <vector>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/mutex.h"
-#include "base/thread_pool.h"
 #include "index/row_codes.h"
 #include "index/row_mask.h"
 #include "index/vector_file.h"
@@ -23,10 +24,10 @@ namespace loci {
 // Thread-safe.
 class GraphSearch {
  public:
-  // Makes the codes of `vectors` (borrowed for this call); `pool` (the same, may be null) takes part. DATA_LOSS where the graph is not one of so many
-  // rows, or a link leads nowhere.
-  static absl::StatusOr<std::unique_ptr<GraphSearch>> Create(faiss::HNSW graph, const VectorFile& vectors, ThreadPool* pool,
-                                                             ScanIsa isa);
+  // Makes the codes of `vectors` (borrowed for this call), on the calling thread. DATA_LOSS where the graph is not one of so many rows, or a link leads
+  // nowhere; RESOURCE_EXHAUSTED where there is no memory for the codes; what `check` (may be null; asked now and then) returns other than OK.
+  static absl::StatusOr<std::unique_ptr<GraphSearch>> Create(faiss::HNSW graph, const VectorFile& vectors, ScanIsa isa,
+                                                             const std::function<absl::Status()>& check = nullptr);
   ~GraphSearch();
 
   // Puts into `rows` those of at most `ef_search` rows that the codes score best of all that it came by and that `hidden` does not hide, in no order.
@@ -37,7 +38,7 @@ class GraphSearch {
 
  private:
   struct Scratch;
-  GraphSearch(faiss::HNSW graph, const VectorFile& vectors, ThreadPool* pool, ScanIsa isa);
+  GraphSearch(faiss::HNSW graph, int dim, RowCodes codes);
   void SearchWith(const float* query, int64_t ef_search, const RowMask& hidden, Scratch& scratch,
                   std::vector<int64_t>* rows) const;
   void ScoreAll(const RowCodeQuery& query, Scratch& scratch) const;

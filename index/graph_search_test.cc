@@ -62,7 +62,7 @@ Built Build(int64_t rows) {
 }
 
 std::unique_ptr<GraphSearch> Open(const Built& built, ScanIsa isa = DetectScanIsa()) {
-  return GraphSearch::Create(built.graph(), *built.vectors, nullptr, isa).value();
+  return GraphSearch::Create(built.graph(), *built.vectors, isa).value();
 }
 
 std::vector<int64_t> Find(const GraphSearch& search, const float* query, int64_t ef_search, const RowMask& hidden = RowMask()) {
@@ -182,7 +182,7 @@ TEST(GraphSearch, RefusesAGraphThatLeadsAstray) {
   const auto refused = [&](const auto& damage) {
     faiss::HNSW graph = built.graph();
     damage(graph);
-    const auto search = GraphSearch::Create(std::move(graph), *built.vectors, nullptr, DetectScanIsa());
+    const auto search = GraphSearch::Create(std::move(graph), *built.vectors, DetectScanIsa());
     return search.status().code() == absl::StatusCode::kDataLoss;
   };
   EXPECT_FALSE(refused([](faiss::HNSW&) {}));

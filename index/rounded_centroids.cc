@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/status_macros.h"
 #include "index/exact_kernels.h"
 #include "index/row_codes.h"
 
@@ -23,12 +24,15 @@ constexpr idx_t kMaxShare = 4;
 // Thread-safe.
 class RoundedCentroids final : public faiss::IndexFlat {
  public:
-  RoundedCentroids(const faiss::IndexFlat& from, CpuIsa isa, ScanIsa scan_isa)
-      : faiss::IndexFlat(from),
+  // Takes the centroids of `from`, whose codes `row_codes` are.
+  RoundedCentroids(faiss::IndexFlat& from, RowCodes row_codes, CpuIsa isa)
+      : faiss::IndexFlat(from.d, from.metric_type),
         gather_(GetExactKernels(isa).gather_float32),
-        codes_(ntotal, d, nullptr, scan_isa, [this](int64_t row, float* out) { std::copy_n(get_xb() + row * d, d, out); }),
-        all_(static_cast<size_t>(ntotal)) {
+        codes_(std::move(row_codes)),
+        all_(static_cast<size_t>(from.ntotal)) {
     std::iota(all_.begin(), all_.end(), 0);
+    codes.swap(from.codes);
+    ntotal = from.ntotal;
   }
 
   void search(idx_t n, const float* x, idx_t k, float* distances, idx_t* labels,
@@ -69,12 +73,17 @@ class RoundedCentroids final : public faiss::IndexFlat {
 
 }  // namespace
 
-void UseRoundedCentroids(faiss::IndexIVF& index, CpuIsa isa, ScanIsa scan_isa) {
+absl::StatusOr<int64_t> UseRoundedCentroids(faiss::IndexIVF& index, CpuIsa isa, ScanIsa scan_isa) {
   auto* const flat = dynamic_cast<faiss::IndexFlat*>(index.quantizer);
-  if (flat == nullptr || !index.own_fields || flat->metric_type != faiss::METRIC_INNER_PRODUCT || flat->ntotal == 0) return;
-  auto rounded = std::make_unique<RoundedCentroids>(*flat, isa, scan_isa);
+  if (flat == nullptr || !index.own_fields || flat->metric_type != faiss::METRIC_INNER_PRODUCT || flat->ntotal == 0) return 0;
+  const float* const centroids = flat->get_xb();
+  const auto copy_centroid = [&](int64_t list, float* out) { std::copy_n(centroids + list * flat->d, flat->d, out); };
+  LOCI_ASSIGN_OR_RETURN(RowCodes codes, RowCodes::Create(flat->ntotal, flat->d, scan_isa, copy_centroid));
+  const int64_t memory_bytes = codes.memory_bytes() + flat->ntotal * static_cast<int64_t>(sizeof(int32_t));
+  auto rounded = std::make_unique<RoundedCentroids>(*flat, std::move(codes), isa);
   delete index.quantizer;
   index.quantizer = rounded.release();
+  return memory_bytes;
 }
 
 }  // namespace loci

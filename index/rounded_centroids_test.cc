@@ -41,7 +41,7 @@ TEST(RoundedCentroids, AreNearlyThoseThatScoreBestWithTheirOwnScores) {
     for (const int dim : {1, 31, 128, 384}) {
       const std::vector<float> centroids = Random(400, dim, 1), queries = Random(20, dim, 2);
       const auto theirs = WithCentroids(centroids, dim), ours = WithCentroids(centroids, dim);
-      UseRoundedCentroids(*ours, DetectCpuIsa(), isa);
+      ASSERT_GE(UseRoundedCentroids(*ours, DetectCpuIsa(), isa).value(), 400 * (dim + 8));
       ASSERT_NE(dynamic_cast<faiss::IndexFlat*>(ours->quantizer), nullptr);
       for (const idx_t k : {1, 20, 100, 101, 400, 500}) {
         std::vector<float> their_scores(static_cast<size_t>(20 * k)), scores(their_scores.size());
@@ -75,12 +75,12 @@ TEST(RoundedCentroids, LeaveOthersAsTheyAre) {
   const std::vector<float> centroids = Random(50, 8, 1);
   const auto euclidean = WithCentroids(centroids, 8, faiss::METRIC_L2);
   const faiss::Index* before = euclidean->quantizer;
-  UseRoundedCentroids(*euclidean);
+  EXPECT_EQ(UseRoundedCentroids(*euclidean).value(), 0);
   EXPECT_EQ(euclidean->quantizer, before);
   faiss::IndexFlat borrowed(8, faiss::METRIC_INNER_PRODUCT);
   borrowed.add(50, centroids.data());
   faiss::IndexIVFFlat index(&borrowed, 8, 50, faiss::METRIC_INNER_PRODUCT);
-  UseRoundedCentroids(index);
+  EXPECT_EQ(UseRoundedCentroids(index).value(), 0);
   EXPECT_EQ(index.quantizer, &borrowed);
 }
 

@@ -4,10 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <new>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
 
 namespace loci {
 namespace {
@@ -53,20 +55,30 @@ RoundedQuery::RoundedQuery(const float* query, int dim, int64_t stride, ScanIsa 
   }
 }
 
-RowCodes::RowCodes(int64_t rows, int dim, ScanIsa isa)
-    : dim_(dim),
-      stride_(RoundUp(dim + static_cast<int64_t>(sizeof(float)), kRowCodeBlock)),
-      isa_(isa),
-      kernels_(GetRowCodeKernels(isa)),
-      memory_bytes_(RoundUp(std::max<int64_t>(rows * stride_, 1), rows * stride_ < kHugePage ? kRowCodeBlock : kHugePage)),
-      memory_(static_cast<uint8_t*>(std::aligned_alloc(static_cast<size_t>(memory_bytes_ < kHugePage ? kRowCodeBlock : kHugePage),
-                                                       static_cast<size_t>(memory_bytes_))),
-              std::free),
-      codes_(memory_.get()) {
-  if (codes_ == nullptr) throw std::bad_alloc();
+absl::StatusOr<RowCodes> RowCodes::Allocate(int64_t rows, int dim, ScanIsa isa) {
+  const int64_t stride = RoundUp(dim + static_cast<int64_t>(sizeof(float)), kRowCodeBlock);
+  const bool huge = rows * stride >= kHugePage;
+  const int64_t unit = huge ? kHugePage : kRowCodeBlock;
+  const int64_t bytes = RoundUp(std::max<int64_t>(rows * stride, 1), unit);
+  const Free free{static_cast<std::align_val_t>(unit)};
+  std::unique_ptr<uint8_t, Free> memory(
+      static_cast<uint8_t*>(::operator new(static_cast<size_t>(bytes), free.alignment, std::nothrow)), free);
+  if (memory == nullptr) {
+    return absl::ResourceExhaustedError(absl::StrCat("out of memory: codes of ", rows, " rows need ", bytes, " bytes"));
+  }
   // Rows are looked at in no order: with pages of 4 KiB nearly each would also miss the translation of its address.
-  if (memory_bytes_ >= kHugePage) (void)::madvise(codes_, static_cast<size_t>(memory_bytes_), MADV_HUGEPAGE);
+  if (huge) (void)::madvise(memory.get(), static_cast<size_t>(bytes), MADV_HUGEPAGE);
+  return RowCodes(dim, stride, isa, std::move(memory), bytes);
 }
+
+RowCodes::RowCodes(int dim, int64_t stride, ScanIsa isa, std::unique_ptr<uint8_t, Free> memory, int64_t memory_bytes)
+    : dim_(dim),
+      stride_(stride),
+      isa_(isa),
+      kernels_(&GetRowCodeKernels(isa)),
+      memory_bytes_(memory_bytes),
+      memory_(std::move(memory)),
+      codes_(memory_.get()) {}
 
 void RowCodes::Set(int64_t row, const float* vector) {
   uint8_t* const out = codes_ + row * stride_;

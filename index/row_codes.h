@@ -3,10 +3,14 @@
 #define LOCI_INDEX_ROW_CODES_H_
 
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <new>
 #include <vector>
 
-#include "base/thread_pool.h"
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "base/status_macros.h"
 #include "index/int8_kernels.h"
 #include "index/row_code_kernels.h"
 
@@ -29,23 +33,19 @@ class RoundedQuery {
 // Immutable after construction.
 class RowCodes {
  public:
-  // `copy_row(r, out)` fills out [dim] with row r; it is called by several threads where there is a `pool` (borrowed for this call, may be null).
+  // `copy_row(r, out)` fills out [dim] with row r. `check` (may be null) is asked now and then: what it returns other than OK ends this.
+  // RESOURCE_EXHAUSTED where there is not so much memory. On the calling thread alone: threads that searches wait for are not to be had for this.
   template <typename CopyRow>
-  RowCodes(int64_t rows, int dim, ThreadPool* pool, ScanIsa isa, const CopyRow& copy_row) : RowCodes(rows, dim, isa) {
-    constexpr int64_t kRange = 4096;
-    const auto body = [&](int64_t range) {
-      std::vector<float> row(static_cast<size_t>(dim));
-      for (int64_t r = range * kRange; r < rows && r < (range + 1) * kRange; ++r) {
-        copy_row(r, row.data());
-        Set(r, row.data());
-      }
-    };
-    const int64_t ranges = (rows + kRange - 1) / kRange;
-    if (pool != nullptr && ranges > 1) {
-      pool->ParallelFor(ranges, body);
-    } else {
-      for (int64_t range = 0; range < ranges; ++range) body(range);
+  static absl::StatusOr<RowCodes> Create(int64_t rows, int dim, ScanIsa isa, const CopyRow& copy_row,
+                                         const std::function<absl::Status()>& check = nullptr) {
+    LOCI_ASSIGN_OR_RETURN(RowCodes codes, Allocate(rows, dim, isa));
+    std::vector<float> row(static_cast<size_t>(dim));
+    for (int64_t r = 0; r < rows; ++r) {
+      if (r % kRowsBetweenChecks == 0 && check != nullptr) LOCI_RETURN_IF_ERROR(check());
+      copy_row(r, row.data());
+      codes.Set(r, row.data());
     }
+    return codes;
   }
 
   int64_t stride() const { return stride_; }
@@ -55,7 +55,7 @@ class RowCodes {
   // scores[i], for i < count: about the inner product of the query with row rows[i], times what is the same for all rows of a query.
   // `products` [count] is room to work in.
   void Score(const RowCodeQuery& query, const int32_t* rows, int64_t count, int32_t* products, float* scores) const {
-    kernels_.gather(query, codes_, stride_, rows, count, products);
+    kernels_->gather(query, codes_, stride_, rows, count, products);
     for (int64_t i = 0; i < count; ++i) scores[i] = static_cast<float>(products[i]) * scale(rows[i]);
   }
   // A hint that the row will be scored soon. Inlined for certain: g++ 12 takes a function that only prefetches for one without effect.
@@ -64,7 +64,14 @@ class RowCodes {
   }
 
  private:
-  RowCodes(int64_t rows, int dim, ScanIsa isa);
+  static constexpr int64_t kRowsBetweenChecks = 4096;
+  struct Free {
+    std::align_val_t alignment;
+    void operator()(uint8_t* memory) const { ::operator delete(memory, alignment); }
+  };
+
+  static absl::StatusOr<RowCodes> Allocate(int64_t rows, int dim, ScanIsa isa);
+  RowCodes(int dim, int64_t stride, ScanIsa isa, std::unique_ptr<uint8_t, Free> memory, int64_t memory_bytes);
   void Set(int64_t row, const float* vector);
   float scale(int64_t row) const {
     float scale;
@@ -75,9 +82,9 @@ class RowCodes {
   int dim_;
   int64_t stride_;
   ScanIsa isa_;
-  const RowCodeKernels& kernels_;
+  const RowCodeKernels* kernels_;
   int64_t memory_bytes_;
-  std::unique_ptr<uint8_t, void (*)(void*)> memory_;
+  std::unique_ptr<uint8_t, Free> memory_;
   uint8_t* codes_;  // In memory_.
 };
 

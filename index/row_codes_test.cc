@@ -59,7 +59,6 @@ TEST(RowCodeKernels, MultiplyAsObviousLoopsDo) {
 TEST(RowCodes, ScoreNearlyAsTheVectorsDo) {
   std::mt19937_64 random(6);
   std::normal_distribution<float> normal;
-  ThreadPool pool("codes", 2, 8);
   for (const ScanIsa isa : Isas()) {
     for (const int dim : {1, 2, 31, 60, 61, 64, 127, 384}) {
       const int64_t count = dim == 31 ? 5000 : 33;
@@ -69,9 +68,10 @@ TEST(RowCodes, ScoreNearlyAsTheVectorsDo) {
       // Rows of every length have their own scale.
       for (int d = 0; d < dim; ++d) vectors[static_cast<size_t>(3 * dim + d)] *= 1e10f;
       for (int d = 0; d < dim; ++d) vectors[static_cast<size_t>(4 * dim + d)] *= 1e-10f;
-      const RowCodes codes(count, dim, &pool, isa, [&](int64_t row, float* out) {
+      const auto created = RowCodes::Create(count, dim, isa, [&](int64_t row, float* out) {
         std::memcpy(out, &vectors[static_cast<size_t>(row * dim)], sizeof(float) * static_cast<size_t>(dim));
       });
+      const RowCodes& codes = created.value();
       const RoundedQuery rounded(query.data(), dim, codes.stride(), isa);
       std::vector<int32_t> rows, products(static_cast<size_t>(count));
       for (int64_t row = count - 1; row >= 0; --row) rows.push_back(static_cast<int32_t>(row));
@@ -100,8 +100,9 @@ TEST(RowCodes, ScoreZeroWhereARowOrQueryHasNoDirection) {
   const float infinity = std::numeric_limits<float>::infinity();
   const std::vector<std::vector<float>> vectors = {{0, 0, 0}, {infinity, 1, 1}, {std::nanf(""), 1, 1}, {1e-45f, 0, 0}, {1, 2, 3}};
   for (const ScanIsa isa : Isas()) {
-    const RowCodes codes(5, 3, nullptr, isa,
-                         [&](int64_t row, float* out) { std::copy_n(vectors[static_cast<size_t>(row)].data(), 3, out); });
+    const auto created = RowCodes::Create(
+        5, 3, isa, [&](int64_t row, float* out) { std::copy_n(vectors[static_cast<size_t>(row)].data(), 3, out); });
+    const RowCodes& codes = created.value();
     const std::vector<int32_t> rows = {0, 1, 2, 3, 4};
     std::vector<int32_t> products(5);
     std::vector<float> scores(5);
@@ -114,8 +115,22 @@ TEST(RowCodes, ScoreZeroWhereARowOrQueryHasNoDirection) {
 }
 
 TEST(RowCodes, OfNoRowTakeNextToNothing) {
-  const RowCodes codes(0, 384, nullptr, DetectScanIsa(), [](int64_t, float*) { FAIL(); });
-  EXPECT_LE(codes.memory_bytes(), 64);
+  const auto codes = RowCodes::Create(0, 384, DetectScanIsa(), [](int64_t, float*) { FAIL(); });
+  EXPECT_LE(codes.value().memory_bytes(), 64);
+}
+
+TEST(RowCodes, EndWhenTheyAreToldTo) {
+  int64_t copied_count = 0, asked_count = 0;
+  const auto codes = RowCodes::Create(
+      100'000, 3, DetectScanIsa(),
+      [&](int64_t, float* out) {
+        std::fill_n(out, 3, 1.0f);
+        ++copied_count;
+      },
+      [&] { return ++asked_count == 3 ? absl::CancelledError("enough") : absl::OkStatus(); });
+  EXPECT_EQ(codes.status(), absl::CancelledError("enough"));
+  EXPECT_GT(copied_count, 0);
+  EXPECT_LT(copied_count, 50'000);
 }
 
 }  // namespace
