@@ -18,6 +18,7 @@
 #include <limits>
 #include <mutex>
 #include <new>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -31,6 +32,7 @@
 #include "index/faiss_factory.h"
 #include "index/faiss_limits.h"
 #include "index/flat_lists.h"
+#include "index/graph_file.h"
 #include "index/graph_search.h"
 #include "index/integer_lists.h"
 #include "index/rounded_centroids.h"
@@ -61,12 +63,16 @@ class OpenMpThreads {
   const int before_;
 };
 
-// Where FAISS's exceptions end.
+// Where FAISS's exceptions end. `body` may return a status.
 template <typename Body>
 absl::Status CallFaiss(const std::string& what, const Body& body) {
   try {
-    body();
-    return absl::OkStatus();
+    if constexpr (std::is_void_v<decltype(body())>) {
+      body();
+      return absl::OkStatus();
+    } else {
+      return body();
+    }
   } catch (const std::bad_alloc&) {
     return absl::ResourceExhaustedError(absl::StrCat(what, ": out of memory"));
   } catch (const std::exception& error) {
@@ -352,6 +358,54 @@ bool Fits(const SearchParameters& parameters, const FaissFactory& factory) {
          parameters.ef_search <= kMaxCandidates && (parameters.ef_search == 0 || factory.hnsw) && parameters.rescore_factor >= 0 && parameters.rescore_factor <= kMaxRescoreFactor;
 }
 
+// Its links alone: the vectors behind them, of which the codes take the place, would for a while be most of the memory.
+absl::StatusOr<std::unique_ptr<const GraphSearch>> OpenGraph(const std::string& path, const MappedFile& file, const VectorFile& vectors,
+                                                             const std::function<absl::Status()>& check) {
+  std::unique_ptr<const GraphSearch> graph;
+  const absl::Status status = CallFaiss(path, [&]() -> absl::Status {
+    absl::StatusOr<faiss::HNSW> links = ReadGraph(file.data(), vectors.rows(), vectors.dim());
+    LOCI_RETURN_IF_ERROR(file.Check());
+    if (!links.ok()) return Annotate(links.status(), path);
+    auto search = GraphSearch::Create(*std::move(links), vectors, DetectScanIsa(), check);
+    if (absl::IsDataLoss(search.status()) || absl::IsResourceExhausted(search.status())) return Annotate(search.status(), path);
+    LOCI_RETURN_IF_ERROR(search.status());
+    graph = *std::move(search);
+    return absl::OkStatus();
+  });
+  LOCI_RETURN_IF_ERROR(status);
+  return graph;
+}
+
+// Any other index. Adds to `bytes` what it takes beside the file's bytes.
+absl::StatusOr<std::unique_ptr<faiss::Index>> OpenLists(const std::string& path, const MappedFile& file, const std::string& factory,
+                                                        const FaissFactory& parsed, const VectorFile& vectors, int64_t* bytes) {
+  std::unique_ptr<faiss::Index> index;
+  const absl::Status read = CallFaiss(path, [&] {
+    MappedReader reader(file.data());
+    index.reset(faiss::read_index(&reader));
+  });
+  LOCI_RETURN_IF_ERROR(file.Check());
+  if (absl::IsInternal(read)) return absl::DataLossError(read.message());
+  LOCI_RETURN_IF_ERROR(read);
+  auto* ivf = dynamic_cast<faiss::IndexIVF*>(index.get());
+  if (index->ntotal != vectors.rows() || index->d != vectors.dim() || index->metric_type != faiss::METRIC_INNER_PRODUCT ||
+      (ivf == nullptr ? 0 : static_cast<int64_t>(ivf->nlist)) != parsed.list_count ||
+      dynamic_cast<faiss::IndexHNSW*>(index.get()) != nullptr) {
+    return absl::DataLossError(absl::StrCat(path, " is not the index ", factory, " over ", vectors.rows(), " rows of dimension ",
+                                            vectors.dim()));
+  }
+  if (ivf != nullptr) {
+    ivf->parallel_mode = 0;
+    // A graph that finds lists must look at more of them than it returns.
+    if (auto* coarse = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
+      coarse->hnsw.efSearch = static_cast<int>(std::max<int64_t>(kDefaultEfSearch, 2 * DefaultNprobe(parsed.list_count)));
+    }
+    LOCI_ASSIGN_OR_RETURN(const int64_t centroid_bytes, UseRoundedCentroids(*ivf));
+    *bytes += centroid_bytes;
+  }
+  return WithIntegerLists(WithFlatLists(std::move(index)));
+}
+
 }  // namespace
 
 absl::Status ValidateFaissFactory(const std::string& factory, int dim, int64_t row_count) {
@@ -413,46 +467,15 @@ absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, con
   for (const MeasuredSearch& step : ladder.steps) fits = fits && Fits(step.parameters, parsed);
   if (!fits) return absl::DataLossError(absl::StrCat(path, ": the search parameters of its manifest are not of the index ", factory));
   LOCI_ASSIGN_OR_RETURN(const std::unique_ptr<MappedFile> file, fs.Map(path));
-  std::unique_ptr<faiss::Index> index;
-  const absl::Status read = CallFaiss(path, [&] {
-    MappedReader reader(file->data());
-    index.reset(faiss::read_index(&reader));
-  });
-  LOCI_RETURN_IF_ERROR(file->Check());
-  if (absl::IsInternal(read)) return absl::DataLossError(read.message());
-  LOCI_RETURN_IF_ERROR(read);
-  auto* ivf = dynamic_cast<faiss::IndexIVF*>(index.get());
-  auto* hnsw = dynamic_cast<faiss::IndexHNSW*>(index.get());
-  if (index->ntotal != vectors->rows() || index->d != vectors->dim() || index->metric_type != faiss::METRIC_INNER_PRODUCT ||
-      (ivf == nullptr ? 0 : static_cast<int64_t>(ivf->nlist)) != parsed.list_count || (hnsw != nullptr) != parsed.hnsw) {
-    return absl::DataLossError(absl::StrCat(path, " is not the index ", factory, " over ", vectors->rows(), " rows of dimension ",
-                                            vectors->dim()));
-  }
   int64_t bytes = static_cast<int64_t>(file->data().size());
-  if (ivf != nullptr) {
-    ivf->parallel_mode = 0;
-    // A graph that finds lists must look at more of them than it returns.
-    if (auto* coarse = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
-      coarse->hnsw.efSearch = static_cast<int>(std::max<int64_t>(kDefaultEfSearch, 2 * DefaultNprobe(parsed.list_count)));
-    }
-    LOCI_ASSIGN_OR_RETURN(const int64_t centroid_bytes, UseRoundedCentroids(*ivf));
-    bytes += centroid_bytes;
-  }
+  std::unique_ptr<faiss::Index> index;
   std::unique_ptr<const GraphSearch> graph;
-  if (hnsw != nullptr) {
-    faiss::HNSW links = std::move(hnsw->hnsw);
-    index.reset();  // Its copy of the vectors.
-    absl::Status made;
-    LOCI_RETURN_IF_ERROR(CallFaiss(path, [&] {  // Its allocations throw, too.
-      auto search = GraphSearch::Create(std::move(links), *vectors, DetectScanIsa(), check);
-      made = search.status();
-      if (search.ok()) graph = *std::move(search);
-    }));
-    if (absl::IsDataLoss(made) || absl::IsResourceExhausted(made)) return Annotate(made, path);
-    LOCI_RETURN_IF_ERROR(made);
+  if (parsed.hnsw) {
+    LOCI_ASSIGN_OR_RETURN(graph, OpenGraph(path, *file, *vectors, check));
     bytes = graph->memory_bytes();
+  } else {
+    LOCI_ASSIGN_OR_RETURN(index, OpenLists(path, *file, factory, parsed, *vectors, &bytes));
   }
-  if (index != nullptr) index = WithIntegerLists(WithFlatLists(std::move(index)));
   return std::make_unique<FaissIndex>(std::move(index), std::move(graph), factory, parsed, bytes, std::move(vectors), pool, std::move(ladder));
 }
 
