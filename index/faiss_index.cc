@@ -63,9 +63,9 @@ class OpenMpThreads {
   const int before_;
 };
 
-// Where FAISS's exceptions end. `body` may return a status.
+// Where exceptions end: FAISS's, and those of memory that is not there. `body` may return a status.
 template <typename Body>
-absl::Status CallFaiss(const std::string& what, const Body& body) {
+absl::Status CatchExceptions(const std::string& what, const Body& body) {
   try {
     if constexpr (std::is_void_v<decltype(body())>) {
       body();
@@ -169,7 +169,7 @@ class FaissIndex : public PassageIndex {
 
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                       RowHit* hits) const override {
-    // FAISS ends the process on an exception in its HNSW search: nothing that it would refuse may come that far.
+    // FAISS ends the process on an exception in its HNSW search, by which lists may be found: nothing that it would refuse may come that far.
     LOCI_RETURN_IF_ERROR(CheckSearchArguments(*this, queries, options,
                                               {.list_count = factory_.list_count, .is_hnsw = factory_.hnsw, .rescores = true}));
     if (IsExact(options, hidden)) {
@@ -186,7 +186,7 @@ class FaissIndex : public PassageIndex {
       if (stopped.load(std::memory_order_relaxed)) return;
       const int64_t first = i * kQueriesPerTask;
       const MatrixView<const float> part = {queries.row(first), std::min(kQueriesPerTask, queries.rows - first), queries.cols};
-      const absl::Status status = SearchPart(part, options, hidden, hits + first * options.top_k);
+      const absl::Status status = CatchExceptions(search_what_, [&] { return SearchPart(part, options, hidden, hits + first * options.top_k); });
       if (status.ok()) return;
       stopped.store(true, std::memory_order_relaxed);
       MutexLock lock(&mutex);
@@ -207,7 +207,7 @@ class FaissIndex : public PassageIndex {
 
   // How far one pass looks.
   struct Effort {
-    int64_t candidates;  // Per query, from FAISS.
+    int64_t candidates;  // Per query: rows that codes or lists choose, to be rescored.
     int64_t nprobe;
   };
 
@@ -256,20 +256,20 @@ class FaissIndex : public PassageIndex {
   // IndexPQ is the one that can't be told which rows to look at.
   bool TakesSelector() const { return factory_.codec != FaissFactory::Codec::kProduct || factory_.list_count > 0; }
 
+  // Throws.
   absl::Status SearchPart(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                           RowHit* hits) const {
     const int64_t wanted = std::min<int64_t>(options.top_k, row_count() - hidden.hidden_count());
     std::vector<int64_t> left(queries.rows);
     for (int64_t q = 0; q < queries.rows; ++q) left[q] = q;
     Effort effort = FirstEffort(options, hidden);
-    // Two passes of FAISS at most; what they leave short is scanned.
+    // Two passes at most; what they leave short is scanned.
     for (int pass = 0; pass < 2 && !left.empty() && wanted > 0; ++pass) {
       if (IsTooMany(effort.candidates)) break;  // Of the second pass: IsExact has seen the first.
       std::vector<int64_t> short_of;
       for (const int64_t q : left) {
         LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
-        int64_t found = 0;
-        LOCI_RETURN_IF_ERROR(SearchOne(queries.row(q), options.top_k, effort, hidden, hits + q * options.top_k, &found));
+        const int64_t found = SearchOne(queries.row(q), options.top_k, effort, hidden, hits + q * options.top_k);
         if (found < wanted) short_of.push_back(q);
       }
       left = std::move(short_of);
@@ -285,42 +285,39 @@ class FaissIndex : public PassageIndex {
     return absl::OkStatus();
   }
 
-  absl::Status SearchOne(const float* query, int top_k, const Effort& effort, const RowMask& hidden, RowHit* hits,
-                         int64_t* found) const {
+  // Throws. Returns the number of candidates.
+  int64_t SearchOne(const float* query, int top_k, const Effort& effort, const RowMask& hidden, RowHit* hits) const {
     std::vector<int64_t> rows;
     if (graph_ != nullptr) {
       graph_->Search(query, effort.candidates, hidden, &rows);
     } else {
-      LOCI_RETURN_IF_ERROR(FindByFaiss(query, effort, hidden, &rows));
+      FindByFaiss(query, effort, hidden, &rows);
     }
     std::erase_if(rows, [&](int64_t row) { return row < 0 || row >= row_count() || hidden.hidden(row); });
-    *found = static_cast<int64_t>(rows.size());
     Rescore(query, top_k, rows, hits);
-    return absl::OkStatus();
+    return static_cast<int64_t>(rows.size());
   }
 
-  absl::Status FindByFaiss(const float* query, const Effort& effort, const RowMask& hidden, std::vector<int64_t>* found) const {
+  // Throws.
+  void FindByFaiss(const float* query, const Effort& effort, const RowMask& hidden, std::vector<int64_t>* found) const {
     std::vector<faiss::Index::idx_t> rows(effort.candidates, -1);
     std::vector<float> scores(effort.candidates);
     VisibleRows visible(hidden);
     faiss::IDSelector* selector = hidden.hidden_count() > 0 ? &visible : nullptr;
-    LOCI_RETURN_IF_ERROR(CallFaiss(absl::StrCat("cannot search the index ", name_), [&] {
-      const OpenMpThreads one(1);
-      if (factory_.list_count > 0) {
-        faiss::SearchParametersIVF parameters;
-        parameters.nprobe = effort.nprobe;
-        parameters.sel = selector;
-        index_->search(1, query, effort.candidates, scores.data(), rows.data(), &parameters);
-      } else if (TakesSelector() && selector != nullptr) {
-        faiss::SearchParameters parameters;
-        parameters.sel = selector;
-        index_->search(1, query, effort.candidates, scores.data(), rows.data(), &parameters);
-      } else {
-        index_->search(1, query, effort.candidates, scores.data(), rows.data());
-      }
-    }));
+    const OpenMpThreads one(1);
+    if (factory_.list_count > 0) {
+      faiss::SearchParametersIVF parameters;
+      parameters.nprobe = effort.nprobe;
+      parameters.sel = selector;
+      index_->search(1, query, effort.candidates, scores.data(), rows.data(), &parameters);
+    } else if (TakesSelector() && selector != nullptr) {
+      faiss::SearchParameters parameters;
+      parameters.sel = selector;
+      index_->search(1, query, effort.candidates, scores.data(), rows.data(), &parameters);
+    } else {
+      index_->search(1, query, effort.candidates, scores.data(), rows.data());
+    }
     found->assign(rows.begin(), rows.end());
-    return absl::OkStatus();
   }
 
   void Rescore(const float* query, int top_k, const std::vector<int64_t>& rows, RowHit* hits) const {
@@ -345,6 +342,7 @@ class FaissIndex : public PassageIndex {
   const std::unique_ptr<faiss::Index> index_;
   const std::unique_ptr<const GraphSearch> graph_;
   const std::string name_;
+  const std::string search_what_ = absl::StrCat("cannot search the index ", name_);
   const FaissFactory factory_;
   const int64_t bytes_;
   const std::shared_ptr<const VectorFile> vectors_;
@@ -362,7 +360,7 @@ bool Fits(const SearchParameters& parameters, const FaissFactory& factory) {
 absl::StatusOr<std::unique_ptr<const GraphSearch>> OpenGraph(const std::string& path, const MappedFile& file, const VectorFile& vectors,
                                                              const std::function<absl::Status()>& check) {
   std::unique_ptr<const GraphSearch> graph;
-  const absl::Status status = CallFaiss(path, [&]() -> absl::Status {
+  const absl::Status status = CatchExceptions(path, [&]() -> absl::Status {
     absl::StatusOr<faiss::HNSW> links = ReadGraph(file.data(), vectors.rows(), vectors.dim());
     LOCI_RETURN_IF_ERROR(file.Check());
     if (!links.ok()) return Annotate(links.status(), path);
@@ -380,7 +378,7 @@ absl::StatusOr<std::unique_ptr<const GraphSearch>> OpenGraph(const std::string& 
 absl::StatusOr<std::unique_ptr<faiss::Index>> OpenLists(const std::string& path, const MappedFile& file, const std::string& factory,
                                                         const FaissFactory& parsed, const VectorFile& vectors, int64_t* bytes) {
   std::unique_ptr<faiss::Index> index;
-  const absl::Status read = CallFaiss(path, [&] {
+  const absl::Status read = CatchExceptions(path, [&] {
     MappedReader reader(file.data());
     index.reset(faiss::read_index(&reader));
   });
@@ -400,10 +398,16 @@ absl::StatusOr<std::unique_ptr<faiss::Index>> OpenLists(const std::string& path,
     if (auto* coarse = dynamic_cast<faiss::IndexHNSW*>(ivf->quantizer)) {
       coarse->hnsw.efSearch = static_cast<int>(std::max<int64_t>(kDefaultEfSearch, 2 * DefaultNprobe(parsed.list_count)));
     }
-    LOCI_ASSIGN_OR_RETURN(const int64_t centroid_bytes, UseRoundedCentroids(*ivf));
-    *bytes += centroid_bytes;
   }
-  return WithIntegerLists(WithFlatLists(std::move(index)));
+  LOCI_RETURN_IF_ERROR(CatchExceptions(path, [&]() -> absl::Status {
+    if (ivf != nullptr) {
+      LOCI_ASSIGN_OR_RETURN(const int64_t centroid_bytes, UseRoundedCentroids(*ivf));
+      *bytes += centroid_bytes;
+    }
+    index = WithIntegerLists(WithFlatLists(std::move(index)));
+    return absl::OkStatus();
+  }));
+  return index;
 }
 
 }  // namespace
@@ -424,7 +428,7 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
   const std::string what = absl::StrCat("cannot build the index ", factory);
   const ScopedFaissLimits scoped_limits(limits);
   std::unique_ptr<faiss::Index> index;
-  const absl::Status trained = CallFaiss(what, [&] {
+  const absl::Status trained = CatchExceptions(what, [&] {
     index.reset(faiss::index_factory(vectors.dim(), factory.c_str(), faiss::METRIC_INNER_PRODUCT));
     if (auto* ivf = dynamic_cast<faiss::IndexIVF*>(index.get())) ivf->cp.min_points_per_centroid = 1;  // No warnings on stderr.
     if (auto* ivf_pq = dynamic_cast<faiss::IndexIVFPQ*>(index.get())) {
@@ -445,15 +449,17 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
   std::vector<float> rows;
   for (int64_t first = 0; first < vectors.rows(); first += kAddRows) {
     const int64_t count = std::min(kAddRows, vectors.rows() - first);
-    rows.resize(count * vectors.dim());
-    for (int64_t i = 0; i < count; ++i) vectors.CopyRow(first + i, rows.data() + i * vectors.dim());
-    const absl::Status added = CallFaiss(what, [&] { index->add(count, rows.data()); });
+    const absl::Status added = CatchExceptions(what, [&] {
+      rows.resize(count * vectors.dim());
+      for (int64_t i = 0; i < count; ++i) vectors.CopyRow(first + i, rows.data() + i * vectors.dim());
+      index->add(count, rows.data());
+    });
     LOCI_RETURN_IF_ERROR(check());
     LOCI_RETURN_IF_ERROR(added);
   }
   LOCI_ASSIGN_OR_RETURN(std::unique_ptr<WritableFile> file, fs.NewWritableFile(path));
   FileWriter writer(std::move(file));
-  const absl::Status written = CallFaiss(what, [&] { faiss::write_index(index.get(), &writer); });
+  const absl::Status written = CatchExceptions(what, [&] { faiss::write_index(index.get(), &writer); });
   LOCI_RETURN_IF_ERROR(writer.status());  // Says more than FAISS's exception.
   LOCI_RETURN_IF_ERROR(written);
   return writer.Finish();

@@ -1,4 +1,4 @@
-// What opening and searching an index takes of the heap. In a program of its own: it takes the place
+// What opening and searching an index takes of the heap, and what becomes of it where the heap has no more. In a program of its own: it takes the place
 // of the allocator.
 #include <gtest/gtest.h>
 #include <malloc.h>
@@ -17,11 +17,16 @@
 
 namespace {
 
+constexpr size_t kLarge = 1024;  // Smaller allocations are always made.
+
 // Of this thread.
 thread_local int64_t live_bytes = 0;
 thread_local int64_t most_bytes = 0;
+thread_local int64_t large_count = 0;
+thread_local int64_t failing = -1;  // That large allocation, from 0, and all later ones are refused; -1: none.
 
 void* Allocate(size_t size, size_t alignment) noexcept {
+  if (size >= kLarge && failing >= 0 && large_count++ >= failing) return nullptr;
   void* const memory = alignment == 0 ? std::malloc(size) : std::aligned_alloc(alignment, (size + alignment - 1) / alignment * alignment);
   if (memory == nullptr) return nullptr;
   live_bytes += static_cast<int64_t>(malloc_usable_size(memory));
@@ -68,8 +73,8 @@ void operator delete[](void* memory, std::align_val_t, const std::nothrow_t&) no
 namespace loci {
 namespace {
 
-constexpr int kDim = 124;  // With its scale, a row's codes are two cache lines.
-constexpr int64_t kRows = 6000;
+constexpr int kDim = 188;  // With its scale, a row's codes are three cache lines.
+constexpr int64_t kRows = 4000;
 
 class FaissIndexMemoryTest : public testing::TestWithParam<std::string> {
  protected:
@@ -95,6 +100,22 @@ class FaissIndexMemoryTest : public testing::TestWithParam<std::string> {
     return OpenFaissIndex(PosixFileSystem(), Path("index"), GetParam(), vectors_, nullptr);
   }
 
+  // Refuses the last large allocations of `body`, one more each time, until it needs none of those refused.
+  template <typename Body>
+  static int64_t RefuseOneAfterTheOther(const Body& body) {
+    for (int64_t at = 0;; ++at) {
+      large_count = 0;
+      failing = at;
+      const absl::Status status = body();
+      failing = -1;
+      if (status.ok()) {
+        EXPECT_LE(large_count, at) << "it went on without memory";
+        return at;
+      }
+      EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    }
+  }
+
   std::shared_ptr<const VectorFile> vectors_;
   std::vector<float> query_;
 };
@@ -109,6 +130,17 @@ TEST_P(FaissIndexMemoryTest, IsOpenedInWhatItSaysItTakes) {
   EXPECT_LE(live_bytes - before_bytes, said_bytes + said_bytes / 20 + 65536);
   EXPECT_LE(most_bytes - before_bytes, said_bytes + said_bytes / 20 + 65536);
   EXPECT_GE(most_bytes - before_bytes, said_bytes * 9 / 10);
+}
+
+TEST_P(FaissIndexMemoryTest, IsAnErrorWhereThereIsNotSoMuch) {
+  EXPECT_GE(RefuseOneAfterTheOther([&] { return Open().status(); }), 4);
+  const auto index = Open();
+  ASSERT_TRUE(index.ok()) << index.status();
+  IndexSearchOptions options;
+  options.top_k = 500;
+  std::vector<RowHit> hits(500);
+  EXPECT_GE(RefuseOneAfterTheOther([&] { return (*index)->Search({query_.data(), 1, kDim}, options, RowMask(), hits.data()); }), 1);
+  EXPECT_TRUE((*index)->Search({query_.data(), 1, kDim}, options, RowMask(), hits.data()).ok());
 }
 
 INSTANTIATE_TEST_SUITE_P(All, FaissIndexMemoryTest, testing::Values("HNSW8", "IVF128,Flat", "IVF128,SQ8"),

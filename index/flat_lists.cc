@@ -68,16 +68,21 @@ class FlatScanner final : public faiss::InvertedListScanner {
 
 class FlatLists final : public faiss::IndexIVFFlat {
  public:
-  // Takes over what `from` owns.
-  FlatLists(faiss::IndexIVFFlat& from, CpuIsa isa) : faiss::IndexIVFFlat(from), kernels_(GetExactKernels(isa)) {
-    from.own_fields = false;
-    from.own_invlists = false;
+  // Takes over what `from` owns. Copying may throw; until it is done nothing has two owners.
+  FlatLists(faiss::IndexIVFFlat& from, CpuIsa isa) try : faiss::IndexIVFFlat(Disowned(from)), kernels_(GetExactKernels(isa)) {
+    own_fields = own_invlists = true;
+  } catch (...) {
+    from.own_fields = from.own_invlists = true;
   }
   faiss::InvertedListScanner* get_InvertedListScanner(bool store_pairs, const faiss::IDSelector* sel) const override {
     return new FlatScanner(*this, kernels_, store_pairs, sel);
   }
 
  private:
+  static faiss::IndexIVFFlat& Disowned(faiss::IndexIVFFlat& from) {
+    from.own_fields = from.own_invlists = false;
+    return from;
+  }
   const ExactKernels& kernels_;
 };
 
@@ -85,7 +90,7 @@ class FlatLists final : public faiss::IndexIVFFlat {
 
 std::unique_ptr<faiss::Index> WithFlatLists(std::unique_ptr<faiss::Index> index, CpuIsa isa) {
   auto* const lists = dynamic_cast<faiss::IndexIVFFlat*>(index.get());
-  const bool fits = lists != nullptr && typeid(*lists) == typeid(faiss::IndexIVFFlat) &&
+  const bool fits = lists != nullptr && lists->own_fields && lists->own_invlists && typeid(*lists) == typeid(faiss::IndexIVFFlat) &&
                     lists->metric_type == faiss::METRIC_INNER_PRODUCT &&
                     lists->code_size == sizeof(float) * static_cast<size_t>(lists->d);
   if (!fits) return index;

@@ -129,13 +129,20 @@ class IntegerScanner final : public faiss::InvertedListScanner {
 
 class IntegerLists final : public faiss::IndexIVFScalarQuantizer {
  public:
-  // Takes over what `from` owns.
-  explicit IntegerLists(faiss::IndexIVFScalarQuantizer& from) : faiss::IndexIVFScalarQuantizer(from) {
-    from.own_fields = false;
-    from.own_invlists = false;
+  // Takes over what `from` owns. Copying may throw; until it is done nothing has two owners.
+  explicit IntegerLists(faiss::IndexIVFScalarQuantizer& from) try : faiss::IndexIVFScalarQuantizer(Disowned(from)) {
+    own_fields = own_invlists = true;
+  } catch (...) {
+    from.own_fields = from.own_invlists = true;
   }
   faiss::InvertedListScanner* get_InvertedListScanner(bool store_pairs, const faiss::IDSelector* sel) const override {
     return new IntegerScanner(*this, store_pairs, sel);
+  }
+
+ private:
+  static faiss::IndexIVFScalarQuantizer& Disowned(faiss::IndexIVFScalarQuantizer& from) {
+    from.own_fields = from.own_invlists = false;
+    return from;
   }
 };
 
@@ -143,7 +150,7 @@ class IntegerLists final : public faiss::IndexIVFScalarQuantizer {
 
 std::unique_ptr<faiss::Index> WithIntegerLists(std::unique_ptr<faiss::Index> index) {
   auto* const lists = dynamic_cast<faiss::IndexIVFScalarQuantizer*>(index.get());
-  const bool fits = lists != nullptr && lists->metric_type == faiss::METRIC_INNER_PRODUCT &&
+  const bool fits = lists != nullptr && lists->own_fields && lists->own_invlists && lists->metric_type == faiss::METRIC_INNER_PRODUCT &&
                     lists->sq.qtype == faiss::ScalarQuantizer::QT_8bit && lists->code_size == static_cast<size_t>(lists->d) &&
                     lists->sq.trained.size() == 2 * static_cast<size_t>(lists->d);
   if (!fits) return index;
