@@ -367,6 +367,7 @@ absl::StatusOr<std::unique_ptr<const GraphSearch>> OpenGraph(const std::string& 
     auto search = GraphSearch::Create(*std::move(links), vectors, DetectScanIsa(), check);
     if (absl::IsDataLoss(search.status()) || absl::IsResourceExhausted(search.status())) return Annotate(search.status(), path);
     LOCI_RETURN_IF_ERROR(search.status());
+    LOCI_RETURN_IF_ERROR(vectors.Check());  // They were all read: what could not be would have codes of zeros.
     graph = *std::move(search);
     return absl::OkStatus();
   });

@@ -1,5 +1,7 @@
 #include "index/faiss_index.h"
 
+#include <unistd.h>
+
 #include <bit>
 #include <cmath>
 #include <limits>
@@ -185,6 +187,14 @@ TEST_F(FaissIndexTest, OpeningAGraphEndsWhenItIsToldTo) {
   EXPECT_EQ(open(1), absl::CancelledError("enough"));
   EXPECT_EQ(open(3), absl::CancelledError("enough"));
   EXPECT_TRUE(open(1000).ok());
+}
+
+TEST_F(FaissIndexTest, AGraphOfVectorsThatCanNotBeReadIsNotOpened) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), "HNSW4", *file, Path("index"), RequestLimits()).ok());
+  ASSERT_EQ(truncate(Path("vectors").c_str(), 4096), 0);
+  const absl::Status status = OpenFaissIndex(PosixFileSystem(), Path("index"), "HNSW4", file, nullptr).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
 }
 
 INSTANTIATE_TEST_SUITE_P(All, FaissIndexTest,
