@@ -146,14 +146,15 @@ class FaissIndex : public PassageIndex {
  public:
   // A graph is searched by `graph`, then `index` is null.
   FaissIndex(std::unique_ptr<faiss::Index> index, std::unique_ptr<const GraphSearch> graph, std::string name, const FaissFactory& factory,
-             int64_t bytes, std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, SearchLadder ladder)
+             int64_t bytes, std::shared_ptr<const VectorFile> vectors, ThreadPool* pool, SearchLadder ladder, const ExactIndex* exact)
       : index_(std::move(index)),
         graph_(std::move(graph)),
         name_(std::move(name)),
         factory_(factory),
         bytes_(bytes),
         vectors_(std::move(vectors)),
-        exact_(vectors_, pool),
+        own_exact_(exact == nullptr ? std::make_unique<ExactIndex>(vectors_, pool) : nullptr),
+        exact_(exact == nullptr ? *own_exact_ : *exact),
         pool_(pool),
         ladder_(std::move(ladder)) {}
 
@@ -346,7 +347,8 @@ class FaissIndex : public PassageIndex {
   const FaissFactory factory_;
   const int64_t bytes_;
   const std::shared_ptr<const VectorFile> vectors_;
-  const ExactIndex exact_;
+  const std::unique_ptr<const ExactIndex> own_exact_;  // Null where another one is borrowed.
+  const ExactIndex& exact_;
   ThreadPool* const pool_;
   const SearchLadder ladder_;
 };
@@ -468,7 +470,8 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
 
 absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, const std::string& path, const std::string& factory,
                                                              std::shared_ptr<const VectorFile> vectors, ThreadPool* pool,
-                                                             SearchLadder ladder, const std::function<absl::Status()>& check) {
+                                                             SearchLadder ladder, const std::function<absl::Status()>& check,
+                                                             const ExactIndex* exact) {
   LOCI_ASSIGN_OR_RETURN(const FaissFactory parsed, ParseFaissFactory(factory, vectors->dim(), vectors->rows()));
   bool fits = Fits(ladder.defaults, parsed);
   for (const MeasuredSearch& step : ladder.steps) fits = fits && Fits(step.parameters, parsed);
@@ -483,7 +486,8 @@ absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, con
   } else {
     LOCI_ASSIGN_OR_RETURN(index, OpenLists(path, *file, factory, parsed, *vectors, &bytes));
   }
-  return std::make_unique<FaissIndex>(std::move(index), std::move(graph), factory, parsed, bytes, std::move(vectors), pool, std::move(ladder));
+  return std::make_unique<FaissIndex>(std::move(index), std::move(graph), factory, parsed, bytes, std::move(vectors), pool, std::move(ladder),
+                                      exact);
 }
 
 }  // namespace loci

@@ -30,11 +30,13 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
 // order of summation; where masked rows leave fewer than top_k, the search widens and in the end goes exact. A request that says nothing is
 // searched with the ladder's defaults, one with a recall target with its cheapest step that meets it; DATA_LOSS where the ladder does not fit
 // the index. All on the calling thread: `pool` (borrowed, may be null) is for searches. `check` (may be null) is asked now and then while codes of a
-// graph's rows are made: what it returns other than OK ends the opening.
+// graph's rows are made: what it returns other than OK ends the opening. Queries that are answered
+// exactly are searched in `exact` (borrowed for as long as the index lives; null: an own one), over the same vectors, so that it counts them.
 absl::StatusOr<std::unique_ptr<PassageIndex>> OpenFaissIndex(FileSystem& fs, const std::string& path, const std::string& factory,
                                                              std::shared_ptr<const VectorFile> vectors, ThreadPool* pool,
                                                              SearchLadder ladder = {},
-                                                             const std::function<absl::Status()>& check = nullptr);
+                                                             const std::function<absl::Status()>& check = nullptr,
+                                                             const ExactIndex* exact = nullptr);
 
 }  // namespace loci
 

@@ -189,6 +189,26 @@ TEST_F(FaissIndexTest, OpeningAGraphEndsWhenItIsToldTo) {
   EXPECT_TRUE(open(1000).ok());
 }
 
+TEST_F(FaissIndexTest, ExactQueriesAreSearchedInTheIndexThatIsLentForThem) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), "IVF16,Flat", *file, Path("index"), RequestLimits()).ok());
+  // Over other vectors, so that its hits are told from those of an own one.
+  const std::vector<float> other_vectors = MakeVectors(kRows, 7);
+  auto writer = VectorFileWriter::Create(PosixFileSystem(), Path("other_vectors"), kRows, kDim, ElementType::kFloat32).value();
+  for (int64_t r = 0; r < kRows; ++r) ASSERT_TRUE(writer->Append(&other_vectors[r * kDim]).ok());
+  ASSERT_TRUE(writer->Finish().ok());
+  const ExactIndex exact(VectorFile::Open(PosixFileSystem(), Path("other_vectors")).value(), nullptr);
+  const auto index = OpenFaissIndex(PosixFileSystem(), Path("index"), "IVF16,Flat", file, nullptr, {}, nullptr, &exact);
+  ASSERT_TRUE(index.ok()) << index.status();
+  const std::vector<float> query = MakeVectors(1, 2);
+  std::vector<RowHit> hits(10), expected(10);
+  IndexSearchOptions options = TopK(10);
+  options.exact = true;
+  ASSERT_TRUE((*index)->Search({query.data(), 1, kDim}, options, RowMask(), hits.data()).ok());
+  ASSERT_TRUE(exact.Search({query.data(), 1, kDim}, options, RowMask(), expected.data()).ok());
+  for (size_t i = 0; i < hits.size(); ++i) EXPECT_EQ(hits[i].row, expected[i].row);
+}
+
 TEST_F(FaissIndexTest, AGraphOfVectorsThatCanNotBeReadIsNotOpened) {
   const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
   ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), "HNSW4", *file, Path("index"), RequestLimits()).ok());

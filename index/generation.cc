@@ -122,14 +122,15 @@ absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& f
                                               " elements are not those of ", kVectorsFile));
     }
   }
-  generation->exact_ = std::make_unique<ExactIndex>(generation->vectors_, options.search_pool, DetectCpuIsa(), generation->codes_);
+  auto exact = std::make_unique<ExactIndex>(generation->vectors_, options.search_pool, DetectCpuIsa(), generation->codes_);
+  const ExactIndex* const shared_exact = exact.get();
+  generation->exact_ = std::move(exact);
   generation->index_ = generation->exact_.get();
   if (manifest.index() != generation->exact_->name()) {
-    LOCI_ASSIGN_OR_RETURN(generation->approximate_, OpenFaissIndex(fs, JoinPath(directory, kIndexFile), manifest.index(),
-                                                                   generation->vectors_, options.search_pool,
-                                                                   LadderOf(manifest.ladder()), [&] {
-                                                                     return options.control.limits.Check(options.control.clock->NowMicros());
-                                                                   }));
+    const auto check = [&] { return options.control.limits.Check(options.control.clock->NowMicros()); };
+    LOCI_ASSIGN_OR_RETURN(generation->approximate_,
+                          OpenFaissIndex(fs, JoinPath(directory, kIndexFile), manifest.index(), generation->vectors_,
+                                         options.search_pool, LadderOf(manifest.ladder()), check, shared_exact));
     generation->index_ = generation->approximate_.get();
   }
   take_time(&times.parse_us);
