@@ -140,6 +140,18 @@ std::vector<float> TrainingRows(const VectorFile& vectors, const FaissFactory& f
   return rows;
 }
 
+// What chooses candidates rounds the query and multiplies in float32, which goes well where its elements are neither very small nor very large. Only
+// where it points to matters: returns `query` [dim], or that times a power of two, in `scaled`.
+const float* ToMiddle(const float* query, int dim, std::vector<float>* scaled) {
+  float largest = 0;
+  for (int d = 0; d < dim; ++d) largest = std::max(largest, std::abs(query[d]));
+  if (largest == 0 || (largest > 0x1p-30f && largest < 0x1p30f)) return query;
+  const int exponent = std::ilogb(largest);
+  scaled->resize(static_cast<size_t>(dim));
+  for (int d = 0; d < dim; ++d) (*scaled)[static_cast<size_t>(d)] = std::ldexp(query[d], -exponent);
+  return scaled->data();
+}
+
 int64_t DefaultNprobe(int64_t list_count) { return std::min(list_count, std::max<int64_t>(8, list_count / 16)); }
 
 class FaissIndex : public PassageIndex {
@@ -289,10 +301,12 @@ class FaissIndex : public PassageIndex {
   // Throws. Returns the number of candidates.
   int64_t SearchOne(const float* query, int top_k, const Effort& effort, const RowMask& hidden, RowHit* hits) const {
     std::vector<int64_t> rows;
+    std::vector<float> scaled;
+    const float* const direction = ToMiddle(query, dim(), &scaled);
     if (graph_ != nullptr) {
-      graph_->Search(query, effort.candidates, hidden, &rows);
+      graph_->Search(direction, effort.candidates, hidden, &rows);
     } else {
-      FindByFaiss(query, effort, hidden, &rows);
+      FindByFaiss(direction, effort, hidden, &rows);
     }
     std::erase_if(rows, [&](int64_t row) { return row < 0 || row >= row_count() || hidden.hidden(row); });
     Rescore(query, top_k, rows, hits);

@@ -156,6 +156,20 @@ TEST_P(FaissIndexTest, GivesTheSameAloneAndInABatch) {
   }
 }
 
+TEST_P(FaissIndexTest, FindsTheSameForQueriesOfAnyLength) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  const auto index = Build(GetParam(), file, nullptr);
+  const std::vector<float> queries = MakeVectors(5, 2);
+  std::vector<RowHit> expected(5 * 10), hits(5 * 10);
+  ASSERT_TRUE(index->Search({queries.data(), 5, kDim}, TopK(10), RowMask(), expected.data()).ok());
+  for (const float factor : {0x1p-110f, 0x1p-100f, 0x1p40f}) {
+    std::vector<float> scaled = queries;
+    for (float& value : scaled) value *= factor;
+    ASSERT_TRUE(index->Search({scaled.data(), 5, kDim}, TopK(10), RowMask(), hits.data()).ok());
+    for (size_t i = 0; i < hits.size(); ++i) ASSERT_EQ(hits[i].row, expected[i].row) << "factor " << factor << ", hit " << i;
+  }
+}
+
 TEST_P(FaissIndexTest, IsTheSameFileForTheSameVectors) {
   const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
   ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), GetParam(), *file, Path("a"), RequestLimits()).ok());
