@@ -11,6 +11,9 @@
 namespace loci {
 namespace {
 
+// What a search with many candidates grew is not kept for others.
+constexpr size_t kMaxKeptBytes = size_t{1} << 20;
+
 // A row and its score in one number: of two rows the one with the higher score has the larger key, of equal scores the earlier row.
 uint64_t KeyOf(float score, int32_t row) {
   uint32_t bits;
@@ -86,6 +89,10 @@ struct GraphSearch::Scratch {
     touched.push_back(row);
     return true;
   }
+  // That grew with what searches looked at.
+  size_t room_bytes() const {
+    return touched.capacity() * sizeof(touched[0]) + (next.capacity() + best.capacity() + visible.capacity()) * sizeof(next[0]);
+  }
   void Forget() {
     for (const int32_t row : touched) seen[static_cast<size_t>(row) / 64] = 0;
     touched.clear();
@@ -143,6 +150,7 @@ void GraphSearch::Search(const float* query, int64_t ef_search, const RowMask& h
   if (scratch == nullptr) scratch = std::make_unique<Scratch>(static_cast<int64_t>(graph_.levels.size()));
   SearchWith(query, ef_search, hidden, *scratch, rows);
   scratch->Forget();
+  if (scratch->room_bytes() > kMaxKeptBytes) return;
   MutexLock lock(&mutex_);
   scratch_.push_back(std::move(scratch));
 }
