@@ -22,7 +22,8 @@ namespace loci {
 absl::Status ValidateFaissFactory(const std::string& factory, int dim, int64_t row_count);
 
 // Trains and fills an index over the rows of `vectors` with inner products and writes it to `path` (synced).
-// Deterministic for the same input. Blocks for long; `limits` cancels between steps.
+// Deterministic for the same input. A graph's codec (HNSW<m>,SQ8) decides how rows are linked, and no more: it is searched by codes made from `vectors`
+// when it is opened, whatever its file holds. Blocks for long; `limits` cancels between steps.
 absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const VectorFile& vectors, const std::string& path,
                              const RequestLimits& limits);
 

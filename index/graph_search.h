@@ -2,6 +2,10 @@
 //
 // FAISS 1.7.3 scores one neighbour after the other in float32 and finds the next one to look at by going through all that it keeps. Here a row's
 // unseen neighbours are scored together, their codes asked for ahead, and what is kept lies in heaps. What is found is to be rescored.
+//
+//   LOCI_ASSIGN_OR_RETURN(const auto search, GraphSearch::Create(std::move(graph), *vectors, DetectScanIsa()));
+//   std::vector<int64_t> rows;
+//   search->Search(query, /*ef_search=*/64, RowMask(), &rows);
 #ifndef LOCI_INDEX_GRAPH_SEARCH_H_
 #define LOCI_INDEX_GRAPH_SEARCH_H_
 
@@ -31,7 +35,8 @@ class GraphSearch {
   ~GraphSearch();
 
   // Puts into `rows` those of at most `ef_search` rows that the codes score best of all that it came by and that `hidden` does not hide, in no order.
-  // `query` [dim], finite. ef_search >= 1: so many rows, hidden or not, are gone on from.
+  // `query` [dim], finite. ef_search >= 1: so many rows, hidden or not, are gone on from. Throws
+  // std::bad_alloc.
   void Search(const float* query, int64_t ef_search, const RowMask& hidden, std::vector<int64_t>* rows) const;
 
   int64_t memory_bytes() const;
@@ -50,7 +55,7 @@ class GraphSearch {
 
   mutable Mutex mutex_;
   mutable std::vector<std::unique_ptr<Scratch>> scratch_
-      ABSL_GUARDED_BY(mutex_);  // One for each search that ever ran beside others.
+      ABSL_GUARDED_BY(mutex_);  // At most one for each search that ever ran beside others.
 };
 
 }  // namespace loci
