@@ -5,7 +5,7 @@
 //
 // Up to kAutoExactRows vectors nothing but exact search is measured: a query takes it a millisecond or two there, which an approximate index
 // would shorten by less than what encoding the query takes. Beyond, the candidates are inverted lists (about 4 sqrt(rows) of them) of plain,
-// 8-bit and product-quantised vectors, and, up to kMaxGraphRows, HNSW graphs of plain and of 8-bit ones.
+// 8-bit and product-quantised vectors, and, up to kMaxGraphRows, HNSW graphs that were linked by plain and by 8-bit ones.
 #ifndef LOCI_INDEX_INDEX_TUNER_H_
 #define LOCI_INDEX_INDEX_TUNER_H_
 

@@ -55,8 +55,10 @@ RoundedQuery::RoundedQuery(const float* query, int dim, int64_t stride, ScanIsa 
   }
 }
 
+int64_t RowCodes::StrideOf(int dim) { return RoundUp(dim + static_cast<int64_t>(sizeof(float)), kRowCodeBlock); }
+
 absl::StatusOr<RowCodes> RowCodes::Allocate(int64_t rows, int dim, ScanIsa isa) {
-  const int64_t stride = RoundUp(dim + static_cast<int64_t>(sizeof(float)), kRowCodeBlock);
+  const int64_t stride = StrideOf(dim);
   const bool huge = rows * stride >= kHugePage;
   const int64_t unit = huge ? kHugePage : kRowCodeBlock;
   const int64_t bytes = RoundUp(std::max<int64_t>(rows * stride, 1), unit);

@@ -48,6 +48,8 @@ class RowCodes {
     return codes;
   }
 
+  // Bytes of a row of `dim` values.
+  static int64_t StrideOf(int dim);
   int64_t stride() const { return stride_; }
   int64_t memory_bytes() const { return memory_bytes_; }
   ScanIsa isa() const { return isa_; }

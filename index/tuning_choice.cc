@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "index/faiss_factory.h"
+#include "index/row_codes.h"
 
 namespace loci {
 namespace {
@@ -53,10 +54,12 @@ double BuildComparisons(const FaissFactory& factory, int64_t rows) {
   return comparisons;
 }
 
-// What does not grow with the rows: centres and the tables of a product quantiser.
+// What does not grow with the rows: centres, which are held as 8-bit codes too (rounded_centroids.h), and the tables of a product quantiser.
 double FixedBytes(const FaissFactory& factory, int dim) {
   const int64_t tables = factory.codec == FaissFactory::Codec::kProduct ? int64_t{1} << factory.bits : 0;
-  return static_cast<double>((factory.list_count + tables) * dim) * sizeof(float);
+  const int64_t coded = factory.hnsw_coarse ? 0 : factory.list_count;
+  return static_cast<double>((factory.list_count + tables) * dim) * sizeof(float) +
+         static_cast<double>(coded * (RowCodes::StrideOf(dim) + static_cast<int64_t>(sizeof(int32_t))));
 }
 
 }  // namespace

@@ -79,19 +79,20 @@ TEST(ChoosePoint, OfThoseAboutAsFastTakesTheSmallest) {
 
 TEST(ExtrapolatePoint, GrowsByWhatAQueryIsComparedWith) {
   constexpr int kDim = 64;
+  constexpr int kCodes = 128 + 4;  // Of a centre, beside its floats.
   TuningPoint sample = Point("exact", 1, 100);
   TuningPoint all = *ExtrapolatePoint(sample, kDim, 10'000, "exact", 1'000'000);
   EXPECT_DOUBLE_EQ(all.latency_us(), 10'000);
   EXPECT_EQ(all.memory_bytes(), 0);
 
   // 400 centres and 4 of 400 lists with 25 rows each; 4000 centres and 4 of 4000 lists with 250 rows each.
-  sample = Point("IVF400,Flat", 0.9, 100, 400 * kDim * 4 + 10'000 * 300, 7);
+  sample = Point("IVF400,Flat", 0.9, 100, 400 * (kDim * 4 + kCodes) + 10'000 * 300, 7);
   sample.set_nprobe(4);
   all = *ExtrapolatePoint(sample, kDim, 10'000, "IVF4000,Flat", 1'000'000);
   EXPECT_EQ(all.index(), "IVF4000,Flat");
   EXPECT_EQ(all.nprobe(), 4);
   EXPECT_DOUBLE_EQ(all.latency_us(), 100 * 5000.0 / 500.0);
-  EXPECT_EQ(all.memory_bytes(), 4000 * kDim * 4 + int64_t{1'000'000} * 300);
+  EXPECT_EQ(all.memory_bytes(), 4000 * (kDim * 4 + kCodes) + int64_t{1'000'000} * 300);
   EXPECT_GT(all.build_ms(), 7 * 100) << "more rows, and more lists for each";
 
   sample = Point("HNSW32", 0.9, 100, 10'000 * 520, 1000);
@@ -100,8 +101,8 @@ TEST(ExtrapolatePoint, GrowsByWhatAQueryIsComparedWith) {
   EXPECT_EQ(all.memory_bytes(), int64_t{100'000'000} * 520);
   EXPECT_NEAR(static_cast<double>(all.build_ms()), 2e7, 2e4);
 
-  sample = Point("IVF16,PQ8", 0.9, 100, (16 + 256) * kDim * 4 + 1'000 * 16, 1000);
-  EXPECT_EQ(ExtrapolatePoint(sample, kDim, 1'000, "IVF64,PQ8", 16'000)->memory_bytes(), (64 + 256) * kDim * 4 + 16'000 * 16);
+  sample = Point("IVF16,PQ8", 0.9, 100, (16 + 256) * kDim * 4 + 16 * kCodes + 1'000 * 16, 1000);
+  EXPECT_EQ(ExtrapolatePoint(sample, kDim, 1'000, "IVF64,PQ8", 16'000)->memory_bytes(), (64 + 256) * kDim * 4 + 64 * kCodes + 16'000 * 16);
 }
 
 TEST(ExtrapolatePoint, LeavesWhatWasMeasuredOnAll) {

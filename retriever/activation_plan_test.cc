@@ -146,7 +146,9 @@ TEST_F(ActivationPlanTest, AnOlderBuildsMemoryIsEstimatedFromItsFiles) {
   ASSERT_TRUE(manifest.has_memory());
   manifest.clear_memory();
   const GenerationMemory estimate = PlannedMemory(manifest);
-  EXPECT_EQ(estimate.index, plan.need.generation.index);
+  // The file does not say what the centres' codes take.
+  EXPECT_NEAR(static_cast<double>(estimate.index), static_cast<double>(plan.need.generation.index),
+              0.01 * static_cast<double>(plan.need.generation.index));
   EXPECT_LE(plan.need.generation.most_bytes(), estimate.most_bytes()) << "too little would let in what does not fit";
   EXPECT_LT(estimate.most_bytes(), 3 * plan.need.generation.most_bytes());
 }
