@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <bit>
-#include <cmath>
 #include <limits>
 #include <utility>
 
@@ -11,6 +10,7 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/vector_type.h"
+#include "index/certified_bound.h"
 #include "index/exact_kernels.h"
 #include "index/row_order.h"
 
@@ -57,11 +57,6 @@ int64_t ChunkQueries(int64_t worker_count, bool has_codes, int top_k) {
   const int64_t holders = worker_count == 1 ? 1 : worker_count + 1;  // What they found comes together beside it.
   return std::clamp(kMaxPassCandidates / (MaxCandidates(top_k) * holders), int64_t{kMaxInt8Queries},
                     has_codes ? kChunkQueries : kMakingChunkQueries);
-}
-
-float RoundedUp(double value) {
-  const float rounded = static_cast<float>(value);
-  return static_cast<double>(rounded) >= value ? rounded : std::nextafter(rounded, std::numeric_limits<float>::infinity());
 }
 
 }  // namespace
@@ -171,24 +166,15 @@ class CertifiedScan::PreparedQueries {
   // With no threshold.
   const std::vector<Int8Bound>& bounds() const { return bounds_; }
 
-  // What roundings below the normal numbers may change a score by, whether they flush to zero or not.
-  double underflow() const { return (dim_ + 32) * 0x1p-126; }
-
  private:
   Int8Bound BoundOf(const float* query, const QuantizedVector& figures, const std::vector<int8_t>& codes) const {
-    double squared_length = 0;
-    for (int d = 0; d < dim_; ++d) squared_length += static_cast<double>(query[d]) * query[d];
-    const double length = std::sqrt(squared_length) * figures.inverse_scale * (1 + 1e-9);
-    const double roundings = (dim_ / 16 + 8) * 0x1p-24;
-    const double rounding = roundings / (1 - roundings);
-    // Of what float32 does with the largest numbers of the comparison, which is made on both sides.
-    const double largest = 127.0 * 127.0 * dim_;
+    const CertifiedBound bound = CertifiedBoundOf(query, dim_, figures);
     int32_t sum = 0;
     for (const int8_t code : codes) sum += code;
     return {.threshold = -std::numeric_limits<float>::infinity(),
-            .length_factor = RoundedUp(figures.error + rounding * length),
-            .error_factor = RoundedUp(length * (1 + rounding)),
-            .slack = RoundedUp(largest * 0x1p-18),
+            .length_factor = bound.length_factor,
+            .error_factor = bound.error_factor,
+            .slack = bound.slack,
             .offset = -128 * sum};
   }
 
@@ -274,6 +260,7 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
   // Of every million multiplications, about, the limits are looked at.
   const int64_t check_panels = std::max<int64_t>(1, (int64_t{1} << 20) / (query_count * steps * kPanelElements * kPanelRows));
 
+  const double underflow = ScoreUnderflow(vectors_->dim());
   std::atomic<int64_t> next_range{0};
   std::atomic<bool> stopped{false};
   // What one worker has found is good for all.
@@ -283,7 +270,7 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
   const auto scan = [&](std::vector<Candidates>& found) -> absl::Status {
     std::vector<Int8Bound> bounds = prepared.bounds();
     const auto set_threshold = [&](int64_t q) {
-      const double threshold = found[static_cast<size_t>(q)].threshold() - prepared.underflow();
+      const double threshold = found[static_cast<size_t>(q)].threshold() - underflow;
       bounds[static_cast<size_t>(q)].threshold = static_cast<float>(threshold * prepared.inverse_scale(q));
     };
     struct alignas(64) Line {
@@ -304,8 +291,8 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
         Candidates::Row row{-kInfinity, kInfinity, first_row + r};
         // Else nothing is known of the row: it was not to be rounded, or the panel is damaged.
         if (error >= 0 && error < kInfinity && step > 0 && step < kInfinity) {
-          row.lower = (query_products[r] - error) * step - prepared.underflow();
-          row.upper = (query_products[r] + error) * step + prepared.underflow();
+          row.lower = (query_products[r] - error) * step - underflow;
+          row.upper = (query_products[r] + error) * step + underflow;
         }
         rose = candidates.Add(row) || rose;
       }

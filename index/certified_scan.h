@@ -1,9 +1,7 @@
-// Exact search in two passes: 8-bit products of every row with a bound of their error, then the scores of the rows that the bound leaves.
+// Exact search in two passes: 8-bit products of every row with a bound of their error (certified_bound.h), then the scores of the rows that the bound
+// leaves.
 //
-// With q and z in steps of their codes (q' = q * inverse_scale, codes c_q; so z', c_z) and Cauchy-Schwarz,
-//   |q'.z' - c_q.c_z| <= |q' - c_q| |c_z| + |q'| |z' - c_z|
-// and exact_index.h's float32 sum differs from q.z by at most n 2^-24 / (1 - n 2^-24) |q| |z|, n = dim / 16 + 8, and the least normal number for each
-// rounding. So every row has a lower and an upper bound of its score. A row whose upper bound is below top_k others' lower bounds is not among the
+// Every row has a lower and an upper bound of its score. A row whose upper bound is below top_k others' lower bounds is not among the
 // best; all others are scored, best bounds first, until no bound reaches the top_k-th best score. What is found is, bit for bit, what scoring
 // all rows finds.
 #ifndef LOCI_INDEX_CERTIFIED_SCAN_H_

@@ -1,7 +1,6 @@
 #include "index/cuda/cuda_exact_index.h"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -11,6 +10,7 @@
 #include "base/clock.h"
 #include "base/logging.h"
 #include "base/status_macros.h"
+#include "index/certified_bound.h"
 
 namespace loci {
 namespace {
@@ -30,26 +30,13 @@ constexpr int64_t kCheckedQueries[] = {3, 33, 258};
 
 int64_t RoundUpTo(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
-float RoundedUp(double value) {
-  const float rounded = static_cast<float>(value);
-  return static_cast<double>(rounded) >= value ? rounded : std::nextafter(rounded, kInfinity);
-}
-
-// As CertifiedScan has it (index/certified_scan.h says why).
 QueryBound BoundOf(const float* query, int dim, const QuantizedVector& figures) {
-  double squared_length = 0;
-  for (int d = 0; d < dim; ++d) squared_length += static_cast<double>(query[d]) * query[d];
-  const double length = std::sqrt(squared_length) * figures.inverse_scale * (1 + 1e-9);
-  const double roundings = (dim / 16 + 8) * 0x1p-24;
-  const double rounding = roundings / (1 - roundings);
-  const double largest = 127.0 * 127.0 * dim;
-  return {.length_factor = RoundedUp(figures.error + rounding * length),
-          .error_factor = RoundedUp(length * (1 + rounding)),
-          .slack = RoundedUp(largest * 0x1p-18),
+  const CertifiedBound bound = CertifiedBoundOf(query, dim, figures);
+  return {.length_factor = bound.length_factor,
+          .error_factor = bound.error_factor,
+          .slack = bound.slack,
           .inverse_scale = figures.inverse_scale};
 }
-
-double Underflow(int dim) { return (dim + 32) * 0x1p-126; }
 
 // What a pass brings to the device and takes back lies in one block, on both sides at the same places: [begin, input_end) goes there,
 // [output_begin, end) comes back.
@@ -364,7 +351,7 @@ absl::Status CudaExactIndex::RunPass(Lane* lane, MatrixView<const float> queries
     bounds[i] = BoundOf(query, dim(), Quantize(query, dim(), codes + int64_t{i} * depth));
     std::copy_n(query, dim(), padded + i * padded_dim);
     thresholds[i] = each.threshold;
-    scaled[i] = static_cast<float>((static_cast<double>(each.threshold) - Underflow(dim())) * bounds[i].inverse_scale);
+    scaled[i] = static_cast<float>((static_cast<double>(each.threshold) - ScoreUnderflow(dim())) * bounds[i].inverse_scale);
   }
   char* const block = static_cast<char*>(lane->block.get());
   LOCI_RETURN_IF_ERROR(runtime.CopyToDevice(block, pinned, layout.input_end, stream));
@@ -389,7 +376,7 @@ absl::Status CudaExactIndex::RunPass(Lane* lane, MatrixView<const float> queries
                                  .scaled_thresholds = floats(layout.scaled_thresholds),
                                  .candidates = candidates(now),
                                  .counts = ints(layout.counts[now]),
-                                 .underflow = Underflow(dim()),
+                                 .underflow = ScoreUnderflow(dim()),
                                  .tile_count = tile_count,
                                  .tile_stride = StrideOf(tile_count),
                                  .first_position = first,
@@ -407,7 +394,7 @@ absl::Status CudaExactIndex::RunPass(Lane* lane, MatrixView<const float> queries
                                      .thresholds = floats(layout.thresholds),
                                      .scaled_thresholds = floats(layout.scaled_thresholds),
                                      .bounds = reinterpret_cast<const QueryBound*>(block + layout.bounds),
-                                     .underflow = Underflow(dim()),
+                                     .underflow = ScoreUnderflow(dim()),
                                      .overflows = ints(layout.overflows),
                                      .to_counts = ints(layout.counts[1 - now])};
     LOCI_RETURN_IF_ERROR(kernels.Select(select, query_count, stream));
