@@ -32,8 +32,6 @@ constexpr int64_t kMinMakingQueries = 12;
 constexpr int64_t kSerialWork = int64_t{1} << 23;
 // Rows scored at a time.
 constexpr int64_t kRescoreRows = 64;
-// After so many passes in a row that gave up, the next one is after 2^so many - 1 searches without.
-constexpr int kMaxFailures = 6;
 // Fewer rows are scored at once.
 constexpr int64_t kMinRows = 4096;
 
@@ -221,9 +219,7 @@ bool CertifiedScan::IsWorthwhile(int64_t query_count, int64_t visible_count, int
 }
 
 bool CertifiedScan::TakeTurn() const {
-  // Of two threads that take the last one at a time, one goes on to less than none.
-  if (searches_without_.load(std::memory_order_relaxed) <= 0) return true;
-  if (searches_without_.fetch_sub(1, std::memory_order_relaxed) <= 0) return true;
+  if (vain_passes_.TakeTurn()) return true;
   skipped_count_.fetch_add(1, std::memory_order_relaxed);
   return false;
 }
@@ -238,13 +234,7 @@ absl::Status CertifiedScan::Search(MatrixView<const float> queries, const IndexS
     const MatrixView<const float> part{queries.row(first), end - first, queries.cols};
     LOCI_RETURN_IF_ERROR(SearchChunk(part, options, hidden, hits + first * options.top_k, first, given_up));
   }
-  if (2 * (static_cast<int64_t>(given_up->size()) - given_up_before) <= queries.rows) {
-    failures_.store(0, std::memory_order_relaxed);
-  } else {
-    const int failures = std::min(failures_.load(std::memory_order_relaxed) + 1, kMaxFailures);
-    failures_.store(failures, std::memory_order_relaxed);
-    searches_without_.store((1 << failures) - 1, std::memory_order_relaxed);
-  }
+  vain_passes_.EndTurn(queries.rows, static_cast<int64_t>(given_up->size()) - given_up_before);
   if (codes_ != nullptr) LOCI_RETURN_IF_ERROR(codes_->Check());
   return vectors_->Check();
 }

@@ -20,6 +20,7 @@
 #include "index/int8_kernels.h"
 #include "index/passage_index.h"
 #include "index/quantized_vectors.h"
+#include "index/vain_passes.h"
 #include "index/vector_file.h"
 
 namespace loci {
@@ -35,9 +36,8 @@ class CertifiedScan {
   // Whether Search is expected to be faster than to score the rows that are not hidden, of which there are so many.
   bool IsWorthwhile(int64_t query_count, int64_t visible_count, int top_k) const;
 
-  // Whether this search is to be tried. Where 8 bits do not tell the rows apart, every pass is in vain and all rows are scored after it: once a pass has
-  // given up more than half of its queries, the next search does without, after two such passes in a row the next 3, then 7, 15, 31 and at
-  // most 63. One that answers half of its queries begins anew. Ask once a search, and only where it IsWorthwhile: it counts.
+  // Whether this search is to be tried. Where 8 bits do not tell the rows apart, every pass is in vain and all rows are scored after it (VainPasses).
+  // Ask once a search, and only where it IsWorthwhile: it counts.
   bool TakeTurn() const;
 
   // As PassageIndex::Search, whose checks were made before. Without codes only where IsWorthwhile. A query of which more rows are left than pay,
@@ -64,8 +64,7 @@ class CertifiedScan {
   CpuIsa isa_;
   const Int8Kernels& kernels_;
   mutable std::atomic<int64_t> answered_count_{0}, scored_count_{0}, given_up_count_{0}, skipped_count_{0};
-  mutable std::atomic<int> failures_{0};          // Passes that gave up more than half of their queries, one after the other.
-  mutable std::atomic<int> searches_without_{0};  // Before the next pass.
+  mutable VainPasses vain_passes_{0};
 };
 
 }  // namespace loci

@@ -23,7 +23,6 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // How often a query is scanned for before it is left to the CPU.
 constexpr int kMaxPasses = 3;
 constexpr int kPaddedDimUnit = 16;
-constexpr int kMaxFailures = 7;
 // What CheckItself compares: the best hits of so many queries at once, of which each takes another tiling.
 constexpr int kCheckedHits = 10;
 constexpr int64_t kCheckedQueries[] = {3, 33, 258};
@@ -223,7 +222,7 @@ absl::Status CudaExactIndex::Search(MatrixView<const float> queries, const Index
   LOCI_RETURN_IF_ERROR(device_.health->Check());
   if (queries.rows == 0) return absl::OkStatus();
   const int64_t visible = row_count() - hidden.hidden_count();
-  if (options.top_k > kMaxCudaTopK || visible < std::max<int64_t>(options_.min_visible_rows, 1) || !TakeTurn()) {
+  if (options.top_k > kMaxCudaTopK || visible < std::max<int64_t>(options_.min_visible_rows, 1) || !vain_passes_.TakeTurn()) {
     left_.fetch_add(queries.rows, std::memory_order_relaxed);
     return cpu_->Search(queries, options, hidden, hits);
   }
@@ -244,7 +243,7 @@ absl::Status CudaExactIndex::Search(MatrixView<const float> queries, const Index
   }
   lane_is_free_.NotifyOne();
   LOCI_RETURN_IF_ERROR(status);
-  EndTurn(queries.rows, static_cast<int64_t>(left.size()));
+  vain_passes_.EndTurn(queries.rows, static_cast<int64_t>(left.size()));
   answered_.fetch_add(queries.rows - static_cast<int64_t>(left.size()), std::memory_order_relaxed);
   if (left.empty()) return absl::OkStatus();
   left_.fetch_add(static_cast<int64_t>(left.size()), std::memory_order_relaxed);
@@ -273,22 +272,6 @@ absl::Status CudaExactIndex::SearchOnDevice(Lane* lane, MatrixView<const float> 
     status = std::move(ended);
   }
   return device_.health->Fail(status);
-}
-
-bool CudaExactIndex::TakeTurn() const {
-  // Of two threads that take the last one at a time, one goes on to less than none.
-  if (searches_without_.load(std::memory_order_relaxed) <= 0) return true;
-  return searches_without_.fetch_sub(1, std::memory_order_relaxed) <= 0;
-}
-
-void CudaExactIndex::EndTurn(int64_t queries, int64_t left) const {
-  if (2 * left <= queries) {
-    failures_.store(0, std::memory_order_relaxed);
-    return;
-  }
-  const int failures = std::min(failures_.load(std::memory_order_relaxed) + 1, kMaxFailures);
-  failures_.store(failures, std::memory_order_relaxed);
-  searches_without_.store((1 << (failures - 1)) - 1, std::memory_order_relaxed);
 }
 
 absl::Status CudaExactIndex::SearchInPasses(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options,

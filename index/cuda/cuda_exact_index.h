@@ -19,6 +19,7 @@
 #include "base/mutex.h"
 #include "index/cuda/resident_vectors.h"
 #include "index/passage_index.h"
+#include "index/vain_passes.h"
 
 namespace loci {
 
@@ -90,10 +91,6 @@ class CudaExactIndex : public PassageIndex {
   absl::StatusOr<std::unique_ptr<Lane>> MakeLane() const;
   absl::Status CheckItself() const;
   int Capacity(int top_k) const;
-  // Whether a search is to try the device, and what came of it. After the second search in a row that left more than half of its queries to the CPU
-  // the next one goes there at once, after the third the next 3, then 7, 15, 31 and at most 63.
-  bool TakeTurn() const;
-  void EndTurn(int64_t queries, int64_t left) const;
   absl::Status SearchOnDevice(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options,
                               const RowMask& hidden, RowHit* hits, std::vector<int64_t>* left) const;
   absl::Status SearchInPasses(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options,
@@ -113,8 +110,7 @@ class CudaExactIndex : public PassageIndex {
   int64_t pinned_bytes_ = 0;
 
   mutable std::atomic<int64_t> answered_{0}, repeated_{0}, left_{0};
-  mutable std::atomic<int> failures_{0};          // Searches in a row.
-  mutable std::atomic<int> searches_without_{0};  // To come.
+  mutable VainPasses vain_passes_{1};  // On the device.
   mutable Mutex mutex_;
   mutable CondVar lane_is_free_;
   mutable std::vector<Lane*> free_lanes_ ABSL_GUARDED_BY(mutex_);
