@@ -196,6 +196,18 @@ sanitize() {  # PROGRAM FIRST MEMCHECK_TESTS RACECHECK_TESTS
   rm -f "$output"
 }
 
+# A shape that has begun takes a while: the script is told to begin none when its time is nearly over.
+against_torch() {  # SCRIPT ARG...
+  if ! command -v python3 >/dev/null; then
+    printf '\n== against torch\nnot run: no python3 here\n'
+    unfinished=$((unfinished + 1))
+    return 0
+  fi
+  local rest
+  rest=$(left)
+  part partial 210 "against torch" python3 -u "$here/$1" "${@:2}" --seconds $((rest < 210 ? rest - 50 : 160))
+}
+
 run_encoder() {
   SECONDS=0
   deadline=520  # Of 540 s; what has not ended by then is given 5 s more.
@@ -233,16 +245,7 @@ print(next((p.rsplit("/", 1)[0] for f in sys.path for p in glob.glob(f + "/nvidi
   sanitize cuda_check '*PoolingOfZeros*cuda_float32*' "$sanitized" "$sanitized"
   part partial 60 "kernels" "$here/bin/cuda_benchmark" "$here/model" kernels
   part partial 90 "encoder" "$here/bin/cuda_benchmark" "$here/model" encoder
-  if command -v python3 >/dev/null; then
-    # A shape that has begun takes a while.
-    local rest
-    rest=$(left)
-    part partial 210 "against torch" python3 -u "$here/gpu_encoder_benchmark.py" "$here/bin/cuda_benchmark" "$here/model" \
-      --seconds $((rest < 210 ? rest - 50 : 160))
-  else
-    echo; echo "== against torch"; echo "not run: no python3 here"
-    unfinished=$((unfinished + 1))
-  fi
+  against_torch gpu_encoder_benchmark.py "$here/bin/cuda_benchmark" "$here/model"
   conclude
 }
 
@@ -276,15 +279,7 @@ run_search() {
   part whole 150 "search" "$here/bin/search_benchmark" "$rows_folder" measure
   sanitize search_check '*Ties*/cuda' '*FindsWhatTheCpuFinds/cuda:*SumsWhatTheCpuSums/cuda:*Hidden*/cuda:*NotNumbers*/cuda' \
     '*Ties*/cuda:*Hidden*/cuda:*ManyTiles*/cuda'
-  if command -v python3 >/dev/null; then
-    local rest
-    rest=$(left)
-    part partial 210 "against torch" python3 -u "$here/gpu_search_benchmark.py" "$here/bin/search_benchmark" "$rows_folder" \
-      --seconds $((rest < 210 ? rest - 50 : 160))
-  else
-    echo; echo "== against torch"; echo "not run: no python3 here"
-    unfinished=$((unfinished + 1))
-  fi
+  against_torch gpu_search_benchmark.py "$here/bin/search_benchmark" "$rows_folder"
   conclude
 }
 
