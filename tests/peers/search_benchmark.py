@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Our exact search against faiss-cpu's flat index and PyTorch's bfloat16 matmul with topk: the same real vectors, in turns in one run.
+"""Our exact search against faiss-cpu's flat index and PyTorch's matmul with topk: the same real vectors, in turns in one run.
 
     bazel build //index:certified_scan_benchmark //tests/peers:roof_benchmark
     VENV/bin/python tests/peers/search_benchmark.py bazel-bin/index/certified_scan_benchmark models/all-MiniLM-L6-v2 PASSAGES.jsonl.gz \\
@@ -7,7 +7,8 @@
 
 The vectors are those of pieces of the passages' text; queries are other pieces. Modes are certified_scan_benchmark's: the type of the stored
 vectors, and +int8 where a pass over 8-bit codes says which rows are scored; both find what scoring every row finds. One thread, by CPU time. Each
-peer in its best mode: faiss with its blocks for BLAS as they are and with BLAS for every batch, PyTorch in blocks of rows of several sizes.
+peer in its best mode: faiss with its blocks for BLAS as they are and with BLAS for every batch, PyTorch in bfloat16, float16 and float32, in blocks
+of rows of several sizes.
 
 Prints for each mode and number of queries the median and p10 of the paired ratios (above 1: ours is faster), Gop/s, the part of the roof
 that ours reaches (one query: of reading the bytes that the mode reads; more: of its multiply-adds), and how many of the top 10 of faiss are found.
@@ -28,6 +29,9 @@ import torch
 MODES = ["bfloat16", "float32+int8", "bfloat16+int8"]
 # What bounds a mode: the bytes a row has in its pass over all rows, an element, and the instruction that multiplies.
 BYTES_OF = {"float32": 4, "bfloat16": 2}
+# From so many queries, rows that have no codes are coded as they are read (kMinMakingQueries in index/certified_scan.cc).
+CODED_FROM = 12
+TORCH_TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
 class Peers:
@@ -40,18 +44,20 @@ class Peers:
         self.blas_from = faiss.cvar.distance_compute_blas_threshold
         self.flat = faiss.IndexFlatIP(rows.shape[1])
         self.flat.add(rows)
-        self.bfloat16 = torch.from_numpy(rows).to(torch.bfloat16)
+        stored = torch.from_numpy(np.array(rows))  # Of a file that is mapped to be read only, PyTorch warns.
+        self.rows = {name: stored.to(kind) for name, kind in TORCH_TYPES.items()}
 
     def search_faiss(self, count: int, blas_from: int) -> np.ndarray:
         faiss.cvar.distance_compute_blas_threshold = blas_from
         return self.flat.search(self.queries[:count], self.top_k)[1]
 
     @torch.inference_mode()
-    def search_torch(self, count: int, block: int) -> None:
-        queries = torch.from_numpy(self.queries[:count]).to(torch.bfloat16)
+    def search_torch(self, kind: str, count: int, block: int) -> None:
+        stored = self.rows[kind]
+        queries = torch.from_numpy(self.queries[:count]).to(stored.dtype)
         scores, rows = [], []
-        for first in range(0, len(self.bfloat16), block):
-            best = torch.topk(queries @ self.bfloat16[first : first + block].T, self.top_k, dim=1)
+        for first in range(0, len(stored), block):
+            best = torch.topk(queries @ stored[first : first + block].T, self.top_k, dim=1)
             scores.append(best.values)
             rows.append(best.indices + first)
         merged = torch.topk(torch.cat(scores, 1), self.top_k, dim=1).indices
@@ -60,14 +66,19 @@ class Peers:
     def turns(self, count: int) -> dict:
         modes = {
             "faiss-cpu": {f"BLAS from {n}": (lambda n=n: self.search_faiss(count, n)) for n in (self.blas_from, 1)},
-            "torch bf16": {f"blocks of {n}": (lambda n=n: self.search_torch(count, n)) for n in (8192, 65536, len(self.bfloat16))},
+            "torch": {
+                f"{kind}, blocks of {n}": (lambda kind=kind, n=n: self.search_torch(kind, count, n))
+                for kind in TORCH_TYPES
+                for n in (8192, 65536, self.flat.ntotal)
+            },
         }
         if count == 1:
-            del modes["torch bf16"]
+            del modes["torch"]
         out = {}
         for name, ways in modes.items():
             turns = {way: measure.timed(work) for way, work in ways.items()}
-            out[name] = turns[measure.fastest(turns, 1)]
+            fastest = measure.fastest(turns, 1)
+            out[f"{name}, {fastest}"] = turns[fastest]
         return out
 
 
@@ -76,7 +87,8 @@ def roof_seconds(roofs: dict, mode: str, rows: int, dim: int, count: int) -> flo
     stored, _, codes = mode.partition("+")
     read = rows * dim * (1 if codes else BYTES_OF[stored]) / roofs["read"]
     # Where a narrow type's instruction is slower than float32's, or absent, the roof is float32's.
-    per_second = max(roofs.get("int8" if codes else stored, 0.0), roofs["float32"])
+    coded = codes or count >= CODED_FROM
+    per_second = max(roofs.get("int8" if coded else stored, 0.0), roofs["float32"])
     return max(read, 2.0 * rows * dim * count / per_second)
 
 
@@ -140,7 +152,7 @@ def main() -> None:
                 print(f"{count:4} queries  {mode:<14} {1e3 * compared.ours_s:8.2f} ms {gop / compared.ours_s:6.1f} Gop/s{part}; "
                       f"top-10 overlap {measured.overlap(mode, min(count, 64)):.4f}; A/A {compared.same:.3f}")  # fmt: skip
                 for name, side in compared.peers.items():
-                    print(f"{'':14}{name:<14} {1e3 * side.median_s():8.2f} ms {gop / side.median_s():6.1f} Gop/s  "
+                    print(f"{'':14}{name:<30} {1e3 * side.median_s():8.2f} ms {gop / side.median_s():6.1f} Gop/s  "
                           f"ratio {side.median():.2f}, p10 {side.p10():.2f}", flush=True)  # fmt: skip
     print(roofs.text())
 
