@@ -8,7 +8,8 @@
 #include "absl/status/statusor.h"
 #include "base/cuda/runtime.h"
 #include "base/vector_type.h"
-#include "index/cuda/search_bodies.h"
+#include "index/cuda/scan_body.h"
+#include "index/cuda/select_bodies.h"
 #include "index/cuda/softmax_bodies.h"
 
 namespace loci::cuda {

@@ -5,7 +5,7 @@
 
 #include <cstdint>
 
-#include "index/cuda/search_bodies.h"
+#include "index/cuda/candidates.h"
 
 namespace loci::cuda {
 
