@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "base/benchmark.h"
 #include "base/cancellation.h"
 #include "base/file.h"
 #include "index/faiss_index.h"
@@ -24,12 +25,6 @@
 
 namespace loci {
 namespace {
-
-void Check(const absl::Status& status) {
-  if (status.ok()) return;
-  std::cerr << "approximate_index_benchmark: " << status << std::endl;
-  std::exit(1);
-}
 
 // Of all threads: a build may start some.
 double CpuSeconds() {
@@ -40,7 +35,7 @@ double CpuSeconds() {
 
 std::vector<float> ReadFloats(const std::string& path) {
   const auto bytes = PosixFileSystem().ReadFile(path);
-  Check(bytes.status());
+  CheckOk(bytes.status());
   std::vector<float> values(bytes->size() / sizeof(float));
   std::memcpy(values.data(), bytes->data(), values.size() * sizeof(float));
   return values;
@@ -54,8 +49,8 @@ int Run(const std::string& folder, int dim) {
     const std::vector<float> rows = ReadFloats(JoinPath(folder, "rows.f32"));
     const int64_t count = static_cast<int64_t>(rows.size()) / dim;
     auto writer = VectorFileWriter::Create(fs, vectors_path, count, dim, ElementType::kFloat32).value();
-    for (int64_t r = 0; r < count; ++r) Check(writer->Append(&rows[static_cast<size_t>(r * dim)]));
-    Check(writer->Finish());
+    for (int64_t r = 0; r < count; ++r) CheckOk(writer->Append(&rows[static_cast<size_t>(r * dim)]));
+    CheckOk(writer->Finish());
   }
   const std::shared_ptr<const VectorFile> vectors = VectorFile::Open(fs, vectors_path).value();
   vectors->Warm();
@@ -69,16 +64,16 @@ int Run(const std::string& folder, int dim) {
     IndexSearchOptions options;
     words >> verb >> factory >> query_count >> options.top_k >> effort >> options.rescore_factor;
     if (verb == "build") {
-      Check(ValidateFaissFactory(factory, dim, vectors->rows()));
+      CheckOk(ValidateFaissFactory(factory, dim, vectors->rows()));
       const std::string path = JoinPath(folder, "index.faiss");
       const double start = CpuSeconds();
-      Check(BuildFaissIndex(fs, factory, *vectors, path, RequestLimits()));
+      CheckOk(BuildFaissIndex(fs, factory, *vectors, path, RequestLimits()));
       const double seconds = CpuSeconds() - start;
       auto index = OpenFaissIndex(fs, path, factory, vectors, nullptr);
-      Check(index.status());
+      CheckOk(index.status());
       std::cout << "{\"cpu_s\": " << seconds << ", \"memory_bytes\": " << (*index)->memory_bytes() << "}" << std::endl;
       indexes[factory] = *std::move(index);
-      Check(fs.DeleteFile(path));
+      CheckOk(fs.DeleteFile(path));
       continue;
     }
     const auto found = indexes.find(factory);
@@ -88,7 +83,7 @@ int Run(const std::string& folder, int dim) {
     (factory.rfind("HNSW", 0) == 0 ? options.ef_search : options.nprobe) = effort;
     std::vector<RowHit> hits(static_cast<size_t>(query_count * options.top_k));
     const double start = CpuSeconds();
-    Check(found->second->Search({queries.data(), query_count, dim}, options, RowMask(), hits.data()));
+    CheckOk(found->second->Search({queries.data(), query_count, dim}, options, RowMask(), hits.data()));
     const double seconds = CpuSeconds() - start;
     if (verb == "run") {
       std::printf("{\"cpu_s\": %.9f}\n", seconds);

@@ -16,6 +16,7 @@
 #include <string>
 #include <vector>
 
+#include "base/benchmark.h"
 #include "base/device.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
@@ -26,12 +27,6 @@
 
 namespace loci {
 namespace {
-
-void Check(const absl::Status& status) {
-  if (status.ok()) return;
-  std::cerr << "certified_scan_benchmark: " << status << std::endl;
-  std::exit(1);
-}
 
 double Seconds(clockid_t clock) {
   timespec now;
@@ -58,11 +53,11 @@ int Run(const std::string& folder, int dim, int threads) {
     for (const ElementType type : {ElementType::kFloat32, ElementType::kBfloat16}) {
       const std::string name(ElementTypeName(type)), path = JoinPath(folder, name);
       auto writer = VectorFileWriter::Create(fs, path, count, dim, type).value();
-      for (int64_t r = 0; r < count; ++r) Check(writer->Append(&rows[static_cast<size_t>(r * dim)]));
-      Check(writer->Finish());
+      for (int64_t r = 0; r < count; ++r) CheckOk(writer->Append(&rows[static_cast<size_t>(r * dim)]));
+      CheckOk(writer->Finish());
       std::shared_ptr<const VectorFile> vectors = VectorFile::Open(fs, path).value();
       const double start = Seconds(CLOCK_MONOTONIC);
-      Check(WriteQuantizedVectors(fs, *vectors, path + ".int8", nullptr));
+      CheckOk(WriteQuantizedVectors(fs, *vectors, path + ".int8", nullptr));
       std::cout << name << ": " << count << " x " << dim << ", codes written in " << Seconds(CLOCK_MONOTONIC) - start << " s"
                 << std::endl;
       const std::shared_ptr<const QuantizedVectors> codes = QuantizedVectors::Open(fs, path + ".int8").value();
@@ -92,7 +87,7 @@ int Run(const std::string& folder, int dim, int threads) {
     const int64_t scored = scan.scored_count(), given_up = scan.given_up_count();
     std::vector<RowHit> hits(static_cast<size_t>(query_count * options.top_k));
     const double start = Seconds(clock);
-    Check(index.Search({queries.data(), query_count, dim}, options, RowMask(), hits.data()));
+    CheckOk(index.Search({queries.data(), query_count, dim}, options, RowMask(), hits.data()));
     const double seconds = Seconds(clock) - start;
     if (verb == "run") {
       std::cout << "{\"s\": " << seconds

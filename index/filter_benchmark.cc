@@ -17,6 +17,7 @@
 #include <string>
 #include <vector>
 
+#include "base/benchmark.h"
 #include "base/file.h"
 #include "index/exact_index.h"
 #include "index/metadata_columns.h"
@@ -27,12 +28,6 @@ namespace loci {
 namespace {
 
 constexpr int kQueries = 64;
-
-void Check(const absl::Status& status) {
-  if (status.ok()) return;
-  std::cerr << "filter_benchmark: " << status << std::endl;
-  std::exit(1);
-}
 
 double CpuSeconds() {
   timespec now;
@@ -51,13 +46,13 @@ void RandomUnitVector(std::mt19937& random, std::vector<float>* vector) {
 
 void WriteBytes(const std::string& path, const void* data, size_t size) {
   auto file = PosixFileSystem().NewWritableFile(path).value();
-  Check(file->Append({static_cast<const char*>(data), size}));
-  Check(file->Close());
+  CheckOk(file->Append({static_cast<const char*>(data), size}));
+  CheckOk(file->Close());
 }
 
 int Run(const std::string& folder, int64_t rows, int dim) {
   FileSystem& fs = PosixFileSystem();
-  Check(fs.CreateDirectories(folder));
+  CheckOk(fs.CreateDirectories(folder));
   std::mt19937 random(1);
   std::vector<float> vector(static_cast<size_t>(dim));
   std::vector<int64_t> numbers;
@@ -66,7 +61,7 @@ int Run(const std::string& folder, int64_t rows, int dim) {
   double build_seconds = 0;
   for (int64_t row = 0; row < rows; ++row) {
     RandomUnitVector(random, &vector);
-    Check(writer->Append(vector.data()));
+    CheckOk(writer->Append(vector.data()));
     v1::Passage passage;
     auto& metadata = *passage.mutable_metadata();
     numbers.push_back(static_cast<int64_t>(random() % 1000));
@@ -76,12 +71,12 @@ int Run(const std::string& folder, int64_t rows, int dim) {
     metadata["draft"].set_bool_value(random() % 2 == 0);
     metadata["score"].set_double_value(static_cast<double>(random()));
     const double start = CpuSeconds();
-    Check(builder->Add(row, passage));
+    CheckOk(builder->Add(row, passage));
     build_seconds += CpuSeconds() - start;
   }
-  Check(writer->Finish());
+  CheckOk(writer->Finish());
   double start = CpuSeconds();
-  Check(builder->Finish(rows, {}));
+  CheckOk(builder->Finish(rows, {}));
   build_seconds += CpuSeconds() - start;
   WriteBytes(JoinPath(folder, "numbers"), numbers.data(), numbers.size() * sizeof(numbers[0]));
   std::vector<float> queries;
@@ -116,14 +111,14 @@ int Run(const std::string& folder, int64_t rows, int dim) {
     int64_t matches = rows;
     if (!filter.empty()) {
       const auto parsed = FilterExpression::Parse(filter);
-      Check(parsed.status());
+      CheckOk(parsed.status());
       const auto found = EvaluateFilter(**parsed, *columns, {}, {});
-      Check(found.status());
+      CheckOk(found.status());
       hidden = RowMask().RestrictedTo(rows, found->ToWords(rows));
       matches = rows - hidden.hidden_count();
     }
     const double filtered = CpuSeconds();
-    Check(index.Search({queries.data(), query_count, dim}, options, hidden, hits.data()));
+    CheckOk(index.Search({queries.data(), query_count, dim}, options, hidden, hits.data()));
     const double end = CpuSeconds();
     if (command == "run") {
       std::printf("{\"cpu_s\": %.9f, \"filter_s\": %.9f, \"matches\": %lld}\n", end - begin, filtered - begin, static_cast<long long>(matches));

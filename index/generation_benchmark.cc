@@ -2,7 +2,6 @@
 //
 //   bazel run -c opt //index:generation_benchmark -- FOLDER [rows [dim [index]]]
 #include <algorithm>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -10,13 +9,12 @@
 #include <string>
 #include <vector>
 
+#include "base/benchmark.h"
 #include "base/file.h"
 #include "index/generation.h"
 
 namespace loci {
 namespace {
-
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 // Resident memory of this process that no file backs.
 int64_t AnonymousMiB() {
@@ -28,28 +26,22 @@ int64_t AnonymousMiB() {
   return 0;
 }
 
-void Check(const absl::Status& status) {
-  if (status.ok()) return;
-  std::fprintf(stderr, "generation_benchmark: %s\n", status.ToString().c_str());
-  std::exit(1);
-}
-
 int Run(const std::string& folder, int64_t rows, int dim, const std::string& index) {
   FileSystem& fs = PosixFileSystem();
   BuildOptions options;
   options.index = index;
   options.dim = dim;
   const std::string directory = JoinPath(folder, "generation_benchmark");
-  Check(fs.DeleteRecursively(directory));
+  CheckOk(fs.DeleteRecursively(directory));
   auto builder = GenerationBuilder::Create(fs, directory, "bench", "g", options);
-  Check(builder.status());
+  CheckOk(builder.status());
   std::mt19937_64 random(1);
   constexpr int64_t kBatch = 256;
   int64_t peak = AnonymousMiB();
-  double last = Now();
+  double last = NowSeconds();
   const auto report = [&](const std::string& phase) {
-    std::printf("%-10s %7.1f s, at most %lld MiB beside mapped files\n", phase.c_str(), Now() - last, static_cast<long long>(peak));
-    last = Now();
+    std::printf("%-10s %7.1f s, at most %lld MiB beside mapped files\n", phase.c_str(), NowSeconds() - last, static_cast<long long>(peak));
+    last = NowSeconds();
   };
   for (int64_t first = 0; first < rows; first += kBatch) {
     const int64_t count = std::min(kBatch, rows - first);
@@ -61,7 +53,7 @@ int Run(const std::string& folder, int64_t rows, int dim, const std::string& ind
       passages[i].set_title("A title");
       for (int w = 0; w < 60; ++w) passages[i].set_text(passages[i].text() + std::to_string(random() % 5000) + " ");
     }
-    Check((*builder)->Add(passages, vectors.data()));
+    CheckOk((*builder)->Add(passages, vectors.data()));
     peak = std::max(peak, AnonymousMiB());
   }
   report("add");
@@ -72,17 +64,17 @@ int Run(const std::string& folder, int64_t rows, int dim, const std::string& ind
     report(phase);
     phase = std::string(now);
   });
-  Check(manifest.status());
+  CheckOk(manifest.status());
   report(phase);
   builder->reset();
   const auto generation = Generation::Open(fs, directory, {});
-  Check(generation.status());
+  CheckOk(generation.status());
   peak = std::max(peak, AnonymousMiB());
   report("open");
   std::printf("%lld rows, recall@10 %.4f of %lld queries, the generation says %lld MiB\n",
               static_cast<long long>((*generation)->row_count()), manifest->recall_at_10(),
               static_cast<long long>(manifest->recall_query_count()), static_cast<long long>((*generation)->memory_bytes() >> 20));
-  Check(fs.DeleteRecursively(directory));
+  CheckOk(fs.DeleteRecursively(directory));
   return 0;
 }
 

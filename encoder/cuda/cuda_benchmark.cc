@@ -8,7 +8,6 @@
 //
 // Exits 2 where there is no device, with the reason.
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -23,6 +22,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/benchmark.h"
 #include "base/device.h"
 #include "base/file.h"
 #include "base/vector_type.h"
@@ -34,20 +34,6 @@ namespace loci {
 namespace {
 
 constexpr ElementType kTypes[] = {ElementType::kBfloat16, ElementType::kFloat16, ElementType::kFloat32};
-
-void Die(const absl::Status& status) {
-  if (status.ok()) return;
-  std::fprintf(stderr, "%s\n", status.ToString().c_str());
-  std::exit(1);
-}
-
-template <typename T>
-T ValueOrDie(absl::StatusOr<T> value) {
-  Die(value.status());
-  return *std::move(value);
-}
-
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 double Median(std::vector<double> values) {
   std::sort(values.begin(), values.end());
@@ -111,7 +97,7 @@ class KernelBench {
       if (type == ElementType::kBfloat16) Float32ToBfloat16(&value, static_cast<uint16_t*>(pinned.get()) + i, 1);
     }
     for (int64_t begin = 0; begin < count; begin += some) {
-      Die(runtime_.CopyToDevice(static_cast<char*>(memory.get()) + begin * size, pinned.get(),
+      CheckOk(runtime_.CopyToDevice(static_cast<char*>(memory.get()) + begin * size, pinned.get(),
                                 std::min(some, count - begin) * size, stream()));
     }
     Wait();
@@ -119,24 +105,24 @@ class KernelBench {
   }
 
   void Wait() {
-    Die(runtime_.Record(event_.get(), stream()));
-    Die(runtime_.Wait(event_.get()));
+    CheckOk(runtime_.Record(event_.get(), stream()));
+    CheckOk(runtime_.Wait(event_.get()));
   }
 
   // Seconds of one call, the median of nine runs of as many as take about 20 ms.
   double Time(const std::function<absl::Status()>& call) {
-    Die(call());
+    CheckOk(call());
     Wait();
-    double begin = Now();
-    for (int i = 0; i < 5; ++i) Die(call());
+    double begin = NowSeconds();
+    for (int i = 0; i < 5; ++i) CheckOk(call());
     Wait();
-    const int calls = std::clamp(static_cast<int>(0.02 / ((Now() - begin) / 5)), 1, 2000);
+    const int calls = std::clamp(static_cast<int>(0.02 / ((NowSeconds() - begin) / 5)), 1, 2000);
     std::vector<double> seconds;
     for (int round = 0; round < 9; ++round) {
-      begin = Now();
-      for (int i = 0; i < calls; ++i) Die(call());
+      begin = NowSeconds();
+      for (int i = 0; i < calls; ++i) CheckOk(call());
       Wait();
-      seconds.push_back((Now() - begin) / calls);
+      seconds.push_back((NowSeconds() - begin) / calls);
     }
     return Median(seconds);
   }
@@ -194,7 +180,7 @@ class KernelBench {
       int32_t tiles = 0;
       cuda::WriteDeviceBatch(batch, {.first_sequence = 0, .sequence_count = sequences, .token_count = kTokens},
                              static_cast<int32_t*>(pinned.get()), &tiles);
-      Die(runtime_.CopyToDevice(staged.get(), pinned.get(), 4 * ints, stream()));
+      CheckOk(runtime_.CopyToDevice(staged.get(), pinned.get(), 4 * ints, stream()));
       Wait();
       const cuda::Launch launch = {.batch = static_cast<const int32_t*>(staged.get()),
                                    .rows = kTokens,
@@ -247,12 +233,12 @@ void Kernels(const std::shared_ptr<CudaBackend>& backend) {
 
 double EncodeSeconds(const Encoder& encoder, const PackedBatch& batch, int rounds) {
   std::vector<float> vectors(static_cast<size_t>(batch.sequence_count() * encoder.spec().dim));
-  for (int i = 0; i < 2; ++i) Die(encoder.Encode(batch, vectors.data()));
+  for (int i = 0; i < 2; ++i) CheckOk(encoder.Encode(batch, vectors.data()));
   std::vector<double> seconds;
   for (int i = 0; i < rounds; ++i) {
-    const double begin = Now();
-    Die(encoder.Encode(batch, vectors.data()));
-    seconds.push_back(Now() - begin);
+    const double begin = NowSeconds();
+    CheckOk(encoder.Encode(batch, vectors.data()));
+    seconds.push_back(NowSeconds() - begin);
   }
   return Median(seconds);
 }
@@ -261,8 +247,8 @@ void Fidelity(const Encoder& cpu, const Encoder& encoder) {
   const PackedBatch batch = Batch(64, 64, true, 11);
   const size_t dim = static_cast<size_t>(cpu.spec().dim);
   std::vector<float> a(64 * dim), b(64 * dim), alone(dim);
-  Die(cpu.Encode(batch, a.data()));
-  Die(encoder.Encode(batch, b.data()));
+  CheckOk(cpu.Encode(batch, a.data()));
+  CheckOk(encoder.Encode(batch, b.data()));
   double least = 1, mean = 0;
   int differing = 0;
   for (size_t s = 0; s < 64; ++s) {
@@ -273,7 +259,7 @@ void Fidelity(const Encoder& cpu, const Encoder& encoder) {
     const PackedBatch one = {
         .token_ids = {batch.token_ids.begin() + batch.offsets[s], batch.token_ids.begin() + batch.offsets[s + 1]},
         .offsets = {0, batch.offsets[s + 1] - batch.offsets[s]}};
-    Die(encoder.Encode(one, alone.data()));
+    CheckOk(encoder.Encode(one, alone.data()));
     differing += !std::equal(alone.begin(), alone.end(), b.begin() + static_cast<std::ptrdiff_t>(s * dim));
   }
   std::printf(
@@ -321,21 +307,21 @@ int Soak(const std::string& model, const std::shared_ptr<CudaBackend>& backend, 
   std::vector<int64_t> levels;
   std::shared_ptr<const Encoder> served = Load(model, backend, ElementType::kBfloat16);
   std::vector<float> expected(static_cast<size_t>(200 * served->spec().dim)), vectors(expected.size());
-  Die(served->Encode(batch, expected.data()));
+  CheckOk(served->Encode(batch, expected.data()));
   int64_t encoded = 0, wrong = 0;
-  const double end = Now() + seconds;
+  const double end = NowSeconds() + seconds;
   do {
     // The next one is loaded while the old one serves, as a swap does it.
     std::shared_ptr<const Encoder> next;
     std::thread loader([&] { next = Load(model, backend, ElementType::kBfloat16); });
     for (int i = 0; i < 50; ++i, encoded += 200) {
-      Die(served->Encode(batch, vectors.data()));
+      CheckOk(served->Encode(batch, vectors.data()));
       wrong += vectors != expected;
     }
     loader.join();
     served = std::move(next);
     levels.push_back(used());
-  } while (Now() < end);
+  } while (NowSeconds() < end);
   // The runtime takes memory of the device by so much.
   constexpr int64_t kGranuleBytes = 2 << 20;
   const bool flat = levels.size() < 4 || levels.back() <= levels[levels.size() / 4] + kGranuleBytes;
@@ -366,9 +352,9 @@ int Serve(const std::string& model, const std::shared_ptr<CudaBackend>& backend,
   }
   std::vector<float> vectors(static_cast<size_t>(batch.sequence_count() * encoder->spec().dim));
   for (std::string command; std::getline(std::cin, command);) {
-    const double begin = Now();
-    Die(encoder->Encode(batch, vectors.data()));
-    const double seconds = Now() - begin;
+    const double begin = NowSeconds();
+    CheckOk(encoder->Encode(batch, vectors.data()));
+    const double seconds = NowSeconds() - begin;
     if (command.rfind("write ", 0) == 0) {
       std::ofstream(command.substr(6), std::ios::binary)
           .write(reinterpret_cast<const char*>(vectors.data()), static_cast<std::streamsize>(vectors.size() * sizeof(float)));
@@ -387,7 +373,7 @@ int Main(int argc, char** argv) {
     return 1;
   }
   const auto selected = SelectDevice("auto", ProbeCuda(), OpenCudaBackend, nullptr);
-  Die(selected.status());
+  CheckOk(selected.status());
   if (selected->cuda == nullptr) {
     std::printf("no device: %s\n", selected->choice.reason.c_str());
     return 2;

@@ -10,7 +10,6 @@
 // Exits 2 where there is no device, with the reason.
 #include <algorithm>
 #include <bit>
-#include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -20,9 +19,9 @@
 #include <sstream>
 #include <string>
 #include <thread>
-#include <utility>
 #include <vector>
 
+#include "base/benchmark.h"
 #include "base/device.h"
 #include "base/file.h"
 #include "base/thread_pool.h"
@@ -36,20 +35,6 @@ namespace {
 constexpr int kTopK = 100;
 constexpr int64_t kQueries = 512;
 constexpr int64_t kClusters = 4096;
-
-void Die(const absl::Status& status) {
-  if (status.ok()) return;
-  std::fprintf(stderr, "%s\n", status.ToString().c_str());
-  std::exit(1);
-}
-
-template <typename T>
-T ValueOrDie(absl::StatusOr<T> value) {
-  Die(value.status());
-  return *std::move(value);
-}
-
-double Now() { return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count(); }
 
 std::string VectorsPath(const std::string& folder) { return JoinPath(folder, "vectors.bin"); }
 std::string QueriesPath(const std::string& folder) { return JoinPath(folder, "queries.f32"); }
@@ -94,9 +79,9 @@ int Make(const std::string& folder, int64_t rows, int dim) {
         MakeRow(static_cast<uint64_t>(first + i), centres, dim, &piece[static_cast<size_t>(i * dim)]);
       }
     });
-    for (int64_t i = 0; i < count; ++i) Die(writer->Append(&piece[static_cast<size_t>(i * dim)]));
+    for (int64_t i = 0; i < count; ++i) CheckOk(writer->Append(&piece[static_cast<size_t>(i * dim)]));
   }
-  Die(writer->Finish());
+  CheckOk(writer->Finish());
   std::vector<float> queries(static_cast<size_t>(kQueries * dim));
   for (int64_t q = 0; q < kQueries; ++q)
     MakeRow(static_cast<uint64_t>(rows + q), centres, dim, &queries[static_cast<size_t>(q * dim)]);
@@ -138,9 +123,9 @@ IndexSearchOptions TopK() {
 }
 
 double Run(Loaded& loaded, int64_t queries) {
-  const double begin = Now();
-  Die(loaded.index->Search(loaded.First(queries), TopK(), RowMask(), loaded.hits.data()));
-  return Now() - begin;
+  const double begin = NowSeconds();
+  CheckOk(loaded.index->Search(loaded.First(queries), TopK(), RowMask(), loaded.hits.data()));
+  return NowSeconds() - begin;
 }
 
 // log Z and mean vectors against the CPU's, and their time. False where they differ.
@@ -173,9 +158,9 @@ bool MeasureSoftmax(const SearchDevice& device, const Loaded& loaded) {
     for (const int64_t count : {int64_t{1}, int64_t{8}, int64_t{64}}) {
       std::vector<double> times;
       for (int i = 0; i < 12; ++i) {
-        const double begin = Now();
+        const double begin = NowSeconds();
         (void)ValueOrDie(softmax->Scan(loaded.First(count), RowMask(), options));
-        if (i >= 2) times.push_back(Now() - begin);
+        if (i >= 2) times.push_back(NowSeconds() - begin);
       }
       std::sort(times.begin(), times.end());
       const double median = times[times.size() / 2];
@@ -189,12 +174,12 @@ bool MeasureSoftmax(const SearchDevice& device, const Loaded& loaded) {
 }
 
 int Measure(const SearchDevice& device, const std::string& folder) {
-  const double begin = Now();
+  const double begin = NowSeconds();
   Loaded loaded = Load(device, folder);
   const int64_t rows = loaded.vectors->rows();
   const int dim = loaded.vectors->dim();
   std::printf("%lld rows of %d: %.1f GB on the device, uploaded in %.1f s\n", static_cast<long long>(rows), dim,
-              static_cast<double>(loaded.index->device_bytes()) / 1e9, Now() - begin);
+              static_cast<double>(loaded.index->device_bytes()) / 1e9, NowSeconds() - begin);
   // Of the first 16 queries, and of 16 that lie in all tiles of 512 and in all columns of a tile.
   constexpr int64_t kCompared = 16;
   int64_t wrong = 0;
@@ -207,7 +192,7 @@ int Measure(const SearchDevice& device, const std::string& folder) {
       queries.insert(queries.end(), query, query + dim);
     }
     std::vector<RowHit> expected(static_cast<size_t>(kCompared * kTopK));
-    Die(loaded.cpu->Search({queries.data(), kCompared, dim}, TopK(), RowMask(), expected.data()));
+    CheckOk(loaded.cpu->Search({queries.data(), kCompared, dim}, TopK(), RowMask(), expected.data()));
     std::fill(loaded.hits.begin(), loaded.hits.end(), RowHit{-7, 7});
     Run(loaded, count);
     for (size_t i = 0; i < expected.size(); ++i) {
