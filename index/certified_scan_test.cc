@@ -24,6 +24,7 @@
 #include "index/quantized_vectors.h"
 #include "index/row_mask.h"
 #include "index/vector_file.h"
+#include "index/vector_file_testing.h"
 
 namespace loci {
 namespace {
@@ -34,31 +35,6 @@ std::vector<ScanIsa> Isas() {
   std::vector<ScanIsa> isas = {ScanIsa::kAvx2};
   if (DetectScanIsa() == ScanIsa::kVnni) isas.push_back(ScanIsa::kVnni);
   return isas;
-}
-
-struct Files {
-  std::shared_ptr<const VectorFile> vectors;
-  std::shared_ptr<const QuantizedVectors> codes;
-};
-
-Files MakeFiles(const std::vector<float>& rows, int dim, ElementType type = ElementType::kFloat32) {
-  FileSystem& fs = PosixFileSystem();
-  const std::string path = JoinPath(testing::TempDir(), "certified_scan_test_vectors"), codes_path = path + ".int8";
-  const int64_t count = static_cast<int64_t>(rows.size()) / dim;
-  auto writer = VectorFileWriter::Create(fs, path, count, dim, type);
-  EXPECT_TRUE(writer.ok()) << writer.status();
-  for (int64_t r = 0; r < count; ++r) EXPECT_TRUE((*writer)->Append(&rows[static_cast<size_t>(r * dim)]).ok());
-  EXPECT_TRUE((*writer)->Finish().ok());
-  auto vectors = VectorFile::Open(fs, path);
-  EXPECT_TRUE(vectors.ok()) << vectors.status();
-  Files files;
-  files.vectors = *std::move(vectors);
-  EXPECT_TRUE(WriteQuantizedVectors(fs, *files.vectors, codes_path, nullptr).ok());
-  auto codes = QuantizedVectors::Open(fs, codes_path);
-  EXPECT_TRUE(codes.ok()) << codes.status();
-  files.codes = *std::move(codes);
-  EXPECT_TRUE(fs.DeleteFile(path).ok() && fs.DeleteFile(codes_path).ok());
-  return files;
 }
 
 std::vector<float> Normal(size_t count, uint64_t seed, float deviation = 0.3f) {
@@ -79,7 +55,7 @@ IndexSearchOptions TopK(int top_k) {
 }
 
 // Both passes against the search that scores every row, whatever the sizes; gives the number of queries that were given up.
-int64_t ExpectSameHits(const Files& files, const std::vector<float>& queries, int top_k, const RowMask& mask, ThreadPool* pool,
+int64_t ExpectSameHits(const VectorsWithCodes& files, const std::vector<float>& queries, int top_k, const RowMask& mask, ThreadPool* pool,
                        const std::string& what) {
   const int dim = files.vectors->dim();
   const int64_t count = static_cast<int64_t>(queries.size()) / dim;
@@ -196,7 +172,7 @@ TEST(QuantizedVectors, FiguresBoundWhatRoundingTookAway) {
   rows[7 * kDim + 1] = 1000;  // One large element.
   rows[8 * kDim + 1] = kInfinity;
   rows[9 * kDim + 1] = std::nanf("");
-  const Files files = MakeFiles(rows, kDim);
+  const VectorsWithCodes files = MakeVectorsWithCodes(rows, kDim);
   ASSERT_EQ(files.codes->rows(), 200);
   ASSERT_EQ(files.codes->panel_count(), 4);
   for (int64_t r = 0; r < 256; ++r) {
@@ -316,7 +292,7 @@ TEST(QuantizedVectors, WritingTellsHowFarItIsAndEndsWhereToldTo) {
   constexpr int kDim = 128;
   constexpr int64_t kRows = 20'000;  // A few times what is written at once.
   FileSystem& fs = PosixFileSystem();
-  const Files files = MakeFiles(Normal(kRows * kDim, 1), kDim);
+  const VectorsWithCodes files = MakeVectorsWithCodes(Normal(kRows * kDim, 1), kDim);
   const std::string path = JoinPath(testing::TempDir(), "quantized_vectors_progress_test");
   std::vector<int64_t> done;
   const auto written = WriteQuantizedVectors(fs, *files.vectors, path, [&](int64_t rows) {
@@ -357,7 +333,7 @@ TEST_P(CertifiedScanTest, FindsWhatScoringAllFinds) {
       for (int d = 0; d < dim; ++d) values[static_cast<size_t>(r * dim + d)] *= 3.0f;
     }
     for (int64_t r = 10; r < rows; r += 100) std::fill_n(&values[static_cast<size_t>(r * dim)], dim, 0.0f);
-    const Files files = MakeFiles(values, dim, type);
+    const VectorsWithCodes files = MakeVectorsWithCodes(values, dim, type);
     std::vector<int64_t> some, most, all;
     for (int64_t r = 0; r < rows; ++r) {
       all.push_back(r);
@@ -391,7 +367,7 @@ INSTANTIATE_TEST_SUITE_P(All, CertifiedScanTest,
 
 TEST(CertifiedScan, ScoresFewRowsOfMany) {
   constexpr int kDim = 128;
-  const Files files = MakeFiles(Normal(40'000 * kDim, 1), kDim);
+  const VectorsWithCodes files = MakeVectorsWithCodes(Normal(40'000 * kDim, 1), kDim);
   const CertifiedScan scan(files.vectors, files.codes, nullptr, DetectCpuIsa(), DetectScanIsa());
   const std::vector<float> queries = Normal(20 * kDim, 2);
   std::vector<RowHit> hits(20 * 10);
@@ -420,7 +396,7 @@ TEST(CertifiedScan, GivesUpWhereRowsAreTooMuchAlike) {
   std::vector<float> queries = Normal(3 * kDim, 8);
   std::fill_n(queries.begin() + kDim, kDim, 0.0f);  // A zero among the others.
   for (const std::vector<float>* rows : {&equal, &close, &zero, &outlier, &infinite}) {
-    const Files files = MakeFiles(*rows, kDim);
+    const VectorsWithCodes files = MakeVectorsWithCodes(*rows, kDim);
     for (ThreadPool* const each : {static_cast<ThreadPool*>(nullptr), &pool}) {
       EXPECT_GT(ExpectSameHits(files, queries, 10, RowMask(), each, "alike"), 0);
       std::vector<RowHit> expected(30), hits(30);
@@ -441,7 +417,7 @@ TEST(CertifiedScan, GivesUpWhereRowsAreTooMuchAlike) {
 // A batch where one query is given up and the others are not.
 TEST(CertifiedScan, AnswersTheOthersOfABatch) {
   constexpr int kDim = 64;
-  const Files files = MakeFiles(Normal(20'000 * kDim, 1), kDim);
+  const VectorsWithCodes files = MakeVectorsWithCodes(Normal(20'000 * kDim, 1), kDim);
   std::vector<float> queries = Normal(9 * kDim, 2);
   std::fill_n(queries.begin() + 4 * kDim, kDim, 0.0f);
   EXPECT_EQ(ExpectSameHits(files, queries, 10, RowMask(), nullptr, "one of nine"), static_cast<int64_t>(Isas().size()));
@@ -470,7 +446,7 @@ TEST(CertifiedScan, WorkersFindTogetherWhatScoringAllFinds) {
       for (int64_t ulps = 0; ulps <= i / kDim; ++ulps) row[i % kDim] = std::nextafter(row[i % kDim], kInfinity);
     }
   }
-  const Files files = MakeFiles(rows, kDim);
+  const VectorsWithCodes files = MakeVectorsWithCodes(rows, kDim);
   std::vector<int64_t> some;
   for (int64_t r = 0; r < kRows; r += 9) some.push_back(r);
   ThreadPool pool("search", 3, 16);
@@ -499,7 +475,7 @@ TEST(CertifiedScan, HoldsForAnyMagnitude) {
     rows[200 * kDim + 3] = std::nanf("");
     std::fill_n(&rows[300 * kDim], kDim, 2e17f);
     std::fill_n(&rows[301 * kDim], kDim, -2e17f);
-    const Files files = MakeFiles(rows, kDim);
+    const VectorsWithCodes files = MakeVectorsWithCodes(rows, kDim);
     for (const float query_scale : {1e-44f, 1e-38f, 1e-25f, 1.0f, 1e13f}) {
       std::vector<float> queries = Normal(3 * kDim, 4, 1.0f);
       for (float& value : queries) value *= query_scale;
@@ -517,7 +493,7 @@ TEST(CertifiedScan, DamagedFiguresOfARowChangeNoOthers) {
   constexpr int kTopK = 10;
   constexpr int kDamagedOfPanel = 3;
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
-  const Files files = MakeFiles(Normal(kRows * kDim, 1), kDim);
+  const VectorsWithCodes files = MakeVectorsWithCodes(Normal(kRows * kDim, 1), kDim);
   const std::vector<float> queries = Normal(2 * kDim, 2);
   const MatrixView<const float> view{queries.data(), 2, kDim};
   ThreadPool pool("search", 2, 16);
@@ -574,7 +550,7 @@ TEST(CertifiedScan, DamagedFiguresOfARowChangeNoOthers) {
 }
 
 TEST(CertifiedScan, StopsWhenCancelledOrTooLate) {
-  const Files files = MakeFiles(Normal(20'000 * 24, 1), 24);
+  const VectorsWithCodes files = MakeVectorsWithCodes(Normal(20'000 * 24, 1), 24);
   const std::vector<float> queries = Normal(20 * 24, 1);
   std::vector<RowHit> hits(20 * 3);
   ThreadPool pool("search", 2, 16);
@@ -592,7 +568,7 @@ TEST(CertifiedScan, StopsWhenCancelledOrTooLate) {
 // Without codes, where many queries share the making of a panel.
 TEST(CertifiedScan, MakesCodesForManyQueries) {
   constexpr int kDim = 48;
-  const Files files = MakeFiles(Normal(9000 * kDim, 1), kDim, ElementType::kBfloat16);
+  const VectorsWithCodes files = MakeVectorsWithCodes(Normal(9000 * kDim, 1), kDim, ElementType::kBfloat16);
   const std::vector<float> queries = Normal(600 * kDim, 2);
   ThreadPool pool("search", 2, 16);
   const ExactIndex index(files.vectors, &pool);
@@ -614,7 +590,7 @@ TEST(CertifiedScan, MakesCodesForManyQueries) {
 TEST(CertifiedScan, IsTriedNowAndThenWhereItGaveUp) {
   constexpr int64_t kRows = 6000;
   constexpr int kDim = 8;
-  const Files alike = MakeFiles(std::vector<float>(static_cast<size_t>(kRows * kDim), 0.25f), kDim);
+  const VectorsWithCodes alike = MakeVectorsWithCodes(std::vector<float>(static_cast<size_t>(kRows * kDim), 0.25f), kDim);
   const ExactIndex index(alike.vectors, nullptr, DetectCpuIsa(), alike.codes);
   const CertifiedScan& scan = index.certified_scan();
   const std::vector<float> query = Normal(kDim, 3);
@@ -634,7 +610,7 @@ TEST(CertifiedScan, IsTriedNowAndThenWhereItGaveUp) {
 TEST(CertifiedScan, GoesOnWhereItGaveUpFewQueries) {
   constexpr int64_t kRows = 6000;
   constexpr int kDim = 24;
-  const Files files = MakeFiles(Normal(kRows * kDim, 1), kDim);
+  const VectorsWithCodes files = MakeVectorsWithCodes(Normal(kRows * kDim, 1), kDim);
   const ExactIndex index(files.vectors, nullptr, DetectCpuIsa(), files.codes);
   const CertifiedScan& scan = index.certified_scan();
   std::vector<float> queries = Normal(4 * kDim, 3);
@@ -661,7 +637,7 @@ TEST(CertifiedScan, GoesOnWhereItGaveUpFewQueries) {
 }
 
 TEST(CertifiedScan, IsAskedOnlyWhereItPays) {
-  const Files files = MakeFiles(Normal(20'000 * 24, 1), 24);
+  const VectorsWithCodes files = MakeVectorsWithCodes(Normal(20'000 * 24, 1), 24);
   const ExactIndex index(files.vectors, nullptr, DetectCpuIsa(), files.codes);
   const std::vector<float> queries = Normal(24, 1);
   std::vector<RowHit> hits(10'000);

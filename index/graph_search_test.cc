@@ -14,7 +14,7 @@
 #include <utility>
 #include <vector>
 
-#include "base/file.h"
+#include "index/vector_file_testing.h"
 
 namespace loci {
 namespace {
@@ -53,11 +53,7 @@ Built Build(int64_t rows) {
   Built built;
   built.faiss = std::make_unique<faiss::IndexHNSWFlat>(kDim, 8, faiss::METRIC_INNER_PRODUCT);
   built.faiss->add(rows, data.data());
-  const std::string path = JoinPath(testing::TempDir(), "graph_search_test_vectors");
-  auto writer = VectorFileWriter::Create(PosixFileSystem(), path, rows, kDim, ElementType::kFloat32).value();
-  for (int64_t row = 0; row < rows; ++row) EXPECT_TRUE(writer->Append(&data[static_cast<size_t>(row * kDim)]).ok());
-  EXPECT_TRUE(writer->Finish().ok());
-  built.vectors = VectorFile::Open(PosixFileSystem(), path).value();
+  built.vectors = MakeVectorFile(data, kDim);
   return built;
 }
 

@@ -2,44 +2,24 @@
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexScalarQuantizer.h>
-#include <faiss/impl/IDSelector.h>
 #include <faiss/index_factory.h>
 #include <faiss/utils/Heap.h>
 #include <gtest/gtest.h>
-#include <omp.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
 #include <memory>
-#include <random>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "index/ivf_testing.h"
 
 namespace loci {
 namespace {
 
 using idx_t = faiss::Index::idx_t;
-
-std::vector<float> Random(int64_t count, int dim, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<float> values(static_cast<size_t>(count * dim));
-  for (float& value : values) value = static_cast<float>(random()) * 0x1p-32f - 0.4f;  // Not centred.
-  return values;
-}
-
-std::unique_ptr<faiss::Index> Build(const std::string& factory, const std::vector<float>& rows, int dim,
-                                    bool by_residual = true) {
-  omp_set_num_threads(1);
-  std::unique_ptr<faiss::Index> index(faiss::index_factory(dim, factory.c_str(), faiss::METRIC_INNER_PRODUCT));
-  auto& ivf = dynamic_cast<faiss::IndexIVF&>(*index);
-  ivf.cp.min_points_per_centroid = 1;
-  if (auto* const scalar = dynamic_cast<faiss::IndexIVFScalarQuantizer*>(index.get())) scalar->by_residual = by_residual;
-  const int64_t count = static_cast<int64_t>(rows.size()) / dim;
-  index->train(count, rows.data());
-  index->add(count, rows.data());
-  return index;
-}
 
 struct Case {
   int dim;
@@ -49,9 +29,9 @@ class IntegerListsTest : public ::testing::TestWithParam<Case> {};
 
 TEST_P(IntegerListsTest, ScoresAreFaissesButForTheRoundingOfTheQuery) {
   const int dim = GetParam().dim;
-  const std::vector<float> rows = Random(203, dim, 1), query = Random(1, dim, 2);
-  const std::unique_ptr<faiss::Index> theirs = Build("IVF3,SQ8", rows, dim, GetParam().by_residual);
-  const std::unique_ptr<faiss::Index> ours = WithIntegerLists(Build("IVF3,SQ8", rows, dim, GetParam().by_residual));
+  const std::vector<float> rows = RandomRows(203, dim, 1), query = RandomRows(1, dim, 2);
+  const std::unique_ptr<faiss::Index> theirs = BuildIvf("IVF3,SQ8", rows, dim, GetParam().by_residual);
+  const std::unique_ptr<faiss::Index> ours = WithIntegerLists(BuildIvf("IVF3,SQ8", rows, dim, GetParam().by_residual));
   const auto& their_lists = dynamic_cast<faiss::IndexIVFScalarQuantizer&>(*theirs);
   const auto& our_lists = dynamic_cast<faiss::IndexIVFScalarQuantizer&>(*ours);
   const std::unique_ptr<faiss::InvertedListScanner> their_scanner(their_lists.get_InvertedListScanner(false, nullptr));
@@ -93,7 +73,7 @@ INSTANTIATE_TEST_SUITE_P(Dimensions, IntegerListsTest,
 
 TEST(IntegerLists, FindsWhatFaissFinds) {
   constexpr int kDim = 64, kQueries = 50, kTopK = 10;
-  const std::vector<float> rows = Random(2000, kDim, 3), queries = Random(kQueries, kDim, 4);
+  const std::vector<float> rows = RandomRows(2000, kDim, 3), queries = RandomRows(kQueries, kDim, 4);
   faiss::IndexFlatIP flat(kDim);
   flat.add(2000, rows.data());
   const auto recall = [&](const faiss::Index& index) {
@@ -112,32 +92,20 @@ TEST(IntegerLists, FindsWhatFaissFinds) {
     }
     return static_cast<double>(hits) / (kQueries * kTopK);
   };
-  const std::unique_ptr<faiss::Index> theirs = Build("IVF8,SQ8", rows, kDim);
-  const std::unique_ptr<faiss::Index> ours = WithIntegerLists(Build("IVF8,SQ8", rows, kDim));
+  const std::unique_ptr<faiss::Index> theirs = BuildIvf("IVF8,SQ8", rows, kDim);
+  const std::unique_ptr<faiss::Index> ours = WithIntegerLists(BuildIvf("IVF8,SQ8", rows, kDim));
   EXPECT_GT(recall(*theirs), 0.95);
   EXPECT_GT(recall(*ours), recall(*theirs) - 0.05);
 }
 
 TEST(IntegerLists, LooksAtSelectedRowsOnly) {
-  constexpr int kDim = 40;
-  const std::vector<float> rows = Random(300, kDim, 5), query = Random(1, kDim, 6);
-  const std::unique_ptr<faiss::Index> index = WithIntegerLists(Build("IVF4,SQ8", rows, kDim));
-  faiss::IDSelectorRange selector(100, 107);
-  faiss::SearchParametersIVF parameters;
-  parameters.nprobe = 4;
-  parameters.sel = &selector;
-  std::vector<float> scores(20);
-  std::vector<idx_t> found(20);
-  index->search(1, query.data(), 20, scores.data(), found.data(), &parameters);
-  std::sort(found.begin(), found.end());
-  EXPECT_EQ(std::vector<idx_t>(found.begin() + 13, found.end()), (std::vector<idx_t>{100, 101, 102, 103, 104, 105, 106}));
-  EXPECT_EQ(std::count(found.begin(), found.end(), -1), 13);
+  ExpectSelectedRowsOnly("IVF4,SQ8", [](std::unique_ptr<faiss::Index> index) { return WithIntegerLists(std::move(index)); });
 }
 
 TEST(IntegerLists, QueriesThatCanNotBeRoundedFindSomethingAllTheSame) {
   constexpr int kDim = 33;
-  const std::vector<float> rows = Random(100, kDim, 7);
-  const std::unique_ptr<faiss::Index> index = WithIntegerLists(Build("IVF2,SQ8", rows, kDim));
+  const std::vector<float> rows = RandomRows(100, kDim, 7);
+  const std::unique_ptr<faiss::Index> index = WithIntegerLists(BuildIvf("IVF2,SQ8", rows, kDim));
   std::vector<float> scores(5);
   std::vector<idx_t> found(5);
   for (const float value : {0.0f, 1e-42f, 1e30f, 3e38f}) {
@@ -148,9 +116,9 @@ TEST(IntegerLists, QueriesThatCanNotBeRoundedFindSomethingAllTheSame) {
 }
 
 TEST(IntegerLists, LeavesOthersAsTheyAre) {
-  const std::vector<float> rows = Random(300, 32, 8);
+  const std::vector<float> rows = RandomRows(300, 32, 8);
   for (const char* factory : {"IVF2,Flat", "IVF2,SQ4", "IVF2,SQfp16"}) {
-    std::unique_ptr<faiss::Index> index = Build(factory, rows, 32);
+    std::unique_ptr<faiss::Index> index = BuildIvf(factory, rows, 32);
     const faiss::Index* const before = index.get();
     EXPECT_EQ(WithIntegerLists(std::move(index)).get(), before) << factory;
   }

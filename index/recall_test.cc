@@ -5,23 +5,18 @@
 
 #include <gtest/gtest.h>
 
-#include "base/file.h"
 #include "index/exact_index.h"
+#include "index/vector_file_testing.h"
 
 namespace loci {
 namespace {
 
 constexpr int kDim = 4;
 
-std::shared_ptr<const VectorFile> MakeFile(int64_t rows) {
-  const std::string path = JoinPath(testing::TempDir(), "recall_test_vectors");
-  auto writer = VectorFileWriter::Create(PosixFileSystem(), path, rows, kDim, ElementType::kFloat32).value();
-  for (int64_t r = 0; r < rows; ++r) {
-    const float row[kDim] = {static_cast<float>(r / 2), 1, -1, 0};  // Pairs of equal rows.
-    EXPECT_TRUE(writer->Append(row).ok());
-  }
-  EXPECT_TRUE(writer->Finish().ok());
-  return VectorFile::Open(PosixFileSystem(), path).value();
+std::shared_ptr<const VectorFile> MakeFile(int64_t row_count) {
+  std::vector<float> rows;
+  for (int64_t r = 0; r < row_count; ++r) rows.insert(rows.end(), {static_cast<float>(r / 2), 1, -1, 0});  // Pairs of equal rows.
+  return MakeVectorFile(rows, kDim);
 }
 
 // Finds the exact hits but for those whose row is not shown.

@@ -13,12 +13,12 @@
 #include <vector>
 
 #include "base/device.h"
-#include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "index/cuda/testing/search_devices.h"
 #include "index/exact_index.h"
 #include "index/passage_index.h"
+#include "index/vector_file_testing.h"
 
 namespace loci {
 namespace {
@@ -27,30 +27,12 @@ using testing::HasSubstr;
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-struct Files {
-  std::shared_ptr<const VectorFile> vectors;
-  std::shared_ptr<const QuantizedVectors> codes;
-  std::shared_ptr<const ExactIndex> cpu;
+struct Files : VectorsWithCodes {
+  std::shared_ptr<const ExactIndex> cpu;  // Scores every row: it makes no panels with these instructions.
 };
 
 Files MakeFiles(const std::vector<float>& rows, int dim, ElementType type = ElementType::kFloat32) {
-  FileSystem& fs = PosixFileSystem();
-  const std::string path = JoinPath(testing::TempDir(), "cuda_exact_index_test_vectors"), codes_path = path + ".int8";
-  const int64_t count = static_cast<int64_t>(rows.size()) / dim;
-  auto writer = VectorFileWriter::Create(fs, path, count, dim, type);
-  EXPECT_TRUE(writer.ok()) << writer.status();
-  for (int64_t r = 0; r < count; ++r) EXPECT_TRUE((*writer)->Append(&rows[static_cast<size_t>(r * dim)]).ok());
-  EXPECT_TRUE((*writer)->Finish().ok());
-  auto vectors = VectorFile::Open(fs, path);
-  EXPECT_TRUE(vectors.ok()) << vectors.status();
-  Files files;
-  files.vectors = *std::move(vectors);
-  EXPECT_TRUE(WriteQuantizedVectors(fs, *files.vectors, codes_path, nullptr).ok());
-  auto codes = QuantizedVectors::Open(fs, codes_path);
-  EXPECT_TRUE(codes.ok()) << codes.status();
-  files.codes = *std::move(codes);
-  EXPECT_TRUE(fs.DeleteFile(path).ok() && fs.DeleteFile(codes_path).ok());
-  // Scores every row: it makes no panels with these instructions.
+  Files files{MakeVectorsWithCodes(rows, dim, type), nullptr};
   files.cpu = std::make_shared<ExactIndex>(files.vectors, nullptr, CpuIsa::kAvx2);
   return files;
 }

@@ -9,27 +9,13 @@
 #include <utility>
 #include <vector>
 
-#include "base/file.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "index/cuda/testing/search_devices.h"
+#include "index/vector_file_testing.h"
 
 namespace loci {
 namespace {
-
-std::shared_ptr<const VectorFile> MakeFile(const std::vector<float>& rows, int dim, ElementType type) {
-  FileSystem& fs = PosixFileSystem();
-  const std::string path = JoinPath(testing::TempDir(), "cuda_softmax_test_vectors");
-  const int64_t count = static_cast<int64_t>(rows.size()) / dim;
-  auto writer = VectorFileWriter::Create(fs, path, count, dim, type);
-  EXPECT_TRUE(writer.ok()) << writer.status();
-  for (int64_t r = 0; r < count; ++r) EXPECT_TRUE((*writer)->Append(&rows[static_cast<size_t>(r * dim)]).ok());
-  EXPECT_TRUE((*writer)->Finish().ok());
-  auto file = VectorFile::Open(fs, path);
-  EXPECT_TRUE(file.ok()) << file.status();
-  EXPECT_TRUE(fs.DeleteFile(path).ok());
-  return *std::move(file);
-}
 
 CudaSoftmaxOptions Small() {
   CudaSoftmaxOptions options;
@@ -96,7 +82,7 @@ TEST_P(CudaSoftmaxParityTest, SumsWhatTheCpuSums) {
                            Case{33, 127, 8, ElementType::kBfloat16, 0.1}, Case{700, 40, 9, ElementType::kFloat32, 0.01},
                            Case{300, 384, 17, ElementType::kBfloat16, 0.05}, Case{90, 1024, 2, ElementType::kFloat32, 3},
                            Case{64, 31, 5, ElementType::kBfloat16, 1e-12}, Case{65, 33, 2, ElementType::kFloat16, 1e12}}) {
-    const auto vectors = MakeFile(NormalValues(each.rows * each.dim, 1), each.dim, each.type);
+    const auto vectors = MakeVectorFile(NormalValues(each.rows * each.dim, 1), each.dim, each.type);
     const auto softmax = Make(device_, vectors);
     std::vector<int64_t> fifth, all(static_cast<size_t>(each.rows));
     std::iota(all.begin(), all.end(), 0);
@@ -117,7 +103,7 @@ INSTANTIATE_TEST_SUITE_P(Devices, CudaSoftmaxParityTest, testing::ValuesIn(Searc
 
 TEST(CudaSoftmax, WhatOneHeldPartFindsManyFind) {
   const int dim = 48;
-  const auto vectors = MakeFile(NormalValues(500 * dim, 3), dim, ElementType::kFloat32);
+  const auto vectors = MakeVectorFile(NormalValues(500 * dim, 3), dim, ElementType::kFloat32);
   const std::vector<float> queries = NormalValues(5 * dim, 4);
   for (const int64_t part_bytes : {int64_t{1}, int64_t{1} << 24}) {
     CudaSoftmaxOptions options = Small();
@@ -139,7 +125,7 @@ TEST(CudaSoftmax, TakesNoMorePartsThanRunAtOnce) {
 
 TEST(CudaSoftmax, RefusesWhatDoesNotFit) {
   const int dim = 16;
-  const auto vectors = MakeFile(NormalValues(100 * dim, 5), dim, ElementType::kFloat32);
+  const auto vectors = MakeVectorFile(NormalValues(100 * dim, 5), dim, ElementType::kFloat32);
   const auto softmax = Make(Simulated().device, vectors);
   const std::vector<float> queries = NormalValues(dim, 6);
   EXPECT_EQ(softmax->Scan({queries.data(), 1, dim - 1}, RowMask(), {}).status().code(), absl::StatusCode::kInvalidArgument);
@@ -154,7 +140,7 @@ TEST(CudaSoftmax, RefusesWhatDoesNotFit) {
   ExpectSame(*softmax, *vectors, queries, RowMask(), {}, "afterwards");
   EXPECT_EQ(CudaSoftmax::Create(Simulated().device, nullptr, vectors, {.max_queries = 12}).status().code(),
             absl::StatusCode::kInvalidArgument);
-  const auto wide = MakeFile(NormalValues(2 * 1100, 7), 1100, ElementType::kBfloat16);
+  const auto wide = MakeVectorFile(NormalValues(2 * 1100, 7), 1100, ElementType::kBfloat16);
   const SimulatedSearchDevice device = Simulated();
   auto resident = ResidentVectors::Create(device.device, *wide, nullptr, {}, nullptr);
   ASSERT_TRUE(resident.ok());
@@ -164,7 +150,7 @@ TEST(CudaSoftmax, RefusesWhatDoesNotFit) {
 
 TEST(CudaSoftmax, ADeviceThatFailedAnswersNothingMoreAndLeavesNothingBehind) {
   const int dim = 16;
-  const auto vectors = MakeFile(NormalValues(100 * dim, 8), dim, ElementType::kFloat16);
+  const auto vectors = MakeVectorFile(NormalValues(100 * dim, 8), dim, ElementType::kFloat16);
   const std::vector<float> queries = NormalValues(dim, 9);
   const int64_t hidden[] = {3};
   for (const std::string call : {"CopyToDevice", "CopyToHost", "Record", "Wait", "run"}) {
@@ -196,7 +182,7 @@ TEST(CudaSoftmax, ADeviceThatFailedAnswersNothingMoreAndLeavesNothingBehind) {
 
 TEST(CudaSoftmax, WhatIsNotTheDevicesFaultIsOneScansErrorAndLeavesNothingUnderWay) {
   const int dim = 16;
-  const auto vectors = MakeFile(NormalValues(100 * dim, 12), dim, ElementType::kFloat32);
+  const auto vectors = MakeVectorFile(NormalValues(100 * dim, 12), dim, ElementType::kFloat32);
   const std::vector<float> queries = NormalValues(dim, 13);
   const int64_t hidden[] = {3};
   for (const bool cancelled : {false, true}) {
@@ -222,7 +208,7 @@ TEST(CudaSoftmax, WhatIsNotTheDevicesFaultIsOneScansErrorAndLeavesNothingUnderWa
 
 TEST(CudaSoftmax, ManyThreadsTakeTurns) {
   const int dim = 16;
-  const auto vectors = MakeFile(NormalValues(200 * dim, 10), dim, ElementType::kFloat32);
+  const auto vectors = MakeVectorFile(NormalValues(200 * dim, 10), dim, ElementType::kFloat32);
   const auto softmax = Make(Simulated().device, vectors);
   std::vector<std::thread> threads;
   for (uint64_t t = 0; t < 3; ++t) {
