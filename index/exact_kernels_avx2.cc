@@ -3,6 +3,7 @@
 
 #include "index/exact_kernels.h"
 #include "index/kernel_rows_avx2.h"
+#include "index/tile_rows.h"
 
 namespace loci {
 namespace {
@@ -15,48 +16,18 @@ inline float Reduce(__m256 low, __m256 high) {
   return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
 }
 
-// Where a tile's rows are, and what it asks for ahead: a block of rows,
-struct BlockRows {
-  const char* rows;
-  int64_t row_bytes;
-  const char* prefetch;
-  int64_t prefetch_bytes;
-  const char* row(int64_t i) const { return rows + i * row_bytes; }
-  // While rows [first, first + count) are scored. Inlined for certain: g++ 12 takes a function that only prefetches for one without effect, and
-  // leaves out its calls.
-  [[gnu::always_inline]] void Prefetch(int64_t first, int64_t count) const {
-    const int64_t end = (first + count) * row_bytes < prefetch_bytes ? (first + count) * row_bytes : prefetch_bytes;
-    for (int64_t b = first * row_bytes; b < end; b += 64) _mm_prefetch(prefetch + b, _MM_HINT_T1);
-  }
-  void StopPrefetch() { prefetch_bytes = 0; }
-};
-
-// or rows anywhere.
-struct GatheredRows {
-  const void* const* rows;
-  int64_t row_bytes;
-  const void* const* prefetch;
-  int64_t prefetch_count;
-  const char* row(int64_t i) const { return static_cast<const char*>(rows[i]); }
-  [[gnu::always_inline]] void Prefetch(int64_t first, int64_t count) const {
-    for (int64_t i = first; i < first + count && i < prefetch_count; ++i) {
-      for (int64_t b = 0; b < row_bytes; b += 64) _mm_prefetch(static_cast<const char*>(prefetch[i]) + b, _MM_HINT_T1);
-    }
-  }
-  void StopPrefetch() { prefetch_count = 0; }
-};
-
 template <typename Rows, int R, int Q, typename Source>
-__attribute__((noinline)) void Tile(const float* queries, const Source source, int64_t row_count, int dim, float* out, int64_t out_stride) {
+__attribute__((noinline)) void Tile(const float* queries, Source& source, int tiles_left, int64_t row_count, int dim, float* out,
+                                    int64_t out_stride) {
   const int64_t padded_dim = PaddedDim(dim);
   const int full = dim / 16;
+  if (full > 0) source.SpreadOver((row_count + R - 1) / R * PrefetchesOf(full) * tiles_left);
   const int tail_bytes = dim % 16 * Rows::kBytes;
   for (int64_t first = 0; first < row_count; first += R) {
     const int64_t last = row_count - 1;
     const char* p[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) p[r] = source.row(first + r < last ? first + r : last);
-    source.Prefetch(first, R);
 
     __m256 low[Q][R], high[Q][R];
 #pragma GCC unroll 8
@@ -66,6 +37,7 @@ __attribute__((noinline)) void Tile(const float* queries, const Source source, i
     }
     const float* chunk_queries = queries;
     for (int c = 0; c < full; ++c, chunk_queries += 16) {
+      if (c % kChunksPerPrefetch == 0) source.PrefetchMore();
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {
         const char* chunk = p[r] + c * 16 * Rows::kBytes;
@@ -102,34 +74,34 @@ __attribute__((noinline)) void Tile(const float* queries, const Source source, i
   }
 }
 
-// Three queries by two rows fill 12 of the 16 registers.
+// Three queries by two rows fill 12 of the 16 registers, four by one row 8.
 template <typename Rows, typename Source>
 void AnyTile(const float* queries, int query_count, Source source, int64_t row_count, int dim, float* out, int64_t out_stride) {
-  while (query_count > 0) {
-    const int count = query_count == 4 ? 2 : query_count < 3 ? query_count : 3;
+  for (int tiles_left = query_count <= 4 ? 1 : 2; tiles_left > 0; --tiles_left) {
+    const int count = query_count / tiles_left;
     switch (count) {
-      case 1: Tile<Rows, 4, 1>(queries, source, row_count, dim, out, out_stride); break;
-      case 2: Tile<Rows, 2, 2>(queries, source, row_count, dim, out, out_stride); break;
-      default: Tile<Rows, 2, 3>(queries, source, row_count, dim, out, out_stride); break;
+      case 1: Tile<Rows, 4, 1>(queries, source, tiles_left, row_count, dim, out, out_stride); break;
+      case 2: Tile<Rows, 2, 2>(queries, source, tiles_left, row_count, dim, out, out_stride); break;
+      case 3: Tile<Rows, 2, 3>(queries, source, tiles_left, row_count, dim, out, out_stride); break;
+      default: Tile<Rows, 1, 4>(queries, source, tiles_left, row_count, dim, out, out_stride); break;
     }
     queries += count * PaddedDim(dim);
     out += count * out_stride;
     query_count -= count;
-    source.StopPrefetch();
   }
 }
 
 template <typename Rows>
 void BlockTile(const float* queries, int query_count, const void* rows, int64_t row_count, int dim, float* out, int64_t out_stride,
                const char* prefetch, int64_t prefetch_bytes) {
-  const BlockRows source = {static_cast<const char*>(rows), static_cast<int64_t>(dim) * Rows::kBytes, prefetch, prefetch_bytes};
+  const BlockRows source(rows, static_cast<int64_t>(dim) * Rows::kBytes, prefetch, prefetch_bytes);
   AnyTile<Rows>(queries, query_count, source, row_count, dim, out, out_stride);
 }
 
 template <typename Rows>
 void GatherTile(const float* queries, int query_count, const void* const* rows, int64_t row_count, int dim, float* out, int64_t out_stride,
                 const void* const* prefetch, int64_t prefetch_count) {
-  const GatheredRows source = {rows, static_cast<int64_t>(dim) * Rows::kBytes, prefetch, prefetch_count};
+  const GatheredRows source(rows, static_cast<int64_t>(dim) * Rows::kBytes, prefetch, prefetch_count);
   AnyTile<Rows>(queries, query_count, source, row_count, dim, out, out_stride);
 }
 

@@ -4,6 +4,7 @@
 
 #include "index/exact_kernels.h"
 #include "index/kernel_rows_avx512.h"
+#include "index/tile_rows.h"
 
 namespace loci {
 namespace {
@@ -20,8 +21,8 @@ inline __m128 Reduce4(__m512 a, __m512 b, __m512 c, __m512 d) {
 }
 
 // R (a multiple of 4) rows by Q queries.
-template <typename Rows, int R, int Q>
-inline void TileStep(const float* queries, int64_t padded_dim, const char* const* row, int dim, float (*out)[R]) {
+template <typename Rows, int R, int Q, typename Source>
+inline void TileStep(const float* queries, int64_t padded_dim, const char* const* row, int dim, Source& source, float (*out)[R]) {
   __m512 acc[Q][R];
 #pragma GCC unroll 8
   for (int q = 0; q < Q; ++q) {
@@ -33,6 +34,7 @@ inline void TileStep(const float* queries, int64_t padded_dim, const char* const
   for (int r = 0; r < R; ++r) p[r] = row[r];
   const int full = dim / 16;
   for (int c = 0; c < full; ++c) {
+    if (c % kChunksPerPrefetch == 0) source.PrefetchMore();
     __m512 z[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) z[r] = Rows::Load(p[r] + c * 16 * Rows::kBytes);
@@ -64,46 +66,17 @@ inline void TileStep(const float* queries, int64_t padded_dim, const char* const
   }
 }
 
-// Where a tile's rows are, and what it asks for ahead: a block of rows,
-struct BlockRows {
-  const char* rows;
-  int64_t row_bytes;
-  const char* prefetch;
-  int64_t prefetch_bytes;
-  const char* row(int64_t i) const { return rows + i * row_bytes; }
-  // While rows [first, first + count) are scored. Inlined for certain: g++ 12 takes a function that only prefetches for one without effect, and
-  // leaves out its calls.
-  [[gnu::always_inline]] void Prefetch(int64_t first, int64_t count) const {
-    const int64_t end = (first + count) * row_bytes < prefetch_bytes ? (first + count) * row_bytes : prefetch_bytes;
-    for (int64_t b = first * row_bytes; b < end; b += 64) _mm_prefetch(prefetch + b, _MM_HINT_T1);
-  }
-};
-
-// or rows anywhere.
-struct GatheredRows {
-  const void* const* rows;
-  int64_t row_bytes;
-  const void* const* prefetch;
-  int64_t prefetch_count;
-  const char* row(int64_t i) const { return static_cast<const char*>(rows[i]); }
-  [[gnu::always_inline]] void Prefetch(int64_t first, int64_t count) const {
-    for (int64_t i = first; i < first + count && i < prefetch_count; ++i) {
-      for (int64_t b = 0; b < row_bytes; b += 64) _mm_prefetch(static_cast<const char*>(prefetch[i]) + b, _MM_HINT_T1);
-    }
-  }
-};
-
 template <typename Rows, int R, int Q, typename Source>
-__attribute__((noinline)) void Tile(const float* queries, const Source source, int64_t row_count, int dim, float* out, int64_t out_stride) {
+__attribute__((noinline)) void Tile(const float* queries, Source source, int64_t row_count, int dim, float* out, int64_t out_stride) {
   const int64_t padded_dim = PaddedDim(dim);
+  if (dim >= 16) source.SpreadOver((row_count + R - 1) / R * PrefetchesOf(dim / 16));
   for (int64_t first = 0; first < row_count; first += R) {
     const int64_t last = row_count - 1;
     const char* row[R];
 #pragma GCC unroll 8
     for (int r = 0; r < R; ++r) row[r] = source.row(first + r < last ? first + r : last);
-    source.Prefetch(first, R);
     float sums[Q][R];
-    TileStep<Rows, R, Q>(queries, padded_dim, row, dim, sums);
+    TileStep<Rows, R, Q>(queries, padded_dim, row, dim, source, sums);
     if (first + R <= row_count) {
 #pragma GCC unroll 8
       for (int q = 0; q < Q; ++q) {
@@ -119,7 +92,7 @@ __attribute__((noinline)) void Tile(const float* queries, const Source source, i
 }
 
 template <typename Rows, typename Source>
-void AnyTile(const float* queries, int query_count, const Source source, int64_t row_count, int dim, float* out, int64_t out_stride) {
+void AnyTile(const float* queries, int query_count, const Source& source, int64_t row_count, int dim, float* out, int64_t out_stride) {
   switch (query_count) {
     case 1: Tile<Rows, 4, 1>(queries, source, row_count, dim, out, out_stride); break;
     case 2: Tile<Rows, 4, 2>(queries, source, row_count, dim, out, out_stride); break;
@@ -133,14 +106,14 @@ void AnyTile(const float* queries, int query_count, const Source source, int64_t
 template <typename Rows>
 void BlockTile(const float* queries, int query_count, const void* rows, int64_t row_count, int dim, float* out, int64_t out_stride,
                const char* prefetch, int64_t prefetch_bytes) {
-  const BlockRows source = {static_cast<const char*>(rows), static_cast<int64_t>(dim) * Rows::kBytes, prefetch, prefetch_bytes};
+  const BlockRows source(rows, static_cast<int64_t>(dim) * Rows::kBytes, prefetch, prefetch_bytes);
   AnyTile<Rows>(queries, query_count, source, row_count, dim, out, out_stride);
 }
 
 template <typename Rows>
 void GatherTile(const float* queries, int query_count, const void* const* rows, int64_t row_count, int dim, float* out, int64_t out_stride,
                 const void* const* prefetch, int64_t prefetch_count) {
-  const GatheredRows source = {rows, static_cast<int64_t>(dim) * Rows::kBytes, prefetch, prefetch_count};
+  const GatheredRows source(rows, static_cast<int64_t>(dim) * Rows::kBytes, prefetch, prefetch_count);
   AnyTile<Rows>(queries, query_count, source, row_count, dim, out, out_stride);
 }
 
