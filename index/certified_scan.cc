@@ -27,7 +27,7 @@ constexpr int64_t kMakingChunkQueries = 512;
 // Candidates of all queries of a pass, about, at most, in all threads together: 192 MiB, where every row is like the others.
 constexpr int64_t kMaxPassCandidates = int64_t{1} << 23;
 // Fewer queries are not worth the making of panels.
-constexpr int64_t kMinMakingQueries = 12;
+constexpr int64_t kMinMakingQueries = 15;
 // Multiplications below which a second thread costs more than it brings: four times ExactIndex's.
 constexpr int64_t kSerialWork = int64_t{1} << 23;
 // Rows scored at a time.

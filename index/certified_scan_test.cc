@@ -573,11 +573,11 @@ TEST(CertifiedScan, MakesCodesForManyQueries) {
   ThreadPool pool("search", 2, 16);
   const ExactIndex index(files.vectors, &pool);
   std::vector<RowHit> hits(600 * 5), expected(600 * 5);
-  for (const int64_t count : {1, 11, 12, 600}) {
+  for (const int64_t count : {1, 14, 15, 600}) {
     const int64_t before = index.certified_scan().answered_count();
     ASSERT_TRUE(index.Search({queries.data(), count, kDim}, TopK(5), RowMask(), hits.data()).ok());
     ASSERT_TRUE(ScoringAll(files.vectors).Search({queries.data(), count, kDim}, TopK(5), RowMask(), expected.data()).ok());
-    EXPECT_EQ(index.certified_scan().answered_count() - before, DetectScanIsa() == ScanIsa::kVnni && count >= 12 ? count : 0);
+    EXPECT_EQ(index.certified_scan().answered_count() - before, DetectScanIsa() == ScanIsa::kVnni && count >= 15 ? count : 0);
     for (int64_t i = 0; i < count * 5; ++i) {
       ASSERT_TRUE(hits[i].row == expected[i].row &&
                   std::bit_cast<uint32_t>(hits[i].score) == std::bit_cast<uint32_t>(expected[i].score))

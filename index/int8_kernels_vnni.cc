@@ -166,9 +166,9 @@ inline __m128 RootsNotBelow(__m128 sums_of_squares, int dim) {
 
 constexpr int kRowsAtOnce = 4;
 
-// Four rows, their codes 16 at a time: 4 to each of four steps, where the rows' lie side by side.
+// Four rows, their codes 16 at a time: 4 to each of four steps, where the rows' lie side by side. As many bytes from `ahead` on are asked for meanwhile.
 template <typename Rows>
-inline void QuantizeFourRows(const char* const* row, int dim, int first, PanelHeader* panel, char* codes) {
+inline void QuantizeFourRows(const char* const* row, int dim, int first, const char* ahead, PanelHeader* panel, char* codes) {
   const int full = dim / 16, rest = dim % 16;
   const __mmask16 tail = static_cast<__mmask16>((1u << rest) - 1);
   __m512 length[kRowsAtOnce], error[kRowsAtOnce], scale[kRowsAtOnce];
@@ -187,6 +187,9 @@ inline void QuantizeFourRows(const char* const* row, int dim, int first, PanelHe
     scale[r] = _mm512_set1_ps(inverse_scales[r]);
   }
   const auto quantize = [&](int c, auto load) __attribute__((always_inline)) {
+    constexpr int kBytesAtOnce = kRowsAtOnce * 16 * Rows::kBytes;
+#pragma GCC unroll 4
+    for (int b = 0; b < kBytesAtOnce; b += 64) _mm_prefetch(ahead + c * kBytesAtOnce + b, _MM_HINT_T0);
     __m512i code[kRowsAtOnce];
 #pragma GCC unroll 4
     for (int r = 0; r < kRowsAtOnce; ++r) {
@@ -235,8 +238,7 @@ __attribute__((noinline)) void MakePanelOf(const char* rows, int64_t row_count, 
     for (int64_t r = 0; r < kRowsAtOnce; ++r) row[r] = rows + (first + r < row_count ? first + r : row_count - 1) * row_bytes;
     // What is asked for beyond the rows' end is not read.
     const char* const ahead = rows + (first + 3 * kRowsAtOnce) * row_bytes;
-    for (int64_t b = 0; b < kRowsAtOnce * row_bytes; b += 64) _mm_prefetch(ahead + b, _MM_HINT_T0);
-    QuantizeFourRows<Rows>(row, dim, static_cast<int>(first), panel, codes);
+    QuantizeFourRows<Rows>(row, dim, static_cast<int>(first), ahead, panel, codes);
   }
   for (int64_t r = row_count; r < kPanelRows; ++r) {
     panel->inverse_scale[r] = 1;

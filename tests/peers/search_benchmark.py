@@ -30,7 +30,7 @@ MODES = ["bfloat16", "float32+int8", "bfloat16+int8"]
 # What bounds a mode: the bytes a row has in its pass over all rows, an element, and the instruction that multiplies.
 BYTES_OF = {"float32": 4, "bfloat16": 2}
 # From so many queries, rows that have no codes are coded as they are read (kMinMakingQueries in index/certified_scan.cc).
-CODED_FROM = 12
+CODED_FROM = 15
 TORCH_TYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32}
 
 
