@@ -2,7 +2,7 @@
 """Every CPU row of the goals in one run, as a table: ours against the best of other programs, the same texts and vectors, in turns.
 
     tests/peers/run.sh VENV PASSAGES.jsonl.gz [--quick]          makes VENV where it is not there, builds what is measured, and runs this
-    VENV/bin/python tests/peers/peers.py bazel-bin models/all-MiniLM-L6-v2 PASSAGES.jsonl.gz [--quick] [--only encoder,tokenizer,search,softmax,server]
+    VENV/bin/python tests/peers/peers.py bazel-bin models/all-MiniLM-L6-v2 PASSAGES.jsonl.gz [--quick] [--only int8,server]
 
 Ratios are the peer's time by ours, so above 1 where ours is faster; the median and p10 over the rounds. A/A is ours by itself. One thread and CPU
 time unless a row says otherwise. Every peer runs in the fastest of its modes that engines.py has, PyTorch eagerly alone. Each line is printed once
@@ -25,7 +25,7 @@ import encoder_benchmark  # noqa: E402  (after the environment that tokenizers r
 import engines  # noqa: E402
 import measure  # noqa: E402
 
-SECTIONS = ["encoder", "tokenizer", "search", "softmax", "server"]
+SECTIONS = ["half", "int8", "tokenizer", "search", "softmax", "server"]
 ROWS = 400_000
 
 
@@ -79,48 +79,66 @@ def times(value: float) -> str:
     return f"{value:.2f}x"
 
 
-def encoder_rows(context: Context) -> None:
-    peers = encoder_benchmark.EncoderPeers(context.model_dir, context.passages, context.work, quick=context.quick)
-    binary = context.binary("encoder/encoder_benchmark")
-    counts = (200, 50) if context.quick else (1200, 200)
-    fidelity = peers.fidelity(binary, ["auto", "int8"], ["openvino-half", "torch-half", "openvino-int8", "onnxruntime-int8"], *counts)
-    for name, value in fidelity.items():
-        print(f"fidelity over {counts[0]} passages, {engines.LABELS.get(name, name)}: {engines.fidelity_text(value)}", flush=True)
+class EncoderRows:
+    """The encoder in one precision of ours, against some peers."""
 
-    def run(precision: str, shape: str, names: list) -> tuple:
-        result = peers.compare(binary, precision, shape, names, context.rounds)
-        roof = context.roofs.of(encoder_benchmark.PRECISIONS[result.precision])
+    def __init__(self, context: Context, ours: str, judged: list) -> None:
+        """`judged` are the peers whose fidelity is printed beside ours."""
+        self.context, self.ours = context, ours
+        self.peers = encoder_benchmark.EncoderPeers(context.model_dir, context.passages, context.work, quick=context.quick)
+        self.binary = context.binary("encoder/encoder_benchmark")
+        counts = (200, 50) if context.quick else (1200, 200)
+        self.fidelity = self.peers.fidelity(self.binary, [ours], judged, *counts)
+        for name, value in self.fidelity.items():
+            print(f"fidelity over {counts[0]} passages, {engines.LABELS.get(name, name)}: {engines.fidelity_text(value)}", flush=True)
+
+    def run(self, shape: str, names: list) -> tuple:
+        """What was measured, and its part of the roof."""
+        result = self.peers.compare(self.binary, self.ours, shape, names, self.context.rounds)
+        roof = self.context.roofs.of(encoder_benchmark.PRECISIONS[result.precision])
         return result, result.gflop * 1e9 / result.compared.ours_s / roof if roof else 0.0
 
-    def rows(what: str, ours: str, shapes: list, goals: dict) -> None:
-        """One row for each peer: the geometric means over the shapes, and each shape in the words."""
-        names = list(goals)
-        results = [run(ours, shape, names) for shape in shapes]
+    def means(self, what: str, shapes: list, goals: dict) -> None:
+        """A row for each peer of `goals`: the geometric means over the shapes, and each shape in the words."""
+        results = [self.run(shape, list(goals)) for shape in shapes]
         mean = encoder_benchmark.geometric_mean
         for name, goal in goals.items():
             sides = [result.compared.peers[name] for result, _ in results]
             each = ", ".join(f"{shape} {times(side.median())}" for shape, side in zip(shapes, sides))
             modes = ", ".join(dict.fromkeys(result.modes[name] for result, _ in results))
-            context.table.add(Row(
+            fidelity = engines.fidelity_text(self.fidelity[f"ours {self.ours}"])
+            if name in self.fidelity:
+                fidelity += "; its " + engines.fidelity_text(self.fidelity[name])
+            self.context.table.add(Row(
                 what=f"{what} ({results[0][0].precision}): {each}", against=f"{engines.LABELS[name]} ({modes})", median=times(mean([s.median() for s in sides])),
-                p10=times(mean([s.p10() for s in sides])), roof=", ".join(f"{100 * part:.0f} %" for _, part in results),
-                fidelity=engines.fidelity_text(fidelity.get(f"ours {ours}")) + "; its " + engines.fidelity_text(fidelity.get(name)),
+                p10=times(mean([s.p10() for s in sides])), roof=", ".join(f"{100 * part:.0f} %" for _, part in results), fidelity=fidelity,
                 same=", ".join(f"{result.compared.same:.2f}" for result, _ in results), goal=goal,
             ))  # fmt: skip
 
-    four = encoder_benchmark.INT8_MEAN_SHAPES
-    half_goals = {"openvino-half": ">= 1.08", "torch-half": ">= 1.35", "onnxruntime-fp32": ">= 2.2", "openvino-fp32": "-"}
-    rows("encoder in 16 bits, batches", "auto", four, half_goals)
-    rows("encoder in int8, batches", "int8", four, {"openvino-int8": ">= 1.2, 32x32 >= 1.15", "onnxruntime-int8": ">= 1.8"})
-    rows("encoder in int8, one short sequence", "int8", encoder_benchmark.SHORT_SHAPES, {"openvino-int8": ">= 1.6, 1.35"})
-    for ours, names in (("int8", ["openvino-int8", "onnxruntime-int8"]), ("auto", list(half_goals))):
-        result, part = run(ours, encoder_benchmark.MIXED, names)
+    def mixed(self, names: list) -> None:
+        """A row against the fastest of the peers."""
+        result, part = self.run(encoder_benchmark.MIXED, names)
         best = result.compared.best()
         side = result.compared.peers[best]
-        context.table.add(Row(
+        self.context.table.add(Row(
             what=f"encoder ({result.precision}), mixed lengths 8-256 (mean 40), packed", against=f"{engines.LABELS[best]}, {result.modes[best]}, sorted",
             median=times(side.median()), p10=times(side.p10()), roof=f"{100 * part:.0f} %", same=f"{result.compared.same:.2f}", goal=">= 1.35",
         ))  # fmt: skip
+
+
+def half_rows(context: Context) -> None:
+    rows = EncoderRows(context, "auto", ["openvino-half", "torch-half"])
+    goals = {"openvino-half": ">= 1.08", "torch-half": ">= 1.35", "onnxruntime-fp32": ">= 2.2", "openvino-fp32": "-"}
+    rows.means("encoder in 16 bits, batches", encoder_benchmark.INT8_MEAN_SHAPES, goals)
+    rows.mixed(list(goals))
+
+
+def int8_rows(context: Context) -> None:
+    rows = EncoderRows(context, "int8", ["openvino-int8", "onnxruntime-int8"])
+    goals = {"openvino-int8": ">= 1.2, 32x32 >= 1.15", "onnxruntime-int8": ">= 1.8"}
+    rows.means("encoder in int8, batches", encoder_benchmark.INT8_MEAN_SHAPES, goals)
+    rows.means("encoder in int8, one short sequence", encoder_benchmark.SHORT_SHAPES, {"openvino-int8": ">= 1.6, 1.35"})
+    rows.mixed(list(goals))
 
 
 def tokenizer_rows(context: Context) -> None:
@@ -197,7 +215,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(SECTIONS))
     parser.add_argument("--work", type=pathlib.Path, default=pathlib.Path.home() / ".cache/loci/peers", help="keeps converted models and vectors")
     args = parser.parse_args()
-    sections = {"encoder": encoder_rows, "tokenizer": tokenizer_rows, "search": search_rows, "softmax": softmax_rows, "server": server_rows}
+    sections = {"half": half_rows, "int8": int8_rows, "tokenizer": tokenizer_rows, "search": search_rows, "softmax": softmax_rows, "server": server_rows}
     if unknown := set(args.only.split(",")) - set(sections):
         parser.error(f"there is no section {unknown.pop()!r}")
     roofs = measure.Roofs(os.path.join(args.bin_dir, "tests/peers/roof_benchmark"))
