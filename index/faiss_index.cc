@@ -84,8 +84,13 @@ class FileWriter : public faiss::IOWriter {
  public:
   explicit FileWriter(std::unique_ptr<WritableFile> file) : file_(std::move(file)) {}
   size_t operator()(const void* data, size_t size, size_t count) override {
-    buffer_.append(static_cast<const char*>(data), size * count);
-    if (buffer_.size() >= (1 << 20)) Flush();
+    const std::string_view bytes(static_cast<const char*>(data), size * count);
+    if (buffer_.size() + bytes.size() > kBufferBytes) Flush();
+    if (bytes.size() > kBufferBytes) {  // All vectors may come at once: a copy of them would take as much memory again.
+      if (status_.ok()) status_ = file_->Append(bytes);
+    } else {
+      buffer_.append(bytes);
+    }
     return status_.ok() ? count : 0;
   }
   absl::Status Finish() {
@@ -97,6 +102,7 @@ class FileWriter : public faiss::IOWriter {
   const absl::Status& status() const { return status_; }
 
  private:
+  static constexpr size_t kBufferBytes = 1 << 20;
   void Flush() {
     if (status_.ok()) status_ = file_->Append(buffer_);
     buffer_.clear();
