@@ -34,6 +34,7 @@ class BuildForecastTest : public testing::Test {
   absl::StatusOr<std::unique_ptr<GenerationBuilder>> Create(BuildOptions options) {
     options.dim = kDim;
     options.available_disk_bytes = [this](const std::string&) { return available_bytes_; };
+    options.available_memory_bytes = [this] { return available_memory_bytes_; };
     return GenerationBuilder::Create(PosixFileSystem(), Path(), "s", "20261121-000000-0000", std::move(options));
   }
   std::string Path() const { return directory_ + "/20261121-000000-0000"; }
@@ -48,11 +49,11 @@ class BuildForecastTest : public testing::Test {
   }
 
   std::string directory_;
-  int64_t available_bytes_ = -1;
+  int64_t available_bytes_ = -1, available_memory_bytes_ = -1;
 };
 
 TEST_F(BuildForecastTest, IsNotLessThanWhatABuildLeavesAndNotTwiceThat) {
-  for (const char* index : {"exact", "exact:int8", "IVF16,Flat", "HNSW16", "IVF16,PQ8"}) {
+  for (const char* index : {"exact", "exact:int8", "IVF16,Flat", "IVF16,SQfp16", "HNSW16", "HNSW48,SQ8", "IVF16,PQ8", "PQ64"}) {
     SCOPED_TRACE(index);
     int64_t bytes = 0;
     const std::vector<loci::v1::Passage> passages = Passages(3000, &bytes);
@@ -81,6 +82,40 @@ TEST_F(BuildForecastTest, ABuildWithoutRoomIsRefusedBeforeItHasAFolder) {
   EXPECT_FALSE(std::filesystem::exists(Path()));
   EXPECT_TRUE(Create({.expected_passages = 100}).ok());
   EXPECT_TRUE(Create({}).ok()) << "nothing is known of it";
+}
+
+TEST_F(BuildForecastTest, ABuildWhoseIndexFindsNoMemoryIsRefused) {
+  const int64_t graph = ForecastBuild({.passage_count = 10'000, .dim = kDim, .index = "HNSW32"}).memory_bytes;
+  EXPECT_GT(graph, 10'000 * (kDim * 4 + 64 * 4)) << "with its vectors, though it is searched without";
+  EXPECT_GT(graph, ForecastBuild({.passage_count = 10'000, .dim = kDim, .index = "HNSW32"}).opened_bytes);
+  available_memory_bytes_ = graph - 1;
+  const absl::Status refused = Create({.index = "HNSW32", .expected_passages = 10'000}).status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(GetErrorReason(refused)->reason, "MEMORY");
+  EXPECT_EQ(GetErrorReason(refused)->metadata.at("needed_bytes"), absl::StrCat(graph));
+  EXPECT_THAT(std::string(refused.message()), testing::HasSubstr("HNSW32"));
+  EXPECT_FALSE(std::filesystem::exists(Path()));
+  available_memory_bytes_ = 0;
+  for (const char* index : {"exact", "exact:int8"}) {
+    EXPECT_TRUE(Create({.index = index, .expected_passages = 10'000}).ok()) << index << " is written as it is made";
+  }
+  int64_t bytes = 0;
+  const std::vector<loci::v1::Passage> passages = Passages(100, &bytes);
+  auto builder = Create({.index = "HNSW32"});
+  ASSERT_TRUE(builder.ok() && (*builder)->Add(passages, std::vector<float>(100 * kDim).data()).ok());
+  EXPECT_EQ(GetErrorReason((*builder)->Finish({}, nullptr).status())->reason, "MEMORY") << "what was not expected";
+}
+
+TEST_F(BuildForecastTest, AnAutomaticOneHasRoomForCodesAndForWhatItIsMeasuredOn) {
+  for (const int64_t rows : {30'000, 60'000, 1'000'000}) {
+    const auto bytes = [&](const std::string& index) {
+      return ForecastBuild({.passage_count = rows, .dim = 384, .index = index}).index_bytes;
+    };
+    EXPECT_GE(bytes("auto"), bytes("HNSW32"));
+    EXPECT_GE(bytes("auto"), bytes("IVF1024,Flat"));
+    EXPECT_GE(bytes("auto:memory=1MiB"), bytes("exact:int8"));
+    EXPECT_GE(bytes("auto:memory=1MiB"), std::min<int64_t>(rows, 50'000) * 384 * 4);
+  }
 }
 
 TEST_F(BuildForecastTest, WhatWasNotExpectedIsRefusedBeforeItIsWritten) {

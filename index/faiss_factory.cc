@@ -1,8 +1,10 @@
 #include "index/faiss_factory.h"
 
+#include <algorithm>
 #include <limits>
 #include <optional>
 #include <string_view>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -49,20 +51,22 @@ absl::Status Invalid(const std::string& factory, std::string_view why) {
                          "INVALID_ARGUMENT", {{"field", "index.factory"}});
 }
 
-absl::Status ParseLinks(const std::string& factory, Cursor& cursor) {
+absl::Status ParseLinks(const std::string& factory, Cursor& cursor, FaissFactory* parsed) {
   const std::optional<int64_t> links = cursor.Number();
   if (!links.has_value()) return Invalid(factory, "the number of links must follow HNSW");
   if (*links < 2 || *links > kMaxLinks) {
     return Invalid(factory, absl::StrCat("HNSW takes 2 to ", kMaxLinks, " links, not ", *links));
   }
+  parsed->links = *links;
   return absl::OkStatus();
 }
 
 absl::Status ParseCodec(const std::string& factory, Cursor& cursor, int dim, FaissFactory* parsed) {
   if (cursor.Skip("Flat")) return absl::OkStatus();
-  for (const std::string_view scalar : {"SQ4", "SQ6", "SQ8", "SQfp16"}) {
+  for (const auto& [scalar, bits] : {std::pair("SQ4", 4), std::pair("SQ6", 6), std::pair("SQ8", 8), std::pair("SQfp16", 16)}) {
     if (!cursor.Skip(scalar)) continue;
     parsed->codec = FaissFactory::Codec::kScalar;
+    parsed->bits = bits;
     return absl::OkStatus();
   }
   if (!cursor.Skip("PQ")) return Invalid(factory, "the vectors can be coded as Flat, SQ4, SQ6, SQ8, SQfp16 or PQ<parts>");
@@ -72,6 +76,7 @@ absl::Status ParseCodec(const std::string& factory, Cursor& cursor, int dim, Fai
   if (*parts > dim || dim % *parts != 0) {
     return Invalid(factory, absl::StrCat("dimension ", dim, " can't be divided into ", *parts, " parts"));
   }
+  parsed->parts = *parts;
   if (!cursor.Skip("x")) return absl::OkStatus();
   const std::optional<int64_t> bits = cursor.Number();
   if (!bits.has_value() || *bits < 4 || *bits > 8) return Invalid(factory, "a part of a PQ takes 4 to 8 bits");
@@ -80,6 +85,34 @@ absl::Status ParseCodec(const std::string& factory, Cursor& cursor, int dim, Fai
 }
 
 }  // namespace
+
+int64_t FaissFactory::CodeBytes(int dim) const {
+  switch (codec) {
+    case Codec::kFlat:
+      return dim * static_cast<int64_t>(sizeof(float));
+    case Codec::kScalar:
+      return (int64_t{dim} * bits + 7) / 8;
+    case Codec::kProduct:
+      return (parts * bits + 7) / 8;
+  }
+  return 0;
+}
+
+int64_t FaissFactory::TrainingRowCount(int dim, int64_t row_count) const {
+  constexpr int64_t kMaxTrainingBytes = 256 << 20;  // Where there are not more lists than that.
+  if (list_count == 0 && codec == Codec::kFlat) return 0;
+  const int64_t row_bytes = dim * static_cast<int64_t>(sizeof(float));
+  const int64_t wanted = std::max<int64_t>(64 * list_count, codec == Codec::kProduct ? 65536 : 16384);
+  return std::min({wanted, std::max(kMaxTrainingBytes / row_bytes, std::max<int64_t>(list_count, 256)), row_count});
+}
+
+int64_t FaissFactory::LinkBytes() const {
+  if (!hnsw) return 0;
+  // Twice as many on the lowest level, which all rows are on; one row in `links` is on the next one too.
+  const int64_t in_mean = 2 * links + links / (links - 1) + 1;
+  return in_mean * static_cast<int64_t>(sizeof(int32_t)) +
+         static_cast<int64_t>(sizeof(int32_t) + sizeof(size_t));  // And a level and an offset.
+}
 
 absl::StatusOr<FaissFactory> ParseFaissFactory(const std::string& factory, int dim, int64_t row_count) {
   FaissFactory parsed;
@@ -94,13 +127,13 @@ absl::StatusOr<FaissFactory> ParseFaissFactory(const std::string& factory, int d
     parsed.list_count = *lists;
     if (cursor.Skip("_HNSW")) {
       parsed.hnsw_coarse = true;
-      LOCI_RETURN_IF_ERROR(ParseLinks(factory, cursor));
+      LOCI_RETURN_IF_ERROR(ParseLinks(factory, cursor, &parsed));
     }
     if (!cursor.Skip(",")) return Invalid(factory, "a comma and how the vectors are coded must follow the lists");
     LOCI_RETURN_IF_ERROR(ParseCodec(factory, cursor, dim, &parsed));
   } else if (cursor.Skip("HNSW")) {
     parsed.hnsw = true;
-    LOCI_RETURN_IF_ERROR(ParseLinks(factory, cursor));
+    LOCI_RETURN_IF_ERROR(ParseLinks(factory, cursor, &parsed));
     if (cursor.Skip(",")) {
       LOCI_RETURN_IF_ERROR(ParseCodec(factory, cursor, dim, &parsed));
       if (parsed.codec == FaissFactory::Codec::kProduct) {

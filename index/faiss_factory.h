@@ -19,8 +19,16 @@ struct FaissFactory {
   int64_t list_count = 0;     // 0: no inverted lists.
   bool hnsw = false;          // The index itself is a graph.
   bool hnsw_coarse = false;   // The lists are found by one.
+  int64_t links = 0;          // Of a row in the graph, above its lowest level; 0: no graph.
   Codec codec = Codec::kFlat;
-  int bits = 8;               // Of a product quantiser's parts.
+  int64_t parts = 0;  // Of a product quantiser.
+  int bits = 8;       // Of a product quantiser's parts, or of a scalar's elements.
+
+  int64_t CodeBytes(int dim) const;  // Of a row's code.
+  // That it is trained with, of `row_count`; 0: it needs no training.
+  int64_t TrainingRowCount(int dim, int64_t row_count) const;
+  // Of a row's place in the graph, in the mean: few rows are on more than one level. 0 where the index is none.
+  int64_t LinkBytes() const;
 };
 
 // INVALID_ARGUMENT (its reason with `field` "index.factory") naming what is wrong: not a form above, or one that does not fit `dim` or `row_count`.

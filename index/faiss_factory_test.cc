@@ -25,6 +25,24 @@ TEST(ParseFaissFactory, TakesTheFormsThatAreServed) {
   EXPECT_EQ(parsed.bits, 6);
 }
 
+TEST(FaissFactory, SaysWhatARowTakes) {
+  const auto parse = [](const std::string& factory) { return ParseFaissFactory(factory, 384, 1'000'000).value(); };
+  EXPECT_EQ(parse("IVF64,Flat").CodeBytes(384), 1536);
+  EXPECT_EQ(parse("SQ4").CodeBytes(384), 192);
+  EXPECT_EQ(parse("SQ6").CodeBytes(384), 288);
+  EXPECT_EQ(parse("HNSW32,SQ8").CodeBytes(384), 384);
+  EXPECT_EQ(parse("SQfp16").CodeBytes(384), 768);
+  EXPECT_EQ(parse("PQ48").CodeBytes(384), 48);
+  EXPECT_EQ(parse("PQ48x6").CodeBytes(384), 36);
+  EXPECT_EQ(parse("HNSW32").LinkBytes(), 66 * 4 + 4 + 8);
+  EXPECT_EQ(parse("HNSW2").LinkBytes(), 7 * 4 + 4 + 8);
+  EXPECT_EQ(parse("IVF64_HNSW32,Flat").LinkBytes(), 0) << "of lists, not of rows";
+  EXPECT_EQ(parse("HNSW32").TrainingRowCount(384, 1'000'000), 0);
+  EXPECT_EQ(parse("IVF1024,Flat").TrainingRowCount(384, 1'000'000), 65536);
+  EXPECT_EQ(parse("IVF1024,Flat").TrainingRowCount(384, 5'000), 5'000);
+  EXPECT_EQ(parse("IVF65536,Flat").TrainingRowCount(384, 1'000'000), (256 << 20) / 1536);
+}
+
 TEST(ParseFaissFactory, ANumberBeyondTheLimitIsNamedWithTheLimit) {
   EXPECT_EQ(ParseFaissFactory("IVF999999999,Flat", 384, 100'000).status().message(),
             "index \"IVF999999999,Flat\": IVF takes 1 to 65536 lists, not 999999999");

@@ -1,6 +1,7 @@
 #include "index/faiss_index.h"
 
 #include <cblas.h>
+#include <faiss/IndexFlatCodes.h>
 #include <faiss/IndexHNSW.h>
 #include <faiss/IndexIVF.h>
 #include <faiss/IndexIVFPQ.h>
@@ -41,8 +42,7 @@ namespace loci {
 namespace {
 
 constexpr int kDefaultEfSearch = 64;
-constexpr int64_t kAddRows = 16384;             // Between looks at the limits.
-constexpr int64_t kMaxTrainingBytes = 256 << 20;  // Where there are not more lists than that.
+constexpr int64_t kAddRows = 16384;  // Between looks at the limits.
 constexpr int64_t kQueriesPerTask = 8;
 constexpr int64_t kWidenFactor = 8;
 
@@ -135,10 +135,7 @@ struct VisibleRows : faiss::IDSelector {
 
 // The rows that training sees: spread evenly over the file.
 std::vector<float> TrainingRows(const VectorFile& vectors, const FaissFactory& factory) {
-  const int64_t row_bytes = vectors.dim() * static_cast<int64_t>(sizeof(float));
-  int64_t count = std::max<int64_t>(64 * factory.list_count, factory.codec == FaissFactory::Codec::kProduct ? 65536 : 16384);
-  count = std::min(count, std::max(kMaxTrainingBytes / row_bytes, std::max<int64_t>(factory.list_count, 256)));
-  count = std::min(count, vectors.rows());
+  const int64_t count = factory.TrainingRowCount(vectors.dim(), vectors.rows());
   std::vector<float> rows(count * vectors.dim());
   for (int64_t i = 0; i < count; ++i) {
     vectors.CopyRow(static_cast<int64_t>(static_cast<__int128>(i) * vectors.rows() / count), rows.data() + i * vectors.dim());
@@ -156,6 +153,19 @@ const float* ToMiddle(const float* query, int dim, std::vector<float>* scaled) {
   scaled->resize(static_cast<size_t>(dim));
   for (int d = 0; d < dim; ++d) (*scaled)[static_cast<size_t>(d)] = std::ldexp(query[d], -exponent);
   return scaled->data();
+}
+
+// Room for `rows`, where they will lie in one piece: growing by doubling holds the old piece and the new one for a while.
+void Reserve(faiss::Index& index, const FaissFactory& factory, int64_t rows) {
+  faiss::Index* codes = &index;
+  const size_t row_count = static_cast<size_t>(rows);
+  if (auto* graph = dynamic_cast<faiss::IndexHNSW*>(&index)) {
+    graph->hnsw.levels.reserve(row_count);
+    graph->hnsw.offsets.reserve(row_count + 1);
+    graph->hnsw.neighbors.reserve(row_count * static_cast<size_t>(factory.LinkBytes()) / sizeof(graph->hnsw.neighbors[0]));
+    codes = graph->storage;
+  }
+  if (auto* flat = dynamic_cast<faiss::IndexFlatCodes*>(codes)) flat->codes.reserve(row_count * flat->code_size);
 }
 
 int64_t DefaultNprobe(int64_t list_count) { return std::min(list_count, std::max<int64_t>(8, list_count / 16)); }
@@ -466,6 +476,7 @@ absl::Status BuildFaissIndex(FileSystem& fs, const std::string& factory, const V
       const std::vector<float> training = TrainingRows(vectors, parsed);
       index->train(static_cast<int64_t>(training.size()) / vectors.dim(), training.data());
     }
+    Reserve(*index, parsed, vectors.rows());
   });
   LOCI_RETURN_IF_ERROR(check());  // Says why FAISS broke off.
   LOCI_RETURN_IF_ERROR(trained);

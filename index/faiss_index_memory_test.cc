@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "base/file.h"
+#include "index/build_forecast.h"
 #include "index/faiss_index.h"
 
 namespace {
@@ -120,6 +121,16 @@ class FaissIndexMemoryTest : public testing::TestWithParam<std::string> {
   std::vector<float> query_;
 };
 
+TEST_P(FaissIndexMemoryTest, IsBuiltInWhatIsForecast) {
+  const int64_t forecast_bytes = ForecastBuild({.passage_count = kRows, .dim = kDim, .index = GetParam()}).memory_bytes;
+  const int64_t before_bytes = live_bytes;
+  most_bytes = live_bytes;
+  ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), GetParam(), *vectors_, Path("again"), RequestLimits()).ok());
+  EXPECT_LE(most_bytes - before_bytes, forecast_bytes);
+  constexpr int64_t kWorkBytes = 24 << 20;  // Whatever the rows.
+  EXPECT_GE(most_bytes - before_bytes, (forecast_bytes - kWorkBytes) / 2);
+}
+
 TEST_P(FaissIndexMemoryTest, IsOpenedInWhatItSaysItTakes) {
   (void)Open();  // What is made once for the process.
   const int64_t before_bytes = live_bytes;
@@ -130,6 +141,9 @@ TEST_P(FaissIndexMemoryTest, IsOpenedInWhatItSaysItTakes) {
   EXPECT_LE(live_bytes - before_bytes, said_bytes + said_bytes / 20 + 65536);
   EXPECT_LE(most_bytes - before_bytes, said_bytes + said_bytes / 20 + 65536);
   EXPECT_GE(most_bytes - before_bytes, said_bytes * 9 / 10);
+  const int64_t forecast_bytes = ForecastBuild({.passage_count = kRows, .dim = kDim, .index = GetParam()}).opened_bytes;
+  EXPECT_GE(forecast_bytes, said_bytes * 19 / 20);
+  EXPECT_LE(forecast_bytes, said_bytes + said_bytes / 5);
 }
 
 TEST_P(FaissIndexMemoryTest, IsAnErrorWhereThereIsNotSoMuch) {

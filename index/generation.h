@@ -126,6 +126,8 @@ struct BuildOptions {
   int64_t expected_passage_bytes = 0;  // Serialised.
   // Of the file system of a path; -1: not known. Null: nobody looks.
   std::function<int64_t(const std::string& path)> available_disk_bytes;
+  // That this process may still take; -1: not known. Null: nobody looks.
+  std::function<int64_t()> available_memory_bytes;
   // RocksDB's files, of the staging and of the passages; null: the operating system's. For tests.
   std::shared_ptr<rocksdb::FileSystem> rocksdb_file_system;
 };
@@ -138,8 +140,8 @@ class GenerationBuilder {
   // Phases are "write", "tune" (with "auto"), "index", "recall" and "checksum".
   using Progress = std::function<void(std::string_view phase, int64_t done, int64_t total)>;
 
-  // RESOURCE_EXHAUSTED, reason DISK with `needed_bytes` and `available_bytes`, where what is expected does not fit (see build_forecast.h); Finish
-  // looks again, before it writes, when all is known, and Add where much was added since it was looked at.
+  // RESOURCE_EXHAUSTED, reason DISK or MEMORY with `needed_bytes` and `available_bytes`, where what is expected does not fit (see build_forecast.h);
+  // Finish looks again, before it writes, when all is known, and Add where much was added since it was looked at.
   // Makes `directory` (which may not exist). `store` and `generation` go into the manifest.
   static absl::StatusOr<std::unique_ptr<GenerationBuilder>> Create(FileSystem& fs, const std::string& directory,
                                                                    const std::string& store, const std::string& generation,

@@ -89,6 +89,18 @@ absl::Status CheckPassage(const v1::Passage& passage) {
   return absl::OkStatus();
 }
 
+// RESOURCE_EXHAUSTED, DISK or MEMORY, where the file system of `path` has no room for `disk_bytes`, or the process none for the index.
+absl::Status CheckFits(const BuildForecast& forecast, const BuildOptions& options, int64_t passage_count, int64_t disk_bytes,
+                       const std::string& path) {
+  if (options.available_disk_bytes != nullptr) {
+    LOCI_RETURN_IF_ERROR(
+        CheckDisk(absl::StrCat("a generation of ", passage_count, " passages"), disk_bytes, options.available_disk_bytes(path)));
+  }
+  if (options.available_memory_bytes == nullptr || forecast.memory_bytes == 0) return absl::OkStatus();
+  return CheckMemory(absl::StrCat("the build of an index ", options.index, " of ", passage_count, " passages"),
+                     forecast.memory_bytes, options.available_memory_bytes());
+}
+
 class Builder : public GenerationBuilder {
  public:
   Builder(FileSystem& fs, std::string directory, const std::string& store, const std::string& generation, BuildOptions options)
@@ -209,17 +221,15 @@ absl::Status Builder::Add(std::span<const v1::Passage> passages, const float* ve
   return absl::OkStatus();
 }
 
-// Whether what was added has room to be written out beside its staging, most of which is on disk already.
+// Whether what was added has room to be written out beside its staging, most of which is on disk already, and its index to be built.
 absl::Status Builder::CheckRoom() {
   looked_at_bytes_ = staged_bytes_;
-  if (options_.available_disk_bytes == nullptr) return absl::OkStatus();
   const BuildForecast forecast = ForecastBuild({.passage_count = added_count_,
                                                 .passage_bytes = staged_bytes_ - added_count_ * options_.dim * static_cast<int64_t>(sizeof(float)),
                                                 .dim = options_.dim,
                                                 .element_type = options_.element_type,
                                                 .index = options_.index});
-  return CheckDisk(absl::StrCat("a generation of ", added_count_, " passages"), forecast.peak_bytes() - forecast.staging_bytes,
-                   options_.available_disk_bytes(directory_));
+  return CheckFits(forecast, options_, added_count_, forecast.peak_bytes() - forecast.staging_bytes, directory_);
 }
 
 absl::Status Builder::Remove(std::span<const std::string> ids) {
@@ -508,14 +518,13 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationBuilder::Create(Fil
   std::string path = directory;
   while (path.size() > 1 && path.back() == '/') path.pop_back();
   if (fs.Exists(path)) return absl::AlreadyExistsError(absl::StrCat(path, " exists"));
-  if (options.available_disk_bytes != nullptr && options.expected_passages > 0) {
+  if (options.expected_passages > 0) {
     const BuildForecast forecast = ForecastBuild({.passage_count = options.expected_passages,
                                                   .passage_bytes = options.expected_passage_bytes,
                                                   .dim = options.dim,
                                                   .element_type = options.element_type,
                                                   .index = options.index});
-    LOCI_RETURN_IF_ERROR(CheckDisk(absl::StrCat("a generation of ", options.expected_passages, " passages"), forecast.peak_bytes(),
-                                   options.available_disk_bytes(ParentPath(path))));
+    LOCI_RETURN_IF_ERROR(CheckFits(forecast, options, options.expected_passages, forecast.peak_bytes(), ParentPath(path)));
   }
   LOCI_RETURN_IF_ERROR(fs.CreateDirectories(path));
   auto builder = std::make_unique<Builder>(fs, path, store, generation, std::move(options));

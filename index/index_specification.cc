@@ -16,7 +16,7 @@ namespace loci {
 namespace {
 
 constexpr std::string_view kAuto = "auto";
-constexpr std::string_view kExact = "exact";
+constexpr std::string_view kExact = kExactIndex;
 
 absl::Status Invalid(std::string_view specification, const std::string& why) {
   return ErrorWithReason(absl::InvalidArgumentError(absl::StrCat("index \"", AbslView(specification.substr(0, 64)), "\": ", why)),
@@ -31,7 +31,7 @@ bool IsExactIndex(std::string_view specification) {
 
 absl::StatusOr<ExactSpecification> ParseExactIndex(std::string_view specification) {
   if (specification == kExact) return ExactSpecification{};
-  if (specification == "exact:int8") return ExactSpecification{.int8 = true};
+  if (specification == kExactInt8Index) return ExactSpecification{.int8 = true};
   return Invalid(specification, "it is neither exact nor exact:int8");
 }
 

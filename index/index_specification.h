@@ -16,6 +16,14 @@
 
 namespace loci {
 
+// Names of the indexes that score every passage.
+inline constexpr char kExactIndex[] = "exact";
+inline constexpr char kExactInt8Index[] = "exact:int8";
+
+// An automatic one of at most so many rows is exact; one of more is measured on a sample of so many.
+inline constexpr int64_t kAutoExactRows = 20'000;
+inline constexpr int64_t kTuningSampleRows = 50'000;
+
 inline constexpr double kDefaultRecallTarget = 0.95;
 inline constexpr int64_t kMinMemoryBudgetBytes = int64_t{1} << 20;
 

@@ -21,14 +21,13 @@
 #include "base/matrix.h"
 #include "index/passage_index.h"
 #include "index/recall.h"
+#include "index/index_specification.h"
 #include "index/vector_file.h"
 #include "proto/loci/v1/common.pb.h"
 
 namespace loci {
 
-inline constexpr int64_t kAutoExactRows = 20'000;
 inline constexpr int64_t kMaxGraphRows = 4'000'000;
-inline constexpr int64_t kTuningSampleRows = 50'000;
 
 // How a point was searched.
 IndexSearchOptions SearchOptionsOf(const loci::v1::TuningPoint& point);

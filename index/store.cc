@@ -260,6 +260,7 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> Store::NewGeneration(BuildOpt
   options.base_revision = registration->base_revision();
   options.rocksdb_file_system = state_->options.rocksdb_file_system;
   options.available_disk_bytes = state_->options.available_disk_bytes;
+  options.available_memory_bytes = state_->options.available_memory_bytes;
   std::string generation;
   do {
     generation = MakeTimestampId(state_->options.clock->UnixMicros());

@@ -48,6 +48,7 @@ struct StoreOptions {
   // ones into a new overlay.
   int64_t max_hidden_overlay_rows = 4096;
   std::function<int64_t(const std::string& path)> available_disk_bytes;  // See BuildOptions.
+  std::function<int64_t()> available_memory_bytes;                       // As well.
   // Called with each generation that was opened and verified, on the thread that did; may be null.
   std::function<void(const storage::Manifest&, const OpenTimes&)> opened;
   // RocksDB's, of the write log and of what builds write; null: the operating system's. For tests that fail it or cut its power.

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
 #include "base/logging.h"
+#include "base/memory_info.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "index/encoding_journal.h"
@@ -97,9 +98,9 @@ absl::StatusOr<std::shared_ptr<Store>> GenerationManager::State::OpenStore(const
                                      .clock = options.clock,
                                      .search_pool = options.search_pool,
                                      .available_disk_bytes = options.available_disk_bytes,
-                                     .opened = [this](const storage::Manifest& manifest, const OpenTimes& times) {
-                                       load_rates.ObserveOpen(manifest, times);
-                                     }}));
+                                     .available_memory_bytes = [fs = options.fs] { return AvailableMemoryBytes(*fs); },
+                                     .opened = [this](const storage::Manifest& manifest,
+                                                      const OpenTimes& times) { load_rates.ObserveOpen(manifest, times); }}));
   return std::shared_ptr<Store>(std::move(store));
 }
 

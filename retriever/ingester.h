@@ -63,7 +63,8 @@ struct IngestOptions {
     PrecisionSet precisions = VectorPrecision::kUnknown;  // That the vectors were computed in.
   };
   std::optional<VectorSpace> imported;
-  int64_t expected_passages = 0;  // Of a new generation, where it is known: RESOURCE_EXHAUSTED, reason DISK, where they have no room. 0: it is not.
+  int64_t expected_passages =
+      0;  // Of a new generation, where it is known: RESOURCE_EXHAUSTED, reason DISK or MEMORY, where they have no room. 0: it is not.
   RequestLimits limits;  // Cancelled: the ingest ends, and nothing of a new generation stays.
   // How far it is: "receiving" (passages that are encoded and written; for upserts, that were acknowledged), "write", "index" (passages),
   // "recall" (queries), "checksum" (files), "activating" (0 of 0).

@@ -11,6 +11,7 @@
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "index/build_forecast.h"
+#include "index/generation_memory.h"
 #include "index/index_specification.h"
 #include "index/manifest.h"
 #include "index/passage_file.h"
@@ -51,7 +52,8 @@ BuildOptions BuildOptionsOf(const ReembedOptions& options, const View& view, con
                      .dim = spec.dim,
                      .query_fingerprint = spec.fingerprint.query,
                      .passage_fingerprint = spec.fingerprint.passage,
-                     .base_revision = view.revision()};
+                     .base_revision = view.revision(),
+                     .expected_passages = view.passage_count()};
   build.recall_queries = [encoder = options.encoder, limits](const std::vector<loci::v1::Passage>& sample) {
     return EncodeRecallQueries(*encoder, sample, limits);
   };
@@ -231,16 +233,22 @@ absl::StatusOr<ReembedEstimate> EstimateReembedding(GenerationManager& manager, 
     (file.path() == kIndexFile ? index_bytes : file.path() == kColumnsFile ? column_bytes : passage_bytes) += file.size_bytes();
   }
   index_bytes = index_bytes * spec.dim / std::max(view.dim(), 1);
+  int64_t opened_bytes = PlannedMemory(manifest).index * spec.dim / std::max(view.dim(), 1);
   const std::string& index = options.index.empty() ? AskedIndex(manifest) : options.index;
   const bool is_exact = IsExactIndex(index);
   // What the generation has says nothing of another index, nor of one whose codes are as many as its passages.
   if (is_exact || index != AskedIndex(manifest)) {
-    index_bytes = ForecastBuild({.passage_count = estimate.passage_count, .dim = spec.dim, .index = index}).index_bytes;
+    const BuildForecast forecast = ForecastBuild({.passage_count = estimate.passage_count, .dim = spec.dim, .index = index});
+    index_bytes = forecast.index_bytes;
+    opened_bytes = forecast.opened_bytes;
+  } else if (HasCodes(manifest)) {  // That were chosen.
+    index_bytes = ForecastBuild({.passage_count = estimate.passage_count, .dim = spec.dim, .index = kExactInt8Index}).index_bytes;
   }
   const int64_t journal_bytes = estimate.passage_count * (kJournalBytesPerText + static_cast<int64_t>(sizeof(float)) * spec.dim);
   estimate.size_bytes = vector_bytes + passage_bytes + index_bytes + column_bytes;
   estimate.peak_disk_bytes = estimate.size_bytes + passage_bytes + vector_bytes + journal_bytes;  // What is staged has the passages and vectors too.
-  estimate.memory_bytes = spec.memory_bytes + (is_exact ? 0 : index_bytes) + std::min<int64_t>(passage_bytes, kPassageCacheBytes) + column_bytes / 2;
+  estimate.memory_bytes =
+      spec.memory_bytes + opened_bytes + std::min<int64_t>(passage_bytes, kPassageCacheBytes) + column_bytes / 2;
   return estimate;
 }
 
