@@ -105,7 +105,6 @@ class Builder : public GenerationBuilder {
  public:
   Builder(FileSystem& fs, std::string directory, const std::string& store, const std::string& generation, BuildOptions options)
       : fs_(fs), directory_(std::move(directory)), options_(std::move(options)) {
-    manifest_.set_format_version(HasCodes() ? kManifestFormatVersion : kManifestFormatWithoutCodes);
     manifest_.set_generation(generation);
     manifest_.set_store(store);
     manifest_.set_query_fingerprint(options_.query_fingerprint);
@@ -114,8 +113,8 @@ class Builder : public GenerationBuilder {
     manifest_.set_dim(options_.dim);
     manifest_.set_vector_type(static_cast<v1::VectorType>(options_.element_type));
     manifest_.set_metric("inner_product");
-    manifest_.set_index(HasCodes() ? "exact" : options_.index);
-    if (IsAutoIndex(options_.index) || HasCodes()) manifest_.set_index_specification(options_.index);
+    if (IsAutoIndex(options_.index)) manifest_.set_index_specification(options_.index);
+    SetIndex(options_.index);
     manifest_.set_folded_from(options_.folded_from);
   }
 
@@ -159,7 +158,13 @@ class Builder : public GenerationBuilder {
 
   absl::Status CheckRoom();
   absl::StatusOr<int64_t> CountIds(const RequestLimits& limits) const;
-  bool HasCodes() const { return IsExactIndex(options_.index) && ParseExactIndex(options_.index).value_or(ExactSpecification{}).int8; }
+  // As the manifest names it. (One that is to be chosen is named once it is.)
+  void SetIndex(const std::string& index) {
+    has_codes_ = index == kExactInt8Index;
+    manifest_.set_format_version(has_codes_ ? kManifestFormatVersion : kManifestFormatWithoutCodes);
+    manifest_.set_index(has_codes_ ? kExactIndex : index);
+    if (has_codes_ && manifest_.index_specification().empty()) manifest_.set_index_specification(index);
+  }
   static bool HasColumns(int64_t rows) { return rows <= kMaxRowSetRows; }
   absl::Status WriteRows(int64_t rows, const RequestLimits& limits, const Progress& progress) const;
   absl::Status DropStaging();
@@ -181,6 +186,7 @@ class Builder : public GenerationBuilder {
   std::unique_ptr<rocksdb::DB> staging_;  // Null once Finish has read it.
   storage::Manifest manifest_;
   PrecisionSet precisions_;
+  bool has_codes_ = false;  // Beside the vectors: of the index that was named, or chosen.
   int64_t added_count_ = 0;
   int64_t staged_bytes_ = 0;     // Vectors and passages of those.
   int64_t looked_at_bytes_ = 0;  // staged_bytes_ when it was last looked whether they have room.
@@ -373,7 +379,7 @@ absl::Status Builder::BuildIndex(const RequestLimits& limits, const Progress& pr
   LOCI_RETURN_IF_ERROR(ChooseProbes(*vectors, *passages, exact, limits));
   LOCI_RETURN_IF_ERROR(MeasureMemory(*passages));
   manifest_.set_recall_at_10(1);
-  if (HasCodes()) {
+  if (has_codes_) {
     progress("index", 0, vectors->rows());
     LOCI_RETURN_IF_ERROR(WriteQuantizedVectors(fs_, *vectors, JoinPath(directory_, kCodesFile), [&](int64_t done) {
       progress("index", done, vectors->rows());
@@ -416,7 +422,9 @@ absl::Status Builder::ChooseIndex(const std::shared_ptr<const VectorFile>& vecto
   LOCI_ASSIGN_OR_RETURN(chooser.wanted, ParseAutoIndex(options_.index));
   chooser.earlier = options_.earlier_tuning.has_value() ? &*options_.earlier_tuning : nullptr;
   chooser.progress = progress;
+  chooser.codes_path = JoinPath(directory_, kCodesFile);
   chooser.tuner = options_.tuner;
+  chooser.tuner.available_memory_bytes = options_.available_memory_bytes;
   chooser.tuner.fs = &fs_;
   chooser.tuner.scratch_directory = JoinPath(directory_, kTuningDirectory);
   const bool is_small = vectors->rows() <= options_.tuner.exact_rows;
@@ -431,7 +439,7 @@ absl::Status Builder::ChooseIndex(const std::shared_ptr<const VectorFile>& vecto
   const int64_t query_count = static_cast<int64_t>(queries.size()) / options_.dim;
   LOCI_ASSIGN_OR_RETURN(const ChosenIndex chosen, BuildChosenIndex(vectors, {queries.data(), query_count, options_.dim},
                                                                    JoinPath(directory_, kIndexFile), chooser, limits));
-  manifest_.set_index(chosen.factory);
+  SetIndex(chosen.factory);
   *manifest_.mutable_tuning() = chosen.tuning;
   for (const v1::TuningPoint& point : chosen.ladder) *manifest_.add_ladder() = point;
   if (!chosen.ladder.empty()) manifest_.mutable_memory()->set_index_bytes(chosen.ladder.front().memory_bytes());  // The same in all.
@@ -449,8 +457,8 @@ absl::Status Builder::ListFile(const std::string& path, const RequestLimits& lim
 absl::Status Builder::ListFiles(const RequestLimits& limits, const Progress& progress) {
   LOCI_ASSIGN_OR_RETURN(const std::vector<std::string> names, fs_.List(JoinPath(directory_, kPassagesDirectory)));
   std::vector<std::string> paths = {kVectorsFile};
-  if (HasCodes()) paths.push_back(kCodesFile);
-  if (manifest_.index() != "exact") paths.push_back(kIndexFile);
+  if (has_codes_) paths.push_back(kCodesFile);
+  if (manifest_.index() != kExactIndex) paths.push_back(kIndexFile);
   if (HasColumns(manifest_.passage_count())) paths.push_back(kColumnsFile);
   for (const std::string& name : names) paths.push_back(absl::StrCat(kPassagesDirectory, "/", name));
   for (size_t i = 0; i < paths.size(); ++i) {

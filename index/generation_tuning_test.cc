@@ -8,7 +8,9 @@
 #include "absl/strings/str_format.h"
 #include "base/file.h"
 #include "gtest/gtest.h"
+#include "index/exact_index.h"
 #include "index/generation.h"
+#include "index/manifest.h"
 #include "index/view.h"
 
 namespace loci {
@@ -141,6 +143,44 @@ TEST_F(GenerationTuningTest, IsExactWhereThatIsAsGood) {
     ASSERT_TRUE(tiny.ok()) << tiny.status();
     EXPECT_EQ(tiny->index(), "exact");
   }
+}
+
+TEST_F(GenerationTuningTest, KeepsCodesWhereTheyAreChosen) {
+  BuildOptions options = Options("auto:recall=1");
+  options.tuner.latency = [](const PassageIndex& index, const RecallMeter& meter, const IndexSearchOptions& search,
+                             const RequestLimits& limits) {
+    const auto* const exact = dynamic_cast<const ExactIndex*>(&index);
+    if (exact == nullptr) return absl::StatusOr<double>(1 + search.nprobe + search.ef_search);
+    const int64_t before = exact->certified_scan().answered_count();
+    const auto searched = MeasureLatency(index, meter, search, limits);
+    if (!searched.ok()) return searched;
+    return absl::StatusOr<double>(exact->certified_scan().answered_count() > before ? 1e5 : 1e6);
+  };
+  constexpr int64_t kManyRows = 5000;  // Fewer than 4,096 are all scored at once.
+  const auto manifest = Build("g", options, kManyRows);
+  ASSERT_TRUE(manifest.ok()) << manifest.status();
+  EXPECT_EQ(manifest->index(), "exact");
+  EXPECT_TRUE(HasCodes(*manifest)) << manifest->tuning().reason();
+  EXPECT_EQ(manifest->index_specification(), "auto:recall=1");
+  EXPECT_EQ(manifest->recall_at_10(), 1);
+  const auto& front = manifest->tuning().front();
+  EXPECT_TRUE(
+      std::any_of(front.begin(), front.end(), [](const auto& point) { return point.index() == "exact:int8" && point.chosen(); }));
+  EXPECT_FALSE(fs_.Exists(JoinPath(root_, "g/index.faiss")));
+  EXPECT_TRUE(Generation::Verify(fs_, JoinPath(root_, "g")).ok());
+  const std::shared_ptr<const Generation> generation = Open("g");
+  ASSERT_NE(generation, nullptr);
+  const auto& exact = dynamic_cast<const ExactIndex&>(generation->exact_index());
+  const std::vector<float> query = MakeVector(1'000'000);
+  const auto hits = View::Bare(generation)->Search({query.data(), 1, kDim}, {.top_k = 10});
+  ASSERT_TRUE(hits.ok()) << hits.status();
+  EXPECT_TRUE(hits->exact);
+  EXPECT_EQ(exact.certified_scan().answered_count(), 1);
+
+  options.earlier_tuning = manifest->tuning();
+  const auto again = Build("g2", options, kManyRows);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_TRUE(HasCodes(*again)) << "a choice that is taken over";
 }
 
 TEST_F(GenerationTuningTest, TakesAnEarlierChoiceOver) {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/clock.h"
 #include "base/status_macros.h"
+#include "index/build_forecast.h"
 #include "index/exact_index.h"
 #include "index/faiss_index.h"
 #include "index/recall.h"
@@ -18,7 +19,7 @@ namespace {
 using v1::TuningPoint;
 
 constexpr int kMaxBuilds = 2;
-constexpr char kExact[] = "exact";
+constexpr int64_t kTimingQueries = 32;  // Of a search that finds everything.
 
 // Every second query, from `first` on.
 std::vector<float> EverySecond(MatrixView<const float> queries, int64_t first) {
@@ -41,11 +42,11 @@ std::vector<std::string> FactoriesInOrder(const v1::IndexTuning& tuning) {
     std::erase_if(left, [&](const TuningPoint& point) { return point.index() == factory; });
   };
   for (const TuningPoint& point : tuning.front()) {
-    if (point.chosen() && point.index() != kExact) take(point.index());
+    if (point.chosen() && !IsExactIndex(point.index())) take(point.index());
   }
   while (!factories.empty() && !left.empty()) {
     const TuningPoint& next = left[static_cast<size_t>(ChoosePoint(left, tuning.recall_target(), tuning.memory_budget_bytes()).position)];
-    if (next.index() == kExact) break;
+    if (IsExactIndex(next.index())) break;
     take(std::string(next.index()));
   }
   return factories;
@@ -80,6 +81,52 @@ absl::StatusOr<TuningPoint*> FindStep(const PassageIndex& index, const RecallMet
   return nullptr;
 }
 
+// Of exact search by codes, if that is what exact search is best done by, against it without; 1 else.
+double ShareByCodes(const v1::IndexTuning& tuning) {
+  const std::vector<TuningPoint> points(tuning.front().begin(), tuning.front().end());
+  double plain_us = 0;
+  for (const TuningPoint& point : points) {
+    if (point.index() == kExactIndex) plain_us = point.latency_us();
+  }
+  if (plain_us <= 0) return 1;
+  const TuningPoint& fastest = points[static_cast<size_t>(FastestExact(points))];
+  return fastest.index() == kExactInt8Index ? fastest.latency_us() / plain_us : 1;
+}
+
+// Exact search, with codes where the front promises that they make it faster, and they do. `why`: nothing approximate was taken, unless the front says
+// so.
+absl::Status ChooseExact(const std::shared_ptr<const VectorFile>& vectors, MatrixView<const float> queries,
+                         const std::string& why, const ChooserOptions& options, const RequestLimits& limits,
+                         ChosenIndex* chosen) {
+  chosen->factory = kExactIndex;
+  chosen->recall_at_10 = 1;
+  const auto report = [&](int64_t done) {
+    if (options.progress) options.progress("index", done, vectors->rows());
+  };
+  if (queries.rows > 0 && ShareByCodes(chosen->tuning) < 1) {
+    FileSystem& fs = *options.tuner.fs;
+    const ExactIndex exact(vectors, nullptr);
+    const MatrixView<const float> few{queries.data, std::min(queries.rows, kTimingQueries), queries.cols};
+    LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, few, kLadderTopK, limits));
+    report(0);
+    LOCI_ASSIGN_OR_RETURN(const TuningPoint by_codes,
+                          MeasureCodes(fs, vectors, options.codes_path, meter, limits, options.tuner.latency, report));
+    report(vectors->rows());
+    LOCI_ASSIGN_OR_RETURN(const double exact_latency_us, options.tuner.latency(exact, meter, {}, limits));
+    TuningPoint plain;
+    plain.set_index(kExactIndex);
+    plain.set_latency_us(exact_latency_us);
+    if (FastestExact({plain, by_codes}) == 1) {
+      chosen->factory = kExactInt8Index;
+      MarkChosen(kExactInt8Index, absl::StrCat(why, kByCodes), &chosen->tuning);
+      return absl::OkStatus();
+    }
+    LOCI_RETURN_IF_ERROR(fs.DeleteFile(options.codes_path));
+  }
+  MarkChosen(kExactIndex, why, &chosen->tuning);
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::StatusOr<ChosenIndex> BuildChosenIndex(std::shared_ptr<const VectorFile> vectors, MatrixView<const float> queries,
@@ -104,10 +151,17 @@ absl::StatusOr<ChosenIndex> BuildChosenIndex(std::shared_ptr<const VectorFile> v
     tuner.progress = [&](int64_t done, int64_t total) { report("tune", done, total); };
     LOCI_ASSIGN_OR_RETURN(chosen.tuning, TuneIndex(vectors, view(choosing), tuner));
   }
-  chosen.factory = kExact;
   std::vector<std::string> factories = FactoriesInOrder(chosen.tuning);
+  const char* why = "what was measured of a sample was not so of all vectors: searched exactly";
+  if (std::erase_if(factories, [&](const std::string& factory) {
+        return !FitsMemory({.passage_count = vectors->rows(), .dim = vectors->dim(), .index = factory},
+                           options.tuner.available_memory_bytes);
+      }) > 0) {
+    why = "there was no memory to build what the sample had promised: searched exactly";
+  }
+  if (!factories.empty() && checking.empty()) why = "there were not enough queries to check an index with: searched exactly";
   if (factories.empty() || checking.empty()) {
-    MarkChosen(kExact, "there were not enough queries to check an index with: searched exactly", &chosen.tuning);
+    LOCI_RETURN_IF_ERROR(ChooseExact(vectors, view(choosing), why, options, limits, &chosen));
     return chosen;
   }
   if (factories.size() > kMaxBuilds) factories.resize(kMaxBuilds);
@@ -115,7 +169,8 @@ absl::StatusOr<ChosenIndex> BuildChosenIndex(std::shared_ptr<const VectorFile> v
   const ExactIndex exact(vectors, nullptr);
   LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, view(choosing), kLadderTopK, limits));
   LOCI_ASSIGN_OR_RETURN(const RecallMeter held_back, RecallMeter::Create(exact, view(checking), kLadderTopK, limits));
-  LOCI_ASSIGN_OR_RETURN(const double exact_latency_us, options.tuner.latency(exact, meter, {}, limits));
+  LOCI_ASSIGN_OR_RETURN(double exact_latency_us, options.tuner.latency(exact, meter, {}, limits));
+  exact_latency_us *= ShareByCodes(chosen.tuning);
   for (const std::string& factory : factories) {
     report("index", 0, vectors->rows());
     const int64_t start_us = RealClock().NowMicros();
@@ -141,8 +196,10 @@ absl::StatusOr<ChosenIndex> BuildChosenIndex(std::shared_ptr<const VectorFile> v
     LOCI_RETURN_IF_ERROR(fs.DeleteFile(path));
     chosen.ladder.clear();
   }
-  chosen.recall_at_10 = 1;
-  MarkChosen(kExact, "what was built of all vectors met neither target nor budget as the sample had promised: searched exactly", &chosen.tuning);
+  LOCI_RETURN_IF_ERROR(
+      ChooseExact(vectors, view(choosing),
+                  "what was built of all vectors met neither target nor budget as the sample had promised: searched exactly",
+                  options, limits, &chosen));
   return chosen;
 }
 

@@ -13,6 +13,7 @@
 #include "base/device.h"
 #include "base/status_macros.h"
 #include "base/vector_type.h"
+#include "index/build_forecast.h"
 #include "index/exact_index.h"
 #include "index/faiss_factory.h"
 #include "index/faiss_index.h"
@@ -45,7 +46,8 @@ int64_t ListCount(int64_t rows) {
 // The ways to search an index, as runs of steps that each look farther than the one before.
 std::vector<std::vector<TuningPoint>> LadderRuns(const FaissFactory& factory) {
   std::vector<int> rescore_factors = {1};
-  if (factory.codec == FaissFactory::Codec::kScalar) rescore_factors = {2, 4};
+  if (factory.codec == FaissFactory::Codec::kScalar && !factory.hnsw)
+    rescore_factors = {2, 4};  // A graph's codec is not what it is searched by.
   if (factory.codec == FaissFactory::Codec::kProduct) rescore_factors = {4, 16, 64};
   std::vector<std::vector<TuningPoint>> runs;
   if (factory.hnsw) {
@@ -117,9 +119,12 @@ class ScratchDirectory {
   const std::string path_;
 };
 
-// Builds and measures one candidate over the sample.
+// Builds and measures one candidate over the sample; nothing where it has no memory.
 absl::StatusOr<std::vector<TuningPoint>> MeasureCandidate(const std::string& factory, const std::shared_ptr<const VectorFile>& sample,
                                                           const RecallMeter& meter, double exact_latency_us, const TunerOptions& options) {
+  if (!FitsMemory({.passage_count = sample->rows(), .dim = sample->dim(), .index = factory}, options.available_memory_bytes)) {
+    return std::vector<TuningPoint>();
+  }
   const std::string path = JoinPath(options.scratch_directory, "index.faiss");
   const int64_t start_us = RealClock().NowMicros();
   LOCI_RETURN_IF_ERROR(BuildFaissIndex(*options.fs, factory, *sample, path, options.limits));
@@ -149,10 +154,7 @@ std::vector<std::string> CandidateFactories(int dim, int64_t rows, int64_t rows_
     if (rows_of_families >= kMinSampleRows) factories.push_back(absl::StrCat(ivf, ",PQ", dim / part));
     break;
   }
-  if (rows_of_families <= kMaxGraphRows) {
-    factories.push_back(absl::StrCat("HNSW", kGraphLinks));
-    factories.push_back(absl::StrCat("HNSW", kGraphLinks, ",SQ8"));
-  }
+  if (rows_of_families <= kMaxGraphRows) factories.push_back(absl::StrCat("HNSW", kGraphLinks, ",SQ8"));
   return factories;
 }
 
@@ -176,6 +178,27 @@ absl::StatusOr<double> MeasureLatency(const PassageIndex& index, const RecallMet
   }
   std::nth_element(rounds.begin(), rounds.begin() + kRounds / 2, rounds.end());
   return rounds[kRounds / 2];
+}
+
+absl::StatusOr<TuningPoint> MeasureCodes(FileSystem& fs, const std::shared_ptr<const VectorFile>& vectors,
+                                         const std::string& path, const RecallMeter& meter, const RequestLimits& limits,
+                                         const LatencyMeter& latency, const std::function<void(int64_t done_rows)>& progress) {
+  const int64_t start_us = RealClock().NowMicros();
+  LOCI_RETURN_IF_ERROR(WriteQuantizedVectors(fs, *vectors, path, [&](int64_t done) {
+    if (progress) progress(done);
+    return limits.Check(RealClock().NowMicros());
+  }));
+  const int64_t build_ms = (RealClock().NowMicros() - start_us) / 1000;
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const QuantizedVectors> codes, QuantizedVectors::Open(fs, path));
+  const ExactIndex index(vectors, nullptr, DetectCpuIsa(), std::move(codes));
+  TuningPoint point;
+  point.set_index(kExactInt8Index);
+  point.set_recall_at_10(1);
+  point.set_recall_bound(1);
+  LOCI_ASSIGN_OR_RETURN(const double latency_us, latency(index, meter, {}, limits));
+  point.set_latency_us(latency_us);
+  point.set_build_ms(std::max<int64_t>(build_ms, 1));  // More than of plain exact search, which no other one beats in this.
+  return point;
 }
 
 absl::StatusOr<std::vector<TuningPoint>> MeasureLadder(const PassageIndex& index, const std::string& factory, const RecallMeter& meter,
@@ -239,27 +262,30 @@ absl::StatusOr<v1::IndexTuning> TuneIndex(std::shared_ptr<const VectorFile> vect
     LOCI_ASSIGN_OR_RETURN(sample, WriteSample(*options.fs, *vectors, sample_rows, options.seed, JoinPath(options.scratch_directory, "vectors.bin"),
                                               options.limits));
   }
-  std::shared_ptr<const QuantizedVectors> codes;
-  if (options.exact_codes) {
-    const std::string path = JoinPath(options.scratch_directory, "vectors.int8");
-    const auto check = [&](int64_t) { return options.limits.Check(RealClock().NowMicros()); };
-    LOCI_RETURN_IF_ERROR(WriteQuantizedVectors(*options.fs, *sample, path, check));
-    LOCI_ASSIGN_OR_RETURN(codes, QuantizedVectors::Open(*options.fs, path));
-  }
-  const ExactIndex exact(sample, nullptr, DetectCpuIsa(), codes);
+  const ExactIndex exact(sample, nullptr);
   LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, queries, kLadderTopK, options.limits));
   LOCI_ASSIGN_OR_RETURN(const double exact_latency_us, options.latency(exact, meter, {}, options.limits));
 
   TuningPoint exact_point;
-  exact_point.set_index(exact.name());
+  exact_point.set_index(kExactIndex);
   exact_point.set_recall_at_10(1);
   exact_point.set_recall_bound(1);
   exact_point.set_latency_us(exact_latency_us);
-  LOCI_ASSIGN_OR_RETURN(exact_point, ExtrapolatePoint(exact_point, vectors->dim(), sample_rows, exact.name(), rows));
+  LOCI_ASSIGN_OR_RETURN(exact_point, ExtrapolatePoint(exact_point, vectors->dim(), sample_rows, kExactIndex, rows));
   std::vector<TuningPoint> points = {std::move(exact_point)};
+  // Beside more rows the steps that look farthest gain on exact search: what is slower here is left out only where these are all.
+  double most_latency_us = exact_latency_us;
+  if (can_measure && (!is_small || options.exact_codes)) {
+    const std::string path = JoinPath(options.scratch_directory, "vectors.int8");
+    LOCI_ASSIGN_OR_RETURN(const TuningPoint point,
+                          MeasureCodes(*options.fs, sample, path, meter, options.limits, options.latency));
+    if (sample_rows == rows) most_latency_us = std::min(most_latency_us, point.latency_us());
+    LOCI_ASSIGN_OR_RETURN(points.emplace_back(), ExtrapolatePoint(point, vectors->dim(), sample_rows, kExactInt8Index, rows));
+    LOCI_RETURN_IF_ERROR(options.fs->DeleteFile(path));  // Candidates have its room.
+  }
   for (size_t i = 0; i < of_sample.size(); ++i) {
     LOCI_ASSIGN_OR_RETURN(const std::vector<TuningPoint> measured,
-                          MeasureCandidate(of_sample[i], sample, meter, exact_latency_us, options));
+                          MeasureCandidate(of_sample[i], sample, meter, most_latency_us, options));
     for (const TuningPoint& point : measured) {
       LOCI_ASSIGN_OR_RETURN(points.emplace_back(), ExtrapolatePoint(point, vectors->dim(), sample_rows, of_all[i], rows));
     }
@@ -275,11 +301,15 @@ absl::StatusOr<v1::IndexTuning> TuneIndex(std::shared_ptr<const VectorFile> vect
   tuning.set_query_source(options.query_source);
   std::vector<TuningPoint> front = ParetoFront(points);
   TuningChoice choice = ChoosePoint(front, options.recall_target, options.memory_budget_bytes);
-  if (is_small) choice.reason = absl::StrCat("at most ", options.exact_rows, " vectors: searched exactly");
-  if (!is_small && queries.rows < kMinQueries) {
-    const auto is_exact = [](const TuningPoint& point) { return point.index() == "exact"; };
-    choice.position = static_cast<int>(std::find_if(front.begin(), front.end(), is_exact) - front.begin());
-    choice.reason = absl::StrCat(queries.rows, " queries are too few to choose by, of fewer than ", kMinQueries, ": searched exactly");
+  if (is_small) {
+    const auto is_plain = [](const TuningPoint& point) { return point.index() == kExactIndex; };
+    choice.position = static_cast<int>(std::find_if(front.begin(), front.end(), is_plain) - front.begin());
+    choice.reason = absl::StrCat("at most ", options.exact_rows, " vectors: searched exactly");
+  } else if (queries.rows < kMinQueries) {
+    choice.position = FastestExact(front);  // To tell times apart they are enough.
+    choice.reason =
+        absl::StrCat(queries.rows, " queries are too few to choose by, of fewer than ", kMinQueries, ": searched exactly",
+                     front[static_cast<size_t>(choice.position)].index() == kExactInt8Index ? kByCodes : "");
   }
   front[static_cast<size_t>(choice.position)].set_chosen(true);
   for (TuningPoint& point : front) *tuning.add_front() = std::move(point);

@@ -3,9 +3,11 @@
 //   LOCI_ASSIGN_OR_RETURN(v1::IndexTuning tuning, TuneIndex(vectors, queries, {.recall_target = 0.95, .scratch_directory = "scratch"}));
 //   for (const v1::TuningPoint& point : tuning.front()) if (point.chosen()) ...
 //
-// Up to kAutoExactRows vectors nothing but exact search is measured: a query takes it a millisecond or two there, which an approximate index
-// would shorten by less than what encoding the query takes. Beyond, the candidates are inverted lists (about 4 sqrt(rows) of them) of plain,
-// 8-bit and product-quantised vectors, and, up to kMaxGraphRows, HNSW graphs that were linked by plain and by 8-bit ones.
+// Up to kAutoExactRows vectors nothing but exact search is measured: a query takes it a millisecond or two there, which another index
+// would shorten by less than what encoding the query takes. Beyond, the candidates are exact search by a pass over 8-bit codes ("exact:int8", which
+// finds the same), inverted lists (about 4 sqrt(rows) of them) of plain, 8-bit and product-quantised vectors, and, up to kMaxGraphRows, an HNSW
+// graph. (Graphs that were linked by plain vectors are searched the same way and find as much as those by 8-bit ones, whose build takes a third of the
+// memory and of the disk: the latter are enough.)
 #ifndef LOCI_INDEX_INDEX_TUNER_H_
 #define LOCI_INDEX_INDEX_TUNER_H_
 
@@ -19,9 +21,9 @@
 #include "base/cancellation.h"
 #include "base/file.h"
 #include "base/matrix.h"
+#include "index/index_specification.h"
 #include "index/passage_index.h"
 #include "index/recall.h"
-#include "index/index_specification.h"
 #include "index/vector_file.h"
 #include "proto/loci/v1/common.pb.h"
 
@@ -42,9 +44,12 @@ struct TunerOptions {
   int64_t memory_budget_bytes = 0;  // 0: any.
   int64_t sample_rows = kTuningSampleRows;  // At least 256 are taken. Files with fewer rows are measured as they are.
   int64_t exact_rows = kAutoExactRows;
-  bool exact_codes = false;  // Exact search is measured with 8-bit codes of the rows, as of a generation whose index is exact:int8.
+  bool exact_codes =
+      false;  // "exact:int8" is measured, not chosen, also where nothing but exact search is: of a generation that is searched so.
   uint64_t seed = 0;  // Of the sample.
   std::string query_source;
+  // That this process may still take; -1: not known. What would take more to build is passed over. Null: nobody looks.
+  std::function<int64_t()> available_memory_bytes;
   FileSystem* fs = &PosixFileSystem();
   std::string scratch_directory;  // Made, in a folder that is there (else NOT_FOUND), may not exist, and removed in any case.
   RequestLimits limits;           // Looked at between steps and in the rounds of k-means.
@@ -55,6 +60,13 @@ struct TunerOptions {
 // FAISS factory strings worth trying for so many rows, one a family: strings of the same position in two results are of the same family, where
 // `rows_of_families` is the same. Empty where it is at most `exact_rows`.
 std::vector<std::string> CandidateFactories(int dim, int64_t rows, int64_t rows_of_families, int64_t exact_rows = kAutoExactRows);
+
+// Writes 8-bit codes of `vectors` to `path` and measures exact search by them: a point "exact:int8". `progress` (may be null) is
+// told of rows done. The file stays. Errors as TuneIndex.
+absl::StatusOr<loci::v1::TuningPoint> MeasureCodes(FileSystem& fs, const std::shared_ptr<const VectorFile>& vectors,
+                                                   const std::string& path, const RecallMeter& meter, const RequestLimits& limits,
+                                                   const LatencyMeter& latency,
+                                                   const std::function<void(int64_t done_rows)>& progress = nullptr);
 
 // Measures an index over a ladder of what it can be searched with, cheapest first: each run until it finds nearly all, finds no more in two steps, or
 // would be slower than exact search.

@@ -10,9 +10,12 @@
 
 #include "base/clock.h"
 #include "gtest/gtest.h"
+#include "index/build_forecast.h"
 #include "index/exact_index.h"
 #include "index/faiss_index.h"
 #include "index/index_chooser.h"
+#include "index/index_specification.h"
+#include "index/quantized_vectors.h"
 
 namespace loci {
 namespace {
@@ -90,6 +93,28 @@ class IndexTunerTest : public testing::Test {
     return index.name() == "exact" ? 1e6 : 1 + search.nprobe + search.ef_search;
   }
 
+  // Whether a search goes by 8-bit codes.
+  bool IsByCodes(const PassageIndex& index) const {
+    const auto* const exact = dynamic_cast<const ExactIndex*>(&index);
+    if (exact == nullptr) return false;
+    const int64_t before = exact->certified_scan().answered_count();
+    std::vector<RowHit> hits(10);
+    EXPECT_TRUE(exact->Search({queries_.data(), 1, kDim}, {.top_k = 10}, RowMask(), hits.data()).ok());
+    return exact->certified_scan().answered_count() > before;
+  }
+  // The same, and how long codes take.
+  LatencyMeter EffortAndCodes(double by_codes_us) const {
+    return [this, by_codes_us](const PassageIndex& index, const RecallMeter& meter, const IndexSearchOptions& search,
+                               const RequestLimits& limits) {
+      return IsByCodes(index) ? absl::StatusOr<double>(by_codes_us) : EffortAsLatency(index, meter, search, limits);
+    };
+  }
+  static const TuningPoint* Find(const v1::IndexTuning& tuning, const std::string& index) {
+    const auto found = std::find_if(tuning.front().begin(), tuning.front().end(),
+                                    [&](const TuningPoint& point) { return point.index() == index; });
+    return found == tuning.front().end() ? nullptr : &*found;
+  }
+
   const std::vector<float> vectors_ = MakeVectors(kRows, 1);
   const std::vector<float> queries_ = MakeVectors(kQueries, 2);
   const std::shared_ptr<const VectorFile> file_ = MakeFile(vectors_);
@@ -135,23 +160,56 @@ TEST_F(IndexTunerTest, MeasuresTheRecallThatBruteForceFinds) {
   }
 }
 
-TEST_F(IndexTunerTest, TimesExactSearchWithCodesWhereTheseAreAskedFor) {
+TEST_F(IndexTunerTest, MeasuresExactSearchByCodes) {
   TunerOptions options = Options();
-  int64_t answered_by_codes = -1;
-  options.latency = [&](const PassageIndex& index, const RecallMeter& meter, const IndexSearchOptions& search, const RequestLimits& limits) {
-    if (const auto* const exact = dynamic_cast<const ExactIndex*>(&index)) {
-      const int64_t before = exact->certified_scan().answered_count();
-      std::vector<RowHit> hits(10);
-      EXPECT_TRUE(exact->Search({queries_.data(), 1, kDim}, {.top_k = 10}, RowMask(), hits.data()).ok());
-      answered_by_codes = exact->certified_scan().answered_count() - before;
-    }
-    return MeasureLatency(index, meter, search, limits);
-  };
-  ASSERT_TRUE(TuneIndex(file_, Queries(), options).ok());
-  EXPECT_EQ(answered_by_codes, 0);
+  options.recall_target = 1;
+  options.latency = EffortAndCodes(1e5);
+  auto tuning = TuneIndex(file_, Queries(), options);
+  ASSERT_TRUE(tuning.ok()) << tuning.status();
+  const TuningPoint* by_codes = Find(*tuning, "exact:int8");
+  ASSERT_NE(by_codes, nullptr) << tuning->ShortDebugString();
+  EXPECT_TRUE(by_codes->chosen()) << "nothing approximate is sure to find everything";
+  EXPECT_EQ(by_codes->recall_at_10(), 1);
+  EXPECT_EQ(by_codes->recall_bound(), 1);
+  EXPECT_EQ(by_codes->memory_bytes(), 0);
+  EXPECT_GE(by_codes->build_ms(), 1);
+  ASSERT_NE(Find(*tuning, "exact"), nullptr) << "it needs no build";
+  EXPECT_NE(tuning->reason().find("8-bit codes"), std::string::npos) << tuning->reason();
+
+  options.sample_rows = 5000;
+  tuning = TuneIndex(file_, Queries(), options);
+  ASSERT_TRUE(tuning.ok()) << tuning.status();
+  EXPECT_NEAR(Find(*tuning, "exact:int8")->latency_us(), 1e5 * 6 / 5, 1) << "of all";
+
+  options.latency = EffortAndCodes(1.5e6);
+  tuning = TuneIndex(file_, Queries(), options);
+  ASSERT_TRUE(tuning.ok()) << tuning.status();
+  EXPECT_EQ(Find(*tuning, "exact:int8"), nullptr) << "slower, and to be built";
+  EXPECT_TRUE(Find(*tuning, "exact")->chosen());
+}
+
+TEST_F(IndexTunerTest, MeasuresNothingThatThereIsNoMemoryToBuild) {
+  TunerOptions options = Options();
+  options.latency = EffortAsLatency;
+  options.available_memory_bytes = [] { return int64_t{1000}; };
+  const auto tuning = TuneIndex(file_, Queries(), options);
+  ASSERT_TRUE(tuning.ok()) << tuning.status();
+  EXPECT_EQ(tuning->front_size(), 1);
+  EXPECT_TRUE(Find(*tuning, "exact")->chosen());
+}
+
+TEST_F(IndexTunerTest, MeasuresCodesOfFewVectorsWhereTheseServe) {
+  TunerOptions options = Options();
+  options.exact_rows = kRows;
+  options.latency = EffortAndCodes(1e5);
+  auto tuning = TuneIndex(file_, Queries(), options);
+  ASSERT_TRUE(tuning.ok()) << tuning.status();
+  EXPECT_EQ(tuning->front_size(), 1);
   options.exact_codes = true;
-  ASSERT_TRUE(TuneIndex(file_, Queries(), options).ok());
-  EXPECT_EQ(answered_by_codes, 1);
+  tuning = TuneIndex(file_, Queries(), options);
+  ASSERT_TRUE(tuning.ok()) << tuning.status();
+  EXPECT_EQ(tuning->front_size(), 2);
+  EXPECT_TRUE(Find(*tuning, "exact")->chosen()) << "what auto would take";
 }
 
 TEST_F(IndexTunerTest, GivesAFrontWithOneThatIsChosen) {
@@ -174,14 +232,14 @@ TEST_F(IndexTunerTest, GivesAFrontWithOneThatIsChosen) {
   EXPECT_EQ(exact_count, 1);
   EXPECT_EQ(chosen_count, 1);
   EXPECT_FALSE(tuning->reason().empty());
-  ASSERT_EQ(told.size(), 6u);
-  EXPECT_EQ(told.front(), std::pair(int64_t{0}, int64_t{5}));
-  EXPECT_EQ(told.back(), std::pair(int64_t{5}, int64_t{5}));
+  ASSERT_EQ(told.size(), 5u);
+  EXPECT_EQ(told.front(), std::pair(int64_t{0}, int64_t{4}));
+  EXPECT_EQ(told.back(), std::pair(int64_t{4}, int64_t{4}));
   EXPECT_FALSE(PosixFileSystem().Exists(Path("scratch")));
   const auto few = TuneIndex(file_, {queries_.data(), 49, kDim}, Options());
   ASSERT_TRUE(few.ok()) << few.status();
   EXPECT_NE(few->reason().find("too few"), std::string::npos) << few->reason();
-  for (const TuningPoint& point : few->front()) EXPECT_EQ(point.chosen(), point.index() == "exact");
+  for (const TuningPoint& point : few->front()) EXPECT_TRUE(!point.chosen() || IsExactIndex(point.index()));
 }
 
 TEST_F(IndexTunerTest, MeasuresOnASampleForTheWhole) {
@@ -194,7 +252,7 @@ TEST_F(IndexTunerTest, MeasuresOnASampleForTheWhole) {
   ASSERT_GE(tuning->front_size(), 3) << tuning->ShortDebugString();
   const std::vector<std::string> of_all = CandidateFactories(kDim, kRows, kRows, 100);
   for (const TuningPoint& point : tuning->front()) {
-    if (point.index() == "exact") continue;
+    if (IsExactIndex(point.index())) continue;
     EXPECT_TRUE(std::find(of_all.begin(), of_all.end(), point.index()) != of_all.end()) << point.index();
     ASSERT_TRUE(BuildFaissIndex(PosixFileSystem(), point.index(), *file_, Path("index"), {}).ok());
     const auto index = OpenFaissIndex(PosixFileSystem(), Path("index"), point.index(), file_, nullptr);
@@ -206,10 +264,11 @@ TEST_F(IndexTunerTest, MeasuresOnASampleForTheWhole) {
 
 TEST_F(IndexTunerTest, NamesOneFactoryAFamily) {
   EXPECT_TRUE(CandidateFactories(384, 20'000, 20'000).empty());
-  EXPECT_EQ(CandidateFactories(384, 54'846, 54'846), (std::vector<std::string>{"IVF1024,Flat", "IVF1024,SQ8", "IVF1024,PQ96", "HNSW32", "HNSW32,SQ8"}));
+  EXPECT_EQ(CandidateFactories(384, 54'846, 54'846),
+            (std::vector<std::string>{"IVF1024,Flat", "IVF1024,SQ8", "IVF1024,PQ96", "HNSW32,SQ8"}));
   EXPECT_EQ(CandidateFactories(384, 1'000'000, 1'000'000)[0], "IVF4096,Flat");
   EXPECT_EQ(CandidateFactories(384, 50'000, 40'000'000), (std::vector<std::string>{"IVF1024_HNSW32,Flat", "IVF1024_HNSW32,SQ8", "IVF1024_HNSW32,PQ96"}));
-  EXPECT_EQ(CandidateFactories(11, 50'000, 50'000).size(), 4u) << "no product quantiser of a dimension that nothing divides";
+  EXPECT_EQ(CandidateFactories(11, 50'000, 50'000).size(), 3u) << "no product quantiser of a dimension that nothing divides";
   for (const int dim : {1, 2, 3, 11, 64, 384, 1000}) {
     for (const int64_t rows : {101, 1000, 30'000}) {
       for (const std::string& factory : CandidateFactories(dim, rows, rows, 100)) EXPECT_TRUE(ValidateFaissFactory(factory, dim, rows).ok()) << factory;
@@ -251,7 +310,9 @@ TEST_F(IndexTunerTest, EndsWhenCancelledAndLeavesNothing) {
 
 class IndexChooserTest : public IndexTunerTest {
  protected:
-  void SetUp() override { PosixFileSystem().DeleteRecursively(Path("chosen")).IgnoreError(); }
+  void SetUp() override {
+    for (const char* const name : {"chosen", "codes"}) PosixFileSystem().DeleteRecursively(Path(name)).IgnoreError();
+  }
 
   static TuningPoint Point(const std::string& index, double bound, double latency_us) {
     TuningPoint point;
@@ -274,10 +335,13 @@ class IndexChooserTest : public IndexTunerTest {
   absl::StatusOr<ChosenIndex> Choose(const v1::IndexTuning& earlier, AutoIndex wanted) {
     ChooserOptions options;
     options.wanted = wanted;
+    options.codes_path = Path("codes");
     options.tuner = Options();
+    if (available_bytes_ >= 0) options.tuner.available_memory_bytes = [this] { return available_bytes_; };
     options.tuner.latency = [this](const PassageIndex& index, const RecallMeter& meter, const IndexSearchOptions& search,
                                    const RequestLimits& limits) {
-      return index.name() == slow_ ? absl::StatusOr<double>(2e6) : EffortAsLatency(index, meter, search, limits);
+      return index.name() == slow_ ? absl::StatusOr<double>(slow_us_)
+                                   : EffortAndCodes(by_codes_us_)(index, meter, search, limits);
     };
     options.earlier = &earlier;
     options.progress = [this](std::string_view phase, int64_t, int64_t) { phases_.insert(std::string(phase)); };
@@ -286,6 +350,8 @@ class IndexChooserTest : public IndexTunerTest {
 
   std::set<std::string> phases_;
   std::string slow_;  // An index that is slower than exact search.
+  double slow_us_ = 2e6, by_codes_us_ = 1e6;
+  int64_t available_bytes_ = -1;
 };
 
 TEST_F(IndexChooserTest, WidensTheSearchUntilItMeetsTheTarget) {
@@ -331,6 +397,64 @@ TEST_F(IndexChooserTest, TakesNothingThatHoldsMoreThanTheBudget) {
   ASSERT_TRUE(chosen.ok()) << chosen.status();
   EXPECT_EQ(chosen->factory, "exact");
   EXPECT_FALSE(PosixFileSystem().Exists(Path("chosen")));
+}
+
+TEST_F(IndexChooserTest, KeepsCodesOfAllVectorsWhereTheyMakeExactSearchFaster) {
+  const v1::IndexTuning earlier = Earlier({Point("exact:int8", 1, 100), Point("exact", 1, 1000)}, 0.9);
+  by_codes_us_ = 5e5;
+  auto chosen = Choose(earlier, {.recall_target = 0.9});
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(chosen->factory, "exact:int8");
+  EXPECT_EQ(chosen->recall_at_10, 1);
+  EXPECT_TRUE(chosen->ladder.empty());
+  EXPECT_TRUE(Find(chosen->tuning, "exact:int8")->chosen());
+  const auto codes = QuantizedVectors::Open(PosixFileSystem(), Path("codes"));
+  ASSERT_TRUE(codes.ok()) << codes.status();
+  EXPECT_EQ((*codes)->rows(), kRows);
+  EXPECT_FALSE(PosixFileSystem().Exists(Path("chosen")));
+
+  // As it was on the sample, but not on all.
+  by_codes_us_ = 9.9e5;
+  chosen = Choose(earlier, {.recall_target = 0.9});
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(chosen->factory, "exact");
+  EXPECT_TRUE(Find(chosen->tuning, "exact")->chosen());
+  EXPECT_FALSE(Find(chosen->tuning, "exact:int8")->chosen());
+  EXPECT_NE(chosen->tuning.reason().find("not so of all vectors"), std::string::npos) << chosen->tuning.reason();
+  EXPECT_FALSE(PosixFileSystem().Exists(Path("codes")));
+}
+
+TEST_F(IndexChooserTest, TakesNothingApproximateThatIsSlowerThanCodes) {
+  const v1::IndexTuning earlier =
+      Earlier({Point("IVF64,Flat", 0.99, 1), Point("exact:int8", 1, 100), Point("exact", 1, 1000)}, 0.9);
+  slow_ = "IVF64,Flat";
+  slow_us_ = by_codes_us_ = 2e5;
+  auto chosen = Choose(earlier, {.recall_target = 0.9});
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(chosen->factory, "exact:int8") << "which promised a tenth of exact search's time";
+  EXPECT_NE(chosen->tuning.reason().find("8-bit codes"), std::string::npos) << chosen->tuning.reason();
+  EXPECT_FALSE(PosixFileSystem().Exists(Path("chosen")));
+  slow_us_ = 0.5e5;
+  chosen = Choose(earlier, {.recall_target = 0.9});
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(chosen->factory, "IVF64,Flat");
+}
+
+TEST_F(IndexChooserTest, PassesOverWhatThereIsNoMemoryToBuild) {
+  const v1::IndexTuning earlier = Earlier({Point("HNSW32", 0.99, 1), Point("IVF64,PQ4", 0.99, 2), Point("exact", 1, 1000)}, 0.5);
+  const auto needed = [](const std::string& index) {
+    return ForecastBuild({.passage_count = kRows, .dim = kDim, .index = index}).memory_bytes;
+  };
+  ASSERT_LT(needed("IVF64,PQ4"), needed("HNSW32"));
+  available_bytes_ = needed("HNSW32") - 1;
+  auto chosen = Choose(earlier, {.recall_target = 0.5});
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(chosen->factory, "IVF64,PQ4");
+  available_bytes_ = 1000;
+  chosen = Choose(earlier, {.recall_target = 0.5});
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(chosen->factory, "exact");
+  EXPECT_NE(chosen->tuning.reason().find("no memory"), std::string::npos) << chosen->tuning.reason();
 }
 
 TEST_F(IndexChooserTest, MeasuresAgainForAnotherTargetOrSize) {

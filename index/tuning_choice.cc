@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/status_macros.h"
 #include "index/faiss_factory.h"
+#include "index/index_specification.h"
 #include "index/row_codes.h"
 
 namespace loci {
@@ -13,7 +14,7 @@ namespace {
 
 using v1::TuningPoint;
 
-constexpr char kExact[] = "exact";
+constexpr double kAlike = 1.05;  // Of latencies.
 
 bool Beats(const TuningPoint& a, const TuningPoint& b) {
   const bool no_worse = a.recall_bound() >= b.recall_bound() && a.latency_us() <= b.latency_us() && a.memory_bytes() <= b.memory_bytes() &&
@@ -75,26 +76,35 @@ std::vector<TuningPoint> ParetoFront(const std::vector<TuningPoint>& points) {
   return front;
 }
 
+int FastestExact(const std::vector<TuningPoint>& points) {
+  int plain = 0, fastest = 0;
+  double least_us = INFINITY;
+  for (size_t i = 0; i < points.size(); ++i) {
+    if (points[i].index() == kExactIndex) plain = static_cast<int>(i);
+    if (!IsExactIndex(points[i].index()) || points[i].latency_us() >= least_us) continue;
+    fastest = static_cast<int>(i);
+    least_us = points[i].latency_us();
+  }
+  return kAlike * least_us < points[static_cast<size_t>(plain)].latency_us() ? fastest : plain;
+}
+
 TuningChoice ChoosePoint(const std::vector<TuningPoint>& points, double recall_target, int64_t memory_budget_bytes) {
-  constexpr double kAlike = 1.05;
-  int exact = 0;
   double least_us = INFINITY;
   bool met = false, fits = false;
-  const auto is_meeting = [&](const TuningPoint& point) { return point.index() == kExact || point.recall_bound() >= recall_target; };
-  const auto is_fitting = [&](const TuningPoint& point) {
-    return point.index() == kExact || memory_budget_bytes == 0 || point.memory_bytes() <= memory_budget_bytes;
+  const auto is_meeting = [&](const TuningPoint& point) {
+    return IsExactIndex(point.index()) || point.recall_bound() >= recall_target;
   };
-  for (size_t i = 0; i < points.size(); ++i) {
-    const TuningPoint& point = points[i];
-    if (point.index() == kExact) {
-      exact = static_cast<int>(i);
-    } else {
+  const auto is_fitting = [&](const TuningPoint& point) {
+    return IsExactIndex(point.index()) || memory_budget_bytes == 0 || point.memory_bytes() <= memory_budget_bytes;
+  };
+  for (const TuningPoint& point : points) {
+    if (!IsExactIndex(point.index())) {
       met = met || is_meeting(point);
       fits = fits || is_fitting(point);
     }
     if (is_meeting(point) && is_fitting(point)) least_us = std::min(least_us, point.latency_us());
   }
-  int best = exact;
+  int best = FastestExact(points);
   bool found = false;
   for (size_t i = 0; i < points.size(); ++i) {
     const TuningPoint& point = points[i];
@@ -106,15 +116,19 @@ TuningChoice ChoosePoint(const std::vector<TuningPoint>& points, double recall_t
     found = true;
   }
   TuningChoice choice{.position = best};
-  if (points[static_cast<size_t>(best)].index() != kExact) {
+  const std::string& index = points[static_cast<size_t>(best)].index();
+  if (!IsExactIndex(index)) {
     choice.reason = "the fastest that meets the recall target within the memory budget";
-  } else if (!met) {
+    return choice;
+  }
+  if (!met) {
     choice.reason = "no approximate index met the recall target: searched exactly";
   } else if (!fits) {
     choice.reason = "no approximate index fits the memory budget: searched exactly";
   } else {
     choice.reason = "no approximate index that meets the recall target within the memory budget is faster: searched exactly";
   }
+  if (index == kExactInt8Index) choice.reason += kByCodes;
   return choice;
 }
 
@@ -123,8 +137,9 @@ absl::StatusOr<TuningPoint> ExtrapolatePoint(const TuningPoint& point, int dim, 
   result.set_index(factory);
   if (sample_rows == rows || sample_rows <= 0) return result;
   const double growth = static_cast<double>(rows) / static_cast<double>(sample_rows);
-  if (factory == kExact) {
+  if (IsExactIndex(factory)) {
     result.set_latency_us(point.latency_us() * growth);
+    result.set_build_ms(static_cast<int64_t>(static_cast<double>(point.build_ms()) * growth));
     return result;
   }
   LOCI_ASSIGN_OR_RETURN(const FaissFactory small, ParseFaissFactory(point.index(), dim, sample_rows));

@@ -71,6 +71,29 @@ TEST(ChoosePoint, IsExactWhereNothingElseWillDoAndSaysWhy) {
   EXPECT_EQ(Chosen({Point("exact", 1, 10)}, 0.5, 0), "exact");
 }
 
+TEST(ChoosePoint, TakesExactSearchByCodesWhereThatIsFaster) {
+  std::vector<TuningPoint> points = Indexes();
+  points.push_back(Point("exact:int8", 1, 300, 0, 1));
+  std::string reason;
+  EXPECT_EQ(Chosen(points, 0.95, 0), "graph");
+  EXPECT_EQ(Chosen(points, 0.995, 0, &reason), "exact:int8");
+  EXPECT_EQ(reason, "no approximate index met the recall target: searched exactly, by a pass over 8-bit codes first");
+  EXPECT_EQ(Chosen(points, 0.5, 9), "exact:int8") << "codes are mapped";
+  points = {Point("exact", 1, 1000), Point("graph", 0.99, 400, 500, 90), Point("exact:int8", 1, 300, 0, 1)};
+  EXPECT_EQ(Chosen(points, 0.9, 0, &reason), "exact:int8");
+  EXPECT_NE(reason.find("is faster"), std::string::npos) << reason;
+  EXPECT_EQ(Chosen({Point("exact:int8", 1, 960, 0, 1), Point("exact", 1, 1000)}, 0.9, 0), "exact")
+      << "about as fast, without a build";
+  EXPECT_EQ(Names(ParetoFront(points)), (std::vector<std::string>{"exact:int8", "exact"})) << "which needs no build";
+}
+
+TEST(FastestExact, IsPlainUnlessCodesMakeItFaster) {
+  EXPECT_EQ(FastestExact({Point("graph", 1, 1), Point("exact", 1, 100)}), 1);
+  EXPECT_EQ(FastestExact({Point("exact:int8", 1, 90, 0, 1), Point("graph", 1, 1), Point("exact", 1, 100)}), 0);
+  EXPECT_EQ(FastestExact({Point("exact:int8", 1, 96, 0, 1), Point("graph", 1, 1), Point("exact", 1, 100)}), 2);
+  EXPECT_EQ(FastestExact({Point("exact", 1, 100), Point("exact:int8", 1, 200, 0, 1)}), 0);
+}
+
 TEST(ChoosePoint, OfThoseAboutAsFastTakesTheSmallest) {
   EXPECT_EQ(Chosen({Point("exact", 1, 1000), Point("graph", 1, 100, 500, 90), Point("codes", 1, 104, 10, 90), Point("lists", 1, 106, 5, 90)}, 0.9, 0),
             "codes");
@@ -84,6 +107,10 @@ TEST(ExtrapolatePoint, GrowsByWhatAQueryIsComparedWith) {
   TuningPoint all = *ExtrapolatePoint(sample, kDim, 10'000, "exact", 1'000'000);
   EXPECT_DOUBLE_EQ(all.latency_us(), 10'000);
   EXPECT_EQ(all.memory_bytes(), 0);
+  all = *ExtrapolatePoint(Point("exact:int8", 1, 30, 0, 4), kDim, 10'000, "exact:int8", 1'000'000);
+  EXPECT_DOUBLE_EQ(all.latency_us(), 3'000);
+  EXPECT_EQ(all.memory_bytes(), 0);
+  EXPECT_EQ(all.build_ms(), 400);
 
   // 400 centres and 4 of 400 lists with 25 rows each; 4000 centres and 4 of 4000 lists with 250 rows each.
   sample = Point("IVF400,Flat", 0.9, 100, 400 * (kDim * 4 + kCodes) + 10'000 * 300, 7);
