@@ -136,7 +136,7 @@ class GenerationManager {
     ThreadPool* search_pool = nullptr;    // Borrowed.
     int32_t keep_generations = 0;  // Of stores where nothing is set: see UpdateStore.
     // What all generations, each with its caches full, and overlays may have in memory besides mapped files; 0: what the machine, or the
-    // control group, has.
+    // control group, has. It bounds what is activated or opened for a request: what served is served again by Open, which logs where that is more.
     int64_t memory_budget_bytes = 0;
     std::function<int64_t(const std::string& path)> available_disk_bytes = AvailableDiskBytes;  // See base/disk_info.h.
     int64_t memory_wait_us = 10'000'000;  // That an activation waits for what drains, where it does not fit.

@@ -82,6 +82,8 @@ struct GenerationManager::State {
 
   // What an activation could take now, where the overlay and the generation that `released` serves (may be null) were gone; -1: not known.
   int64_t AvailableBytes(const ServingSet* released = nullptr) const;
+  // What counts against the budget: all generations that are open, each with its caches full, and the overlays of what serves. Without `released`.
+  int64_t TakenBytes(const ServingSet* released = nullptr) const;
   absl::Status NoMemory(const std::string& generation, int64_t needed_bytes, int64_t available_bytes) const;
   // Why a store without a serving set has none: SwitchingError, its active_error, or NoActiveGeneration.
   absl::Status WhyNothingServes(const StoreEntry& entry, const Store& store) const;

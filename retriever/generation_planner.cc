@@ -82,21 +82,25 @@ int64_t GenerationManager::State::AvailableBytes(const ServingSet* released) con
   int64_t available = AvailableMemoryBytes(*options.fs);
   if (available >= 0 && released != nullptr) available += released->view->generation().memory_bytes() + released->view->overlay_memory_bytes();
   if (options.memory_budget_bytes <= 0) return available;
+  const int64_t left = std::max<int64_t>(options.memory_budget_bytes - TakenBytes(released), 0);
+  return available < 0 ? left : std::min(available, left);
+}
+
+int64_t GenerationManager::State::TakenBytes(const ServingSet* released) const {
   std::vector<std::shared_ptr<StoreEntry>> entries;
   {
     MutexLock lock(&mutex);
     for (const auto& [name, entry] : stores) entries.push_back(entry);
   }
-  int64_t left = options.memory_budget_bytes;
+  int64_t taken = 0;
   for (const std::shared_ptr<StoreEntry>& entry : entries) {
     for (const std::shared_ptr<const Generation>& generation : entry->Live()) {
-      if (released == nullptr || generation != released->view->shared_generation()) left -= generation->most_memory_bytes();
+      if (released == nullptr || generation != released->view->shared_generation()) taken += generation->most_memory_bytes();
     }
     const std::shared_ptr<const ServingSet> active = entry->holder.Get();
-    if (active != nullptr && active.get() != released) left -= active->view->overlay_memory_bytes();
+    if (active != nullptr && active.get() != released) taken += active->view->overlay_memory_bytes();
   }
-  left = std::max<int64_t>(left, 0);
-  return available < 0 ? left : std::min(available, left);
+  return taken;
 }
 
 absl::Status GenerationManager::State::NoMemory(const std::string& generation, int64_t needed_bytes, int64_t available_bytes) const {

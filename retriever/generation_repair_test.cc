@@ -20,6 +20,7 @@ namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 using ::testing::UnorderedElementsAre;
 
 // Stops what `blocks` names, until it is let go, and says how much memory is left. Thread-safe.
@@ -227,12 +228,21 @@ TEST_F(GenerationRepairTest, AnActivationThatDoesNotFitIsRefusedWithFigures) {
 TEST_F(GenerationRepairTest, ABudgetCountsWhatIsOpen) {
   Start();
   const std::string a = Add("a", "one"), b = Add("b", "two", /*activate=*/false);
-  manager_.reset();
-  auto manager = GenerationManager::Open(
-      {.data_directory = DataDirectory(), .encoders = registry_.get(), .search_pool = &pool_, .memory_budget_bytes = 1});
-  ASSERT_TRUE(manager.ok()) << manager.status();
-  manager_ = *std::move(manager);
-  EXPECT_EQ(manager_->GetStore("s")->generation, a) << "what served is served again";
+  const auto open = [&](int64_t budget_bytes) {
+    manager_.reset();
+    testing::internal::CaptureStderr();
+    auto manager = GenerationManager::Open({.data_directory = DataDirectory(),
+                                            .encoders = registry_.get(),
+                                            .search_pool = &pool_,
+                                            .memory_budget_bytes = budget_bytes});
+    const std::string log = testing::internal::GetCapturedStderr();
+    EXPECT_TRUE(manager.ok()) << manager.status();
+    manager_ = *std::move(manager);
+    EXPECT_EQ(manager_->GetStore("s")->generation, a) << "what served is served again";
+    return log;
+  };
+  EXPECT_THAT(open(int64_t{1} << 40), Not(HasSubstr("memory_budget_bytes")));
+  EXPECT_THAT(open(1), HasSubstr("memory_budget_bytes is 1,")) << "and the log says what that goes beyond";
   const auto refused = manager_->Activate("s", b, WritesPolicy::kRefuse, false);
   EXPECT_EQ(ReasonOf(refused.status()), "MEMORY");
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("the budget is 1"));
