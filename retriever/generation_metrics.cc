@@ -54,13 +54,22 @@ void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
                 static_cast<double>(manifest.created_unix_us()) / 1e6);
     if (const auto* const exact = dynamic_cast<const ExactIndex*>(&view->generation().exact_index())) {
       const CertifiedScan& scan = exact->certified_scan();
-      samples.Add("loci_store_scan_answered_queries", "Exact queries that a pass over 8-bit codes answered since the active generation was opened.", labels,
-                  static_cast<double>(scan.answered_count()));
-      samples.Add("loci_store_scan_scored_rows", "Rows that were scored after it for these.", labels, static_cast<double>(scan.scored_count()));
-      samples.Add("loci_store_scan_given_up_queries", "Queries for which 8 bits left too many rows, so that all were scored.", labels,
-                  static_cast<double>(scan.given_up_count()));
-      samples.Add("loci_store_scan_skipped_searches", "Exact searches that went without the pass, since those before had given up.", labels,
-                  static_cast<double>(scan.skipped_count()));
+      samples.Add("loci_store_scan_answered_queries",
+                  "Queries that were searched exactly by a pass over 8-bit codes, after which few rows were scored. Since the "
+                  "active generation was opened, as all loci_store_scan_*.",
+                  labels, static_cast<double>(scan.answered_count()));
+      samples.Add("loci_store_scan_scored_rows",
+                  "Rows that were scored for the answered queries of loci_store_scan_answered_queries, once the pass over 8-bit "
+                  "codes had left no others.",
+                  labels, static_cast<double>(scan.scored_count()));
+      samples.Add("loci_store_scan_given_up_queries",
+                  "Queries searched exactly for which the pass over 8-bit codes was in vain: it left too many rows, so that all "
+                  "were scored.",
+                  labels, static_cast<double>(scan.given_up_count()));
+      samples.Add("loci_store_scan_skipped_searches",
+                  "Exact searches, of one query or more, that scored all rows without a pass over 8-bit codes, since the passes "
+                  "before had given up most of their queries.",
+                  labels, static_cast<double>(scan.skipped_count()));
     }
   }
 
