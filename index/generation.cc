@@ -122,15 +122,14 @@ absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& f
                                               " elements are not those of ", kVectorsFile));
     }
   }
-  auto exact = std::make_unique<ExactIndex>(generation->vectors_, options.search_pool, DetectCpuIsa(), generation->codes_);
-  const ExactIndex* const shared_exact = exact.get();
-  generation->exact_ = std::move(exact);
+  generation->exact_ = std::make_unique<PlacedExactIndex>(
+      std::make_shared<ExactIndex>(generation->vectors_, options.search_pool, DetectCpuIsa(), generation->codes_));
   generation->index_ = generation->exact_.get();
   if (manifest.index() != generation->exact_->name()) {
     const auto check = [&] { return options.control.limits.Check(options.control.clock->NowMicros()); };
     LOCI_ASSIGN_OR_RETURN(generation->approximate_,
                           OpenFaissIndex(fs, JoinPath(directory, kIndexFile), manifest.index(), generation->vectors_,
-                                         options.search_pool, LadderOf(manifest.ladder()), check, shared_exact));
+                                         options.search_pool, LadderOf(manifest.ladder()), check, generation->exact_->cpu().get()));
     generation->index_ = generation->approximate_.get();
   }
   take_time(&times.parse_us);
@@ -145,12 +144,15 @@ absl::StatusOr<std::shared_ptr<const Generation>> Generation::Open(FileSystem& f
 }
 
 int64_t Generation::memory_bytes() const {
-  return passages_->memory_bytes() + (approximate_ == nullptr ? 0 : approximate_->memory_bytes()) +
+  return passages_->memory_bytes() + exact_->memory_bytes() + (approximate_ == nullptr ? 0 : approximate_->memory_bytes()) +
          (columns_ == nullptr ? 0 : columns_->memory_bytes()) +
          static_cast<int64_t>(manifest_.SpaceUsedLong());
 }
 
-int64_t Generation::most_memory_bytes() const { return std::max(memory_bytes(), PlannedMemory(manifest_).most_bytes()); }
+int64_t Generation::most_memory_bytes() const {
+  const int64_t searched = exact_->memory_bytes();  // No manifest knows it.
+  return std::max(memory_bytes(), PlannedMemory(manifest_).most_bytes() + searched);
+}
 
 void Generation::Warm() const {
   vectors_->Warm();

@@ -31,6 +31,7 @@
 #include "index/metadata_columns.h"
 #include "index/passage_file.h"
 #include "index/passage_index.h"
+#include "index/placed_exact_index.h"
 #include "index/quantized_vectors.h"
 #include "index/vector_file.h"
 #include "proto/loci/storage/storage.pb.h"
@@ -58,7 +59,7 @@ struct OpenTimes {
   int64_t probe_us = 0;   // The probes searched.
 };
 
-// Immutable after construction.
+// Immutable after construction, but for where it is searched exactly (exact_index().SetDevice).
 class Generation {
  public:
   struct OpenOptions {
@@ -82,10 +83,11 @@ class Generation {
   int dim() const { return vectors_->dim(); }
   int64_t row_count() const { return vectors_->rows(); }
   const PassageIndex& index() const { return *index_; }        // As the manifest names it.
-  const PassageIndex& exact_index() const { return *exact_; }  // Always there.
+  const PlacedExactIndex& exact_index() const { return *exact_; }  // Always there.
   const PassageFile& passages() const { return *passages_; }
   const VectorFile& vectors() const { return *vectors_; }
   const std::shared_ptr<const VectorFile>& shared_vectors() const { return vectors_; }
+  const std::shared_ptr<const QuantizedVectors>& shared_codes() const { return codes_; }  // Null: it has none.
   const MetadataColumns* columns() const { return columns_.get(); }  // Null: it has none.
   int64_t memory_bytes() const;       // Besides mapped files; grows as passages are read.
   int64_t most_memory_bytes() const;  // That it can come to: what a budget counts.
@@ -98,7 +100,7 @@ class Generation {
   std::shared_ptr<const QuantizedVectors> codes_;  // Null: it has none.
   std::unique_ptr<PassageFile> passages_;
   std::unique_ptr<MetadataColumns> columns_;
-  std::unique_ptr<PassageIndex> exact_;
+  std::unique_ptr<PlacedExactIndex> exact_;
   std::unique_ptr<PassageIndex> approximate_;  // Null where the index is exact.
   const PassageIndex* index_ = nullptr;
 };

@@ -1,6 +1,7 @@
 #include "index/cuda/cuda_exact_index.h"
 
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <limits>
 #include <numeric>
@@ -23,6 +24,8 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // How often a query is scanned for before it is left to the CPU.
 constexpr int kMaxPasses = 3;
 constexpr int kPaddedDimUnit = 16;
+// Who waits for a lane looks at its limits so often.
+constexpr std::chrono::milliseconds kLaneWait(5);
 // What CheckItself compares: the best hits of so many queries at once, of which each takes another tiling.
 constexpr int kCheckedHits = 10;
 constexpr int64_t kCheckedQueries[] = {3, 33, 258};
@@ -104,6 +107,11 @@ LaneBytes PlanLane(int64_t rows, int dim, const CudaSearchOptions& options) {
 
 }  // namespace
 
+CudaSearchMemory PlanCudaSearch(int64_t rows, int dim, const CudaSearchOptions& options) {
+  const LaneBytes lane = PlanLane(rows, dim, options);
+  return {.working_bytes = options.lanes * lane.device(), .pinned_bytes = options.lanes * lane.pinned()};
+}
+
 CudaExactIndex::CudaExactIndex(SearchDevice device, std::shared_ptr<const VectorFile> vectors,
                                std::shared_ptr<const PassageIndex> cpu, const CudaSearchOptions& options)
     : device_(std::move(device)), vectors_(std::move(vectors)), cpu_(std::move(cpu)), options_(options) {}
@@ -123,8 +131,8 @@ absl::StatusOr<std::unique_ptr<CudaExactIndex>> CudaExactIndex::Create(
                      "; queries must be a positive multiple of ", cuda::kMaxTileQueries, ", the others at least 1"));
   }
   LOCI_RETURN_IF_ERROR(device.kernels->ShapeOf(1, static_cast<int>(RoundUpTo(vectors->dim(), 32))).status());
-  const LaneBytes lane_bytes = PlanLane(vectors->rows(), vectors->dim(), options);
-  options.limits.working_bytes = options.lanes * lane_bytes.device();
+  const CudaSearchMemory memory = PlanCudaSearch(vectors->rows(), vectors->dim(), options);
+  options.limits.working_bytes = memory.working_bytes;
   auto index =
       std::unique_ptr<CudaExactIndex>(new CudaExactIndex(std::move(device), std::move(vectors), std::move(cpu), options));
   LOCI_ASSIGN_OR_RETURN(index->resident_,
@@ -137,7 +145,7 @@ absl::StatusOr<std::unique_ptr<CudaExactIndex>> CudaExactIndex::Create(
   }
   if (options.self_check) LOCI_RETURN_IF_ERROR(index->CheckItself());
   index->device_bytes_ = index->resident_->plan().device_bytes() + options.limits.working_bytes;
-  index->pinned_bytes_ = options.lanes * lane_bytes.pinned();
+  index->pinned_bytes_ = memory.pinned_bytes;
   MutexLock lock(&index->mutex_);
   for (const std::unique_ptr<Lane>& lane : index->lanes_) index->free_lanes_.push_back(lane.get());
   return index;
@@ -229,7 +237,10 @@ absl::Status CudaExactIndex::Search(MatrixView<const float> queries, const Index
   Lane* lane = nullptr;
   {
     MutexLock lock(&mutex_);
-    while (free_lanes_.empty()) lane_is_free_.Wait(&mutex_);
+    while (free_lanes_.empty()) {
+      LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
+      lane_is_free_.WaitFor(&mutex_, kLaneWait);
+    }
     lane = free_lanes_.back();
     free_lanes_.pop_back();
   }

@@ -19,6 +19,7 @@
 #include "base/mutex.h"
 #include "index/cuda/resident_vectors.h"
 #include "index/passage_index.h"
+#include "index/placed_exact_index.h"
 #include "index/vain_passes.h"
 
 namespace loci {
@@ -42,16 +43,16 @@ struct CudaSearchOptions {
   bool self_check = true;
 };
 
-// Thread-safe: as many Search calls run on the device at once as there are lanes, others wait for one.
-class CudaExactIndex : public PassageIndex {
- public:
-  // Since it was made: queries answered on the device, those of them that were scanned again, and queries that were left to the CPU.
-  struct Counts {
-    int64_t answered = 0;
-    int64_t repeated = 0;
-    int64_t left = 0;
-  };
+// What an index takes besides its vectors, whose device memory PlanResident knows.
+struct CudaSearchMemory {
+  int64_t working_bytes = 0;  // On the device.
+  int64_t pinned_bytes = 0;   // On the host.
+};
+CudaSearchMemory PlanCudaSearch(int64_t rows, int dim, const CudaSearchOptions& options);
 
+// Thread-safe: as many Search calls run on the device at once as there are lanes, others wait for one.
+class CudaExactIndex : public DeviceExactIndex {
+ public:
   // Uploads all rows. `cpu` is the exact index of the same `vectors`; `codes` those of `vectors`, or null. Errors as ResidentVectors::Create, and
   // FAILED_PRECONDITION for a dimension that the device has too little shared memory for, or where it does not find what the CPU finds;
   // INVALID_ARGUMENT for options out of their range. Blocks.
@@ -66,14 +67,15 @@ class CudaExactIndex : public PassageIndex {
   int dim() const override { return vectors_->dim(); }
   std::string name() const override { return "exact"; }
   int64_t memory_bytes() const override { return pinned_bytes_; }
-  int64_t device_bytes() const { return device_bytes_; }
+  int64_t device_bytes() const override { return device_bytes_; }
   bool IsExact(const IndexSearchOptions&, const RowMask&) const override { return true; }
   // Beyond PassageIndex's errors: UNAVAILABLE once the device failed, for good; the CPU does not step in for it. RESOURCE_EXHAUSTED and
-  // FAILED_PRECONDITION of a call to the device are this search's alone. The limits are looked at between passes.
+  // FAILED_PRECONDITION of a call to the device are this search's alone. The limits are looked at between passes, and while it
+  // waits for a lane.
   absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                       RowHit* hits) const override;
 
-  Counts counts() const;
+  Counts counts() const override;
   // For CudaSoftmax.
   std::shared_ptr<const ResidentVectors> resident() const { return resident_; }
 

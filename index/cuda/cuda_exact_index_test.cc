@@ -1,9 +1,12 @@
 #include "index/cuda/cuda_exact_index.h"
 
 #include <algorithm>
+#include <atomic>
 #include <bit>
+#include <chrono>
 #include <cmath>
 #include <functional>
+#include <future>
 #include <limits>
 #include <memory>
 #include <numeric>
@@ -12,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/device.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -582,6 +586,39 @@ TEST(CudaExactIndex, ASearchThatIsCancelledLeavesNoCopyUnderWay) {
   EXPECT_EQ(copies, 1);
   EXPECT_EQ(ran, 1);
   device.fake->SetFault(nullptr);
+  ExpectSameHits(*index, files, queries, 3, RowMask(), "afterwards");
+}
+
+TEST(CudaExactIndex, WhoWaitsForALaneLooksAtItsLimits) {
+  const int dim = 16;
+  const Files files = MakeFiles(NormalValues(300 * dim, 47), dim);
+  const std::vector<float> queries = NormalValues(dim, 48);
+  const SimulatedSearchDevice device = Simulated();
+  const auto index = MakeIndex(device, files);
+  ASSERT_NE(index, nullptr);
+  std::promise<void> under_way, go_on;
+  std::atomic<bool> first{true};
+  device.fake->SetFault([&](const std::string& name) {
+    if (name == "Wait" && first.exchange(false)) {
+      under_way.set_value();
+      go_on.get_future().wait();
+    }
+    return absl::OkStatus();
+  });
+  std::thread holder([&] { ExpectSameHits(*index, files, queries, 3, RowMask(), "the holder"); });
+  under_way.get_future().wait();
+  std::vector<RowHit> hits(3);
+  IndexSearchOptions late = TopK(3), cancelled = TopK(3);
+  late.limits = RequestLimits(RealClock().NowMicros() + 20'000);
+  EXPECT_EQ(index->Search({queries.data(), 1, dim}, late, RowMask(), hits.data()).code(), absl::StatusCode::kDeadlineExceeded);
+  std::thread canceller([limits = cancelled.limits] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    limits.Cancel();
+  });
+  EXPECT_EQ(index->Search({queries.data(), 1, dim}, cancelled, RowMask(), hits.data()).code(), absl::StatusCode::kCancelled);
+  canceller.join();
+  go_on.set_value();
+  holder.join();
   ExpectSameHits(*index, files, queries, 3, RowMask(), "afterwards");
 }
 
