@@ -109,6 +109,7 @@ absl::Status GenerationManager::State::RestoreServed(StoreEntry& entry, const st
     // Every byte was verified when it was loaded before, and every second counts.
     LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Generation> loaded,
                           store->OpenGeneration(generation, /*verify=*/true, {.clock = options.clock, .verified = true}));
+    LOCI_RETURN_IF_ERROR(Place(entry, *loaded, {}));
     MutexLock writer(&entry.writer);
     LOCI_ASSIGN_OR_RETURN(ActivationResult result, store->Activate(std::move(loaded), WritesPolicy::kRefuse));
     Publish(entry, std::move(result.view), std::move(encoder));

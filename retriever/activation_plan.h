@@ -15,9 +15,10 @@ namespace loci {
 struct ActivationNeed {
   GenerationMemory generation;  // All 0 where it is open already.
   int64_t overlay_bytes = 0;
+  int64_t pinned_bytes = 0;  // Of the host's memory, where a device is to search it.
 
-  int64_t resident_bytes() const { return generation.opened_bytes() + overlay_bytes; }
-  int64_t most_bytes() const { return generation.most_bytes() + overlay_bytes; }
+  int64_t resident_bytes() const { return generation.opened_bytes() + overlay_bytes + pinned_bytes; }
+  int64_t most_bytes() const { return generation.most_bytes() + overlay_bytes + pinned_bytes; }
 };
 
 // An owner's share.

@@ -146,6 +146,9 @@ std::vector<OverlayInfo> GenerationManager::Overlays() const {
 absl::Status GenerationManager::SwitchToFold(StoreEntry& entry, const FoldSource& source, const OperationControl& control, FoldResult* result) {
   MutexLock loading(&entry.pinning);
   LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(entry, result->generation, WritesPolicy::kReplay, /*floor=*/0, control));
+  LOCI_RETURN_IF_ERROR(state_->Place(entry, *loaded.generation, control));
+  const ScopedPlacement placed(state_->placement, loaded.generation,
+                               [&, generation = loaded.generation.get()] { return State::IsActive(entry, *generation); });
   Report(control, "replay");
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry.GetStore());
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store::PreparedFold> fold, opened->PrepareFold(source, std::move(loaded.generation)));

@@ -33,8 +33,10 @@ absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_vi
   LOCI_ASSIGN_OR_RETURN(std::vector<storage::Manifest> manifests, opened->ListGenerations(&unreadable));
   const storage::StoreSettings settings = opened->settings();
   GenerationList list{.revision = opened->revision()};
+  std::shared_ptr<const Generation> active_generation;
   if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) {
-    list.active = active->view->generation().id();
+    active_generation = active->view->shared_generation();
+    list.active = active_generation->id();
     list.revision = active->view->revision();
   }
   for (storage::Manifest& manifest : manifests) {
@@ -47,6 +49,9 @@ absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_vi
       info.detail = status.damage;
     } else if (info.state == GenerationState::kFailed) {
       info.detail = status.detail;
+    }
+    if (serving && info.detail.empty()) {
+      info.detail = std::string(StdView(active_generation->exact_index().refusal().message()));
     }
     info.size_bytes = FileBytes(manifest);
     info.pinned = std::find(settings.pinned().begin(), settings.pinned().end(), manifest.generation()) != settings.pinned().end();
@@ -287,6 +292,9 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateLocked(StoreEntry& e
                                 : opened->CheckReplay(*loaded.generation, policy, floor, &result.encoded_count));
     return result;
   }
+  LOCI_RETURN_IF_ERROR(state_->Place(entry, *loaded.generation, control));
+  const ScopedPlacement placed(state_->placement, loaded.generation,
+                               [&, generation = loaded.generation.get()] { return State::IsActive(entry, *generation); });
   const int64_t after = std::max(loaded.generation->manifest().base_revision(), floor);
   // What is active already has all of them.
   const std::shared_ptr<const ServingSet> active = entry.holder.Get();

@@ -58,7 +58,8 @@ absl::Status CheckFormat(FileSystem& fs, const std::string& data_directory) {
 GenerationManager::GenerationManager(std::unique_ptr<State> state) : state_(std::move(state)) {}
 GenerationManager::~GenerationManager() {
   state_->closing = true;
-  state_->drainer.Stop();  // From now on it gives the janitor nothing to do.
+  state_->placement.Close();
+  state_->drainer.Stop();  // From now on it gives the janitor, and the placement, nothing to do.
 }
 
 EncoderRegistry& GenerationManager::encoders() { return *state_->options.encoders; }
@@ -73,8 +74,7 @@ absl::StatusOr<std::shared_ptr<FileSystem::Lock>> LockDataDirectory(FileSystem& 
 
 absl::StatusOr<std::unique_ptr<GenerationManager>> GenerationManager::Open(Options options) {
   FileSystem& fs = *options.fs;
-  auto state = std::make_unique<State>();
-  state->options = options;
+  auto state = std::make_unique<State>(options);
   const std::string stores_directory = state->StoresDirectory();
   LOCI_RETURN_IF_ERROR(CreateDirectoriesSynced(fs, stores_directory));
   if (state->options.directory_lock == nullptr) {
@@ -162,6 +162,18 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std
     state_->drainer.Add(dropped->view->shared_generation(), nullptr);
   }
   return serving_set;
+}
+
+absl::Status GenerationManager::CheckPlacements() const {
+  for (const std::shared_ptr<StoreEntry>& entry : state_->Entries()) {
+    const std::shared_ptr<const ServingSet> active = entry->holder.Get();
+    if (active == nullptr) continue;
+    const Generation& generation = active->view->generation();
+    const absl::Status refusal = generation.exact_index().refusal();
+    if (refusal.ok()) continue;
+    return absl::FailedPreconditionError(absl::StrCat("generation ", generation.id(), " of store ", entry->name, ": ", refusal.message()));
+  }
+  return absl::OkStatus();
 }
 
 // --- Stores ---
@@ -283,6 +295,7 @@ absl::Status GenerationManager::DeleteStore(std::string_view store) {
     state_->stores.erase(entry->name);
   }
   if (std::shared_ptr<const ServingSet> old = entry->holder.Publish(nullptr); old != nullptr) {
+    state_->placement.TakeAway(old->view->generation());
     state_->drainer.Add(old->view->shared_generation(), nullptr);
   }
   LogInfo("generation_manager", absl::StrCat("deleted store=", entry->name));

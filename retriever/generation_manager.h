@@ -50,7 +50,8 @@ struct StoreInfo {
 struct GenerationInfo {
   storage::Manifest manifest;
   GenerationState state = GenerationState::kReady;
-  std::string detail;  // Why it failed. Of the active one, which serves on: what a verification found damaged.
+  // Why it failed. Of the active one, which serves on: what a verification found damaged; else why the CPU searches it that was meant for a device.
+  std::string detail;
   bool unreadable = false;  // kFailed, and of the manifest nothing but the generation's id and its store is known.
   int64_t size_bytes = 0;
   bool pinned = false;  // Retention keeps it.
@@ -107,7 +108,8 @@ enum class ActivationStrategy { kBlueGreen, kInPlace };
 // calling thread or one that it waits for; each may be absent.
 struct OperationControl {
   RequestLimits limits;  // Looked at while files are read and before anything is published: what serves is then as it was.
-  // Phases: "loading", "verifying" (bytes), "warming", "encoding" (writes; where some must be), "publishing", in place "draining" and "restoring"
+  // Phases: "loading", "verifying" (bytes), "warming", "encoding" (writes; where some must be), "placing" (rows; where a device
+  // is to search them), "publishing", in place "draining" and "restoring"
   // too; of a verification "verifying" alone. `total` 0: not known.
   std::function<void(std::string_view phase, int64_t done, int64_t total)> progress;
   std::function<void(const std::string& generation)> chosen;  // Once it is known which generation it is about.
@@ -134,6 +136,7 @@ class GenerationManager {
     MetricsSink* metrics = &NullMetrics();
     EncoderRegistry* encoders = nullptr;  // Borrowed.
     ThreadPool* search_pool = nullptr;    // Borrowed.
+    ExactPlacer* exact_placer = nullptr;  // Borrowed. Null: the CPU searches everything.
     int32_t keep_generations = 0;  // Of stores where nothing is set: see UpdateStore.
     // What all generations, each with its caches full, and overlays may have in memory besides mapped files; 0: what the machine, or the
     // control group, has. It bounds what is activated or opened for a request: what served is served again by Open, which logs where that is more.
@@ -238,6 +241,10 @@ class GenerationManager {
   // but the manifest.
   absl::Status CheckGeneration(std::string_view store, const std::string& generation);
 
+  // OK where each active generation that is meant for the placer's device is there; FAILED_PRECONDITION with store, generation and reason of the
+  // first that is not.
+  absl::Status CheckPlacements() const;
+
   EncoderRegistry& encoders();
   FileSystem& fs();
   std::string StoreDirectory(std::string_view store) const;  // Whether the store is there or not.
@@ -255,7 +262,7 @@ class GenerationManager {
     std::shared_ptr<TextEncoder> encoder;
   };
   // Opens, verifies and warms a generation (or takes the active one) and finds its encoder. Changes nothing that serves.
-  // `policy` and `floor`: as Store::CheckWritesSince, for the memory that is waited for.
+  // `policy` and `floor`: as Store::CheckWritesSince, for the memory that is waited for. Then, before it serves: State::Place.
   absl::StatusOr<LoadedGeneration> Load(StoreEntry& entry, const std::string& generation, WritesPolicy policy, int64_t floor,
                                         const OperationControl& control);
   // For whoever holds `entry.pinning`.

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/background_thread.h"
 #include "base/error.h"
 #include "base/logging.h"
 #include "base/memory_info.h"
@@ -33,6 +34,45 @@ absl::Status GenerationManager::State::WhyNothingServes(const StoreEntry& entry,
   }
   LOCI_RETURN_IF_ERROR(store.active_error());
   return NoActiveGeneration(entry.name);
+}
+
+std::vector<std::shared_ptr<StoreEntry>> GenerationManager::State::Entries() const {
+  std::vector<std::shared_ptr<StoreEntry>> entries;
+  MutexLock lock(&mutex);
+  for (const auto& [name, entry] : stores) entries.push_back(entry);
+  return entries;
+}
+
+std::vector<std::weak_ptr<const Generation>> GenerationManager::State::Serving() const {
+  std::vector<std::weak_ptr<const Generation>> serving;
+  for (const std::shared_ptr<StoreEntry>& entry : Entries()) {
+    if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) serving.push_back(active->view->shared_generation());
+  }
+  return serving;
+}
+
+bool GenerationManager::State::IsActive(const StoreEntry& entry, const Generation& generation) {
+  const std::shared_ptr<const ServingSet> active = entry.holder.Get();
+  return active != nullptr && &active->view->generation() == &generation;
+}
+
+absl::Status GenerationManager::State::Place(const StoreEntry& entry, const Generation& generation, const OperationControl& control) {
+  // What is active is there, or waits for its turn.
+  if (!placement.IsMeant(generation) || IsActive(entry, generation)) return absl::OkStatus();
+  Report(control, "placing", 0, generation.row_count());
+  absl::Status placed;
+  const auto bring = [&] {
+    placed = placement.Bring(generation, [&](int64_t done_rows) {
+      Report(control, "placing", done_rows, generation.row_count());
+      return control.limits.Check(options.clock->NowMicros());
+    });
+  };
+  if (entry.holder.Get() != nullptr) {
+    RunInBackground("loci-place", bring);
+  } else {
+    bring();
+  }
+  return placed;
 }
 
 absl::StatusOr<std::shared_ptr<StoreEntry>> GenerationManager::State::Find(std::string_view store) {
@@ -67,6 +107,11 @@ void GenerationManager::State::OpenEntry(StoreEntry& entry) {
     entry.SetInt8(false);
   }
   if (std::shared_ptr<const View> view = (*store)->view(); view != nullptr) {
+    if (const absl::Status placed = Place(entry, view->generation(), {}); !placed.ok()) {
+      LogError("generation_manager", absl::StrCat("store=", name, " can't be served: ", placed.ToString(absl::StatusToStringMode::kWithNoExtraData)));
+      entry.SetStore(nullptr, Annotate(placed, absl::StrCat("store \"", name, "\" can't be served")));
+      return;
+    }
     std::shared_ptr<TextEncoder> encoder = EncoderFor(entry, *view);
     LogInfo("generation_manager", absl::StrCat("opened store=", name, " generation=", view->generation().id(), " revision=", view->revision(),
                                                " passages=", view->passage_count()));
@@ -115,8 +160,12 @@ void GenerationManager::State::Publish(StoreEntry& entry, std::shared_ptr<const 
   const std::string generation = view->generation().id();
   encoder = ToServe(entry, *view, std::move(encoder));
   entry.AddLive(view->shared_generation());
+  const Generation* const body = &view->generation();
   std::shared_ptr<const ServingSet> old = entry.holder.Publish(
       std::make_shared<const ServingSet>(ServingSet{entry.name, std::move(view), std::move(encoder)}));
+  if (old != nullptr && &old->view->generation() == body) return;
+  if (old != nullptr) placement.TakeAway(old->view->generation());
+  placement.Wake();
   if (old != nullptr && old->view->generation().id() == generation) return;
   entry.SetState(generation, GenerationState::kServing);
   if (old != nullptr) Retire(entry.name, old->view->shared_generation());

@@ -13,6 +13,7 @@
 #include "retriever/drainer.h"
 #include "retriever/generation_manager.h"
 #include "retriever/load_rates.h"
+#include "retriever/search_placement.h"
 #include "retriever/store_entry.h"
 
 namespace loci {
@@ -38,13 +39,23 @@ struct GenerationManager::State {
   std::atomic<bool> closing{false};
   // Ends before what its callbacks look at. They only ask the janitor.
   Drainer drainer;
+  SearchPlacement placement;  // Asked by the drainer, which has stopped when this ends, and by whoever loads, the janitor too: dies after it.
   // Deletes files and waits for locks, so that neither who changes a store nor the drainer does. Ends before the drainer dies, but is not
   // asked any more when its thread has ended.
   static constexpr int64_t kMaxJanitorTasks = 4096;
   ThreadPool janitor{"loci-janitor", 1, kMaxJanitorTasks};
 
+  explicit State(Options given)
+      : options(std::move(given)),
+        placement({.placer = options.exact_placer, .drainer = &drainer, .serving = [this] { return Serving(); }}) {}
+
   std::string StoresDirectory() const { return JoinPath(options.data_directory, "stores"); }
   absl::StatusOr<std::shared_ptr<StoreEntry>> Find(std::string_view store);  // StoreNotFound. Sees to it that what should be opened again is.
+  std::vector<std::shared_ptr<StoreEntry>> Entries() const;
+  std::vector<std::weak_ptr<const Generation>> Serving() const;  // The active generation of each store that has one.
+  static bool IsActive(const StoreEntry& entry, const Generation& generation);
+  // SearchPlacement::Bring of what is about to serve, where it does not already. Phase "placing".
+  absl::Status Place(const StoreEntry& entry, const Generation& generation, const OperationControl& control);
   // Opens the store of an entry that has none, and publishes what it serves; or keeps why not. Logs both.
   void OpenEntry(StoreEntry& entry);
   absl::StatusOr<std::shared_ptr<Store>> OpenStore(const std::string& name) const;

@@ -25,7 +25,7 @@ class Samples {
     samples_.push_back({name, help, std::move(labels), value});
   }
   void Memory(const char* owner, const char* kind, const char* of, const std::string& whose, int64_t bytes) {
-    Add("loci_memory_bytes", "Memory by owner; kind mapped: files, of which the page cache holds what it can.",
+    Add("loci_memory_bytes", "Memory by owner; kind mapped: files, of which the page cache holds what it can; kind device: not the host's.",
         {{"owner", owner}, {"kind", kind}, {of, whose}}, static_cast<double>(bytes));
   }
   std::vector<GaugeSample> Take() { return std::move(samples_); }
@@ -34,7 +34,8 @@ class Samples {
   std::vector<GaugeSample> samples_;
 };
 
-void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
+// `device_search`: whether there is a device for it.
+void AddStore(const StoreEntry& entry, const Store* store, bool device_search, Samples& samples) {
   const MetricLabels labels = {{"store", entry.name}};
   samples.Add("loci_store_available", "1, or 0 for a store that could not be opened, or whose active generation could not, or is being switched in place.", labels,
               store != nullptr && store->active_error().ok() && !entry.switching().has_value());
@@ -52,25 +53,23 @@ void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
                 manifest.recall_at_10());
     samples.Add("loci_store_generation_created_seconds", "When the active generation was built, since 1970-01-01 UTC.", labels,
                 static_cast<double>(manifest.created_unix_us()) / 1e6);
-    if (const auto* const exact = dynamic_cast<const ExactIndex*>(&view->generation().exact_index())) {
-      const CertifiedScan& scan = exact->certified_scan();
-      samples.Add("loci_store_scan_answered_queries",
-                  "Queries that were searched exactly by a pass over 8-bit codes, after which few rows were scored. Since the "
-                  "active generation was opened, as all loci_store_scan_*.",
-                  labels, static_cast<double>(scan.answered_count()));
-      samples.Add("loci_store_scan_scored_rows",
-                  "Rows that were scored for the answered queries of loci_store_scan_answered_queries, once the pass over 8-bit "
-                  "codes had left no others.",
-                  labels, static_cast<double>(scan.scored_count()));
-      samples.Add("loci_store_scan_given_up_queries",
-                  "Queries searched exactly for which the pass over 8-bit codes was in vain: it left too many rows, so that all "
-                  "were scored.",
-                  labels, static_cast<double>(scan.given_up_count()));
-      samples.Add("loci_store_scan_skipped_searches",
-                  "Exact searches, of one query or more, that scored all rows without a pass over 8-bit codes, since the passes "
-                  "before had given up most of their queries.",
-                  labels, static_cast<double>(scan.skipped_count()));
-    }
+    const CertifiedScan& scan = view->generation().exact_index().cpu()->certified_scan();
+    samples.Add("loci_store_scan_answered_queries",
+                "Queries that were searched exactly by a pass over 8-bit codes, after which few rows were scored. Since the "
+                "active generation was opened, as all loci_store_scan_*.",
+                labels, static_cast<double>(scan.answered_count()));
+    samples.Add("loci_store_scan_scored_rows",
+                "Rows that were scored for the answered queries of loci_store_scan_answered_queries, once the pass over 8-bit "
+                "codes had left no others.",
+                labels, static_cast<double>(scan.scored_count()));
+    samples.Add("loci_store_scan_given_up_queries",
+                "Queries searched exactly for which the pass over 8-bit codes was in vain: it left too many rows, so that all "
+                "were scored.",
+                labels, static_cast<double>(scan.given_up_count()));
+    samples.Add("loci_store_scan_skipped_searches",
+                "Exact searches, of one query or more, that scored all rows without a pass over 8-bit codes, since the passes "
+                "before had given up most of their queries.",
+                labels, static_cast<double>(scan.skipped_count()));
   }
 
   std::array<int64_t, kStateNames.size()> counts{};
@@ -80,8 +79,22 @@ void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
                 static_cast<double>(counts[i]));
   }
 
+  if (device_search) {
+    const PlacedExactIndex* const exact = view == nullptr ? nullptr : &view->generation().exact_index();
+    const std::shared_ptr<const DeviceExactIndex> device = exact == nullptr ? nullptr : exact->device();
+    samples.Add("loci_store_device_search", "1 where a device searches the active generation exactly, else 0.", labels, device != nullptr);
+    samples.Add("loci_store_device_search_refused", "1 where that was meant for a device and the CPU does it, since it found no room there or can't be had.",
+                labels, exact != nullptr && !exact->refusal().ok());
+    const DeviceExactIndex::Counts counts = device == nullptr ? DeviceExactIndex::Counts() : device->counts();
+    for (const auto& [result, count] : {std::pair("answered", counts.answered), std::pair("repeated", counts.repeated), std::pair("left", counts.left)}) {
+      samples.Add("loci_store_device_search_queries",
+                  "Queries since the active generation came to the device: answered there, those of them that were scanned for again, left to the CPU.",
+                  {{"store", entry.name}, {"result", result}}, static_cast<double>(count));
+    }
+  }
+
   // Whatever is in memory: the active one, those that requests named, and those that requests still hold.
-  int64_t vectors = 0, index = 0, passages = 0, columns = 0, columns_mapped = 0, codes = 0, manifests = 0;
+  int64_t vectors = 0, index = 0, passages = 0, columns = 0, columns_mapped = 0, codes = 0, manifests = 0, pinned = 0, on_device = 0;
   for (const std::shared_ptr<const Generation>& generation : entry.Live()) {
     for (const storage::FileEntry& file : generation->manifest().files()) {
       if (file.path() == kVectorsFile) vectors += file.size_bytes();
@@ -91,6 +104,10 @@ void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
     manifests += static_cast<int64_t>(generation->manifest().SpaceUsedLong());
     index += generation->index().memory_bytes();
     passages += generation->passages().memory_bytes();
+    if (const std::shared_ptr<const DeviceExactIndex> device = generation->exact_index().device(); device != nullptr) {
+      pinned += device->memory_bytes();
+      on_device += device->device_bytes();
+    }
     columns += generation->columns() == nullptr ? 0 : generation->columns()->memory_bytes();
   }
   samples.Memory("vectors", "mapped", "store", entry.name, vectors);
@@ -100,22 +117,21 @@ void AddStore(const StoreEntry& entry, const Store* store, Samples& samples) {
   samples.Memory("index", "resident", "store", entry.name, index);
   samples.Memory("passages", "resident", "store", entry.name, passages);
   samples.Memory("manifest", "resident", "store", entry.name, manifests);
+  if (device_search) {
+    samples.Memory("search", "pinned", "store", entry.name, pinned);
+    samples.Memory("search", "device", "store", entry.name, on_device);
+  }
   samples.Memory("overlay", "resident", "store", entry.name, view == nullptr ? 0 : view->overlay_memory_bytes());
 }
 
 }  // namespace
 
 std::vector<GaugeSample> GenerationManager::Metrics() const {
-  std::vector<std::shared_ptr<StoreEntry>> entries;
-  {
-    MutexLock lock(&state_->mutex);
-    for (const auto& [name, entry] : state_->stores) entries.push_back(entry);
-  }
   Samples samples;
-  for (const std::shared_ptr<StoreEntry>& entry : entries) {
+  for (const std::shared_ptr<StoreEntry>& entry : state_->Entries()) {
     const absl::StatusOr<std::shared_ptr<Store>> store = entry->GetStore();
     if (absl::IsNotFound(store.status())) continue;  // It is being made or deleted.
-    AddStore(*entry, store.ok() ? store->get() : nullptr, samples);
+    AddStore(*entry, store.ok() ? store->get() : nullptr, state_->options.exact_placer != nullptr, samples);
   }
   for (const std::shared_ptr<TextEncoder>& encoder : state_->options.encoders->Loaded()) {
     const std::string suffix = encoder->precision() == VectorPrecision::kInt8 ? ":int8" : "";

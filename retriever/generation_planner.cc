@@ -69,7 +69,7 @@ void AddReplay(const PlannedReplay& replay, double share_in_body, int64_t row_co
 }  // namespace
 
 ActivationNeed GenerationManager::State::NeedOf(const StoreEntry& entry, const storage::Manifest& manifest, const PlannedReplay& replay) const {
-  ActivationNeed need{.generation = PlannedMemory(manifest)};
+  ActivationNeed need{.generation = PlannedMemory(manifest), .pinned_bytes = placement.HostBytes(manifest)};
   if (replay.change_count == 0) return need;
   // What serves is asked: the other one has about the same passages, as a rule.
   const std::shared_ptr<const ServingSet> active = entry.holder.Get();
@@ -87,13 +87,8 @@ int64_t GenerationManager::State::AvailableBytes(const ServingSet* released) con
 }
 
 int64_t GenerationManager::State::TakenBytes(const ServingSet* released) const {
-  std::vector<std::shared_ptr<StoreEntry>> entries;
-  {
-    MutexLock lock(&mutex);
-    for (const auto& [name, entry] : stores) entries.push_back(entry);
-  }
   int64_t taken = 0;
-  for (const std::shared_ptr<StoreEntry>& entry : entries) {
+  for (const std::shared_ptr<StoreEntry>& entry : Entries()) {
     for (const std::shared_ptr<const Generation>& generation : entry->Live()) {
       if (released == nullptr || generation != released->view->shared_generation()) taken += generation->most_memory_bytes();
     }
@@ -133,11 +128,7 @@ absl::Status GenerationManager::State::MakeRoom(StoreEntry& entry, const storage
   const ActivationNeed need{.generation = PlannedMemory(manifest)};
   absl::Status room = WaitForMemory(manifest.generation(), need, {}, 0);
   if (room.ok()) return room;
-  std::vector<std::shared_ptr<StoreEntry>> entries;
-  {
-    MutexLock lock(&mutex);
-    for (const auto& [name, other] : stores) entries.push_back(other);
-  }
+  std::vector<std::shared_ptr<StoreEntry>> entries = Entries();
   std::stable_partition(entries.begin(), entries.end(), [&](const std::shared_ptr<StoreEntry>& other) { return other.get() == &entry; });
   for (const std::shared_ptr<StoreEntry>& other : entries) {
     while (!room.ok()) {
@@ -192,6 +183,7 @@ absl::StatusOr<ActivationPlan> GenerationManager::PlanActivation(std::string_vie
   plan.memory.push_back({"columns", false, memory.columns, memory.columns});
   plan.memory.push_back({"passages", false, memory.passages, memory.passages_most});
   plan.memory.push_back({"manifest", false, memory.manifest, memory.manifest});
+  if (plan.need.pinned_bytes > 0) plan.memory.push_back({"search", false, plan.need.pinned_bytes, plan.need.pinned_bytes});
   plan.memory.push_back({"overlay", false, plan.need.overlay_bytes, plan.need.overlay_bytes});
 
   if (plan.writes_since_count > 0 && policy == WritesPolicy::kRefuse) {

@@ -28,6 +28,9 @@ absl::StatusOr<ActivationResult> GenerationManager::SwitchToReembedded(std::stri
   Report(control, "loading");  // Which may wait for an activation.
   MutexLock loading(&entry->pinning);
   LOCI_ASSIGN_OR_RETURN(LoadedGeneration loaded, Load(*entry, generation, WritesPolicy::kReplay, source.floor_revision, control));
+  LOCI_RETURN_IF_ERROR(state_->Place(*entry, *loaded.generation, control));
+  const ScopedPlacement placed(state_->placement, loaded.generation,
+                               [&, generation = loaded.generation.get()] { return State::IsActive(*entry, *generation); });
   WriteEncoder writes({.entry = entry.get(),
                        .generation = loaded.generation,
                        .encoder = loaded.encoder,

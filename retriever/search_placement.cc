@@ -1,0 +1,109 @@
+#include "retriever/search_placement.h"
+
+#include <algorithm>
+#include <string>
+
+#include "absl/strings/str_cat.h"
+#include "base/background_thread.h"
+#include "base/logging.h"
+#include "base/strings.h"
+#include "index/manifest.h"
+
+namespace loci {
+namespace {
+
+constexpr char kExact[] = "exact";
+
+std::string Describe(const Generation& generation) {
+  return absl::StrCat("store=", generation.manifest().store(), " generation=", generation.id(), " ");
+}
+
+// Of a refusal; the message is for people.
+absl::Status OnTheCpu(const std::string& device, const absl::Status& why) {
+  return absl::Status(why.code(), absl::StrCat("exact search runs on the CPU, not on ", device,
+                                               absl::IsResourceExhausted(why) ? ", until there is room: " : ": ", why.message()));
+}
+
+}  // namespace
+
+SearchPlacement::SearchPlacement(Options options) : options_(std::move(options)) {
+  if (options_.placer != nullptr) pool_ = std::make_unique<ThreadPool>("loci-place", 1, 1);
+}
+
+SearchPlacement::~SearchPlacement() { Close(); }
+
+bool SearchPlacement::IsMeant(const Generation& generation) const {
+  return options_.placer != nullptr && generation.manifest().index() == kExact &&
+         options_.placer->IsFor(generation.row_count(), generation.dim());
+}
+
+int64_t SearchPlacement::HostBytes(const storage::Manifest& manifest) const {
+  const bool meant = options_.placer != nullptr && manifest.index() == kExact && options_.placer->IsFor(manifest.vector_count(), manifest.dim());
+  return meant ? options_.placer->host_bytes(manifest.vector_count(), manifest.dim()) : 0;
+}
+
+absl::Status SearchPlacement::Bring(const Generation& generation, const std::function<absl::Status(int64_t done_rows)>& progress) {
+  const PlacedExactIndex& exact = generation.exact_index();
+  if (!IsMeant(generation) || exact.device() != nullptr) return absl::OkStatus();
+  absl::StatusOr<std::shared_ptr<const DeviceExactIndex>> index =
+      options_.placer->Place(generation.shared_vectors(), generation.shared_codes(), exact.cpu(), progress);
+  if (index.ok()) {
+    LogInfo("search_placement", absl::StrCat(Describe(generation), "rows=", generation.row_count(), " are searched exactly on ",
+                                             options_.placer->device(), ", device_bytes=", (*index)->device_bytes()));
+    exact.SetDevice(*std::move(index));
+    return absl::OkStatus();
+  }
+  const absl::Status& why = index.status();
+  if (!absl::IsResourceExhausted(why) && !absl::IsFailedPrecondition(why)) return why;
+  const absl::Status refusal = OnTheCpu(options_.placer->device(), why);
+  // One that waits is told once.
+  if (exact.refusal().code() != refusal.code()) LogWarning("search_placement", absl::StrCat(Describe(generation), refusal.message()));
+  exact.SetRefusal(refusal);
+  return absl::OkStatus();
+}
+
+void SearchPlacement::TakeAway(const Generation& generation) {
+  if (options_.placer == nullptr) return;
+  const PlacedExactIndex& exact = generation.exact_index();
+  exact.SetRefusal(absl::OkStatus());  // It waits for nothing any more.
+  // Who holds it still is not to find a failure hidden by the CPU.
+  if (!options_.placer->health().Check().ok()) return;
+  std::shared_ptr<const DeviceExactIndex> taken = exact.SetDevice(nullptr);
+  if (taken != nullptr) options_.drainer->Add(std::move(taken), [this] { Wake(); });
+}
+
+void SearchPlacement::Wake() {
+  if (pool_ == nullptr || woken_.exchange(true)) return;
+  // Full: there is one that has not begun.
+  (void)pool_->TrySubmit([this] {
+    woken_ = false;
+    PlaceWaiting();
+  });
+}
+
+bool SearchPlacement::IsServing(const Generation& generation) const {
+  const std::vector<std::weak_ptr<const Generation>> serving = options_.serving();
+  return std::any_of(serving.begin(), serving.end(), [&](const auto& other) { return other.lock().get() == &generation; });
+}
+
+void SearchPlacement::PlaceWaiting() {
+  for (const std::weak_ptr<const Generation>& each : options_.serving()) {
+    const std::shared_ptr<const Generation> generation = each.lock();
+    if (closing_ || generation == nullptr || !absl::IsResourceExhausted(generation->exact_index().refusal())) continue;
+    absl::Status status;
+    RunInBackground("loci-place", [&] {
+      status = Bring(*generation, [&](int64_t) {
+        // Who replaces it may wait until nobody holds it.
+        return closing_ || !IsServing(*generation) ? absl::CancelledError("it does not serve any more") : absl::OkStatus();
+      });
+    });
+    // Whoever replaces it takes it away, but may have done so before it was there.
+    if (!IsServing(*generation)) {
+      TakeAway(*generation);
+    } else if (!status.ok()) {
+      LogError("search_placement", absl::StrCat(Describe(*generation), "is not brought to ", options_.placer->device(), ": ", status.message()));
+    }
+  }
+}
+
+}  // namespace loci
