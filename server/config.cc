@@ -51,6 +51,7 @@ const std::map<std::string, Range>& Ranges() {
       {"ServerConfig.keep_generations", {0, kMaxKeepGenerations}},
       {"ServerConfig.live_recall_share", {0, 1}},
       {"ServerConfig.memory_budget_bytes", {0, int64_t{1} << 50}},
+      {"ServerConfig.search_device_memory_bytes", {0, int64_t{1} << 50}},
       {"Limits.max_in_flight", {1, 1'000'000}},
       {"Limits.max_in_flight_bytes", {1 << 20, int64_t{1} << 40}},
       {"Limits.max_ingests", {1, 64}},
@@ -115,7 +116,7 @@ std::string CheckValue(const Message& message, const FieldDescriptor& field) {
     case FieldDescriptor::CPPTYPE_STRING: {
       const std::string value = reflection.GetString(message, &field);
       if (name == "MethodLimit.method") return CheckMethod(value);
-      if (name == "ServerConfig.device") {
+      if (name == "ServerConfig.device" || name == "ServerConfig.search_device") {
         // Whether this machine has it is seen at the start.
         CudaProbe probe;
         probe.detail = "not looked for";
@@ -275,6 +276,8 @@ ServerConfig DefaultServerConfig() {
   config.set_metrics_listen(options.metrics_listen);
   config.set_device(options.device);
   config.set_encoder_precision(options.encoder_precision);
+  config.set_search_device(options.search_device);
+  config.set_search_device_memory_bytes(options.search_device_memory_bytes);
   config.set_threads(options.thread_count);
   config::Limits& limits = *config.mutable_limits();
   limits.set_max_in_flight(options.max_in_flight);
@@ -314,6 +317,8 @@ ServerOptions ToServerOptions(const ServerConfig& config) {
   options.metrics_listen = config.metrics_listen();
   options.device = config.device();
   options.encoder_precision = config.encoder_precision();
+  options.search_device = config.search_device();
+  options.search_device_memory_bytes = config.search_device_memory_bytes();
   options.thread_count = config.threads();
   options.max_in_flight = config.limits().max_in_flight();
   options.max_in_flight_bytes = config.limits().max_in_flight_bytes();

@@ -46,6 +46,8 @@ TEST(ServerConfig, PrintsWhatItReads) {
     method_limits { method: "Answer" max_deadline_ms: 500 }
     keep_generations: 3
     memory_budget_bytes: 4000000000
+    search_device: "cuda:1"
+    search_device_memory_bytes: 5000000000
     live_recall_share: 0.5
     encoders { model: "models/one" }
     encoders: [{ model: "models/two" }])";
@@ -63,6 +65,8 @@ TEST(ServerConfig, PrintsWhatItReads) {
   EXPECT_EQ(options.method_limits[1].max_deadline_ms, 500);
   EXPECT_EQ(options.keep_generations, 3);
   EXPECT_EQ(options.memory_budget_bytes, 4'000'000'000);
+  EXPECT_EQ(options.search_device, "cuda:1");
+  EXPECT_EQ(options.search_device_memory_bytes, 5'000'000'000);
   EXPECT_EQ(options.live_recall_share, 0.5);
   EXPECT_EQ(options.encoder_directories, (std::vector<std::string>{"models/one", "models/two"}));
   const absl::StatusOr<config::ServerConfig> again = ParseServerConfig(PrintServerConfig(effective), "g");
@@ -85,7 +89,10 @@ TEST(ServerConfig, TellsWhereTheMistakeIs) {
   EXPECT_EQ(Error("\ndevice: \"tpu\""), "f.txtpb:2:1: device is \"tpu\"; it must be auto, cpu or cuda:N");
   for (const char* const device : {"auto", "cpu", "cuda:0", "cuda:7"}) {
     EXPECT_TRUE(ParseServerConfig(std::string("device: \"") + device + "\"", "f").ok()) << device;
+    EXPECT_TRUE(ParseServerConfig(std::string("search_device: \"") + device + "\"", "f").ok()) << device;
   }
+  EXPECT_EQ(Error("search_device: \"cuda\""), "f.txtpb:1:1: search_device is \"cuda\"; it must be auto, cpu or cuda:N");
+  EXPECT_THAT(Error("search_device_memory_bytes: -1"), HasSubstr("it must be from 0 to"));
   EXPECT_EQ(Error("encoder_precision: \"fp16\""),
             "f.txtpb:1:1: encoder_precision is \"fp16\"; it must be auto, float32, bfloat16 or float16");
   EXPECT_THAT(Error("encoder_precision: \"int8\""), HasSubstr("do not interchange"));

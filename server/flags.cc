@@ -85,6 +85,7 @@ absl::Status SetFlag(const std::string& flag, const std::string& value, ServerFl
   if (flag == "--metrics-listen") return SetAddress(flag, value, config.mutable_metrics_listen());
   if (flag == "--device") return SetText(flag, value, config.mutable_device());
   if (flag == "--encoder-precision") return SetText(flag, value, config.mutable_encoder_precision());
+  if (flag == "--search-device") return SetText(flag, value, config.mutable_search_device());
   if (flag == "--threads") return SetInteger(flag, value, 0, 1024, [&](int64_t n) { config.set_threads(static_cast<int32_t>(n)); });
   if (flag == "--max-in-flight") return SetInteger(flag, value, 1, 1'000'000, [&](int64_t n) { config.mutable_limits()->set_max_in_flight(n); });
   if (flag == "--max-ingests") return SetInteger(flag, value, 1, 64, [&](int64_t n) { config.mutable_limits()->set_max_ingests(n); });
@@ -100,7 +101,7 @@ absl::Status SetFlag(const std::string& flag, const std::string& value, ServerFl
 }
 
 bool TakesValue(const std::string& flag) {
-  for (const char* known : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--encoder-precision", "--threads", "--max-in-flight",
+  for (const char* known : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--encoder-precision", "--search-device", "--threads", "--max-in-flight",
                             "--max-ingests", "--encoder", "--keep-generations", "--fold-passages", "--fold-bytes", "--fold-share", "--drain-timeout-s", "--abstain-threshold", "--log-format", "--log-level"}) {
     if (flag == known) return true;
   }
@@ -183,6 +184,11 @@ usage: loci_server [flags]
                               what encoders compute in; auto is the fastest that the CPU
                               has (default )",
                       defaults.encoder_precision(), R"()
+  --search-device cpu|cuda:N|auto
+                              what generations with an exact index are searched on, not
+                              yet measured on a device; the CPU searches what finds no
+                              room there, and its generation says so (default )",
+                      defaults.search_device(), R"()
   --threads N                 compute threads, 0 to 1024; 0 is one a core (default )",
                       defaults.threads(), R"()
   --max-in-flight N           requests taken at once, beyond them RESOURCE_EXHAUSTED
@@ -219,7 +225,8 @@ usage: loci_server [flags]
 Limits of single methods, keepalive and the batcher are set in the file alone;
 --check-config prints every field. A batch has at most batcher.max_batch_tokens
 tokens; 0, the default, is 1024 on the CPU and 8192 on a CUDA device, where two
-batches are under way at once.
+batches are under way at once. search_device_memory_bytes bounds what exact search
+takes of its device.
 
 `loci_server quantize --help` tells how int8 vectors are looked at before a store
 is allowed them.

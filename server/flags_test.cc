@@ -26,7 +26,7 @@ TEST(ServerFlags, SetsNothingOfItsOwn) {
 
 TEST(ServerFlags, TakesBothForms) {
   const absl::StatusOr<ServerFlags> flags =
-      ParseServerFlags({"--data-dir", "a=b", "--listen=127.0.0.1:0", "--metrics-listen", "[::1]:0", "--device=cpu", "--max-in-flight=7", "--encoder-precision=float32",
+      ParseServerFlags({"--data-dir", "a=b", "--listen=127.0.0.1:0", "--metrics-listen", "[::1]:0", "--device=cpu", "--max-in-flight=7", "--encoder-precision=float32", "--search-device=cuda:1",
                         "--threads", "3", "--drain-timeout-s=0", "--max-ingests", "2", "--model", "m", "--abstain-threshold=0.25",
                         "--log-format", "json", "--log-level=error", "--log-requests", "--encoder", "one", "--encoder=two",
                         "--keep-generations=3"});
@@ -36,6 +36,7 @@ TEST(ServerFlags, TakesBothForms) {
   EXPECT_EQ(config.listen(), "127.0.0.1:0");
   EXPECT_EQ(config.metrics_listen(), "[::1]:0");
   EXPECT_EQ(config.device(), "cpu");
+  EXPECT_EQ(config.search_device(), "cuda:1");
   EXPECT_EQ(config.encoder_precision(), "float32");
   EXPECT_EQ(config.limits().max_in_flight(), 7);
   EXPECT_EQ(config.threads(), 3);
@@ -85,13 +86,19 @@ TEST(ServerFlags, NamesWhatIsWrong) {
   EXPECT_THAT(error({"--abstain-threshold=nan"}), HasSubstr("from 0 to 1"));
   EXPECT_THAT(error({"--log-format=xml"}), HasSubstr("--log-format is \"xml\"; it must be text or json"));
   EXPECT_THAT(error({"--log-level", "debug"}), HasSubstr("it must be info, warning or error"));
+  EXPECT_THAT(error({"--search-device="}), HasSubstr("--search-device is empty"));
+  const auto in_effect = [](std::vector<std::string> arguments) {
+    return std::string(EffectiveConfig(*ParseServerFlags(arguments)).status().message());
+  };
+  EXPECT_EQ(in_effect({"--search-device=gpu"}), "search_device is \"gpu\"; it must be auto, cpu or cuda:N");
+  EXPECT_EQ(in_effect({"--search-device", "cuda:-1"}), "search_device is \"cuda:-1\"; it must be auto, cpu or cuda:N");
   EXPECT_THAT(error({"--check-config=yes"}), HasSubstr("unknown argument"));
 }
 
 TEST(ServerFlags, HelpNamesEveryFlag) {
   EXPECT_TRUE(ParseServerFlags({"--help"})->help);
   EXPECT_TRUE(ParseServerFlags({"--version"})->version);
-  for (const char* flag : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--encoder-precision", "--threads", "--max-in-flight",
+  for (const char* flag : {"--config", "--data-dir", "--model", "--listen", "--metrics-listen", "--device", "--encoder-precision", "--search-device", "--threads", "--max-in-flight",
                            "--max-ingests", "--drain-timeout-s", "--abstain-threshold", "--check-config", "--log-format",
                            "--log-level", "--log-requests"}) {
     EXPECT_THAT(ServerHelp(), HasSubstr(flag));

@@ -42,6 +42,7 @@
 #include "server/reply.h"
 #include "server/request_metrics.h"
 #include "server/retrieval_service.h"
+#include "server/search_device.h"
 #include "server/server_info.h"
 #include "server/service_context.h"
 #include "server/training_service.h"
@@ -94,6 +95,7 @@ struct Server::State {
   std::shared_ptr<FileSystem::Lock> lock;  // Of the data directory, from before anything in it is touched.
   std::unique_ptr<ThreadPool> compute_pool;
   std::shared_ptr<CudaBackend> cuda;  // Null on the CPU.
+  SelectedSearchDevice search;
   std::unique_ptr<EncoderRegistry> encoders;
   std::unique_ptr<GenerationManager> manager;
   std::unique_ptr<LiveRecall> live_recall;
@@ -140,6 +142,8 @@ struct Server::State {
   absl::Status OpenData(const DeviceChoice& device, Precision precision);
   absl::Status Listen();
   void SetHealth(bool serving);
+  // Of each device that something runs on, once.
+  std::vector<CudaHealth*> DeviceHealths() const;
   void CloseData();
 };
 
@@ -217,10 +221,16 @@ absl::Status Server::State::OpenData(const DeviceChoice& device, Precision preci
   manager_options.metrics = &metrics;
   manager_options.encoders = encoders.get();
   manager_options.search_pool = compute_pool.get();
+  manager_options.exact_placer = search.placer.get();
   manager_options.directory_lock = lock;
   manager_options.keep_generations = options.keep_generations;
   manager_options.memory_budget_bytes = options.memory_budget_bytes;
   LOCI_ASSIGN_OR_RETURN(manager, GenerationManager::Open(std::move(manager_options)));
+  if (search.placer != nullptr) {
+    LOCI_RETURN_IF_ERROR(search.placer->health().Check());
+    // Who named the device is told before anything serves; what an activation finds later is told by what it leaves behind.
+    if (options.search_device != "auto") LOCI_RETURN_IF_ERROR(manager->CheckPlacements());
+  }
 
   JobRegistry::Options job_options;
   job_options.fs = options.fs;
@@ -314,6 +324,13 @@ void Server::State::SetHealth(bool serving) {
   health->SetServingStatus(serving);  // Overall.
 }
 
+std::vector<CudaHealth*> Server::State::DeviceHealths() const {
+  std::vector<CudaHealth*> healths;
+  if (cuda != nullptr) healths.push_back(&cuda->health());
+  if (search.placer != nullptr && (healths.empty() || healths[0] != &search.placer->health())) healths.push_back(&search.placer->health());
+  return healths;
+}
+
 // Every call has been answered, but the threads that answered may still hold what they answered with. An encoder may not end on a
 // thread of its own batcher, so this thread keeps each until it is the last that does.
 void Server::State::CloseData() {
@@ -367,6 +384,11 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   const DeviceChoice& device = selected.choice;
   state->cuda = selected.cuda;
   LogInfo("server", absl::StrCat("device ", device.name, ": ", device.reason));
+  LOCI_ASSIGN_OR_RETURN(state->search, SelectSearchDevice(state->options.search_device, probe, state->cuda,
+                                                          state->options.search_device_memory_bytes, state->options.open_search_device));
+  if (state->options.search_device != "cpu") {
+    LogInfo("server", absl::StrCat("exact search on ", state->search.choice.name, ": ", state->search.choice.reason));
+  }
   if (state->cuda == nullptr) LOCI_RETURN_IF_ERROR(ChoosePrecision(precision, DetectCpuIsa(), DetectCpuExtensions()).status());
   LOCI_ASSIGN_OR_RETURN(const HostPort host_port, ParseHostPort(state->options.listen));
   LOCI_RETURN_IF_ERROR(CheckCanListen(host_port));
@@ -446,7 +468,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   }
   services.pushback_ms = state->options.pushback_ms;
   services.ingest_idle_timeout_ms = state->options.ingest_idle_timeout_ms;
-  services.info = MakeServerInfo(probe, device, state->options, kMaxControlRequests);
+  services.info = MakeServerInfo(probe, device, state->search.choice, state->options, kMaxControlRequests);
   for (const std::string& reader : state->pipeline->reader_names()) services.info.add_readers(reader);
   state->retrieval = std::make_unique<RetrievalServiceImpl>(services);
   state->admin = std::make_unique<AdminServiceImpl>(services);
@@ -455,8 +477,8 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   LOCI_RETURN_IF_ERROR(state->Listen());
   state->metrics.SetSamples([state = state.get()] { return state->Samples(); });
   state->SetHealth(true);
-  if (state->cuda != nullptr) {
-    state->cuda->health().SetListener([state = state.get()](const absl::Status& failure) {
+  for (CudaHealth* const health : state->DeviceHealths()) {
+    health->SetListener([state = state.get()](const absl::Status& failure) {
       LogError("server", std::string(failure.message()));
       state->SetHealth(false);
     });
@@ -487,7 +509,7 @@ void Server::Stop() {
   if (std::exchange(state.stopped, true)) return;
   LogInfo("server", absl::StrCat("draining: ", state.requests->in_flight(), " requests and ", state.ingests->in_flight(), " ingests and ",
                                  state.exports->in_flight(), " exports in flight"));
-  if (state.cuda != nullptr) state.cuda->health().SetListener(nullptr);
+  for (CudaHealth* const health : state.DeviceHealths()) health->SetListener(nullptr);
   state.SetHealth(false);
   state.requests->Drain();
   state.control->Drain();

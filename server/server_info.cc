@@ -32,8 +32,8 @@ int64_t MemoryBytes() {
 
 }  // namespace
 
-loci::v1::GetServerInfoResponse MakeServerInfo(const CudaProbe& probe, const DeviceChoice& choice, const ServerOptions& options,
-                                               int64_t max_control_requests) {
+loci::v1::GetServerInfoResponse MakeServerInfo(const CudaProbe& probe, const DeviceChoice& choice, const DeviceChoice& search,
+                                               const ServerOptions& options, int64_t max_control_requests) {
   loci::v1::GetServerInfoResponse info;
   info.set_version(kVersion);
   info.set_cpu_isa(std::string(CpuIsaName(DetectCpuIsa())));
@@ -50,6 +50,8 @@ loci::v1::GetServerInfoResponse MakeServerInfo(const CudaProbe& probe, const Dev
   for (loci::v1::Device& device : *info.mutable_devices()) {
     device.set_chosen(device.device() == choice.name);
     device.set_reason(device.chosen() ? choice.reason : absl::StrCat(choice.name, " was chosen"));
+    if (options.search_device == "cpu" || device.device() != search.name) continue;
+    device.set_reason(absl::StrCat(device.chosen() ? "encoders: " : "not for encoders: ", device.reason(), "; exact search runs here: ", search.reason));
   }
   loci::v1::Limits& limits = *info.mutable_limits();
   limits.set_max_message_bytes(kMaxMessageBytes);

@@ -10,9 +10,10 @@
 
 namespace loci {
 
-// All but encoders, readers and max_connections, which come with what they count. Reads the machine's name and memory.
-loci::v1::GetServerInfoResponse MakeServerInfo(const CudaProbe& probe, const DeviceChoice& choice, const ServerOptions& options,
-                                               int64_t max_control_requests);
+// All but encoders, readers and max_connections, which come with what they count. `choice`: encoders', `search`: of exact search.
+// Reads the machine's name and memory.
+loci::v1::GetServerInfoResponse MakeServerInfo(const CudaProbe& probe, const DeviceChoice& choice, const DeviceChoice& search,
+                                               const ServerOptions& options, int64_t max_control_requests);
 
 }  // namespace loci
 

@@ -15,6 +15,7 @@
 #include "retriever/fold_limits.h"
 #include "retriever/sentence_reader.h"
 #include "server/refusal_queue.h"
+#include "server/search_device.h"
 
 namespace loci {
 
@@ -40,6 +41,8 @@ struct ServerOptions {
   std::string metrics_listen = "127.0.0.1:7441";  // Empty: none.
   std::string device = "auto";
   std::string encoder_precision = "auto";  // A Precision's name.
+  std::string search_device = "cpu";          // Of exact search: auto, cpu or cuda:N.
+  int64_t search_device_memory_bytes = 0;     // That exact search may have there; 0: what is free.
   int thread_count = 0;  // Of the pool that tokenizes, encodes, searches. 0: one a core.
   int admin_thread_count = 8;
   int64_t max_in_flight = 1'024;
@@ -64,6 +67,7 @@ struct ServerOptions {
   // The machine's CUDA devices; a test brings its own.
   std::function<CudaProbe()> probe_cuda = ProbeCuda;
   std::function<absl::StatusOr<std::shared_ptr<CudaBackend>>(int ordinal)> open_cuda = OpenCudaBackend;
+  SearchDeviceOpener open_search_device = OpenExactPlacer;
   std::function<void(const std::string& address)> on_metrics_listening;  // Called once, while the rest still starts.
 };
 

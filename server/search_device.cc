@@ -1,0 +1,45 @@
+#include "server/search_device.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "base/error.h"
+#include "base/status_macros.h"
+#include "index/cuda/cuda_exact_placer.h"
+
+namespace loci {
+
+absl::StatusOr<std::shared_ptr<ExactPlacer>> OpenExactPlacer(int ordinal, const std::shared_ptr<CudaBackend>& encoders,
+                                                             int64_t memory_limit_bytes) {
+  SearchDevice device;
+  if (encoders != nullptr && encoders->name() == absl::StrCat("cuda:", ordinal)) {
+    device.name = encoders->name();
+    device.runtime = std::shared_ptr<CudaRuntime>(encoders, &encoders->runtime());
+    device.health = std::shared_ptr<CudaHealth>(encoders, &encoders->health());
+    LOCI_ASSIGN_OR_RETURN(device.kernels, cuda::MakeCudaSearchKernels(ordinal));
+  } else {
+    LOCI_ASSIGN_OR_RETURN(device, OpenSearchDevice(ordinal));
+  }
+  return std::make_shared<CudaExactPlacer>(std::move(device), CudaSearchOptions(), memory_limit_bytes);
+}
+
+absl::StatusOr<SelectedSearchDevice> SelectSearchDevice(std::string_view request, const CudaProbe& probe,
+                                                        const std::shared_ptr<CudaBackend>& encoders, int64_t memory_limit_bytes,
+                                                        const SearchDeviceOpener& open) {
+  SelectedSearchDevice selected;
+  absl::StatusOr<DeviceChoice> choice = ChooseDevice(request, probe, /*cuda_backend=*/true);
+  if (!choice.ok()) return Annotate(choice.status(), "exact search");
+  selected.choice = *std::move(choice);
+  if (!selected.choice.cuda) return selected;
+  absl::StatusOr<std::shared_ptr<ExactPlacer>> placer = open(selected.choice.ordinal, encoders, memory_limit_bytes);
+  if (placer.ok()) {
+    selected.placer = *std::move(placer);
+    return selected;
+  }
+  const std::string why = absl::StrCat(selected.choice.name, " can't be used: ", placer.status().message());
+  if (request != "auto") return absl::FailedPreconditionError(absl::StrCat("exact search: device ", why));
+  selected.choice = {.name = "cpu", .reason = absl::StrCat("auto takes the CPU: ", why)};
+  return selected;
+}
+
+}  // namespace loci

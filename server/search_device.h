@@ -1,0 +1,38 @@
+// The device that searches exactly: chosen once at start, as the encoder's is.
+#ifndef LOCI_SERVER_SEARCH_DEVICE_H_
+#define LOCI_SERVER_SEARCH_DEVICE_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "base/device.h"
+#include "encoder/cuda/backend.h"
+#include "index/placed_exact_index.h"
+
+namespace loci {
+
+// `encoders`: what encoders run on, or null. `memory_limit_bytes`: 0 is what is free.
+using SearchDeviceOpener = std::function<absl::StatusOr<std::shared_ptr<ExactPlacer>>(
+    int ordinal, const std::shared_ptr<CudaBackend>& encoders, int64_t memory_limit_bytes)>;
+
+// On the encoders' device with their runtime and health, so that what fails for one has failed for both. FAILED_PRECONDITION, with the reason, where
+// the device can't be used.
+absl::StatusOr<std::shared_ptr<ExactPlacer>> OpenExactPlacer(int ordinal, const std::shared_ptr<CudaBackend>& encoders,
+                                                             int64_t memory_limit_bytes);
+
+struct SelectedSearchDevice {
+  DeviceChoice choice;
+  std::shared_ptr<ExactPlacer> placer;  // Null for the CPU.
+};
+
+// As SelectDevice: where the device can't be opened, `auto` takes the CPU with the reason, and an explicit cuda:N is FAILED_PRECONDITION.
+absl::StatusOr<SelectedSearchDevice> SelectSearchDevice(std::string_view request, const CudaProbe& probe,
+                                                        const std::shared_ptr<CudaBackend>& encoders, int64_t memory_limit_bytes,
+                                                        const SearchDeviceOpener& open);
+
+}  // namespace loci
+
+#endif  // LOCI_SERVER_SEARCH_DEVICE_H_

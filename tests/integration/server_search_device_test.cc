@@ -1,0 +1,271 @@
+// A server that searches exactly on a CUDA device, simulated: what it takes and tells, hot swaps, and what happens when the device fails.
+#include <chrono>
+#include <condition_variable>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "encoder/cuda/testing/test_devices.h"
+#include "gmock/gmock.h"
+#include "grpcpp/impl/codegen/client_unary_call.h"
+#include "grpcpp/impl/codegen/rpc_method.h"
+#include "index/cuda/cuda_exact_placer.h"
+#include "index/cuda/testing/search_devices.h"
+#include "index/cuda/testing/small_search.h"
+#include "tests/integration/server_fixture.h"
+
+namespace loci {
+namespace {
+
+using Retrieval = loci::v1::RetrievalService::Stub;
+using Admin = loci::v1::AdminService::Stub;
+using ::testing::AllOf;
+using ::testing::HasSubstr;
+
+class ServerSearchDevice : public ServerFixture {
+ protected:
+  void SetUp() override {
+    ServerFixture::SetUp();
+    options.device = "cpu";
+    options.search_device = "cuda:0";
+    options.probe_cuda = [] {
+      return CudaProbe{.built_in = true,
+                       .devices = {{.ordinal = 0, .name = "Simulated", .compute_major = 9, .total_memory_bytes = 1 << 30, .free_memory_bytes = 1 << 30}},
+                       .detail = ""};
+    };
+    options.open_cuda = [](int) -> absl::StatusOr<std::shared_ptr<CudaBackend>> { return cuda::SimulatedBackend({}, 260 << 20); };
+    options.open_search_device = [this](int, const std::shared_ptr<CudaBackend>& encoders,
+                                        int64_t memory_limit_bytes) -> absl::StatusOr<std::shared_ptr<ExactPlacer>> {
+      if (encoders == nullptr) {
+        device_ = Simulated({}, memory_bytes_);
+      } else {
+        device_.fake = static_cast<FakeCudaRuntime*>(&encoders->runtime());
+        device_.device = {.name = encoders->name(),
+                          .runtime = std::shared_ptr<CudaRuntime>(encoders, &encoders->runtime()),
+                          .health = std::shared_ptr<CudaHealth>(encoders, &encoders->health()),
+                          .kernels = cuda::MakeSimulatedSearchKernels(*device_.fake, {})};
+      }
+      return std::make_shared<CudaExactPlacer>(device_.device, SmallSearch(), memory_limit_bytes);
+    };
+  }
+  void TearDown() override {
+    if (device_.fake != nullptr) device_.fake->SetFault(nullptr);
+    ServerFixture::TearDown();
+  }
+
+  // What an index of a few passages takes there.
+  static int64_t IndexBytes() {
+    const CudaSearchOptions options = SmallSearch();
+    return PlanResident(3, kTinyDim, ElementType::kFloat32, int64_t{1} << 40, options.limits)->device_bytes() +
+           PlanCudaSearch(3, kTinyDim, options).working_bytes;
+  }
+  std::string ReasonOf(const std::string& device) {
+    loci::v1::GetServerInfoResponse info;
+    EXPECT_TRUE(Call(*admin, &Admin::GetServerInfo, loci::v1::GetServerInfoRequest(), &info).ok());
+    int chosen = 0;
+    std::string reason;
+    for (const loci::v1::Device& each : info.devices()) {
+      chosen += each.chosen();
+      if (each.device() == device) reason = each.reason();
+    }
+    EXPECT_EQ(chosen, 1) << "the encoders'";
+    return reason;
+  }
+  int Health() {
+    loci::v1::GetStoreRequest request;
+    rpc::Status response;
+    grpc::ClientContext context;
+    const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC);
+    const grpc::Status status =
+        grpc::internal::BlockingUnaryCall<loci::v1::GetStoreRequest, rpc::Status, google::protobuf::MessageLite,
+                                          google::protobuf::MessageLite>(channel.get(), method, &context, request, &response);
+    return status.ok() ? response.code() : -1;
+  }
+  grpc::Status Encode() {
+    loci::v1::EncodeRequest request;
+    request.add_texts("a web server");
+    loci::v1::EncodeResponse response;
+    return Call(*retrieval, &Retrieval::Encode, request, &response);
+  }
+  grpc::Status Search(const std::string& text, std::string* best = nullptr, int64_t* count = nullptr) {
+    loci::v1::SearchResponse response;
+    const grpc::Status status = Call(*retrieval, &Retrieval::Search, TextSearch("s", text, 10), &response);
+    if (!status.ok()) return status;
+    EXPECT_TRUE(response.exact());
+    EXPECT_EQ(response.results_size(), 1);
+    if (best != nullptr) *best = response.results(0).hits(0).id();
+    if (count != nullptr) *count = response.results(0).hits_size();
+    return status;
+  }
+  std::string DetailOfActive() {
+    loci::v1::ListGenerationsRequest request;
+    request.set_store("s");
+    loci::v1::ListGenerationsResponse response;
+    EXPECT_TRUE(Call(*admin, &Admin::ListGenerations, request, &response).ok());
+    for (const loci::v1::Generation& generation : response.generations()) {
+      if (generation.state() == loci::v1::GENERATION_STATE_SERVING) return generation.state_detail();
+    }
+    return "none serves";
+  }
+  absl::Status StartError() { return Server::Start(options).status(); }
+
+  int64_t memory_bytes_ = int64_t{1} << 30;
+  SimulatedSearchDevice device_;
+};
+
+TEST_F(ServerSearchDevice, SearchesWhatServesOnTheDeviceThatIsNamed) {
+  StartServer();
+  Ingest("s", {{"a", "a red fox"}, {"b", "a blue whale"}, {"c", "green tea"}});
+  EXPECT_EQ(device_.fake->device_bytes(), IndexBytes());
+  EXPECT_THAT(ReasonOf("cuda:0"), AllOf(HasSubstr("not for encoders"), HasSubstr("exact search runs here: cuda:0 was asked for: Simulated")));
+  Upsert("s", "d", "a yellow submarine");
+  std::string best;
+  int64_t count = 0;
+  ASSERT_TRUE(Search("a blue whale", &best, &count).ok());
+  EXPECT_EQ(best, "b");
+  EXPECT_EQ(count, 4);
+  ASSERT_TRUE(Search("a yellow submarine", &best).ok());
+  EXPECT_EQ(best, "d");
+  EXPECT_EQ(Metric("loci_store_device_search_queries{result=\"answered\",store=\"s\"}"), 2);
+  EXPECT_EQ(Metric("loci_store_device_search_queries{result=\"left\",store=\"s\"}"), 0);
+  EXPECT_EQ(Metric("loci_memory_bytes{kind=\"device\",owner=\"search\",store=\"s\"}"), static_cast<double>(IndexBytes()));
+  StartServer();  // A restart.
+  EXPECT_EQ(device_.fake->device_bytes(), IndexBytes());
+  ASSERT_TRUE(Search("a yellow submarine", &best).ok());
+  EXPECT_EQ(best, "d");
+  EXPECT_EQ(Metric("loci_store_device_search{store=\"s\"}"), 1);
+  FakeCudaRuntime* const fake = device_.fake;
+  const std::shared_ptr<CudaRuntime> kept = device_.device.runtime;
+  server.reset();
+  EXPECT_EQ(fake->device_bytes(), 0);
+  EXPECT_EQ(fake->pinned_bytes(), 0);
+  EXPECT_EQ(fake->live_handles(), 0);
+}
+
+TEST_F(ServerSearchDevice, ASwapWithRoomForOneIsServedByTheCpuUntilTheOtherIsFreed) {
+  memory_bytes_ = 2 * IndexBytes() - 1;
+  StartServer();
+  Ingest("s", {{"a", "a red fox"}, {"b", "a blue whale"}, {"c", "green tea"}});
+  // The search that is under way keeps the older one's memory.
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool waits = false, go_on = false;
+  device_.fake->SetFault([&](const std::string& call) {
+    if (call != "Wait") return absl::OkStatus();
+    std::unique_lock lock(mutex);
+    waits = true;
+    changed.notify_all();
+    changed.wait_for(lock, std::chrono::seconds(60), [&] { return go_on; });
+    return absl::OkStatus();
+  });
+  std::string old_best;
+  std::thread reader([&] { EXPECT_TRUE(Search("a blue whale", &old_best).ok()); });
+  {
+    std::unique_lock lock(mutex);
+    ASSERT_TRUE(changed.wait_for(lock, std::chrono::seconds(60), [&] { return waits; }));
+  }
+  Ingest("s", {{"x", "a blue whale"}, {"y", "a red fox"}, {"z", "black tea"}});
+  EXPECT_THAT(DetailOfActive(), AllOf(HasSubstr("exact search runs on the CPU, not on cuda:0"), HasSubstr("are free")));
+  EXPECT_EQ(Metric("loci_store_device_search{store=\"s\"}"), 0);
+  EXPECT_EQ(Metric("loci_store_device_search_refused{store=\"s\"}"), 1);
+  EXPECT_EQ(device_.fake->device_bytes(), IndexBytes());
+  std::string best;
+  ASSERT_TRUE(Search("a blue whale", &best).ok());
+  EXPECT_EQ(best, "x");
+  {
+    std::unique_lock lock(mutex);
+    go_on = true;
+  }
+  changed.notify_all();
+  reader.join();
+  EXPECT_EQ(old_best, "b");
+  WaitForMetric("loci_store_device_search{store=\"s\"}", 1);
+  EXPECT_EQ(DetailOfActive(), "");
+  EXPECT_EQ(device_.fake->device_bytes(), IndexBytes());
+  ASSERT_TRUE(Search("a red fox", &best).ok());
+  EXPECT_EQ(best, "y");
+  EXPECT_EQ(Metric("loci_store_device_search_queries{result=\"answered\",store=\"s\"}"), 1);
+  device_.fake->SetFault(nullptr);
+}
+
+TEST_F(ServerSearchDevice, AFailureIsToldByHealthAndByEverySearch) {
+  StartServer();
+  Ingest("s", {{"a", "a red fox"}, {"b", "a blue whale"}});
+  EXPECT_EQ(Health(), 1);
+  device_.fake->SetFault([](const std::string& call) {
+    return call == "Wait" ? absl::UnavailableError("an illegal memory access was encountered") : absl::OkStatus();
+  });
+  const grpc::Status failed = Search("a red fox");
+  EXPECT_EQ(failed.error_code(), grpc::StatusCode::UNAVAILABLE) << failed.error_message();
+  EXPECT_THAT(failed.error_message(), HasSubstr("illegal memory access"));
+  EXPECT_EQ(Health(), 2);
+  device_.fake->SetFault(nullptr);
+  EXPECT_EQ(Search("a red fox").error_code(), grpc::StatusCode::UNAVAILABLE) << "the CPU does not step in";
+  EXPECT_TRUE(Encode().ok()) << "encoders run on the CPU";
+}
+
+TEST_F(ServerSearchDevice, SharesTheEncodersDeviceAndItsHealth) {
+  options.device = "cuda:0";
+  StartServer();
+  Ingest("s", {{"a", "a red fox"}, {"b", "a blue whale"}});
+  EXPECT_THAT(ReasonOf("cuda:0"), AllOf(HasSubstr("encoders: "), HasSubstr("; exact search runs here: ")));
+  std::string best;
+  ASSERT_TRUE(Search("a blue whale", &best).ok());
+  EXPECT_EQ(best, "b");
+  EXPECT_TRUE(Encode().ok());
+  (void)device_.device.health->Fail(absl::UnavailableError("broken by a search"));
+  EXPECT_EQ(Health(), 2);
+  EXPECT_EQ(Encode().error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(Search("a red fox").error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(ServerSearchDevice, ADeviceThatIsNamedAndCantBeHadEndsTheStart) {
+  const auto probe = options.probe_cuda;
+  options.probe_cuda = [] { return CudaProbe{.built_in = true, .devices = {}, .detail = "no CUDA driver is installed"}; };
+  EXPECT_EQ(StartError().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(StartError().message()), AllOf(HasSubstr("exact search"), HasSubstr("no CUDA driver is installed")));
+  options.probe_cuda = probe;
+  options.search_device = "cuda:3";
+  EXPECT_EQ(StartError().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(StartError().message()), HasSubstr("cuda:3 can't be used: this machine has 1"));
+  options.search_device = "tpu";
+  EXPECT_EQ(StartError().code(), absl::StatusCode::kInvalidArgument);
+
+  options.search_device = "cuda:0";
+  const auto open = std::exchange(options.open_search_device, [](int, const auto&, int64_t) -> absl::StatusOr<std::shared_ptr<ExactPlacer>> {
+    return absl::FailedPreconditionError("the driver is older than the runtime");
+  });
+  EXPECT_EQ(StartError().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(StartError().message()), HasSubstr("older than the runtime"));
+  options.search_device = "auto";
+  StartServer();
+  EXPECT_THAT(ReasonOf("cpu"), AllOf(HasSubstr("exact search runs here: auto takes the CPU"), HasSubstr("older than the runtime")));
+  Ingest("s", {{"a", "a red fox"}, {"b", "a blue whale"}, {"c", "green tea"}});
+  server.reset();
+
+  // Too little memory for what is active.
+  options.open_search_device = open;
+  options.search_device = "cuda:0";
+  memory_bytes_ = IndexBytes() - 1;
+  const absl::Status too_little = StartError();
+  EXPECT_EQ(too_little.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(too_little.message()), AllOf(HasSubstr("of store s"), HasSubstr(absl::StrCat("take ", IndexBytes(), " bytes on the device"))));
+  options.search_device = "auto";
+  StartServer();
+  EXPECT_THAT(DetailOfActive(), HasSubstr("exact search runs on the CPU"));
+  EXPECT_TRUE(Search("a red fox").ok());
+  memory_bytes_ = int64_t{1} << 30;
+  options.search_device = "cuda:0";
+  options.search_device_memory_bytes = IndexBytes() - 1;
+  EXPECT_EQ((server.reset(), StartError()).code(), absl::StatusCode::kFailedPrecondition);
+  options.search_device_memory_bytes = IndexBytes();
+  StartServer();
+  EXPECT_EQ(DetailOfActive(), "");
+}
+
+}  // namespace
+}  // namespace loci
