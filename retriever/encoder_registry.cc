@@ -228,14 +228,10 @@ absl::StatusOr<int64_t> EncoderRegistry::DeletePublished(size_t keep, const std:
     const std::string& name = published[i].second;
     const std::string fingerprint = absl::StrReplaceAll(name, {{"-", ":"}});
     if (used.contains(fingerprint) || used.contains(fingerprint.substr(fingerprint.find(':') + 1))) continue;
-    std::shared_ptr<TextEncoder> unused, unused_int8;  // Freed after the lock is given back.
+    std::shared_ptr<TextEncoder> unused;  // Freed after the lock is given back.
     {
       MutexLock lock(&mutex_);
-      if (const auto int8 = int8_.find(fingerprint); int8 != int8_.end()) {
-        if (int8->second.use_count() > 1) continue;
-        unused_int8 = std::move(int8->second);
-        int8_.erase(int8);
-      }
+      if (const auto int8 = int8_.find(fingerprint); int8 != int8_.end() && !int8->second.expired()) continue;
       const auto loaded = loaded_.find(fingerprint);
       if (loaded != loaded_.end()) {
         if (loaded->second.use_count() > 1 || staying_.contains(fingerprint) || default_ == fingerprint) continue;
@@ -272,34 +268,39 @@ std::shared_ptr<TextEncoder> EncoderRegistry::Insert(EncoderTowers towers, bool 
 
 std::vector<std::shared_ptr<TextEncoder>> EncoderRegistry::TakeUnused(const std::string& fingerprint) {
   std::vector<std::shared_ptr<TextEncoder>> unused;
-  for (auto* const encoders : {&loaded_, &int8_}) {
-    for (auto loaded = encoders->begin(); loaded != encoders->end();) {
-      // Who holds none can get one from here alone, under the lock.
-      const bool stays = encoders == &loaded_ && staying_.contains(loaded->first);
-      if (loaded->first == fingerprint || stays || loaded->second.use_count() > 1) {
-        ++loaded;
-        continue;
-      }
-      LogInfo("encoder_registry", absl::StrCat("unloaded fingerprint=", loaded->first, encoders == &int8_ ? " in int8" : "", ", which nobody uses"));
-      unused.push_back(std::move(loaded->second));
-      loaded = encoders->erase(loaded);
+  for (auto loaded = loaded_.begin(); loaded != loaded_.end();) {
+    // Who holds none can get one from here alone, under the lock.
+    if (loaded->first == fingerprint || staying_.contains(loaded->first) || loaded->second.use_count() > 1) {
+      ++loaded;
+      continue;
     }
+    LogInfo("encoder_registry", absl::StrCat("unloaded fingerprint=", loaded->first, ", which nobody uses"));
+    unused.push_back(std::move(loaded->second));
+    loaded = loaded_.erase(loaded);
   }
   return unused;
 }
 
-absl::StatusOr<EncoderTowers> EncoderRegistry::ReadTowers(const std::string& directory, Precision precision) {
+namespace {
+
+absl::Status Int8Unavailable(std::string_view why) {
+  return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("texts can't be encoded in int8: ", AbslView(why))), "INT8_UNAVAILABLE");
+}
+
+}  // namespace
+
+absl::StatusOr<EncoderTowers> EncoderRegistry::ReadTowers(const std::string& directory, EncoderOptions options) {
   const std::string path = JoinPath(options_.directory, directory);
   const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(*options_.fs, path);
   if (absl::IsNotFound(lineage.status())) return DamagedEncoder(directory, "its LINEAGE is gone");
   LOCI_RETURN_IF_ERROR(lineage.status());
-  EncoderOptions encoder_options = options_.encoder;
-  encoder_options.model_name = lineage->model();
-  encoder_options.precision = precision;
-  absl::StatusOr<EncoderTowers> towers = LoadEncoderTowers(*options_.fs, path, encoder_options);
+  options.model_name = lineage->model();
+  absl::StatusOr<EncoderTowers> towers = LoadEncoderTowers(*options_.fs, path, options);
   // It was an encoder when it was put there; that it would be one in int8 nobody has said.
   const absl::StatusCode code = towers.status().code();
-  if (precision == Precision::kInt8 && code == absl::StatusCode::kInvalidArgument) return towers.status();
+  if (options.precision == Precision::kInt8 && (code == absl::StatusCode::kInvalidArgument || code == absl::StatusCode::kFailedPrecondition)) {
+    return Int8Unavailable(StdView(towers.status().message()));
+  }
   if (code == absl::StatusCode::kInvalidArgument || code == absl::StatusCode::kNotFound || code == absl::StatusCode::kDataLoss) {
     return DamagedEncoder(directory, StdView(towers.status().message()));
   }
@@ -312,21 +313,35 @@ absl::StatusOr<EncoderTowers> EncoderRegistry::ReadTowers(const std::string& dir
 }
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::LoadLocked(const std::string& directory) {
-  LOCI_ASSIGN_OR_RETURN(EncoderTowers towers, ReadTowers(directory, options_.encoder.precision));
+  LOCI_ASSIGN_OR_RETURN(EncoderTowers towers, ReadTowers(directory, options_.encoder));
   return Insert(std::move(towers), /*make_default=*/false, /*stays=*/false);
 }
-
-namespace {
-
-absl::Status Int8Unavailable(std::string_view why) {
-  return ErrorWithReason(absl::FailedPreconditionError(absl::StrCat("texts can't be encoded in int8: ", AbslView(why))), "INT8_UNAVAILABLE");
-}
-
-}  // namespace
 
 absl::Status EncoderRegistry::CheckInt8() const {
   if (options_.encoder.cuda == nullptr) return absl::OkStatus();
   return Int8Unavailable("this server's encoders run on a CUDA device, which has none in int8");
+}
+
+absl::StatusOr<std::shared_ptr<const Encoder>> EncoderRegistry::LoadPassageTower(const Fingerprint& encoder, Precision precision) {
+  EncoderOptions options = options_.encoder;
+  options.precision = precision;
+  options.pool = nullptr;
+  options.cuda = nullptr;
+  MutexLock loading(&loading_);
+  LOCI_ASSIGN_OR_RETURN(const EncoderTowers towers, ReadTowers(EncoderFolder(encoder), std::move(options)));
+  return towers.passage;
+}
+
+std::shared_ptr<TextEncoder> EncoderRegistry::FreedApart(std::unique_ptr<TextEncoder> encoder) const {
+  return {encoder.release(), [unloader = std::weak_ptr<ThreadPool>(unloader_)](TextEncoder* unused) {
+            const auto free = [unused] {
+              const std::string fingerprint = unused->spec().fingerprint.ToString();
+              delete unused;
+              LogInfo("encoder_registry", absl::StrCat("unloaded fingerprint=", fingerprint, " in int8, which nobody uses"));
+            };
+            const std::shared_ptr<ThreadPool> thread = unloader.lock();
+            if (thread == nullptr || !thread->TrySubmit(free)) free();
+          }};
 }
 
 absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::ComputedAs(std::shared_ptr<TextEncoder> encoder, bool int8) {
@@ -337,23 +352,25 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::ComputedAs(std::sh
   const auto find = [&]() -> std::shared_ptr<TextEncoder> {
     MutexLock lock(&mutex_);
     const auto found = int8_.find(fingerprint.ToString());
-    return found == int8_.end() ? nullptr : found->second;
+    return found == int8_.end() ? nullptr : found->second.lock();
   };
   if (std::shared_ptr<TextEncoder> loaded = find(); loaded != nullptr) return loaded;
   MutexLock loading(&loading_);
   if (std::shared_ptr<TextEncoder> loaded = find(); loaded != nullptr) return loaded;  // By another that was quicker.
-  absl::StatusOr<EncoderTowers> towers = ReadTowers(EncoderFolder(fingerprint), Precision::kInt8);
-  if (absl::IsInvalidArgument(towers.status()) || absl::IsFailedPrecondition(towers.status())) return Int8Unavailable(StdView(towers.status().message()));
-  LOCI_RETURN_IF_ERROR(towers.status());
+  EncoderOptions options = options_.encoder;
+  options.precision = Precision::kInt8;
+  LOCI_ASSIGN_OR_RETURN(EncoderTowers towers, ReadTowers(EncoderFolder(fingerprint), std::move(options)));
   const bool has_vnni = options_.encoder.isa == CpuIsa::kAvx512 && DetectCpuExtensions().vnni;
-  towers->element_type_reason = absl::StrCat("stores are set to int8; the CPU has ", has_vnni ? "AVX-512 VNNI" : "no AVX-512 VNNI, so that it is slower");
+  towers.element_type_reason = absl::StrCat("stores are set to int8; the CPU has ", has_vnni ? "AVX-512 VNNI" : "no AVX-512 VNNI, so that it is slower");
+  std::shared_ptr<TextEncoder> computed =
+      FreedApart(std::make_unique<TextEncoder>(std::move(towers), options_.batcher, *options_.clock, *options_.metrics));
+  LogInfo("encoder_registry", absl::StrCat("loaded ", computed->spec().model_name, " fingerprint=", fingerprint.ToString(), " in int8"));
   std::vector<std::shared_ptr<TextEncoder>> unused;  // Freed after the lock is given back.
   MutexLock lock(&mutex_);
   unused = TakeUnused(fingerprint.ToString());
-  std::shared_ptr<TextEncoder>& slot = int8_[fingerprint.ToString()];
-  slot = std::make_shared<TextEncoder>(*std::move(towers), options_.batcher, *options_.clock, *options_.metrics);
-  LogInfo("encoder_registry", absl::StrCat("loaded ", slot->spec().model_name, " fingerprint=", fingerprint.ToString(), " in int8"));
-  return slot;
+  std::erase_if(int8_, [](const auto& other) { return other.second.expired(); });
+  int8_[fingerprint.ToString()] = computed;
+  return computed;
 }
 
 namespace {
@@ -499,7 +516,9 @@ std::vector<std::shared_ptr<TextEncoder>> EncoderRegistry::Loaded() const {
   for (const auto& [fingerprint, encoder] : loaded_) {
     if (fingerprint != default_) encoders.push_back(encoder);
   }
-  for (const auto& [fingerprint, encoder] : int8_) encoders.push_back(encoder);
+  for (const auto& [fingerprint, encoder] : int8_) {
+    if (std::shared_ptr<TextEncoder> used = encoder.lock(); used != nullptr) encoders.push_back(std::move(used));
+  }
   return encoders;
 }
 

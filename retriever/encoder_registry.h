@@ -38,7 +38,8 @@ struct ImportedEncoder {
 };
 
 // Those that Import loaded stay in memory. Of the others, sent by clients or lying in the folder, those that nobody holds leave it when a
-// further one is loaded, and are loaded again when somebody asks for them by fingerprint. Thread-safe.
+// further one is loaded, and are loaded again when somebody asks for them by fingerprint. Those that compute in int8 leave it once nobody holds
+// them. Thread-safe.
 class EncoderRegistry {
  public:
   struct Options {
@@ -87,17 +88,23 @@ class EncoderRegistry {
   absl::StatusOr<std::shared_ptr<TextEncoder>> ForVectors(const Fingerprint& made_by);
 
   // `encoder`, of this registry, or the same that computes in int8 (on the CPU, in batches of its own), or, where `encoder` does, does not: loaded
-  // where it is not yet; an int8 one that nobody holds leaves the memory when a further encoder is loaded. As CheckInt8, and the same where the
-  // checkpoint gives no vectors in int8; DATA_LOSS as Get. Blocks.
+  // where it is not yet. As CheckInt8, and the same where the checkpoint gives no vectors in int8; DATA_LOSS as Get. Blocks.
   absl::StatusOr<std::shared_ptr<TextEncoder>> ComputedAs(std::shared_ptr<TextEncoder> encoder, bool int8);
   // FAILED_PRECONDITION, reason INT8_UNAVAILABLE, where encoders run on a device that has none in int8.
   absl::Status CheckInt8() const;
+  // What encoders compute in that are not asked for in int8.
+  Precision precision() const { return options_.encoder.precision; }
+  // The passage tower of an encoder that lies in this registry, in this precision, on the CPU and for the caller alone: it is none of Loaded(), and
+  // works on the thread that calls it. Errors as ComputedAs. Blocks.
+  absl::StatusOr<std::shared_ptr<const Encoder>> LoadPassageTower(const Fingerprint& encoder, Precision precision) ABSL_LOCKS_EXCLUDED(loading_);
 
   // Those loaded, the default first; those that compute in int8 last.
   std::vector<std::shared_ptr<TextEncoder>> Loaded() const;
 
  private:
   explicit EncoderRegistry(Options options) : options_(std::move(options)) {}
+  // As `encoder`, but that it is destroyed on a thread of this registry's: whoever drops it last may be answering requests, or be a thread of its own.
+  std::shared_ptr<TextEncoder> FreedApart(std::unique_ptr<TextEncoder> encoder) const;
   // The same; not by model names of what is not loaded, unless `by_model`.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Load(std::string_view name, bool by_model) ABSL_LOCKS_EXCLUDED(loading_);
   // The folders of encoders in the registry that have this passage half, those first that were imported as they are.
@@ -105,8 +112,8 @@ class EncoderRegistry {
   // The folders of encoders in the registry, whose LINEAGE says this model name, if one is given.
   absl::StatusOr<std::vector<std::string>> Folders(std::string_view model_name = {}) const;
   absl::StatusOr<std::shared_ptr<TextEncoder>> LoadLocked(const std::string& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
-  // What LoadLocked reads, in this precision. INVALID_ARGUMENT, not DATA_LOSS, in int8.
-  absl::StatusOr<EncoderTowers> ReadTowers(const std::string& directory, Precision precision) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
+  // What LoadLocked reads, with options that say precision, pool and device. In int8 INT8_UNAVAILABLE where the checkpoint gives no vectors.
+  absl::StatusOr<EncoderTowers> ReadTowers(const std::string& directory, EncoderOptions options) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
   // Takes what nobody holds, but for those that stay and `fingerprint`, out of the memory: once the caller drops it, without the lock.
   std::vector<std::shared_ptr<TextEncoder>> TakeUnused(const std::string& fingerprint) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // Of those loaded; null where none matches.
@@ -118,9 +125,11 @@ class EncoderRegistry {
   mutable Mutex mutex_;
   int64_t staging_count_ ABSL_GUARDED_BY(mutex_) = 0;
   std::map<std::string, std::shared_ptr<TextEncoder>> loaded_ ABSL_GUARDED_BY(mutex_);  // By "QUERY:PASSAGE".
-  std::map<std::string, std::shared_ptr<TextEncoder>> int8_ ABSL_GUARDED_BY(mutex_);  // The same, of those that compute in int8.
+  // The same, of those that compute in int8; held by whoever uses them alone.
+  std::map<std::string, std::weak_ptr<TextEncoder>> int8_ ABSL_GUARDED_BY(mutex_);
   std::string default_ ABSL_GUARDED_BY(mutex_);
   std::set<std::string> staying_ ABSL_GUARDED_BY(mutex_);  // By "QUERY:PASSAGE": those that Import loaded.
+  const std::shared_ptr<ThreadPool> unloader_ = std::make_shared<ThreadPool>("loci-unload", 1, 1 << 20);
 };
 
 }  // namespace loci

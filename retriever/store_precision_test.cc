@@ -262,15 +262,24 @@ TEST_F(StorePrecisionTest, RequestsThatNameAGenerationAreEncodedInItToo) {
   }
 }
 
-TEST_F(StorePrecisionTest, AnInt8EncoderThatNobodyUsesLeavesTheMemory) {
-  ASSERT_TRUE(WriteTinyCheckpoint(fs_, CheckpointDirectory(2), {.seed = 2}).ok());
+TEST_F(StorePrecisionTest, AnInt8EncoderLeavesTheMemoryOnceNobodyUsesIt) {
   Start();
   ASSERT_TRUE(Ingest("s", Three()).ok());
+  ASSERT_TRUE(Ingest("other", Three()).ok());
   SetInt8("s", true);
-  SetInt8("s", false);
-  EXPECT_EQ(registry_->Loaded().size(), 2u) << "until a further one is loaded";
-  ASSERT_TRUE(registry_->Import(CheckpointDirectory(2), /*make_default=*/false).ok());
-  for (const auto& encoder : registry_->Loaded()) EXPECT_NE(encoder->precision(), VectorPrecision::kInt8);
+  SetInt8("other", true);
+  std::weak_ptr<TextEncoder> encoder;
+  {
+    const std::shared_ptr<const ServingSet> request = *manager_->Capture("s", "");
+    encoder = request->encoder;
+    SetInt8("s", false);
+    EXPECT_EQ(registry_->Loaded().size(), 2u) << "the other store wants it";
+    SetInt8("other", false);
+    EXPECT_FALSE(encoder.expired());
+    EXPECT_EQ(Encoded(*request->encoder, "cat", TextRole::kQuery), Encoded(*int8_, "cat", TextRole::kQuery)) << "a request goes on with what it holds";
+  }
+  EXPECT_TRUE(encoder.expired());
+  EXPECT_EQ(registry_->Loaded().size(), 1u);
   SetInt8("s", true);
   EXPECT_EQ(Query("s", "cat"), Encoded(*int8_, "cat", TextRole::kQuery));
 }
