@@ -162,7 +162,8 @@ PrecisionSet View::Precisions(ViewRow row) const {
 }
 
 PrecisionSet View::Precisions() const {
-  PrecisionSet precisions = PrecisionsOf(generation_->manifest());
+  PrecisionSet precisions;
+  if (generation_->row_count() > hidden_body_count()) precisions = PrecisionsOf(generation_->manifest());
   for (int64_t row = 0; row < overlay_rows_; ++row) {
     if (IsAlive({true, row})) precisions.Add(overlay_->precision(row));
   }

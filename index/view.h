@@ -89,7 +89,7 @@ class View {
   bool IsAlive(ViewRow row) const { return !(row.in_overlay ? hidden_overlay_ : hidden_body_).hidden(row.row); }
   // What the vector of a row, which is there, was computed in: of the body, all that its generation's were.
   PrecisionSet Precisions(ViewRow row) const;
-  // Those of all passages that are there; of the body as above. Looks at every row of the overlay.
+  // Those of all passages that are there; of the body as above, or none where nothing of it is left. Looks at every row of the overlay.
   PrecisionSet Precisions() const;
   const std::string& overlay_id(int64_t row) const;  // `row` below overlay_row_count().
 

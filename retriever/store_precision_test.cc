@@ -113,6 +113,22 @@ TEST_F(StorePrecisionTest, AFoldRecordsAllThatItTakesOver) {
   EXPECT_EQ(Stored("s", "d"), Encoded(*int8_, "four"));
 }
 
+TEST_F(StorePrecisionTest, WhatNoVectorHasAnyMoreIsNotRecorded) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Three()).ok());
+  SetInt8("s", true);
+  ASSERT_TRUE(manager_->Upsert("s", {MakePassage("a", kCat), MakePassage("b", kRiver)}, {}).ok());
+  EXPECT_THAT((*manager_->Capture("s", ""))->view->Precisions().Names(), ElementsAre(auto_name_, "int8")) << "c is left";
+  ASSERT_TRUE(manager_->Delete("s", {"c"}).ok());
+  EXPECT_THAT((*manager_->Capture("s", ""))->view->Precisions().Names(), ElementsAre("int8"));
+  EXPECT_EQ(ReasonOf(Reembed(*manager_, {.store = "s", .encoder = *manager_->ForStore("s", Default())}).status()), "SAME_ENCODER");
+  ASSERT_TRUE(manager_->Fold("s").ok());
+  EXPECT_THAT(Recorded("s"), ElementsAre("int8"));
+  const auto ingested = Ingest("s", {MakePassage("a", kCat)});
+  ASSERT_TRUE(ingested.ok()) << ingested.status();
+  EXPECT_EQ(ingested->reused_count, 1);
+}
+
 TEST_F(StorePrecisionTest, IsThereAfterARestart) {
   Start();
   ASSERT_TRUE(Ingest("s", Three()).ok());
