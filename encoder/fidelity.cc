@@ -12,6 +12,7 @@
 #include "absl/strings/str_format.h"
 #include "base/device.h"
 #include "base/status_macros.h"
+#include "base/strings.h"
 #include "encoder/kernels/aligned.h"
 #include "encoder/kernels/gemm.h"
 
@@ -27,26 +28,19 @@ double ThreadSeconds() {
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
 }
 
-// One text's ids with special tokens, cut at the encoder's length.
-std::vector<int32_t> TokenIds(const Encoder& encoder, const std::string& text) {
-  const Tokenizer& tokenizer = encoder.tokenizer();
-  std::vector<int32_t> ids = {tokenizer.cls_id()};
-  tokenizer.Tokenize(absl::StrCat(encoder.spec().passage_prefix, text), &ids);
-  ids.resize(std::min(ids.size(), static_cast<size_t>(encoder.spec().max_length) - 1));
-  ids.push_back(tokenizer.sep_id());
-  return ids;
-}
+using Rows = std::vector<std::vector<int32_t>>;  // Each in order.
 
-// The rows of each row's nearest others, by inner product; ties by row.
-std::vector<std::vector<int32_t>> Nearest(const std::vector<float>& vectors, int64_t count, int64_t dim) {
+// The rows of each row's nearest others, by inner product; ties by row. `step` is called before some of them.
+absl::StatusOr<Rows> Nearest(const std::vector<float>& vectors, int64_t count, int64_t dim, const std::function<absl::Status(int64_t done)>& step) {
   constexpr int64_t kQueries = 64;  // At a time.
   const CpuIsa isa = DetectCpuIsa();
   const AlignedFloats packed = PackWeight(isa, vectors.data(), count, dim);
   const std::vector<float> no_bias(static_cast<size_t>(count));
   std::vector<float> scores(static_cast<size_t>(kQueries * count));
-  std::vector<std::vector<int32_t>> nearest;
+  Rows nearest;
   std::vector<std::pair<float, int32_t>> scored(count);
   for (int64_t first = 0; first < count; first += kQueries) {
+    LOCI_RETURN_IF_ERROR(step(first));
     const int64_t queries = std::min(kQueries, count - first);
     Gemm(isa, scores.data(), vectors.data() + first * dim, packed.data(), no_bias.data(), nullptr, queries, count, dim, Activation::kNone);
     for (int64_t i = first; i < first + queries; ++i) {
@@ -63,16 +57,62 @@ std::vector<std::vector<int32_t>> Nearest(const std::vector<float>& vectors, int
   return nearest;
 }
 
+// How many of the nearest are in both.
+int64_t Common(const Rows& expected, const Rows& found) {
+  int64_t both = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    std::vector<int32_t> common;
+    std::set_intersection(expected[i].begin(), expected[i].end(), found[i].begin(), found[i].end(), std::back_inserter(common));
+    both += static_cast<int64_t>(common.size());
+  }
+  return both;
+}
+
+// Of the vectors `a` and `b` of `count` texts.
+void CompareCosines(const std::vector<float>& a, const std::vector<float>& b, int64_t count, int64_t dim, double* mean, double* min) {
+  *mean = 0;
+  *min = 1;
+  for (int64_t i = 0; i < count; ++i) {
+    const float* const x = a.data() + i * dim;
+    const float* const y = b.data() + i * dim;
+    const double dot = std::inner_product(x, x + dim, y, 0.0);
+    const double lengths = std::inner_product(x, x + dim, x, 0.0) * std::inner_product(y, y + dim, y, 0.0);
+    const double cosine = lengths > 0 ? std::clamp(dot / std::sqrt(lengths), -1.0, 1.0) : 0.0;
+    *mean += cosine / static_cast<double>(count);
+    *min = std::min(*min, cosine);
+  }
+}
+
 }  // namespace
+
+std::vector<int32_t> FidelityTokens(const Encoder& encoder, std::string_view text) {
+  const Tokenizer& tokenizer = encoder.tokenizer();
+  std::vector<int32_t> ids = {tokenizer.cls_id()};
+  tokenizer.Tokenize(absl::StrCat(encoder.spec().passage_prefix, AbslView(text)), &ids);
+  ids.resize(std::min(ids.size(), static_cast<size_t>(encoder.spec().max_length) - 1));
+  ids.push_back(tokenizer.sep_id());
+  return ids;
+}
 
 absl::StatusOr<Fidelity> MeasureFidelity(const Encoder& reference, const Encoder& peer, const Encoder& candidate,
                                          const std::vector<std::string>& texts) {
+  std::vector<std::vector<int32_t>> ids;
+  ids.reserve(texts.size());
+  for (const std::string& text : texts) ids.push_back(FidelityTokens(reference, text));
+  return MeasureFidelityOfTokens(reference, peer, candidate, ids);
+}
+
+absl::StatusOr<Fidelity> MeasureFidelityOfTokens(const Encoder& reference, const Encoder& peer, const Encoder& candidate,
+                                                 const std::vector<std::vector<int32_t>>& texts, const FidelityStep& step) {
   const int64_t count = static_cast<int64_t>(texts.size());
   if (count < kMinFidelityTexts || count > kMaxFidelityTexts) {
     return absl::InvalidArgumentError(absl::StrCat("there are ", count, " texts to measure with; there must be ",
                                                    kMinFidelityTexts, " to ", kMaxFidelityTexts));
   }
-  const Encoder* const encoders[] = {&reference, &peer, &candidate};
+  // Those that are encoded by.
+  std::vector<const Encoder*> encoders = {&reference, &candidate};
+  const bool has_peer = &peer != &reference;
+  if (has_peer) encoders.insert(encoders.begin() + 1, &peer);
   for (const Encoder* encoder : encoders) {
     if (!(encoder->spec().fingerprint == reference.spec().fingerprint)) {
       return absl::FailedPreconditionError(
@@ -80,7 +120,9 @@ absl::StatusOr<Fidelity> MeasureFidelity(const Encoder& reference, const Encoder
                        encoder->spec().fingerprint.ToString()));
     }
   }
+  const auto begin_step = [&](std::string_view phase, int64_t done, int64_t total) { return step ? step(phase, done, total) : absl::OkStatus(); };
   const int64_t dim = reference.spec().dim;
+  const int last = static_cast<int>(encoders.size()) - 1;
   Fidelity fidelity;
   fidelity.fingerprint = reference.spec().fingerprint.ToString();
   fidelity.reference = reference.spec().element_type;
@@ -88,22 +130,20 @@ absl::StatusOr<Fidelity> MeasureFidelity(const Encoder& reference, const Encoder
   fidelity.candidate = candidate.spec().element_type;
   fidelity.text_count = count;
 
-  std::vector<std::vector<int32_t>> ids(count);
-  for (int64_t i = 0; i < count; ++i) ids[i] = TokenIds(reference, texts[i]);
-  std::vector<float> vectors[3];
-  for (std::vector<float>& of : vectors) of.resize(count * dim);
-  double seconds[3] = {};
+  std::vector<std::vector<float>> vectors(encoders.size(), std::vector<float>(static_cast<size_t>(count * dim)));
+  std::vector<double> seconds(encoders.size());
   // Once before, so that none pays for what is made at first use.
   for (int64_t first = -kBatchTexts; first < count; first += kBatchTexts) {
     const int64_t begin = std::max<int64_t>(first, 0);
     const int64_t end = std::min(count, begin + kBatchTexts);
     PackedBatch batch;
     for (int64_t i = begin; i < end; ++i) {
-      batch.token_ids.insert(batch.token_ids.end(), ids[i].begin(), ids[i].end());
+      batch.token_ids.insert(batch.token_ids.end(), texts[i].begin(), texts[i].end());
       batch.offsets.push_back(static_cast<int32_t>(batch.token_ids.size()));
     }
-    for (int turn = 0; turn < 3; ++turn) {
-      const int which = first / kBatchTexts % 2 == 0 ? turn : 2 - turn;
+    for (int turn = 0; turn <= last; ++turn) {
+      LOCI_RETURN_IF_ERROR(begin_step("encoding", begin, count));
+      const int which = first / kBatchTexts % 2 == 0 ? turn : last - turn;
       const double before = ThreadSeconds();
       LOCI_RETURN_IF_ERROR(encoders[which]->Encode(batch, vectors[which].data() + begin * dim));
       if (first >= 0) seconds[which] += ThreadSeconds() - before;
@@ -112,27 +152,25 @@ absl::StatusOr<Fidelity> MeasureFidelity(const Encoder& reference, const Encoder
   }
   const auto pace = [&](int which) { return static_cast<double>(fidelity.token_count) / std::max(seconds[which], 1e-9); };
   fidelity.reference_tokens_per_s = pace(0);
-  fidelity.peer_tokens_per_s = pace(1);
-  fidelity.candidate_tokens_per_s = pace(2);
+  fidelity.peer_tokens_per_s = pace(last - 1);
+  fidelity.candidate_tokens_per_s = pace(last);
 
-  fidelity.cosine_min = 1;
-  for (int64_t i = 0; i < count; ++i) {
-    const float* const a = vectors[0].data() + i * dim;
-    const float* const b = vectors[2].data() + i * dim;
-    const double dot = std::inner_product(a, a + dim, b, 0.0);
-    const double lengths = std::inner_product(a, a + dim, a, 0.0) * std::inner_product(b, b + dim, b, 0.0);
-    const double cosine = lengths > 0 ? std::clamp(dot / std::sqrt(lengths), -1.0, 1.0) : 0.0;
-    fidelity.cosine_mean += cosine / static_cast<double>(count);
-    fidelity.cosine_min = std::min(fidelity.cosine_min, cosine);
+  CompareCosines(vectors[0], vectors[last], count, dim, &fidelity.cosine_mean, &fidelity.cosine_min);
+  CompareCosines(vectors[0], vectors[last - 1], count, dim, &fidelity.peer_cosine_mean, &fidelity.peer_cosine_min);
+  // A pass over all of them counts as its share of the texts.
+  const auto nearest = [&](int which) {
+    return Nearest(vectors[which], count, dim,
+                   [&](int64_t done) { return begin_step("comparing", (which * count + done) / (last + 1), count); });
+  };
+  LOCI_ASSIGN_OR_RETURN(const Rows expected, nearest(0));
+  const auto overlap = [&](const Rows& found) { return static_cast<double>(Common(expected, found)) / static_cast<double>(count * kNearest); };
+  fidelity.peer_top_10_overlap = 1;
+  if (has_peer) {
+    LOCI_ASSIGN_OR_RETURN(const Rows found, nearest(1));
+    fidelity.peer_top_10_overlap = overlap(found);
   }
-  const auto expected = Nearest(vectors[0], count, dim), found = Nearest(vectors[2], count, dim);
-  int64_t both = 0;
-  for (int64_t i = 0; i < count; ++i) {
-    std::vector<int32_t> common;
-    std::set_intersection(expected[i].begin(), expected[i].end(), found[i].begin(), found[i].end(), std::back_inserter(common));
-    both += static_cast<int64_t>(common.size());
-  }
-  fidelity.top_10_overlap = static_cast<double>(both) / static_cast<double>(count * kNearest);
+  LOCI_ASSIGN_OR_RETURN(const Rows found, nearest(last));
+  fidelity.top_10_overlap = overlap(found);
   return fidelity;
 }
 

@@ -126,6 +126,54 @@ TEST_F(FidelityTest, TheOverlapIsThatOfPlainLoops) {
   }
 }
 
+TEST_F(FidelityTest, ThePeerIsJudgedAsTheCandidateIs) {
+  const std::shared_ptr<const Encoder> floats = Load(Precision::kFloat32), bytes = Load(Precision::kInt8);
+  ASSERT_TRUE(floats != nullptr && bytes != nullptr);
+  const absl::StatusOr<Fidelity> fidelity = MeasureFidelity(*floats, *bytes, *bytes, Texts(100));
+  ASSERT_TRUE(fidelity.ok()) << fidelity.status();
+  EXPECT_LT(fidelity->peer_cosine_min, 1);
+  EXPECT_EQ(fidelity->peer_cosine_mean, fidelity->cosine_mean);
+  EXPECT_EQ(fidelity->peer_cosine_min, fidelity->cosine_min);
+  EXPECT_EQ(fidelity->peer_top_10_overlap, fidelity->top_10_overlap);
+  const absl::StatusOr<Fidelity> alone = MeasureFidelity(*floats, *floats, *bytes, Texts(100));
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  EXPECT_NEAR(alone->peer_cosine_min, 1, 1e-9);
+  EXPECT_EQ(alone->peer_top_10_overlap, 1);
+  EXPECT_EQ(alone->peer_tokens_per_s, alone->reference_tokens_per_s);
+  EXPECT_EQ(alone->cosine_min, fidelity->cosine_min);
+}
+
+TEST_F(FidelityTest, StepsTellHowFarItIsAndMayEndIt) {
+  const std::shared_ptr<const Encoder> floats = Load(Precision::kFloat32), bytes = Load(Precision::kInt8);
+  ASSERT_TRUE(floats != nullptr && bytes != nullptr);
+  std::vector<std::vector<int32_t>> tokens;
+  for (const std::string& text : Texts(100)) tokens.push_back(FidelityTokens(*floats, text));
+  std::vector<std::pair<std::string, int64_t>> steps;
+  const auto measure = [&](size_t allowed) {
+    steps.clear();
+    return MeasureFidelityOfTokens(*floats, *floats, *bytes, tokens, [&](std::string_view phase, int64_t done, int64_t total) {
+      EXPECT_EQ(total, 100);
+      steps.emplace_back(phase, done);
+      return steps.size() > allowed ? absl::CancelledError("enough") : absl::OkStatus();
+    });
+  };
+  const absl::StatusOr<Fidelity> whole = measure(1'000);
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  ASSERT_GT(steps.size(), 10u);
+  EXPECT_EQ(steps.front(), std::pair(std::string("encoding"), int64_t{0}));
+  EXPECT_EQ(steps.back().first, "comparing");
+  for (size_t i = 1; i < steps.size(); ++i) {
+    if (steps[i].first == steps[i - 1].first) {
+      EXPECT_GE(steps[i].second, steps[i - 1].second);
+    }
+  }
+  for (const size_t allowed : {size_t{0}, size_t{5}, steps.size() - 1}) EXPECT_EQ(measure(allowed).status().code(), absl::StatusCode::kCancelled) << allowed;
+  const absl::StatusOr<Fidelity> texts = MeasureFidelity(*floats, *floats, *bytes, Texts(100));
+  ASSERT_TRUE(texts.ok()) << texts.status();
+  EXPECT_EQ(texts->cosine_mean, whole->cosine_mean);
+  EXPECT_EQ(texts->token_count, whole->token_count);
+}
+
 TEST_F(FidelityTest, TooFewTextsAndOtherWeightsAreRefused) {
   const std::shared_ptr<const Encoder> floats = Load(Precision::kFloat32), others = Load(Precision::kInt8, /*seed=*/2);
   ASSERT_TRUE(floats != nullptr && others != nullptr);
