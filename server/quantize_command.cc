@@ -81,7 +81,10 @@ absl::StatusOr<std::vector<std::string>> ReadSample(std::istream& input, const s
   };
   int64_t number = 0;
   for (std::string line; std::getline(input, line);) {
-    ++number;
+    if (++number == 1 && line.starts_with("\x1f\x8b")) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, " is gzipped; unpack it before: gzip -dc FILE | loci_server quantize --model DIR --texts -"));
+    }
     if (!line.empty() && line.back() == '\r') line.pop_back();
     if (line.empty()) continue;
     if (line.front() != '{') {

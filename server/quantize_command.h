@@ -27,7 +27,7 @@ struct QuantizeResult {
 
 // `arguments` behind "quantize":
 //   --model DIR    a checkpoint
-//   --texts FILE   a text a line, or a JSON object with `text` and perhaps `title`; "-" is `input`. Empty lines are skipped.
+//   --texts FILE   a text a line, or a JSON object with `text` and perhaps `title`; "-" is `input`. Not gzipped. Empty lines are skipped.
 //   --sample N     so many of the texts, drawn at random, the same ones of the same texts: 20 to 10,000, default 1,000. Others are not held.
 //   --record FILE  where the figures are kept as JSON; default int8_fidelity.json in the checkpoint's folder. "" keeps none
 // INVALID_ARGUMENT names flag or line; other errors as LoadEncoder and FileSystem. Blocks, for some seconds per 1,000 texts.

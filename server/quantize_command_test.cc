@@ -110,6 +110,8 @@ TEST_F(QuantizeCommandTest, NamesWhatIsWrong) {
   EXPECT_THAT(message({"--model", model_, "--texts", "-"}, "{\"text\": 3}\n"),
               HasSubstr("-:1: the JSON object has no string \"text\""));
   EXPECT_THAT(message({"--model", model_, "--texts", "-"}, "a\n{\"text\"\n"), HasSubstr("-:2: not a JSON object"));
+  EXPECT_THAT(message({"--model", model_, "--texts", "-"}, std::string("\x1f\x8b\x08\0\0\0\0\0\0\x03\n\xff", 12)),
+              HasSubstr("- is gzipped; unpack it before: gzip -dc"));
   EXPECT_THAT(message({"--model", model_, "--texts", model_ + "/none"}, ""), HasSubstr("cannot read"));
   EXPECT_FALSE(fs_.Exists(JoinPath(model_, kInt8FidelityFile)));
 }
