@@ -7,7 +7,9 @@ protobuf; the pool is the package's own, so that nothing else registered in the 
 from __future__ import annotations
 
 import functools
+import pathlib
 import pkgutil
+import re
 import reprlib
 from collections.abc import Mapping
 from typing import Any
@@ -17,14 +19,39 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 SERVICES = ("RetrievalService", "AdminService", "TrainingService")
 
 
+_BUILD = "install the package (pip install ./clients/python), or in a checkout run `python setup.py build_protocol` in clients/python"
+# A field, value or method as a line of a .proto declares it.
+_DECLARATION = re.compile(r"^\s*(?:rpc (\w+)\(|(?:[\w.<>, ]+ )?(\w+) = \d+)", re.MULTILINE)
+
+
+def _names(described: Any) -> set[str]:
+    """Of all fields, values and methods in a FileDescriptorProto or a DescriptorProto."""
+    names = {field.name for kind in ("field", "value") for field in getattr(described, kind, ())}
+    for kind in ("service", "enum_type", "message_type", "nested_type"):
+        for nested in getattr(described, kind, ()):
+            names |= {method.name for method in nested.method} if kind == "service" else _names(nested)
+    return names
+
+
+def _check_age(files: Any, root: pathlib.Path) -> None:
+    """ImportError where the protos under `root`, of a checkout (elsewhere none are there), declare what `files` do not know."""
+    for file in files:
+        path = root / file.name
+        if not path.is_file():
+            continue
+        declared = {first or second for first, second in _DECLARATION.findall(path.read_text(encoding="utf-8"))}
+        unknown = sorted(declared - _names(file))
+        if unknown:
+            raise ImportError(f"loci/protocol.binpb is older than {path}: it does not know {', '.join(unknown[:3])}. To build it anew, {_BUILD}")
+
+
 def _load() -> tuple[descriptor_pool.DescriptorPool, dict[str, Any]]:
     try:
         data = pkgutil.get_data(__package__, "protocol.binpb")
     except OSError as error:
-        raise ImportError(
-            "loci/protocol.binpb is missing: the package was not built. Install it (pip install ./clients/python), or in a checkout run "
-            "`python setup.py build_protocol` in clients/python") from error
+        raise ImportError(f"loci/protocol.binpb is missing: the package was not built. To build it, {_BUILD}") from error
     files = descriptor_pb2.FileDescriptorSet.FromString(data)
+    _check_age(files.file, pathlib.Path(__file__).resolve().parents[3])
     pool = descriptor_pool.DescriptorPool()
     for file in files.file:
         pool.AddSerializedFile(file.SerializeToString())
