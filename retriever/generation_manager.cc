@@ -15,6 +15,7 @@
 #include "base/mutex.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "retriever/fidelity_file.h"
 #include "retriever/generation_manager_state.h"
 #include "retriever/passage_validation.h"
 
@@ -243,6 +244,11 @@ absl::StatusOr<StoreInfo> GenerationManager::GetStore(std::string_view store) {
                  .keep_generations = state_->KeepGenerations(*opened),
                  .error = std::string(StdView(opened->active_error().message())),
                  .int8 = IsInt8(*opened)};
+  if (absl::StatusOr<std::optional<storage::EncoderFidelity>> fidelity = ReadInt8Fidelity(*state_->options.fs, opened->directory()); fidelity.ok()) {
+    info.int8_fidelity = *std::move(fidelity);
+  } else {
+    LogWarning("generation_manager", absl::StrCat("store=", entry->name, " ", fidelity.status().message()));
+  }
   LOCI_ASSIGN_OR_RETURN(std::vector<storage::Manifest> manifests, opened->ListGenerations());
   info.generation_count = static_cast<int64_t>(manifests.size());
   if (const std::shared_ptr<const ServingSet> active = entry->holder.Get(); active != nullptr) {
@@ -273,6 +279,20 @@ std::vector<StoreInfo> GenerationManager::ListStores() {
     }
   }
   return infos;
+}
+
+absl::StatusOr<std::weak_ptr<const StoreEntry>> GenerationManager::Identify(std::string_view store) {
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  return std::weak_ptr<const StoreEntry>(entry);
+}
+
+absl::Status GenerationManager::SetInt8Fidelity(std::string_view store, const std::weak_ptr<const StoreEntry>& identity,
+                                                const storage::EncoderFidelity& fidelity) {
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<StoreEntry> entry, state_->Find(store));
+  if (identity.lock() != entry) return StoreNotFound(store);
+  MutexLock writer(&entry->writer);
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
+  return WriteInt8Fidelity(*state_->options.fs, opened->directory(), fidelity);
 }
 
 absl::Status GenerationManager::DeleteStore(std::string_view store) {

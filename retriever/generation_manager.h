@@ -26,6 +26,7 @@
 #include "base/metrics.h"
 #include "base/thread_pool.h"
 #include "index/store.h"
+#include "proto/loci/storage/fidelity.pb.h"
 #include "retriever/activation_plan.h"
 #include "retriever/encoder_registry.h"
 #include "retriever/generation_state.h"
@@ -45,6 +46,7 @@ struct StoreInfo {
   int32_t keep_generations = 0;  // 0: all.
   std::string error;  // Why it serves nothing, where something of it is damaged.
   bool int8 = false;  // See UpdateStore.
+  std::optional<storage::EncoderFidelity> int8_fidelity;  // What SetInt8Fidelity was given last.
 };
 
 struct GenerationInfo {
@@ -188,6 +190,11 @@ class GenerationManager {
   absl::StatusOr<StoreInfo> UpdateStore(std::string_view store, std::optional<int32_t> keep_generations, std::optional<bool> int8 = std::nullopt);
   absl::StatusOr<StoreInfo> GetStore(std::string_view store);
   std::vector<StoreInfo> ListStores();
+  // Which of those that have the name one after another a store is.
+  absl::StatusOr<std::weak_ptr<const StoreEntry>> Identify(std::string_view store);
+  // Keeps in the store's folder what was measured of it: durable on return. NOT_FOUND where it was deleted since it was identified, also where another
+  // has its name by now; nothing is written then. After another error there is what was there before, or this.
+  absl::Status SetInt8Fidelity(std::string_view store, const std::weak_ptr<const StoreEntry>& identity, const storage::EncoderFidelity& fidelity);
   absl::Status DeleteStore(std::string_view store);  // Requests in flight finish on what they hold.
 
   // Encodes and writes, in one revision. A store without any generation first gets an empty one of the default encoder.

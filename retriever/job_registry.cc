@@ -56,6 +56,9 @@ bool IsUpload(std::string_view kind) { return kind == JobKindName(JobKind::kInge
 // Of no store.
 bool IsEncoderUpload(std::string_view kind) { return kind == JobKindName(JobKind::kImportEncoder) || kind == JobKindName(JobKind::kPublish); }
 
+// Of how fast the machine does something.
+bool IsMeasurement(std::string_view kind) { return kind == JobKindName(JobKind::kTune) || kind == JobKindName(JobKind::kQuantize); }
+
 // Whether it makes a generation of what the store serves.
 bool IsRebuild(std::string_view kind) { return kind == JobKindName(JobKind::kFold) || kind == JobKindName(JobKind::kReembed); }
 
@@ -69,7 +72,7 @@ absl::Status JobNotFound(std::string_view job) {
 }  // namespace
 
 std::string_view JobKindName(JobKind kind) {
-  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify", "import", "fold", "reembed", "import-encoder", "tune", "publish"};
+  static constexpr std::string_view kNames[kJobKindCount] = {"ingest", "activate", "rollback", "verify", "import", "fold", "reembed", "import-encoder", "tune", "publish", "quantize"};
   return kNames[static_cast<int>(kind)];
 }
 
@@ -140,8 +143,8 @@ struct JobRegistry::State {
 
   // What keeps a job of `spec` from starting; null: nothing.
   const Entry* FindInTheWay(const JobSpec& spec) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
-    // A tuning takes the machine: there is one at a time, of whatever store.
-    const std::string_view among = spec.kind == JobKind::kTune ? std::string_view() : std::string_view(spec.store);
+    // What measures how fast the machine is would measure another's load: there is one at a time, of whatever store.
+    const std::string_view among = IsMeasurement(JobKindName(spec.kind)) ? std::string_view() : std::string_view(spec.store);
     return FindRunning(among, [&](const Entry& running) { return Conflicts(spec, running) && !GivesWay(spec, running); });
   }
 
@@ -150,7 +153,7 @@ struct JobRegistry::State {
   static bool Conflicts(const JobSpec& spec, const Entry& running) {
     const std::string_view kind = JobKindName(spec.kind), other = running.record.kind();
     if (Activates(spec) && running.activating) return true;
-    if (spec.kind == JobKind::kTune) return other == kind;
+    if (IsMeasurement(kind)) return IsMeasurement(other);
     if (IsEncoderUpload(kind)) return IsEncoderUpload(other);
     if (IsRebuild(kind)) return IsRebuild(other) || running.activating || IsUpload(other);
     return IsUpload(kind) && (IsRebuild(other) || IsUpload(other));

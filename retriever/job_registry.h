@@ -25,8 +25,8 @@
 
 namespace loci {
 
-enum class JobKind { kIngest, kActivate, kRollback, kVerify, kImport, kFold, kReembed, kImportEncoder, kTune, kPublish };
-inline constexpr int kJobKindCount = 10;
+enum class JobKind { kIngest, kActivate, kRollback, kVerify, kImport, kFold, kReembed, kImportEncoder, kTune, kPublish, kQuantize };
+inline constexpr int kJobKindCount = 11;
 std::string_view JobKindName(JobKind kind);  // "ingest"
 
 class JobHandle;
@@ -117,8 +117,8 @@ class JobHandle {
 //
 // An activation that only watches what it activated is in nobody's way. A fold starts beside verifications alone. Imports and
 // publications of encoders are of no store: one at a time. One that yields is cancelled where the table says refused, and by an activation or a roll-back,
-// under which it would end in vain; the deletion of the store first calls EndYielding. A tuning is as a verification, but for another tuning,
-// which it refuses.
+// under which it would end in vain; the deletion of the store first calls EndYielding. Tunings and quantizations, which measure how fast
+// the machine is, are as verifications, but that there is one of both at a time, of whatever store.
 //
 // An ingest builds beside what serves, so that a roll-back need not wait for hours; it counts as an activation from the moment it wants
 // to activate what it built (BeginActivation), and then waits for the one that runs. Short changes (upserts, deletions of passages, pins)

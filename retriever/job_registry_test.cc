@@ -114,6 +114,21 @@ TEST_F(JobRegistryTest, ATuningIsInNobodysWayButAnothers) {
   EXPECT_NE(Start(JobKind::kTune, "movies"), nullptr);
 }
 
+TEST_F(JobRegistryTest, OneMeasurementRunsAtATimeAndIsInNobodyElsesWay) {
+  for (const auto& [first, second] : {std::pair(JobKind::kQuantize, JobKind::kQuantize), std::pair(JobKind::kQuantize, JobKind::kTune), std::pair(JobKind::kTune, JobKind::kQuantize)}) {
+    const auto running = Start(first, "movies");
+    for (const char* store : {"movies", "books"}) EXPECT_EQ(ReasonOf(jobs_->Start({.kind = second, .store = store}).status()), "JOB_IN_THE_WAY") << store;
+    for (const JobKind kind : {JobKind::kIngest, JobKind::kActivate, JobKind::kVerify, JobKind::kFold, JobKind::kReembed}) {
+      const auto other = Start(kind, "movies");
+      EXPECT_NE(other, nullptr) << JobKindName(kind);
+      (void)other->Finish(absl::OkStatus());
+    }
+    EXPECT_FALSE(jobs_->CheckNoJob("movies").ok()) << "the store is not deleted under it";
+    ASSERT_TRUE(running->Finish(absl::OkStatus()).ok());
+  }
+  EXPECT_EQ(JobKindName(JobKind::kQuantize), "quantize");
+}
+
 TEST_F(JobRegistryTest, ASecondImportOfAnEncoderIsToldOfTheFirstAndOfNoStore) {
   const auto first = Start(JobKind::kImportEncoder, "");
   const absl::Status second = jobs_->Start({.kind = JobKind::kImportEncoder, .store = ""}).status();
