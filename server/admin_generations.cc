@@ -19,6 +19,7 @@
 #include "retriever/job_progress.h"
 #include "retriever/job_registry.h"
 #include "retriever/reembedder.h"
+#include "retriever/store_fidelity.h"
 #include "retriever/store_tuner.h"
 #include "server/admin_service.h"
 #include "server/reply.h"
@@ -40,12 +41,13 @@ void FillActivation(const ActivationResult& result, bool done, Response* respons
   response->set_done(done);
 }
 
-// Of operations that nobody waits for, and of those that take hours: so that none waits behind a kind that takes longer. (Verifications and tunings
+// Of operations that nobody waits for, and of those that take hours: so that none waits behind a kind that takes longer. (Verifications, tunings and quantizations
 // read all of a store once or a few times.)
 ThreadPool& PoolOf(const ServiceContext& services, JobKind kind) {
   switch (kind) {
     case JobKind::kVerify:
     case JobKind::kTune:
+    case JobKind::kQuantize:
       return *services.verify_pool;
     case JobKind::kReembed:
       return *services.reembed_pool;
@@ -384,6 +386,24 @@ grpc::ServerUnaryReactor* AdminServiceImpl::TuneStore(grpc::CallbackServerContex
     };
     return QueueJob<loci::v1::TuneStoreResponse>({.kind = JobKind::kTune, .store = valid.store, .limits = limits}, request->no_wait(), tune,
                                                  response);
+  });
+}
+
+grpc::ServerUnaryReactor* AdminServiceImpl::QuantizeStore(grpc::CallbackServerContext* context, const loci::v1::QuantizeStoreRequest* request,
+                                                          loci::v1::QuantizeStoreResponse* response) {
+  return RunCallThen(services_, Method::kQuantizeStore, context, request->ByteSizeLong(), [this, request, response](const RequestLimits& limits) -> absl::StatusOr<CallRest> {
+    LOCI_ASSIGN_OR_RETURN(const ValidQuantize valid, ValidateQuantize(*request));
+    LOCI_RETURN_IF_ERROR(CheckStoreFidelity(*services_.manager, valid.store));  // No job for what can't be measured.
+    const auto measure = [&manager = *services_.manager, valid](const OperationControl& control, loci::v1::QuantizeStoreResponse* reply) -> absl::Status {
+      LOCI_ASSIGN_OR_RETURN(const storage::EncoderFidelity fidelity, MeasureStoreFidelity(manager, valid.store, valid.sample_count, control));
+      reply->set_generation(fidelity.generation());
+      reply->set_revision(fidelity.revision());
+      FillFidelity(fidelity, reply->mutable_fidelity());
+      reply->set_done(true);
+      return absl::OkStatus();
+    };
+    return QueueJob<loci::v1::QuantizeStoreResponse>({.kind = JobKind::kQuantize, .store = valid.store, .limits = limits}, request->no_wait(), measure,
+                                                     response);
   });
 }
 

@@ -58,6 +58,8 @@ class AdminServiceImpl final : public loci::v1::AdminService::WithRawCallbackMet
                                          loci::v1::ReembedStoreResponse*) override;
   grpc::ServerUnaryReactor* TuneStore(grpc::CallbackServerContext*, const loci::v1::TuneStoreRequest*,
                                       loci::v1::TuneStoreResponse*) override;
+  grpc::ServerUnaryReactor* QuantizeStore(grpc::CallbackServerContext*, const loci::v1::QuantizeStoreRequest*,
+                                          loci::v1::QuantizeStoreResponse*) override;
   grpc::ServerUnaryReactor* DeleteGeneration(grpc::CallbackServerContext*, const loci::v1::DeleteGenerationRequest*,
                                              loci::v1::DeleteGenerationResponse*) override;
   grpc::ServerUnaryReactor* PinGeneration(grpc::CallbackServerContext*, const loci::v1::PinGenerationRequest*,

@@ -6,7 +6,7 @@ namespace {
 constexpr std::string_view kMethodNames[kMethodCount] = {
     "Encode",           "Search",          "Answer",        "CreateStore",      "GetStore",           "ListStores",
     "DeleteStore",      "UpdateStore",     "Ingest",          "ExportStore",     "ImportStore",   "UpsertPassages", "DeletePassages",   "GetPassages",        "ListGenerations",
-    "ActivateGeneration", "RollbackStore", "FoldStore", "ReembedStore", "ImportEncoder", "TuneStore", "DeleteGeneration", "PinGeneration",  "VerifyGeneration", "PlanActivation", "CompareGenerations",
+    "ActivateGeneration", "RollbackStore", "FoldStore", "ReembedStore", "ImportEncoder", "TuneStore", "QuantizeStore", "DeleteGeneration", "PinGeneration",  "VerifyGeneration", "PlanActivation", "CompareGenerations",
     "GetJob",           "ListJobs",        "CancelJob",     "WatchJob",         "GetServerInfo",
     "OpenSession", "RenewSession", "CloseSession", "Retrieve", "Backward", "PublishEncoder"};
 

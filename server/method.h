@@ -28,6 +28,7 @@ enum class Method {
   kReembedStore,
   kImportEncoder,
   kTuneStore,
+  kQuantizeStore,
   kDeleteGeneration,
   kPinGeneration,
   kVerifyGeneration,

@@ -203,6 +203,26 @@ void FillStore(const StoreInfo& info, loci::v1::Store* out) {
   out->set_keep_generations(info.keep_generations);
   out->set_error(info.error);
   out->set_encoder_precision(info.int8 ? "int8" : "auto");
+  if (info.int8_fidelity.has_value()) FillFidelity(*info.int8_fidelity, out->mutable_int8_fidelity());
+}
+
+void FillFidelity(const storage::EncoderFidelity& fidelity, loci::v1::EncoderFidelity* out) {
+  out->set_encoder_fingerprint(fidelity.encoder_fingerprint());
+  out->set_measured_unix_us(fidelity.measured_unix_us());
+  out->set_generation(fidelity.generation());
+  out->set_revision(fidelity.revision());
+  out->set_passage_count(fidelity.passage_count());
+  out->set_sample_count(fidelity.sample_count());
+  out->set_token_count(fidelity.token_count());
+  for (const storage::EncoderFidelity::Precision& precision : fidelity.precisions()) {
+    loci::v1::PrecisionFidelity& filled = *out->add_precisions();
+    filled.set_element_type(precision.element_type());
+    filled.set_cosine_mean(precision.cosine_mean());
+    filled.set_cosine_min(precision.cosine_min());
+    filled.set_top_10_overlap(precision.top_10_overlap());
+    filled.set_tokens_per_second(precision.tokens_per_second());
+  }
+  out->set_cpu_isa(fidelity.cpu_isa());
 }
 
 void FillComparison(GenerationComparison&& comparison, loci::v1::CompareGenerationsResponse* out) {
@@ -318,6 +338,7 @@ void FillJob(const JobInfo& info, loci::v1::Job* out) {
   if (record.kind() == JobKindName(JobKind::kRollback)) (void)out->mutable_rollback()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kImport)) (void)out->mutable_import_result()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kTune)) (void)out->mutable_tune()->ParseFromString(record.result());
+  if (record.kind() == JobKindName(JobKind::kQuantize)) (void)out->mutable_quantize()->ParseFromString(record.result());
   if (record.kind() == JobKindName(JobKind::kVerify)) (void)out->mutable_verify()->ParseFromString(record.result());
 }
 

@@ -9,6 +9,7 @@
 #include "encoder/encoder.h"
 #include "google/protobuf/message_lite.h"
 #include "google/protobuf/repeated_field.h"
+#include "proto/loci/storage/fidelity.pb.h"
 #include "proto/loci/v1/admin.pb.h"
 #include "proto/loci/v1/common.pb.h"
 #include "proto/loci/v1/retrieval.pb.h"
@@ -36,6 +37,7 @@ void FillReembed(const ReembedResult& result, loci::v1::ReembedStoreResponse* ou
 void FillReembedEstimate(const ReembedEstimate& estimate, loci::v1::ReembedStoreResponse* out);
 void FillFold(const FoldResult& result, loci::v1::FoldStoreResponse* out);
 void FillStore(const StoreInfo& info, loci::v1::Store* out);
+void FillFidelity(const storage::EncoderFidelity& fidelity, loci::v1::EncoderFidelity* out);
 void FillComparison(GenerationComparison&& comparison, loci::v1::CompareGenerationsResponse* out);
 void FillGateFigures(const std::vector<GateFigure>& figures, google::protobuf::RepeatedPtrField<loci::v1::GateFigure>* out);
 void FillPlan(const ActivationPlan& plan, loci::v1::PlanActivationResponse* out);

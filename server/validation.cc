@@ -8,10 +8,12 @@
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "base/utf8.h"
+#include "encoder/fidelity.h"
 #include "index/filter_expression.h"
 #include "index/index_specification.h"
 #include "index/store.h"
 #include "retriever/passage_validation.h"
+#include "retriever/store_fidelity.h"
 #include "server/field_checks.h"
 #include "server/request_errors.h"
 
@@ -257,6 +259,17 @@ absl::StatusOr<ValidTune> ValidateTune(const loci::v1::TuneStoreRequest& request
                                                          kMaxSampleRows, ", or 0 for ", kTuningSampleRows));
   }
   if (request.sample_row_count() != 0) valid.options.sample_rows = request.sample_row_count();
+  return valid;
+}
+
+absl::StatusOr<ValidQuantize> ValidateQuantize(const loci::v1::QuantizeStoreRequest& request) {
+  ValidQuantize valid;
+  LOCI_ASSIGN_OR_RETURN(valid.store, ValidateStore(request.store()));
+  valid.sample_count = request.sample_count() == 0 ? kDefaultFidelitySample : request.sample_count();
+  if (valid.sample_count < kMinFidelityTexts || valid.sample_count > kMaxFidelityTexts) {
+    return InvalidField("sample_count", absl::StrCat("is ", request.sample_count(), "; it must be from ", kMinFidelityTexts, " to ", kMaxFidelityTexts,
+                                                     ", or 0 for ", kDefaultFidelitySample));
+  }
   return valid;
 }
 

@@ -112,6 +112,12 @@ struct ValidTune {
 };
 absl::StatusOr<ValidTune> ValidateTune(const loci::v1::TuneStoreRequest& request);
 
+struct ValidQuantize {
+  std::string store;
+  int64_t sample_count = 0;
+};
+absl::StatusOr<ValidQuantize> ValidateQuantize(const loci::v1::QuantizeStoreRequest& request);
+
 // No queries where `gates` has neither them nor conditions. INVALID_ARGUMENT for conditions without queries, for quality without judgements.
 absl::StatusOr<ActivationGates> ValidateGates(const loci::v1::ActivationGates& gates);
 

@@ -336,7 +336,7 @@ class Job:
     job : str
         Its id.
     kind : str
-        "ingest", "import", "activate", "rollback", "verify", "fold", "reembed", "import-encoder", "tune", ...
+        "ingest", "import", "activate", "rollback", "verify", "fold", "reembed", "import-encoder", "tune", "quantize", ...
     state : str
         "RUNNING", "SUCCEEDED", "FAILED", "CANCELLED" or "INTERRUPTED" (the server ended while it ran).
     phase : str
