@@ -35,6 +35,7 @@ Commands AllCommands() {
   AddExportCommand(&commands);
   AddImportCommand(&commands);
   AddTuneCommand(&commands);
+  AddQuantizeCommand(&commands);
   AddEvalCommand(&commands);
   AddBenchCommand(&commands);
   AddDocumentationCommands(Declare, kCliVersion, &commands);

@@ -41,6 +41,7 @@ void AddReembedCommand(Commands* commands);
 void AddExportCommand(Commands* commands);
 void AddImportCommand(Commands* commands);
 void AddTuneCommand(Commands* commands);
+void AddQuantizeCommand(Commands* commands);
 void AddEvalCommand(Commands* commands);
 void AddBenchCommand(Commands* commands);
 // completion, man: they print what `declare` tells of all commands.

@@ -70,6 +70,8 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   std::function<grpc::Status(const v1::ReembedStoreRequest&, v1::ReembedStoreResponse*)> on_reembed;
   std::function<grpc::Status(grpc::ServerReader<v1::ImportEncoderRequest>*, v1::ImportEncoderResponse*)> on_import_encoder;
   std::function<grpc::Status(const v1::TuneStoreRequest&, v1::TuneStoreResponse*)> on_tune;
+  std::function<grpc::Status(const v1::QuantizeStoreRequest&, v1::QuantizeStoreResponse*)> on_quantize;
+  std::function<grpc::Status(const v1::GetStoreRequest&, v1::GetStoreResponse*)> on_get_store;
   std::function<void()> before_ingest_reply;
   grpc::Status ingest_status;
   v1::IngestResponse ingest_response;
@@ -136,6 +138,12 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   }
   grpc::Status TuneStore(grpc::ServerContext*, const v1::TuneStoreRequest* request, v1::TuneStoreResponse* response) override {
     return on_tune ? on_tune(*request, response) : Unimplemented();
+  }
+  grpc::Status QuantizeStore(grpc::ServerContext*, const v1::QuantizeStoreRequest* request, v1::QuantizeStoreResponse* response) override {
+    return on_quantize ? on_quantize(*request, response) : Unimplemented();
+  }
+  grpc::Status GetStore(grpc::ServerContext*, const v1::GetStoreRequest* request, v1::GetStoreResponse* response) override {
+    return on_get_store ? on_get_store(*request, response) : Unimplemented();
   }
   grpc::Status ExportStore(grpc::ServerContext* context, const v1::ExportRequest* request,
                            grpc::ServerWriter<v1::ExportChunk>* writer) override {

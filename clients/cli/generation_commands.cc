@@ -15,6 +15,7 @@
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
 #include "clients/cli/eval_input.h"
+#include "clients/cli/fidelity_table.h"
 #include "clients/cli/gate_flags.h"
 #include "clients/cli/job_progress.h"
 #include "clients/cli/text_table.h"
@@ -266,6 +267,10 @@ class SetStoreCommand final : public Command {
  public:
   std::string name() const override { return "set store"; }
   std::string summary() const override { return "Change what is set of a store: how many generations it keeps, what its texts are encoded in"; }
+  std::string details() const override {
+    return "In int8 texts are encoded several times as fast, and a little otherwise: loci quantize measures how much over the store's own passages.\n"
+           "A warning on standard error says where that was not done with the encoder that the store has.\n";
+  }
   std::string examples() const override {
     return "  loci set store movies --keep-generations 3\n"
            "  loci set store movies --encoder-precision int8\n";
@@ -285,6 +290,7 @@ class SetStoreCommand final : public Command {
     v1::UpdateStoreResponse response;
     int exit_code = kExitOk;
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::UpdateStore, request, &response, &exit_code)) return exit_code;
+    if (precision && response.store().encoder_precision() == "int8") WarnOfFidelity(cli, response.store());
     if (cli.json()) return cli.PrintJson(response);
     const std::string store = SanitizeLine(StoreName(response.store().store()));
     if (keep && response.store().keep_generations() == 0) {
@@ -293,8 +299,9 @@ class SetStoreCommand final : public Command {
       cli.out() << "store " << store << " keeps the active generation and " << response.store().keep_generations() << " more\n";
     }
     if (precision) {
-      cli.out() << "texts of store " << store << " are encoded in " << SanitizeLine(response.store().encoder_precision())
-                << " from now on; loci reembed encodes the others anew\n";
+      const bool as_configured = response.store().encoder_precision() == "auto";
+      cli.out() << "texts of store " << store << " are encoded " << (as_configured ? "as the server is configured" : "in ")
+                << (as_configured ? "" : SanitizeLine(response.store().encoder_precision())) << " from now on; loci reembed encodes the others anew\n";
     }
     return kExitOk;
   }

@@ -8,6 +8,7 @@
 #include "absl/strings/str_join.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
+#include "clients/cli/fidelity_table.h"
 
 namespace loci {
 namespace {
@@ -21,6 +22,10 @@ class GetStoresCommand final : public Command {
  public:
   std::string name() const override { return "get stores"; }
   std::string summary() const override { return "List the stores, or show some by name"; }
+  std::string details() const override {
+    return "INT8 OVERLAP is what loci quantize measured last: - where nothing was, \"old\" behind it where that was with another encoder. Of stores that\n"
+           "are named it is shown in full.\n";
+  }
   std::string examples() const override { return "  loci get stores\n  loci get stores movies -o json\n"; }
   void DeclareFlags(FlagSet* flags) override { flags->PositionalList("STORE", &names_, "Names; all stores without one.", 0); }
   int Run(CliContext& cli, const FlagSet&) override {
@@ -48,14 +53,20 @@ class GetStoresCommand final : public Command {
                      {"SIZE", TextTable::kRight},
                      {"ENCODER"},
                      {"PRECISION"},
+                     {"INT8 OVERLAP"},
                      {"ERROR"}});
     for (const v1::Store& store : response.stores()) {
       table.AddRow({store.store(), store.generation().empty() ? "-" : store.generation(), absl::StrCat(store.revision()),
                     FormatCount(store.passage_count()), FormatCount(store.overlay_count()),
                     absl::StrCat(store.generation_count()), FormatBytes(store.size_bytes()), store.encoder_fingerprint(),
-                    store.encoder_precision(), store.error()});
+                    store.encoder_precision(), FidelityCell(store), store.error()});
     }
     cli.PrintTable(table);
+    for (const v1::Store& store : response.stores()) {
+      if (names_.empty() || !store.has_int8_fidelity()) continue;
+      cli.out() << '\n';
+      PrintFidelity(cli, store.store(), store.int8_fidelity());
+    }
     return kExitOk;
   }
 

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
+#include "clients/cli/fidelity_table.h"
 #include "clients/cli/job_progress.h"
 
 namespace loci {
@@ -76,6 +77,7 @@ class WatchCommand final : public Command {
       AddJobRow(job, &table);
       cli.PrintTable(table);
       if (job.has_ingest()) PrintIngestSummary(cli, job.store(), job.ingest());
+      if (job.has_quantize()) PrintFidelity(cli, job.store(), job.quantize().fidelity());
     }
     if (job.state() == v1::JOB_STATE_SUCCEEDED) return kExitOk;
     return FailedJob(cli, job);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
+#include "clients/cli/fidelity_table.h"
 
 namespace loci {
 namespace {
@@ -29,6 +30,7 @@ class CreateStoreCommand final : public Command {
     v1::CreateStoreResponse response;
     int exit_code = kExitOk;
     if (!cli.Call(cli.admin(), &v1::AdminService::Stub::CreateStore, request, &response, &exit_code)) return exit_code;
+    if (response.store().encoder_precision() == "int8") WarnOfFidelity(cli, response.store());
     if (cli.json()) return cli.PrintJson(response);
     cli.out() << "store " << SanitizeLine(response.store().store()) << " created\n";
     return kExitOk;

@@ -1,0 +1,57 @@
+#include "clients/cli/fidelity_table.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "clients/cli/display.h"
+#include "clients/cli/text_table.h"
+
+namespace loci {
+namespace {
+
+bool IsOfAnotherEncoder(const v1::Store& store) { return store.int8_fidelity().encoder_fingerprint() != store.encoder_fingerprint(); }
+
+}  // namespace
+
+void PrintFidelity(CliContext& cli, const std::string& store, const v1::EncoderFidelity& fidelity) {
+  TextTable table({{"PRECISION"},
+                   {"COSINE MEAN", TextTable::kRight},
+                   {"COSINE MIN", TextTable::kRight},
+                   {"TOP-10 OVERLAP", TextTable::kRight},
+                   {"TOKENS/S", TextTable::kRight},
+                   {"SPEED", TextTable::kRight}});
+  const double slowest = fidelity.precisions().empty() ? 0 : fidelity.precisions(0).tokens_per_second();
+  for (const v1::PrecisionFidelity& precision : fidelity.precisions()) {
+    table.AddRow({precision.element_type(), FormatFixed(precision.cosine_mean(), 5), FormatFixed(precision.cosine_min(), 5),
+                  FormatFixed(precision.top_10_overlap(), 4), FormatCount(std::llround(precision.tokens_per_second())),
+                  slowest > 0 ? absl::StrFormat("%.2fx", precision.tokens_per_second() / slowest) : "-"});
+  }
+  cli.PrintTable(table);
+  cli.out() << "store " << SanitizeLine(store) << ", generation " << SanitizeLine(fidelity.generation()) << ", revision " << fidelity.revision()
+            << ": against float32 over " << FormatCount(fidelity.sample_count()) << " of " << FormatCountOf(fidelity.passage_count(), "passage") << ", "
+            << FormatCount(fidelity.token_count()) << " tokens\n"
+            << "encoder " << SanitizeLine(fidelity.encoder_fingerprint()) << ", measured " << FormatTimeUtc(fidelity.measured_unix_us())
+            << " UTC; tokens/s of one thread's CPU time on " << SanitizeLine(fidelity.cpu_isa()) << '\n';
+}
+
+std::string FidelityCell(const v1::Store& store) {
+  if (store.int8_fidelity().precisions().empty()) return "-";
+  const v1::PrecisionFidelity& int8 = *store.int8_fidelity().precisions().rbegin();
+  return absl::StrCat(FormatFixed(int8.top_10_overlap(), 4), IsOfAnotherEncoder(store) ? " old" : "");
+}
+
+void WarnOfFidelity(CliContext& cli, const v1::Store& store) {
+  const std::string name = SanitizeLine(store.store());
+  if (!store.has_int8_fidelity()) {
+    cli.err() << "warning: nobody has measured how near int8 is to float32 over store " << name << "; " << (store.passage_count() == 0 ? "once it has passages, " : "")
+              << "loci quantize " << name << " does\n";
+  } else if (IsOfAnotherEncoder(store)) {
+    cli.err() << "warning: how near int8 is to float32 over store " << name << " was measured with encoder "
+              << SanitizeLine(store.int8_fidelity().encoder_fingerprint()) << ", and it has "
+              << (store.encoder_fingerprint().empty() ? "none now" : SanitizeLine(store.encoder_fingerprint())) << "; loci quantize " << name
+              << " measures again\n";
+  }
+}
+
+}  // namespace loci
