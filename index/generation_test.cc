@@ -217,7 +217,7 @@ TEST_F(GenerationTest, HasCodesWhereTheyAreAskedFor) {
     EXPECT_EQ(generation.manifest().index(), "exact");
     EXPECT_EQ(AskedIndex(generation.manifest()), "exact:int8");
     EXPECT_EQ(&generation.index(), &generation.exact_index());
-    const auto& index = dynamic_cast<const ExactIndex&>(generation.index());
+    const PlacedExactIndex& index = generation.exact_index();
     EXPECT_EQ(index.memory_bytes(), 0);
     generation.Warm();
     const ExactIndex expected_index(generation.shared_vectors(), nullptr);
@@ -234,7 +234,7 @@ TEST_F(GenerationTest, HasCodesWhereTheyAreAskedFor) {
         EXPECT_EQ(hits[i].score, expected[i].score);
       }
     }
-    EXPECT_EQ(index.certified_scan().answered_count(), 5);
+    EXPECT_EQ(index.cpu()->certified_scan().answered_count(), 5);
   }
   // What opens must fit the vectors, also where nobody reads every byte.
   const std::string directory = Path("float32"), codes = JoinPath(directory, kCodesFile);
