@@ -266,6 +266,9 @@ TEST_F(SearchPlacementTest, ADeviceThatFailedIsNotReplacedByTheCpu) {
   const std::shared_ptr<const View> view = ViewOf("s");
   const std::vector<float> query(static_cast<size_t>(view->dim()), 0.1f);
   EXPECT_EQ(view->Search({query.data(), 1, view->dim()}, {.top_k = 1}).status().code(), absl::StatusCode::kUnavailable);
+  // Nor does it for who holds what was replaced since.
+  ASSERT_TRUE(manager_->DeleteStore("s").ok());
+  EXPECT_EQ(view->Search({query.data(), 1, view->dim()}, {.top_k = 1}).status().code(), absl::StatusCode::kUnavailable);
   // What is small was never the device's.
   ASSERT_TRUE(Ingest("small", {MakePassage("a", "one")}).ok());
   EXPECT_EQ(SearchIds("small", "one", 1), std::vector<std::string>{"a"});
