@@ -44,7 +44,7 @@ class Peers:
         self.blas_from = faiss.cvar.distance_compute_blas_threshold
         self.flat = faiss.IndexFlatIP(rows.shape[1])
         self.flat.add(rows)
-        stored = torch.from_numpy(np.array(rows))  # Of a file that is mapped to be read only, PyTorch warns.
+        stored = torch.from_numpy(np.array(rows))  # Copied: PyTorch warns of what is mapped to be read only.
         self.rows = {name: stored.to(kind) for name, kind in TORCH_TYPES.items()}
 
     def search_faiss(self, count: int, blas_from: int) -> np.ndarray:
@@ -54,7 +54,7 @@ class Peers:
     @torch.inference_mode()
     def search_torch(self, kind: str, count: int, block: int) -> None:
         stored = self.rows[kind]
-        queries = torch.from_numpy(self.queries[:count]).to(stored.dtype)
+        queries = torch.from_numpy(np.array(self.queries[:count])).to(stored.dtype)
         scores, rows = [], []
         for first in range(0, len(stored), block):
             best = torch.topk(queries @ stored[first : first + block].T, self.top_k, dim=1)
