@@ -329,9 +329,11 @@ void EncoderRefresher::State::Measured(const std::string& store, const std::stri
   MutexLock lock(&mutex);
   const auto record = records.find(store);
   if (record == records.end() || record->second.job() != job) return;  // A newer one, or a newer store.
-  options.drifts->Measured(store, served_half, drift);
+  std::vector<std::pair<std::string, EncoderDrift>> figures = options.drifts->Figures(store);
+  std::erase_if(figures, [&](const auto& figure) { return figure.first == served_half; });
+  figures.emplace_back(served_half, drift);
   record->second.clear_figures();
-  for (const auto& [half, figure] : options.drifts->Figures(store)) {
+  for (const auto& [half, figure] : figures) {
     RefreshRecord::Figure& added = *record->second.add_figures();
     added.set_passage_half(half);
     added.set_drift(figure.drift);
@@ -340,6 +342,7 @@ void EncoderRefresher::State::Measured(const std::string& store, const std::stri
   if (const absl::Status written = WriteLocked(store); !written.ok()) {
     LogWarning("refresh", absl::StrCat("store=", store, " the drift is not on disk: ", written.message()));
   }
+  options.drifts->Measured(store, served_half, drift);  // Told once a restart would tell it too.
 }
 
 void EncoderRefresher::State::Ended(const std::string& store, const std::string& job) {
