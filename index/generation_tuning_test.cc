@@ -170,7 +170,7 @@ TEST_F(GenerationTuningTest, KeepsCodesWhereTheyAreChosen) {
   EXPECT_TRUE(Generation::Verify(fs_, JoinPath(root_, "g")).ok());
   const std::shared_ptr<const Generation> generation = Open("g");
   ASSERT_NE(generation, nullptr);
-  const auto& exact = dynamic_cast<const ExactIndex&>(generation->exact_index());
+  const ExactIndex& exact = *generation->exact_index().cpu();
   const std::vector<float> query = MakeVector(1'000'000);
   const auto hits = View::Bare(generation)->Search({query.data(), 1, kDim}, {.top_k = 10});
   ASSERT_TRUE(hits.ok()) << hits.status();

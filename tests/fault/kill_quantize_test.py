@@ -73,7 +73,8 @@ class KillQuantizeTest(unittest.TestCase):
                 server = self.start()
                 self.assertEqual(self.errors, [])
                 found = self.record()
-                if found != self.acknowledged:
+                # As text: another client's messages are of other classes.
+                if str(found) != str(self.acknowledged):
                     self.assertIsNotNone(found, "an acknowledged record is lost")
                     self.assertEqual(found.sample_count, self.sample)
                     self.assertEqual(found.precisions[-1].element_type, "int8")
@@ -82,7 +83,7 @@ class KillQuantizeTest(unittest.TestCase):
                 states = {job.state for job in self.client.call("AdminService.ListJobs", store="s").jobs if job.kind == "quantize"}
                 self.assertLessEqual(states, {self.client.value("JobState", "JOB_STATE_SUCCEEDED"), self.client.value("JobState", "JOB_STATE_INTERRUPTED")})
         self.acknowledged = self.client.call("AdminService.QuantizeStore", store="s").fidelity
-        self.assertEqual(self.record(), self.acknowledged)
+        self.assertEqual(str(self.record()), str(self.acknowledged))
         self.client.close()
         self.assertEqual(server.stop(), 0)
 
