@@ -37,10 +37,10 @@ std::optional<int64_t> NumberIn(FileSystem& fs, const std::string& path) {
 struct GroupFiles {
   const char* limit;
   const char* usage;
-  const char* droppable;  // A line of memory.stat.
+  const char* droppable[2];  // Lines of memory.stat: pages of files, those used lately too.
 };
-constexpr GroupFiles kVersion2 = {"memory.max", "memory.current", "inactive_file "};
-constexpr GroupFiles kVersion1 = {"memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "};
+constexpr GroupFiles kVersion2 = {"memory.max", "memory.current", {"inactive_file ", "active_file "}};
+constexpr GroupFiles kVersion1 = {"memory.limit_in_bytes", "memory.usage_in_bytes", {"total_inactive_file ", "total_active_file "}};
 
 // What is left in the group at `path` below `mount` and in those above it.
 std::optional<int64_t> LeftInGroups(FileSystem& fs, const std::string& mount, std::string path, const GroupFiles& files) {
@@ -51,7 +51,8 @@ std::optional<int64_t> LeftInGroups(FileSystem& fs, const std::string& mount, st
     const std::optional<int64_t> usage = NumberIn(fs, JoinPath(directory, files.usage));
     if (limit.has_value() && usage.has_value()) {
       const absl::StatusOr<std::string> stat = fs.ReadFile(JoinPath(directory, "memory.stat"));
-      const int64_t droppable = stat.ok() ? NumberOf(*stat, files.droppable).value_or(0) : 0;
+      int64_t droppable = 0;
+      for (const char* line : files.droppable) droppable += stat.ok() ? NumberOf(*stat, line).value_or(0) : 0;
       const int64_t left = std::max<int64_t>(0, *limit - std::max<int64_t>(0, *usage - droppable));
       least = std::min(least.value_or(left), left);
     }

@@ -37,8 +37,8 @@ TEST_F(MemoryInfoTest, ALimitOfTheGroupOrOneAboveCounts) {
   Write("proc/self/cgroup", "0::/a/b\n");
   Write("sys/fs/cgroup/a/b/memory.max", "500000\n");
   Write("sys/fs/cgroup/a/b/memory.current", "300000\n");
-  Write("sys/fs/cgroup/a/b/memory.stat", "anon 1\ninactive_file 50000\n");
-  EXPECT_EQ(AvailableMemoryBytes(fs_, root_), 250'000);
+  Write("sys/fs/cgroup/a/b/memory.stat", "anon 1\ninactive_file 50000\nactive_file 20000\n");
+  EXPECT_EQ(AvailableMemoryBytes(fs_, root_), 270'000);
   Write("sys/fs/cgroup/a/memory.max", "400000\n");
   Write("sys/fs/cgroup/a/memory.current", "399000\n");
   EXPECT_EQ(AvailableMemoryBytes(fs_, root_), 1'000);
