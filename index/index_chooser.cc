@@ -28,8 +28,11 @@ std::vector<float> EverySecond(MatrixView<const float> queries, int64_t first) {
   return result;
 }
 
+// Begins the reason of a choice that another moment would have made otherwise.
+constexpr char kNoMemory[] = "there was no memory to build what the sample had promised";
+
 bool IsStillGood(const v1::IndexTuning* earlier, const AutoIndex& wanted, int64_t rows) {
-  return earlier != nullptr && earlier->front_size() > 0 && earlier->recall_target() == wanted.recall_target &&
+  return earlier != nullptr && earlier->front_size() > 0 && earlier->reason().rfind(kNoMemory, 0) != 0 && earlier->recall_target() == wanted.recall_target &&
          earlier->memory_budget_bytes() == wanted.memory_budget_bytes && rows <= 2 * earlier->row_count() && 2 * rows >= earlier->row_count();
 }
 
@@ -64,12 +67,12 @@ void MarkChosen(const std::string& factory, const std::string& reason, v1::Index
   tuning->set_reason(reason);
 }
 
-// The cheapest step that reaches the target on both sets of queries; null where none does.
-absl::StatusOr<TuningPoint*> FindStep(const PassageIndex& index, const RecallMeter& held_back, double target, const RequestLimits& limits,
+// The cheapest step that reaches the target on both sets of queries and takes `most_us` at most; null where none does.
+absl::StatusOr<TuningPoint*> FindStep(const PassageIndex& index, const RecallMeter& held_back, double target, double most_us, const RequestLimits& limits,
                                       std::vector<TuningPoint>& ladder, double* recall) {
   std::vector<TuningPoint*> steps;
   for (TuningPoint& point : ladder) {
-    if (point.recall_bound() >= target) steps.push_back(&point);
+    if (point.recall_bound() >= target && point.latency_us() <= most_us) steps.push_back(&point);
   }
   std::stable_sort(steps.begin(), steps.end(), [](const TuningPoint* a, const TuningPoint* b) { return a->latency_us() < b->latency_us(); });
   for (TuningPoint* const step : steps) {
@@ -152,12 +155,12 @@ absl::StatusOr<ChosenIndex> BuildChosenIndex(std::shared_ptr<const VectorFile> v
     LOCI_ASSIGN_OR_RETURN(chosen.tuning, TuneIndex(vectors, view(choosing), tuner));
   }
   std::vector<std::string> factories = FactoriesInOrder(chosen.tuning);
-  const char* why = "what was measured of a sample was not so of all vectors: searched exactly";
+  std::string why = "what was measured of a sample was not so of all vectors: searched exactly";
   if (std::erase_if(factories, [&](const std::string& factory) {
         return !FitsMemory({.passage_count = vectors->rows(), .dim = vectors->dim(), .index = factory},
                            options.tuner.available_memory_bytes);
       }) > 0) {
-    why = "there was no memory to build what the sample had promised: searched exactly";
+    why = absl::StrCat(kNoMemory, ": searched exactly");
   }
   if (!factories.empty() && checking.empty()) why = "there were not enough queries to check an index with: searched exactly";
   if (factories.empty() || checking.empty()) {
@@ -169,8 +172,9 @@ absl::StatusOr<ChosenIndex> BuildChosenIndex(std::shared_ptr<const VectorFile> v
   const ExactIndex exact(vectors, nullptr);
   LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, view(choosing), kLadderTopK, limits));
   LOCI_ASSIGN_OR_RETURN(const RecallMeter held_back, RecallMeter::Create(exact, view(checking), kLadderTopK, limits));
-  LOCI_ASSIGN_OR_RETURN(double exact_latency_us, options.tuner.latency(exact, meter, {}, limits));
-  exact_latency_us *= ShareByCodes(chosen.tuning);
+  LOCI_ASSIGN_OR_RETURN(const double exact_latency_us, options.tuner.latency(exact, meter, {}, limits));
+  // With an approximate index there are no codes: its ladder is cut where plain exact search is as fast.
+  const double most_us = exact_latency_us * ShareByCodes(chosen.tuning);
   for (const std::string& factory : factories) {
     report("index", 0, vectors->rows());
     const int64_t start_us = RealClock().NowMicros();
@@ -183,7 +187,7 @@ absl::StatusOr<ChosenIndex> BuildChosenIndex(std::shared_ptr<const VectorFile> v
       report("recall", 0, queries.rows);
       LOCI_ASSIGN_OR_RETURN(chosen.ladder, MeasureLadder(*index, factory, meter, exact_latency_us, build_ms, limits, options.tuner.latency));
       LOCI_ASSIGN_OR_RETURN(TuningPoint* const step,
-                            FindStep(*index, held_back, wanted.recall_target, limits, chosen.ladder, &chosen.recall_at_10));
+                            FindStep(*index, held_back, wanted.recall_target, most_us, limits, chosen.ladder, &chosen.recall_at_10));
       report("recall", queries.rows, queries.rows);
       if (step != nullptr) {
         step->set_chosen(true);
