@@ -21,7 +21,7 @@ __attribute__((noinline)) void Tile(const float* queries, Source& source, int ti
                                     int64_t out_stride) {
   const int64_t padded_dim = PaddedDim(dim);
   const int full = dim / 16;
-  if (full > 0) source.SpreadOver((row_count + R - 1) / R * PrefetchesOf(full) * tiles_left);
+  if (full > 0 && row_count > 0) source.SpreadOver((row_count + R - 1) / R * PrefetchesOf(full) * tiles_left);
   const int tail_bytes = dim % 16 * Rows::kBytes;
   for (int64_t first = 0; first < row_count; first += R) {
     const int64_t last = row_count - 1;

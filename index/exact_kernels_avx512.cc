@@ -69,7 +69,7 @@ inline void TileStep(const float* queries, int64_t padded_dim, const char* const
 template <typename Rows, int R, int Q, typename Source>
 __attribute__((noinline)) void Tile(const float* queries, Source source, int64_t row_count, int dim, float* out, int64_t out_stride) {
   const int64_t padded_dim = PaddedDim(dim);
-  if (dim >= 16) source.SpreadOver((row_count + R - 1) / R * PrefetchesOf(dim / 16));
+  if (dim >= 16 && row_count > 0) source.SpreadOver((row_count + R - 1) / R * PrefetchesOf(dim / 16));
   for (int64_t first = 0; first < row_count; first += R) {
     const int64_t last = row_count - 1;
     const char* row[R];
