@@ -51,7 +51,9 @@ def _load() -> tuple[descriptor_pool.DescriptorPool, dict[str, Any]]:
     except OSError as error:
         raise ImportError(f"loci/protocol.binpb is missing: the package was not built. To build it, {_BUILD}") from error
     files = descriptor_pb2.FileDescriptorSet.FromString(data)
-    _check_age(files.file, pathlib.Path(__file__).resolve().parents[3])
+    above = pathlib.Path(__file__).resolve().parents
+    if len(above) > 3:  # A checkout's root.
+        _check_age(files.file, above[3])
     pool = descriptor_pool.DescriptorPool()
     for file in files.file:
         pool.AddSerializedFile(file.SerializeToString())
