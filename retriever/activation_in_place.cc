@@ -171,6 +171,7 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateInPlace(StoreEntry& 
     store->PutBack(std::move(released));
     entry.holder.Publish(std::move(serving));
     entry.SetState(before, GenerationState::kServing);
+    state_->placement.Wake();  // It may have been taken off its device while it did not serve.
     return drained;
   }
   released = {};

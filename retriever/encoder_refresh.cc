@@ -332,6 +332,7 @@ void EncoderRefresher::State::Measured(const std::string& store, const std::stri
   std::vector<std::pair<std::string, EncoderDrift>> figures = options.drifts->Figures(store);
   std::erase_if(figures, [&](const auto& figure) { return figure.first == served_half; });
   figures.emplace_back(served_half, drift);
+  if (figures.size() > EncoderDriftTable::kMaxHalves) figures.erase(figures.begin());
   record->second.clear_figures();
   for (const auto& [half, figure] : figures) {
     RefreshRecord::Figure& added = *record->second.add_figures();
@@ -342,7 +343,7 @@ void EncoderRefresher::State::Measured(const std::string& store, const std::stri
   if (const absl::Status written = WriteLocked(store); !written.ok()) {
     LogWarning("refresh", absl::StrCat("store=", store, " the drift is not on disk: ", written.message()));
   }
-  options.drifts->Measured(store, served_half, drift);  // Told once a restart would tell it too.
+  options.drifts->Measured(store, served_half, drift);  // After the write: a restart then tells it too.
 }
 
 void EncoderRefresher::State::Ended(const std::string& store, const std::string& job) {

@@ -89,7 +89,9 @@ bool SearchPlacement::IsServing(const Generation& generation) const {
 void SearchPlacement::PlaceWaiting() {
   for (const std::weak_ptr<const Generation>& each : options_.serving()) {
     const std::shared_ptr<const Generation> generation = each.lock();
-    if (closing_ || generation == nullptr || !absl::IsResourceExhausted(generation->exact_index().refusal())) continue;
+    if (closing_ || generation == nullptr || !IsMeant(*generation)) continue;
+    const PlacedExactIndex& exact = generation->exact_index();
+    if (exact.device() != nullptr || absl::IsFailedPrecondition(exact.refusal())) continue;
     absl::Status status;
     RunInBackground("loci-place", [&] {
       status = Bring(*generation, [&](int64_t) {

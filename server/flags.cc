@@ -187,7 +187,8 @@ usage: loci_server [flags]
   --search-device cpu|cuda:N|auto
                               what generations with an exact index are searched on, not
                               yet measured on a device; the CPU searches what finds no
-                              room there, and its generation says so (default )",
+                              room there, and its generation says so; with cuda:N a
+                              start ends where what is active has none (default )",
                       defaults.search_device(), R"()
   --threads N                 compute threads, 0 to 1024; 0 is one a core (default )",
                       defaults.threads(), R"()
