@@ -86,6 +86,16 @@ bool FollowJob(CliContext& cli, const std::string& id, v1::Job* job, int* exit_c
   return status.ok();
 }
 
+bool AwaitJob(CliContext& cli, const std::string& id, v1::Job* job, int* exit_code) {
+  if (!FollowJob(cli, id, job, exit_code)) {
+    cli.err() << "the job may go on; see loci watch " << SanitizeLine(id) << " and loci cancel " << SanitizeLine(id) << '\n';
+    return false;
+  }
+  if (job->state() == v1::JOB_STATE_SUCCEEDED) return true;
+  *exit_code = FailedJob(cli, *job);
+  return false;
+}
+
 int TellJob(CliContext& cli, const std::string& job) {
   cli.out() << "it goes on as a job; follow it with loci watch " << SanitizeLine(job) << '\n';
   return kExitOk;

@@ -31,6 +31,8 @@ void AddJobRow(const v1::Job& job, TextTable* table);
 
 // Shows a job on standard error until it ends; then `job` is what became of it. False where the server no longer tells, which is printed.
 bool FollowJob(CliContext& cli, const std::string& id, v1::Job* job, int* exit_code);
+// FollowJob until it succeeds; false, with what became of it printed, where it does not or may go on.
+bool AwaitJob(CliContext& cli, const std::string& id, v1::Job* job, int* exit_code);
 // Prints how to follow what goes on by itself; returns the exit code.
 int TellJob(CliContext& cli, const std::string& job);
 // Prints why a job did not succeed; returns the exit code.

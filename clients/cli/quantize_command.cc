@@ -48,11 +48,7 @@ class QuantizeCommand final : public Command {
       return TellJob(cli, response.job());
     }
     v1::Job job;
-    if (!FollowJob(cli, response.job(), &job, &exit_code)) {
-      cli.err() << "the job may go on; see loci watch " << SanitizeLine(response.job()) << " and loci cancel " << SanitizeLine(response.job()) << '\n';
-      return exit_code;
-    }
-    if (job.state() != v1::JOB_STATE_SUCCEEDED) return FailedJob(cli, job);
+    if (!AwaitJob(cli, response.job(), &job, &exit_code)) return exit_code;
     if (cli.json()) return cli.PrintJson(job.quantize());
     PrintFidelity(cli, StoreName(store_), job.quantize().fidelity());
     cli.out() << "the store keeps it; loci set store " << SanitizeLine(StoreName(store_)) << " --encoder-precision int8 sets the store to int8\n";

@@ -82,11 +82,7 @@ class TuneCommand final : public Command {
       return TellJob(cli, response.job());
     }
     v1::Job job;
-    if (!FollowJob(cli, response.job(), &job, &exit_code)) {
-      cli.err() << "the job may go on; see loci watch " << SanitizeLine(response.job()) << " and loci cancel " << SanitizeLine(response.job()) << '\n';
-      return exit_code;
-    }
-    if (job.state() != v1::JOB_STATE_SUCCEEDED) return FailedJob(cli, job);
+    if (!AwaitJob(cli, response.job(), &job, &exit_code)) return exit_code;
     response = job.tune();
     if (svg != nullptr) {
       absl::Status written = svg->Write(TuningPlotSvg(response.tuning(), absl::StrCat("store ", StoreName(store_), ", generation ", response.generation())));
