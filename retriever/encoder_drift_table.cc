@@ -3,6 +3,15 @@
 #include <algorithm>
 
 namespace loci {
+namespace {
+
+void Put(std::string_view served_half, const EncoderDrift& drift, std::vector<std::pair<std::string, EncoderDrift>>* figures) {
+  std::erase_if(*figures, [&](const auto& figure) { return figure.first == served_half; });
+  figures->emplace_back(served_half, drift);
+  if (figures->size() > EncoderDriftTable::kMaxHalves) figures->erase(figures->begin());
+}
+
+}  // namespace
 
 void EncoderDriftTable::Publish(std::string_view store, std::string_view newest_half) {
   MutexLock lock(&mutex_);
@@ -11,10 +20,7 @@ void EncoderDriftTable::Publish(std::string_view store, std::string_view newest_
 
 void EncoderDriftTable::Measured(std::string_view store, std::string_view served_half, const EncoderDrift& drift) {
   MutexLock lock(&mutex_);
-  auto& figures = stores_[std::string(store)].figures;
-  std::erase_if(figures, [&](const auto& figure) { return figure.first == served_half; });
-  figures.emplace_back(served_half, drift);
-  if (figures.size() > kMaxHalves) figures.erase(figures.begin());
+  Put(served_half, drift, &stores_[std::string(store)].figures);
 }
 
 void EncoderDriftTable::Forget(std::string_view store) {
@@ -37,6 +43,13 @@ std::vector<std::pair<std::string, EncoderDrift>> EncoderDriftTable::Figures(std
   MutexLock lock(&mutex_);
   const auto found = stores_.find(store);
   return found == stores_.end() ? std::vector<std::pair<std::string, EncoderDrift>>() : found->second.figures;
+}
+
+std::vector<std::pair<std::string, EncoderDrift>> EncoderDriftTable::FiguresWith(std::string_view store, std::string_view served_half,
+                                                                                 const EncoderDrift& drift) const {
+  std::vector<std::pair<std::string, EncoderDrift>> figures = Figures(store);
+  Put(served_half, drift, &figures);
+  return figures;
 }
 
 }  // namespace loci

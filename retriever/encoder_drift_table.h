@@ -37,6 +37,8 @@ class EncoderDriftTable {
   EncoderDrift Find(std::string_view store, std::string_view served_half) const;
   // All of a store, by served half, oldest first.
   std::vector<std::pair<std::string, EncoderDrift>> Figures(std::string_view store) const;
+  // What they will be once this is Measured.
+  std::vector<std::pair<std::string, EncoderDrift>> FiguresWith(std::string_view store, std::string_view served_half, const EncoderDrift& drift) const;
 
  private:
   struct Store {

@@ -329,12 +329,8 @@ void EncoderRefresher::State::Measured(const std::string& store, const std::stri
   MutexLock lock(&mutex);
   const auto record = records.find(store);
   if (record == records.end() || record->second.job() != job) return;  // A newer one, or a newer store.
-  std::vector<std::pair<std::string, EncoderDrift>> figures = options.drifts->Figures(store);
-  std::erase_if(figures, [&](const auto& figure) { return figure.first == served_half; });
-  figures.emplace_back(served_half, drift);
-  if (figures.size() > EncoderDriftTable::kMaxHalves) figures.erase(figures.begin());
   record->second.clear_figures();
-  for (const auto& [half, figure] : figures) {
+  for (const auto& [half, figure] : options.drifts->FiguresWith(store, served_half, drift)) {
     RefreshRecord::Figure& added = *record->second.add_figures();
     added.set_passage_half(half);
     added.set_drift(figure.drift);
