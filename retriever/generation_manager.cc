@@ -99,8 +99,8 @@ absl::StatusOr<std::unique_ptr<GenerationManager>> GenerationManager::Open(Optio
     MutexLock lock(&state->mutex);
     state->stores.emplace(name, std::move(entry));
   }
-  const int64_t budget = state->options.memory_budget_bytes, taken = state->TakenBytes();
-  if (budget > 0 && taken > budget) {
+  const int64_t budget = state->options.memory_budget_bytes, taken = budget > 0 ? state->TakenBytes() : 0;
+  if (taken > budget) {
     LogWarning("generation_manager", absl::StrCat("what served before serves again, and takes up to ", taken,
                                                   " bytes of memory besides mapped files; memory_budget_bytes is ", budget,
                                                   ", so that no activation of another generation fits"));

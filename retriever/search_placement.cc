@@ -7,12 +7,10 @@
 #include "base/background_thread.h"
 #include "base/logging.h"
 #include "base/strings.h"
-#include "index/manifest.h"
+#include "index/index_specification.h"
 
 namespace loci {
 namespace {
-
-constexpr char kExact[] = "exact";
 
 std::string Describe(const Generation& generation) {
   return absl::StrCat("store=", generation.manifest().store(), " generation=", generation.id(), " ");
@@ -33,13 +31,15 @@ SearchPlacement::SearchPlacement(Options options) : options_(std::move(options))
 SearchPlacement::~SearchPlacement() { Close(); }
 
 bool SearchPlacement::IsMeant(const Generation& generation) const {
-  return options_.placer != nullptr && generation.manifest().index() == kExact &&
-         options_.placer->IsFor(generation.row_count(), generation.dim());
+  return IsMeant(generation.manifest());
+}
+
+bool SearchPlacement::IsMeant(const storage::Manifest& manifest) const {
+  return options_.placer != nullptr && manifest.index() == kExactIndex && options_.placer->IsFor(manifest.vector_count(), manifest.dim());
 }
 
 int64_t SearchPlacement::HostBytes(const storage::Manifest& manifest) const {
-  const bool meant = options_.placer != nullptr && manifest.index() == kExact && options_.placer->IsFor(manifest.vector_count(), manifest.dim());
-  return meant ? options_.placer->host_bytes(manifest.vector_count(), manifest.dim()) : 0;
+  return IsMeant(manifest) ? options_.placer->host_bytes(manifest.vector_count(), manifest.dim()) : 0;
 }
 
 absl::Status SearchPlacement::Bring(const Generation& generation, const std::function<absl::Status(int64_t done_rows)>& progress) {

@@ -50,6 +50,7 @@ class SearchPlacement {
   void Wake();
 
  private:
+  bool IsMeant(const storage::Manifest& manifest) const;
   void PlaceWaiting();
   bool IsServing(const Generation& generation) const;
 
