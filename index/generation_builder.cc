@@ -89,14 +89,15 @@ absl::Status CheckPassage(const v1::Passage& passage) {
   return absl::OkStatus();
 }
 
-// RESOURCE_EXHAUSTED, DISK or MEMORY, where the file system of `path` has no room for `disk_bytes`, or, if `memory_too`, the process none for the index.
-absl::Status CheckFits(const BuildForecast& forecast, const BuildOptions& options, int64_t passage_count, int64_t disk_bytes,
-                       const std::string& path, bool memory_too = true) {
-  if (options.available_disk_bytes != nullptr) {
-    LOCI_RETURN_IF_ERROR(
-        CheckDisk(absl::StrCat("a generation of ", passage_count, " passages"), disk_bytes, options.available_disk_bytes(path)));
-  }
-  if (!memory_too || options.available_memory_bytes == nullptr || forecast.memory_bytes == 0) return absl::OkStatus();
+// RESOURCE_EXHAUSTED, DISK, where the file system of `path` has no room for `disk_bytes`.
+absl::Status CheckDiskFits(const BuildOptions& options, int64_t passage_count, int64_t disk_bytes, const std::string& path) {
+  if (options.available_disk_bytes == nullptr) return absl::OkStatus();
+  return CheckDisk(absl::StrCat("a generation of ", passage_count, " passages"), disk_bytes, options.available_disk_bytes(path));
+}
+
+// RESOURCE_EXHAUSTED, MEMORY, where the process has no room to build the index.
+absl::Status CheckMemoryFits(const BuildForecast& forecast, const BuildOptions& options, int64_t passage_count) {
+  if (options.available_memory_bytes == nullptr || forecast.memory_bytes == 0) return absl::OkStatus();
   return CheckMemory(absl::StrCat("the build of an index ", options.index, " of ", passage_count, " passages"),
                      forecast.memory_bytes, options.available_memory_bytes());
 }
@@ -156,7 +157,8 @@ class Builder : public GenerationBuilder {
   // One iterator step after another over the keys that begin with `prefix`.
   absl::Status ForEachStaged(char prefix, const std::function<absl::Status(std::string_view id, std::string_view value)>& visit) const;
 
-  absl::Status CheckRoom(bool memory_too);
+  BuildForecast ForecastAdded() const;
+  absl::Status CheckRoom();
   absl::StatusOr<int64_t> CountIds(const RequestLimits& limits) const;
   // As the manifest names it. (One that is to be chosen is named once it is.)
   void SetIndex(const std::string& index) {
@@ -196,7 +198,7 @@ class Builder : public GenerationBuilder {
 
 absl::Status Builder::Add(std::span<const v1::Passage> passages, const float* vectors) {
   if (staging_ == nullptr) return absl::FailedPreconditionError("the build was finished: nothing can be added");
-  if (staged_bytes_ - looked_at_bytes_ > kRoomBytes) LOCI_RETURN_IF_ERROR(CheckRoom(false));
+  if (staged_bytes_ - looked_at_bytes_ > kRoomBytes) LOCI_RETURN_IF_ERROR(CheckRoom());
   const size_t vector_bytes = options_.dim * sizeof(float);
   rocksdb::WriteBatch batch;
   const float limit = LargestStorable(options_.element_type);
@@ -227,16 +229,19 @@ absl::Status Builder::Add(std::span<const v1::Passage> passages, const float* ve
   return absl::OkStatus();
 }
 
-// Whether what was added has room to be written out beside its staging, most of which is on disk already, and its index to be built. Memory is
-// looked at when that is about to begin: what another build holds for a while has been given back until then.
-absl::Status Builder::CheckRoom(bool memory_too) {
+BuildForecast Builder::ForecastAdded() const {
+  return ForecastBuild({.passage_count = added_count_,
+                        .passage_bytes = staged_bytes_ - added_count_ * options_.dim * static_cast<int64_t>(sizeof(float)),
+                        .dim = options_.dim,
+                        .element_type = options_.element_type,
+                        .index = options_.index});
+}
+
+// Whether what was added has room to be written out beside its staging, most of which is on disk already.
+absl::Status Builder::CheckRoom() {
   looked_at_bytes_ = staged_bytes_;
-  const BuildForecast forecast = ForecastBuild({.passage_count = added_count_,
-                                                .passage_bytes = staged_bytes_ - added_count_ * options_.dim * static_cast<int64_t>(sizeof(float)),
-                                                .dim = options_.dim,
-                                                .element_type = options_.element_type,
-                                                .index = options_.index});
-  return CheckFits(forecast, options_, added_count_, forecast.peak_bytes() - forecast.staging_bytes, directory_, memory_too);
+  const BuildForecast forecast = ForecastAdded();
+  return CheckDiskFits(options_, added_count_, forecast.peak_bytes() - forecast.staging_bytes, directory_);
 }
 
 absl::Status Builder::Remove(std::span<const std::string> ids) {
@@ -477,7 +482,9 @@ absl::StatusOr<storage::Manifest> Builder::Finish(const RequestLimits& limits, c
   LOCI_ASSIGN_OR_RETURN(const int64_t rows, CountIds(limits));
   duplicate_count_ = added_count_ - rows;
   if (!IsExactIndex(options_.index) && !IsAutoIndex(options_.index)) LOCI_RETURN_IF_ERROR(ValidateFaissFactory(options_.index, options_.dim, rows));
-  LOCI_RETURN_IF_ERROR(CheckRoom(true));
+  LOCI_RETURN_IF_ERROR(CheckRoom());
+  // Not before: what another build holds meanwhile is given back.
+  LOCI_RETURN_IF_ERROR(CheckMemoryFits(ForecastAdded(), options_, added_count_));
   LOCI_RETURN_IF_ERROR(WriteRows(rows, limits, report));
   LOCI_RETURN_IF_ERROR(DropStaging());
   manifest_.set_passage_count(rows);
@@ -533,7 +540,8 @@ absl::StatusOr<std::unique_ptr<GenerationBuilder>> GenerationBuilder::Create(Fil
                                                   .dim = options.dim,
                                                   .element_type = options.element_type,
                                                   .index = options.index});
-    LOCI_RETURN_IF_ERROR(CheckFits(forecast, options, options.expected_passages, forecast.peak_bytes(), ParentPath(path)));
+    LOCI_RETURN_IF_ERROR(CheckDiskFits(options, options.expected_passages, forecast.peak_bytes(), ParentPath(path)));
+    LOCI_RETURN_IF_ERROR(CheckMemoryFits(forecast, options, options.expected_passages));
   }
   LOCI_RETURN_IF_ERROR(fs.CreateDirectories(path));
   auto builder = std::make_unique<Builder>(fs, path, store, generation, std::move(options));
