@@ -98,7 +98,7 @@ class KernelBench {
     }
     for (int64_t begin = 0; begin < count; begin += some) {
       CheckOk(runtime_.CopyToDevice(static_cast<char*>(memory.get()) + begin * size, pinned.get(),
-                                std::min(some, count - begin) * size, stream()));
+                                    std::min(some, count - begin) * size, stream()));
     }
     Wait();
     return memory;

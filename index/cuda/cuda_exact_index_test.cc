@@ -20,6 +20,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "index/cuda/testing/search_devices.h"
+#include "index/cuda/testing/small_search.h"
 #include "index/exact_index.h"
 #include "index/passage_index.h"
 #include "index/vector_file_testing.h"
@@ -47,22 +48,8 @@ IndexSearchOptions TopK(int top_k) {
   return options;
 }
 
-// Lists so short that a few hundred rows take several launches.
-CudaSearchOptions Small() {
-  CudaSearchOptions options;
-  options.limits.upload_bytes = 40'000;
-  options.limits.reserved_bytes = 0;
-  options.min_capacity = 512;
-  options.capacity_factor = 8;
-  options.pass_candidates = 512 * 300;
-  options.growth = 2;
-  options.min_visible_rows = 0;
-  options.self_check = false;  // Many indexes are made here.
-  return options;
-}
-
 std::unique_ptr<CudaExactIndex> MakeIndex(const SimulatedSearchDevice& device, const Files& files,
-                                          const CudaSearchOptions& options = Small(), bool with_codes = true) {
+                                          const CudaSearchOptions& options = SmallSearch(), bool with_codes = true) {
   auto index =
       CudaExactIndex::Create(device.device, files.vectors, with_codes ? files.codes : nullptr, files.cpu, options, nullptr);
   EXPECT_TRUE(index.ok()) << index.status();
@@ -181,7 +168,7 @@ TEST_P(CudaSearchParityTest, IndexesOfTwoDimensionsSearchAtOnce) {
 TEST_P(CudaSearchParityTest, AListThatOverflowsIsMadeAgainWithItsThreshold) {
   const int dim = 64;
   const Files files = MakeFiles(NormalValues(3000 * dim, 7), dim);
-  CudaSearchOptions options = Small();
+  CudaSearchOptions options = SmallSearch();
   options.min_capacity = 200;
   options.growth = 1000;  // The second launch meets the rest of the rows with the threshold of one tile.
   const auto index = MakeIndex(device_, files, options);
@@ -194,7 +181,7 @@ TEST_P(CudaSearchParityTest, AListHoldsAsManyAsItSays) {
   const int dim = 16;
   for (const int64_t rows : {512, 513}) {
     const Files files = MakeFiles(NormalValues(rows * dim, 31), dim);
-    CudaSearchOptions options = Small();
+    CudaSearchOptions options = SmallSearch();
     options.min_capacity = 512;
     options.capacity_factor = 1;
     const auto index = MakeIndex(device_, files, options);
@@ -224,7 +211,7 @@ TEST_P(CudaSearchParityTest, WhatRoundingDisfavoursMostIsFound) {
       rows.insert(rows.end(), row.begin(), row.end());
     }
     const Files files = MakeFiles(rows, dim);
-    CudaSearchOptions options = Small();
+    CudaSearchOptions options = SmallSearch();
     options.min_capacity = 2048;  // All fit: what is lost is lost by the bound.
     options.growth = 1;
     const auto index = MakeIndex(device_, files, options);
@@ -242,7 +229,7 @@ TEST_P(CudaSearchParityTest, WhatEightBitsCantTellApartIsLeftToTheCpu) {
   const std::vector<float> base = NormalValues(dim, 9), noise = NormalValues(1500 * dim, 10, 1e-6f);
   for (size_t i = 0; i < noise.size(); ++i) rows.push_back(base[i % dim] + noise[i]);
   const Files files = MakeFiles(rows, dim);
-  CudaSearchOptions options = Small();
+  CudaSearchOptions options = SmallSearch();
   options.min_capacity = 256;
   const auto index = MakeIndex(device_, files, options);
   ExpectSameHits(*index, files, NormalValues(2 * dim, 11), 3, RowMask(), "alike");
@@ -272,7 +259,7 @@ TEST_P(CudaSearchParityTest, RowsThatAreNotNumbersCountAsTheCpuCountsThem) {
 TEST_P(CudaSearchParityTest, NeedsNoFileOfCodes) {
   const int dim = 30;
   const Files files = MakeFiles(NormalValues(500 * dim, 14), dim, ElementType::kFloat16);
-  const auto index = MakeIndex(device_, files, Small(), /*with_codes=*/false);
+  const auto index = MakeIndex(device_, files, SmallSearch(), /*with_codes=*/false);
   ExpectSameHits(*index, files, NormalValues(3 * dim, 15), 6, RowMask(), "own codes");
   EXPECT_EQ(index->counts().left, 0);
 }
@@ -283,7 +270,7 @@ TEST_P(CudaSearchParityTest, ManyTilesABlock) {
   const int64_t rows = simulated ? 1200 : 60'000;
   const int dim = simulated ? 40 : 384;
   const Files files = MakeFiles(NormalValues(rows * dim, 36), dim, ElementType::kBfloat16);
-  CudaSearchOptions options = Small();
+  CudaSearchOptions options = SmallSearch();
   if (!simulated) options = {.min_visible_rows = 0, .self_check = false};
   const auto index = MakeIndex(device_, files, options);
   ASSERT_NE(index, nullptr);
@@ -300,7 +287,7 @@ INSTANTIATE_TEST_SUITE_P(Devices, CudaSearchParityTest, testing::ValuesIn(Search
 TEST(CudaExactIndex, AThresholdThatDoesNotRiseIsNotTriedAgain) {
   const int dim = 32;
   const Files files = MakeFiles(NormalValues(1500 * dim, 38), dim);
-  CudaSearchOptions options = Small();
+  CudaSearchOptions options = SmallSearch();
   options.min_capacity = 256;
   const auto index = MakeIndex(Simulated(), files, options);
   ExpectSameHits(*index, files, std::vector<float>(dim, 0.0f), 3, RowMask(), "zeros");
@@ -311,7 +298,7 @@ TEST(CudaExactIndex, AThresholdThatDoesNotRiseIsNotTriedAgain) {
 TEST(CudaExactIndex, WhereTheDeviceAnswersLittleItIsTriedLessOften) {
   const int dim = 32;
   const Files files = MakeFiles(NormalValues(1500 * dim, 39), dim);
-  CudaSearchOptions options = Small();
+  CudaSearchOptions options = SmallSearch();
   options.min_capacity = 256;
   const SimulatedSearchDevice device = Simulated();
   const auto index = MakeIndex(device, files, options);
@@ -338,7 +325,7 @@ TEST(CudaExactIndex, ChecksItselfWhereSomeRowsAreLeftToTheCpu) {
   std::fill(rows.begin(), rows.begin() + dim, 0.0f);                      // Left after three passes.
   std::fill(rows.begin() + 750 * dim, rows.begin() + 751 * dim, 1e-30f);  // After two.
   const Files files = MakeFiles(rows, dim);
-  CudaSearchOptions options = Small();
+  CudaSearchOptions options = SmallSearch();
   options.min_capacity = 256;
   options.self_check = true;
   EXPECT_NE(MakeIndex(Simulated(), files, options), nullptr);
@@ -352,7 +339,7 @@ TEST(CudaExactIndex, OptionsOutOfRangeAreRefused) {
            [](CudaSearchOptions& options) { options.max_queries = 0; }, [](CudaSearchOptions& options) { options.lanes = 0; },
            [](CudaSearchOptions& options) { options.growth = 0; },
            [](CudaSearchOptions& options) { options.capacity_factor = 0; }}) {
-    CudaSearchOptions options = Small();
+    CudaSearchOptions options = SmallSearch();
     change(options);
     EXPECT_EQ(CudaExactIndex::Create(Simulated().device, files.vectors, files.codes, files.cpu, options, nullptr).status().code(),
               absl::StatusCode::kInvalidArgument);
@@ -362,7 +349,7 @@ TEST(CudaExactIndex, OptionsOutOfRangeAreRefused) {
 TEST(CudaExactIndex, TakesAsManyPassesAsItsMemoryAsksFor) {
   const int dim = 20;
   const Files files = MakeFiles(NormalValues(400 * dim, 16), dim);
-  CudaSearchOptions options = Small();
+  CudaSearchOptions options = SmallSearch();
   options.pass_candidates = 3 * options.min_capacity;  // Three queries a pass.
   const auto index = MakeIndex(Simulated(), files, options);
   ExpectSameHits(*index, files, NormalValues(10 * dim, 17), 4, RowMask(), "passes");
@@ -372,7 +359,7 @@ TEST(CudaExactIndex, TakesAsManyPassesAsItsMemoryAsksFor) {
 TEST(CudaExactIndex, LeavesSmallSearchesToTheCpu) {
   const int dim = 8;
   const Files files = MakeFiles(NormalValues(300 * dim, 18), dim);
-  CudaSearchOptions options = Small();
+  CudaSearchOptions options = SmallSearch();
   options.min_visible_rows = 200;
   const SimulatedSearchDevice device = Simulated();
   const auto index = MakeIndex(device, files, options);
@@ -397,7 +384,7 @@ TEST(CudaExactIndex, AsksForNoMoreSharedMemoryThanThereIs) {
     ExpectSameHits(*index, files, queries, 3, RowMask(), testing::PrintToString(kib));
   }
   const auto refused = CudaExactIndex::Create(Simulated({.max_shared_bytes = 48 << 10}).device, files.vectors, files.codes,
-                                              files.cpu, Small(), nullptr);
+                                              files.cpu, SmallSearch(), nullptr);
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("shared memory"));
 }
@@ -427,7 +414,7 @@ TEST(CudaExactIndex, IsNotMadeOnADeviceThatFindsOtherHits) {
   std::vector<float> rows = NormalValues(300 * dim, 32);
   rows[0] = kInfinity;  // No probe.
   const Files files = MakeFiles(rows, dim, ElementType::kFloat32);
-  CudaSearchOptions options = Small();
+  CudaSearchOptions options = SmallSearch();
   options.self_check = true;
   const SimulatedSearchDevice device = Simulated();
   {
@@ -455,7 +442,7 @@ TEST(CudaExactIndex, SaysWhatMemoryItWouldTakeBeforeItTakesAny) {
   const Files files = MakeFiles(NormalValues(1000 * dim, 22), dim);
   const SimulatedSearchDevice device = Simulated({}, 1 << 20);
   const int64_t allocations = device.fake->allocations();
-  const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(), nullptr);
+  const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, SmallSearch(), nullptr);
   EXPECT_EQ(index.status().code(), absl::StatusCode::kResourceExhausted);
   EXPECT_THAT(std::string(index.status().message()), HasSubstr("1000 rows of 64 float32 take "));
   EXPECT_THAT(std::string(index.status().message()),
@@ -480,7 +467,7 @@ TEST(CudaExactIndex, AnyFailureWhileItIsMadeLeavesNothingBehind) {
           if (name != call || seen++ < at) return absl::OkStatus();
           return exhausted ? absl::ResourceExhaustedError("taken by another") : absl::UnavailableError("broken");
         });
-        const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(), nullptr);
+        const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, SmallSearch(), nullptr);
         device.fake->SetFault(nullptr);
         if (seen <= at) continue;  // It is not called so often.
         EXPECT_EQ(index.status().code(), exhausted ? absl::StatusCode::kResourceExhausted : absl::StatusCode::kUnavailable)
@@ -500,7 +487,7 @@ TEST(CudaExactIndex, UploadsInPiecesAndCanBeStopped) {
   const SimulatedSearchDevice device = Simulated();
   std::vector<int64_t> done;
   {
-    const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(), [&](int64_t rows) {
+    const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, SmallSearch(), [&](int64_t rows) {
       done.push_back(rows);
       return absl::OkStatus();
     });
@@ -512,7 +499,7 @@ TEST(CudaExactIndex, UploadsInPiecesAndCanBeStopped) {
     EXPECT_EQ(device.fake->pinned_bytes(), (*index)->memory_bytes());
   }
   EXPECT_EQ(device.fake->device_bytes(), 0);
-  const auto stopped = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, Small(), [](int64_t rows) {
+  const auto stopped = CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, SmallSearch(), [](int64_t rows) {
     return rows < 500 ? absl::OkStatus() : absl::CancelledError("enough");
   });
   EXPECT_EQ(stopped.status(), absl::CancelledError("enough"));
@@ -641,7 +628,7 @@ TEST(CudaExactIndex, ChecksArgumentsAndLimits) {
 TEST(CudaExactIndex, ServesManyThreadsAtOnce) {
   const int dim = 16;
   const Files files = MakeFiles(NormalValues(400 * dim, 29), dim);
-  CudaSearchOptions options = Small();
+  CudaSearchOptions options = SmallSearch();
   options.lanes = 2;
   const auto index = MakeIndex(Simulated(), files, options);
   ASSERT_NE(index, nullptr);
