@@ -10,8 +10,6 @@
 #include "absl/strings/str_cat.h"
 #include "encoder/cuda/testing/test_devices.h"
 #include "gmock/gmock.h"
-#include "grpcpp/impl/codegen/client_unary_call.h"
-#include "grpcpp/impl/codegen/rpc_method.h"
 #include "tests/integration/server_fixture.h"
 
 namespace loci {
@@ -55,25 +53,6 @@ class ServerDevice : public ServerFixture {
     if (info.encoders_size() > 0)
       told.encoder_device = info.encoders(0).device(), told.element_type = info.encoders(0).element_type();
     return told;
-  }
-
-  // 1 SERVING, 2 NOT_SERVING. grpc.health.v1's messages are a string and an enum in field 1, as are these.
-  int Health() {
-    loci::v1::GetStoreRequest request;
-    rpc::Status response;
-    grpc::ClientContext context;
-    const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC);
-    const grpc::Status status =
-        grpc::internal::BlockingUnaryCall<loci::v1::GetStoreRequest, rpc::Status, google::protobuf::MessageLite,
-                                          google::protobuf::MessageLite>(channel.get(), method, &context, request, &response);
-    return status.ok() ? response.code() : -1;
-  }
-
-  grpc::Status Encode() {
-    loci::v1::EncodeRequest request;
-    request.add_texts("a web server");
-    loci::v1::EncodeResponse response;
-    return Call(*retrieval, &Retrieval::Encode, request, &response);
   }
 
   int64_t memory_bytes_ = kMemoryBytes;

@@ -8,6 +8,8 @@
 #include <thread>
 
 #include "encoder/testing/tiny_checkpoint.h"
+#include "grpcpp/impl/codegen/client_unary_call.h"
+#include "grpcpp/impl/codegen/rpc_method.h"
 #include "server/matrix_codec.h"
 
 namespace loci {
@@ -147,6 +149,26 @@ void ServerFixture::WaitForMetric(const std::string& series, double value) {
   }
   // Not read again: a request that is late in coming may change it once more.
   ASSERT_EQ(last, value) << series;
+}
+
+grpc::Status ServerFixture::Encode() {
+  loci::v1::EncodeRequest request;
+  request.add_texts("a web server");
+  loci::v1::EncodeResponse response;
+  return Call(*retrieval, &loci::v1::RetrievalService::Stub::Encode, request, &response);
+}
+
+int ServerFixture::Health(const std::string& service) {
+  // grpc.health.v1's messages are a string and an enum in field 1, as are these.
+  loci::v1::GetStoreRequest request;
+  request.set_store(service);
+  rpc::Status response;
+  grpc::ClientContext context;
+  const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC);
+  const grpc::Status status =
+      grpc::internal::BlockingUnaryCall<loci::v1::GetStoreRequest, rpc::Status, google::protobuf::MessageLite, google::protobuf::MessageLite>(
+          channel.get(), method, &context, request, &response);
+  return status.ok() ? response.code() : -1;
 }
 
 void ServerFixture::ExpectServing() {

@@ -37,6 +37,11 @@ class ServerFixture : public testing::Test {
     return (stub.*method)(&context, request, response);
   }
 
+  // One text, "a web server", in the default encoder.
+  grpc::Status Encode();
+  // Of a service, or of all: 1 SERVING, 2 NOT_SERVING, -1 for an error.
+  int Health(const std::string& service = "");
+
   // Passages as a new generation of the store, active.
   loci::v1::IngestResponse Ingest(const std::string& store, const std::vector<std::pair<std::string, std::string>>& id_texts);
   void Upsert(const std::string& store, const std::string& id, const std::string& text);

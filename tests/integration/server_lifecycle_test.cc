@@ -13,8 +13,6 @@
 
 #include "base/file.h"
 #include "gmock/gmock.h"
-#include "grpcpp/impl/codegen/client_unary_call.h"
-#include "grpcpp/impl/codegen/rpc_method.h"
 #include "tests/integration/server_fixture.h"
 
 namespace loci {
@@ -60,19 +58,6 @@ class ServerLifecycle : public ServerFixture {
   void StartSlowServer(int64_t wait_us) {
     options.batcher.max_wait_us = wait_us;
     StartServer();
-  }
-
-  // 1 SERVING, 2 NOT_SERVING, -1 for an error. grpc.health.v1's messages are a string and an enum in field 1, as are these.
-  int Health(const std::string& service) {
-    loci::v1::GetStoreRequest request;
-    request.set_store(service);
-    rpc::Status response;
-    grpc::ClientContext context;
-    const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC);
-    const grpc::Status status =
-        grpc::internal::BlockingUnaryCall<loci::v1::GetStoreRequest, rpc::Status, google::protobuf::MessageLite, google::protobuf::MessageLite>(
-            channel.get(), method, &context, request, &response);
-    return status.ok() ? response.code() : -1;
   }
 
   std::string StartError() {

@@ -11,8 +11,6 @@
 #include "absl/strings/str_cat.h"
 #include "encoder/cuda/testing/test_devices.h"
 #include "gmock/gmock.h"
-#include "grpcpp/impl/codegen/client_unary_call.h"
-#include "grpcpp/impl/codegen/rpc_method.h"
 #include "index/cuda/cuda_exact_placer.h"
 #include "index/cuda/testing/search_devices.h"
 #include "index/cuda/testing/small_search.h"
@@ -74,22 +72,6 @@ class ServerSearchDevice : public ServerFixture {
     }
     EXPECT_EQ(chosen, 1) << "the encoders'";
     return reason;
-  }
-  int Health() {
-    loci::v1::GetStoreRequest request;
-    rpc::Status response;
-    grpc::ClientContext context;
-    const grpc::internal::RpcMethod method("/grpc.health.v1.Health/Check", grpc::internal::RpcMethod::NORMAL_RPC);
-    const grpc::Status status =
-        grpc::internal::BlockingUnaryCall<loci::v1::GetStoreRequest, rpc::Status, google::protobuf::MessageLite,
-                                          google::protobuf::MessageLite>(channel.get(), method, &context, request, &response);
-    return status.ok() ? response.code() : -1;
-  }
-  grpc::Status Encode() {
-    loci::v1::EncodeRequest request;
-    request.add_texts("a web server");
-    loci::v1::EncodeResponse response;
-    return Call(*retrieval, &Retrieval::Encode, request, &response);
   }
   grpc::Status Search(const std::string& text, std::string* best = nullptr, int64_t* count = nullptr) {
     loci::v1::SearchResponse response;
