@@ -16,7 +16,14 @@ namespace {
 
 using idx_t = faiss::Index::idx_t;
 
-constexpr size_t kBlockRows = 64;
+// Rows of a tile, while which as many are asked for ahead: 24 KiB of 384 elements.
+constexpr size_t kBlockRows = 16;
+
+// A list's vectors, and what is asked for while its last ones are scored.
+struct ListRows {
+  const uint8_t* codes = nullptr;
+  size_t count = 0;
+};
 
 // Used by one thread.
 class FlatScanner final : public faiss::InvertedListScanner {
@@ -40,12 +47,19 @@ class FlatScanner final : public faiss::InvertedListScanner {
   }
 
   size_t scan_codes(size_t count, const uint8_t* codes, const idx_t* ids, float* scores, idx_t* labels, size_t k) const override {
+    return Scan({codes, count}, {}, ids, scores, labels, k);
+  }
+
+  // scan_codes of `rows`, which asks for the first rows of `then` while it scores its last.
+  size_t Scan(ListRows rows, ListRows then, const idx_t* ids, float* scores, idx_t* labels, size_t k) const {
     size_t updates = 0;
     float block[kBlockRows];
+    const auto [codes, count] = rows;
     for (size_t first = 0; first < count; first += kBlockRows) {
       const size_t some = std::min(kBlockRows, count - first);
-      const size_t ahead = std::min(kBlockRows, count - first - some);
-      const uint8_t* const next = codes + (first + some) * code_size;
+      const bool last = first + some == count;
+      const uint8_t* const next = last ? then.codes : codes + (first + some) * code_size;
+      const size_t ahead = std::min(kBlockRows, last ? then.count : count - first - some);
       kernels_.tile_float32(query_.data(), 1, codes + first * code_size, static_cast<int64_t>(some), dim_, block, kBlockRows,
                             reinterpret_cast<const char*>(next), static_cast<int64_t>(ahead * code_size));
       for (uint64_t bits = kernels_.not_below(block, static_cast<int>(some), scores[0]); bits != 0; bits &= bits - 1) {
@@ -78,7 +92,34 @@ class FlatLists final : public faiss::IndexIVFFlat {
     return new FlatScanner(*this, kernels_, store_pairs, sel);
   }
 
+  // The search of one query on its thread knows which list comes next; the rest is FAISS's.
+  void search_preassigned(idx_t n, const float* x, idx_t k, const idx_t* keys, const float* coarse_dis, float* distances, idx_t* labels,
+                          bool store_pairs, const faiss::IVFSearchParameters* params, faiss::IndexIVFStats* stats) const override {
+    const bool plain = parallel_mode == 0 && !store_pairs && (params != nullptr ? params->max_codes : max_codes) == 0 &&
+                       (params == nullptr || dynamic_cast<const faiss::IDSelectorRange*>(params->sel) == nullptr);
+    if (!plain || k <= 0) {
+      return faiss::IndexIVFFlat::search_preassigned(n, x, k, keys, coarse_dis, distances, labels, store_pairs, params, stats);
+    }
+    const size_t probes = std::min(params != nullptr ? params->nprobe : nprobe, nlist);
+    FlatScanner scanner(*this, kernels_, false, params != nullptr ? params->sel : nullptr);
+    for (idx_t i = 0; i < n; ++i, distances += k, labels += k, keys += probes) {
+      scanner.set_query(x + i * d);
+      faiss::minheap_heapify(static_cast<size_t>(k), distances, labels);
+      for (size_t probe = 0; probe < probes && keys[probe] >= 0; ++probe) {
+        const idx_t list = keys[probe];
+        const bool more = probe + 1 < probes && keys[probe + 1] >= 0;
+        scanner.Scan(RowsOf(list), more ? RowsOf(keys[probe + 1]) : ListRows{}, invlists->get_ids(static_cast<size_t>(list)), distances, labels,
+                     static_cast<size_t>(k));
+      }
+      faiss::minheap_reorder(static_cast<size_t>(k), distances, labels);
+    }
+  }
+
  private:
+  ListRows RowsOf(idx_t list) const {
+    return {invlists->get_codes(static_cast<size_t>(list)), invlists->list_size(static_cast<size_t>(list))};
+  }
+
   static faiss::IndexIVFFlat& Disowned(faiss::IndexIVFFlat& from) {
     from.own_fields = from.own_invlists = false;
     return from;

@@ -53,6 +53,23 @@ TEST(FlatLists, FindWhatFaissFindsWithExactScores) {
   }
 }
 
+TEST(FlatLists, MayBeEmpty) {
+  constexpr int kDim = 32;
+  const std::vector<float> rows = RandomRows(400, kDim, 3), query = RandomRows(1, kDim, 4);
+  const std::unique_ptr<faiss::Index> index = WithFlatLists(BuildIvf("IVF16,Flat", rows, kDim));
+  dynamic_cast<faiss::IndexIVF&>(*index).nprobe = 16;
+  for (const idx_t count : {0, 1, 3}) {  // Most lists have none of so few.
+    index->reset();
+    index->add(count, rows.data());
+    std::vector<float> scores(5);
+    std::vector<idx_t> found(5);
+    index->search(1, query.data(), 5, scores.data(), found.data());
+    EXPECT_EQ(std::count(found.begin(), found.end(), -1), 5 - count);
+    std::sort(found.begin(), found.end());
+    for (idx_t row = 0; row < count; ++row) EXPECT_EQ(found[static_cast<size_t>(5 - count + row)], row);
+  }
+}
+
 TEST(FlatLists, LookAtSelectedRowsOnly) {
   ExpectSelectedRowsOnly("IVF4,Flat", [](std::unique_ptr<faiss::Index> index) { return WithFlatLists(std::move(index)); });
 }
