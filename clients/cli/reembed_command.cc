@@ -68,8 +68,7 @@ class ReembedCommand final : public Command {
       return TellJob(cli, response.job());
     }
     v1::Job job;
-    if (!FollowJob(cli, response.job(), &job, &exit_code)) return exit_code;
-    if (job.state() != v1::JOB_STATE_SUCCEEDED) return FailedJob(cli, job);
+    if (!AwaitJob(cli, response.job(), &job, &exit_code)) return exit_code;
     return Print(cli, job.reembed());
   }
 
