@@ -84,47 +84,59 @@ absl::StatusOr<TuningPoint*> FindStep(const PassageIndex& index, const RecallMet
   return nullptr;
 }
 
-// Of exact search by codes, if that is what exact search is best done by, against it without; 1 else.
-double ShareByCodes(const v1::IndexTuning& tuning) {
+// Whether exact search was measured to be best done by codes.
+bool PromisesCodes(const v1::IndexTuning& tuning) {
   const std::vector<TuningPoint> points(tuning.front().begin(), tuning.front().end());
-  double plain_us = 0;
-  for (const TuningPoint& point : points) {
-    if (point.index() == kExactIndex) plain_us = point.latency_us();
-  }
-  if (plain_us <= 0) return 1;
-  const TuningPoint& fastest = points[static_cast<size_t>(FastestExact(points))];
-  return fastest.index() == kExactInt8Index ? fastest.latency_us() / plain_us : 1;
+  return points[static_cast<size_t>(FastestExact(points))].index() == kExactInt8Index;
 }
 
-// Exact search, with codes where the front promises that they make it faster, and they do. `why`: nothing approximate was taken, unless the front says
-// so.
-absl::Status ChooseExact(const std::shared_ptr<const VectorFile>& vectors, MatrixView<const float> queries,
-                         const std::string& why, const ChooserOptions& options, const RequestLimits& limits,
-                         ChosenIndex* chosen) {
-  chosen->factory = kExactIndex;
-  chosen->recall_at_10 = 1;
+// Exact search over all vectors: CPU time of one query in microseconds, without codes, and as it is done best.
+struct ExactFigures {
+  double plain_us = 0;
+  double best_us = 0;
+  bool by_codes = false;
+};
+
+// Where the front promises that codes make it faster, they are written and measured; they stay if they do.
+absl::StatusOr<ExactFigures> MeasureExact(const std::shared_ptr<const VectorFile>& vectors, MatrixView<const float> queries, bool promises_codes,
+                                          const ChooserOptions& options, const RequestLimits& limits) {
+  const ExactIndex exact(vectors, nullptr);
+  const MatrixView<const float> few{queries.data, std::min(queries.rows, kTimingQueries), queries.cols};
+  LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, few, kLadderTopK, limits));
+  TuningPoint plain;
+  plain.set_index(kExactIndex);
+  LOCI_ASSIGN_OR_RETURN(const double plain_us, options.tuner.latency(exact, meter, {}, limits));
+  plain.set_latency_us(plain_us);
+  ExactFigures figures{.plain_us = plain_us, .best_us = plain_us};
+  if (!promises_codes) return figures;
   const auto report = [&](int64_t done) {
     if (options.progress) options.progress("index", done, vectors->rows());
   };
-  if (queries.rows > 0 && ShareByCodes(chosen->tuning) < 1) {
-    FileSystem& fs = *options.tuner.fs;
-    const ExactIndex exact(vectors, nullptr);
-    const MatrixView<const float> few{queries.data, std::min(queries.rows, kTimingQueries), queries.cols};
-    LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, few, kLadderTopK, limits));
-    report(0);
-    LOCI_ASSIGN_OR_RETURN(const TuningPoint by_codes,
-                          MeasureCodes(fs, vectors, options.codes_path, meter, limits, options.tuner.latency, report));
-    report(vectors->rows());
-    LOCI_ASSIGN_OR_RETURN(const double exact_latency_us, options.tuner.latency(exact, meter, {}, limits));
-    TuningPoint plain;
-    plain.set_index(kExactIndex);
-    plain.set_latency_us(exact_latency_us);
-    if (FastestExact({plain, by_codes}) == 1) {
+  report(0);
+  LOCI_ASSIGN_OR_RETURN(const TuningPoint by_codes,
+                        MeasureCodes(*options.tuner.fs, vectors, options.codes_path, meter, limits, options.tuner.latency, report));
+  report(vectors->rows());
+  figures.by_codes = FastestExact({plain, by_codes}) == 1;
+  if (!figures.by_codes) {
+    LOCI_RETURN_IF_ERROR(options.tuner.fs->DeleteFile(options.codes_path));
+  } else {
+    figures.best_us = by_codes.latency_us();
+  }
+  return figures;
+}
+
+// Exact search, with codes where these make it faster. `why`: nothing approximate was taken, unless the front says so.
+absl::Status ChooseExact(const std::shared_ptr<const VectorFile>& vectors, MatrixView<const float> queries, const std::string& why,
+                         const ChooserOptions& options, const RequestLimits& limits, ChosenIndex* chosen) {
+  chosen->factory = kExactIndex;
+  chosen->recall_at_10 = 1;
+  if (queries.rows > 0 && PromisesCodes(chosen->tuning)) {
+    LOCI_ASSIGN_OR_RETURN(const ExactFigures figures, MeasureExact(vectors, queries, true, options, limits));
+    if (figures.by_codes) {
       chosen->factory = kExactInt8Index;
       MarkChosen(kExactInt8Index, absl::StrCat(why, kByCodes), &chosen->tuning);
       return absl::OkStatus();
     }
-    LOCI_RETURN_IF_ERROR(fs.DeleteFile(options.codes_path));
   }
   MarkChosen(kExactIndex, why, &chosen->tuning);
   return absl::OkStatus();
@@ -172,9 +184,8 @@ absl::StatusOr<ChosenIndex> BuildChosenIndex(std::shared_ptr<const VectorFile> v
   const ExactIndex exact(vectors, nullptr);
   LOCI_ASSIGN_OR_RETURN(const RecallMeter meter, RecallMeter::Create(exact, view(choosing), kLadderTopK, limits));
   LOCI_ASSIGN_OR_RETURN(const RecallMeter held_back, RecallMeter::Create(exact, view(checking), kLadderTopK, limits));
-  LOCI_ASSIGN_OR_RETURN(const double exact_latency_us, options.tuner.latency(exact, meter, {}, limits));
-  // With an approximate index there are no codes: its ladder is cut where plain exact search is as fast.
-  const double most_us = exact_latency_us * ShareByCodes(chosen.tuning);
+  LOCI_ASSIGN_OR_RETURN(const ExactFigures figures, MeasureExact(vectors, view(choosing), PromisesCodes(chosen.tuning), options, limits));
+  if (figures.by_codes) LOCI_RETURN_IF_ERROR(fs.DeleteFile(options.codes_path));  // Never on disk beside an index that is tried.
   for (const std::string& factory : factories) {
     report("index", 0, vectors->rows());
     const int64_t start_us = RealClock().NowMicros();
@@ -185,9 +196,10 @@ absl::StatusOr<ChosenIndex> BuildChosenIndex(std::shared_ptr<const VectorFile> v
     const bool fits = wanted.memory_budget_bytes == 0 || index->memory_bytes() <= wanted.memory_budget_bytes;
     if (fits) {
       report("recall", 0, queries.rows);
-      LOCI_ASSIGN_OR_RETURN(chosen.ladder, MeasureLadder(*index, factory, meter, exact_latency_us, build_ms, limits, options.tuner.latency));
-      LOCI_ASSIGN_OR_RETURN(TuningPoint* const step,
-                            FindStep(*index, held_back, wanted.recall_target, most_us, limits, chosen.ladder, &chosen.recall_at_10));
+      LOCI_ASSIGN_OR_RETURN(chosen.ladder, MeasureLadder(*index, factory, meter, figures.plain_us, build_ms, limits, options.tuner.latency));
+      // With an approximate index there are no codes: its ladder is cut where plain exact search is as fast.
+      LOCI_ASSIGN_OR_RETURN(TuningPoint* const step, FindStep(*index, held_back, wanted.recall_target, figures.best_us, limits, chosen.ladder,
+                                                              &chosen.recall_at_10));
       report("recall", queries.rows, queries.rows);
       if (step != nullptr) {
         step->set_chosen(true);
