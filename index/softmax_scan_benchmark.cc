@@ -4,8 +4,9 @@
 //   bazel run -c opt //index:softmax_scan_benchmark -- --dump FOLDER [--rows N] [--dim D] [--queries B]
 //
 // The second form writes rows, queries and what the scan makes of them to FOLDER, for tests/gradients/exact_phase_check.py, and times
-// nothing. Prints for float16 rows the median of the rounds, which take turns: exact search of the best 10, log Z alone, log Z with the
-// mean vector, all of it with block masses, and the ratios to exact search. One thread is timed by CPU time.
+// nothing. Prints for float16 rows what takes turns in each round: exact search of the best 10, log Z alone, log Z with the mean vector, all of it with
+// block masses, and exact search again: the median times, and of each round's ratio to its exact search the median and the 90th percentile. One thread
+// is timed by CPU time.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
@@ -28,6 +29,11 @@ double Seconds(clockid_t clock) {
   timespec now;
   clock_gettime(clock, &now);
   return static_cast<double>(now.tv_sec) + 1e-9 * static_cast<double>(now.tv_nsec);
+}
+
+double Quantile(std::vector<double> values, double share) {
+  std::sort(values.begin(), values.end());
+  return values[static_cast<size_t>(share * static_cast<double>(values.size() - 1) + 0.5)];
 }
 
 std::shared_ptr<const VectorFile> MakeFile(int64_t rows, int dim) {
@@ -66,27 +72,27 @@ int Run(int64_t rows, int dim, int rounds, int threads, const std::vector<int>& 
     std::vector<RowHit> hits(static_cast<size_t>(queries) * 10);
     SoftmaxScanOptions options{.temperature = 0.05, .pool = pool.get(), .isa = isa};
     const clockid_t clock = threads == 1 ? CLOCK_THREAD_CPUTIME_ID : CLOCK_MONOTONIC;
-    std::vector<double> seconds[4];
+    constexpr const char* kWhat[] = {"exact search", "log Z", "with the mean", "and masses", "exact again"};
+    std::vector<double> seconds[5], ratios[5];
     for (int round = -1; round < rounds; ++round) {
-      for (int what = 0; what < 4; ++what) {
-        options.mean = what >= 2;
+      for (int what = 0; what < 5; ++what) {
+        options.mean = what == 2 || what == 3;
         options.block_masses = options.max_length = what == 3;
         const double start = Seconds(clock);
         const bool ok =
-            what == 0 ? index.Search(matrix, search, RowMask(), hits.data()).ok() : ScanSoftmax(segments, matrix, skipped, options).ok();
+            what % 4 == 0 ? index.Search(matrix, search, RowMask(), hits.data()).ok() : ScanSoftmax(segments, matrix, skipped, options).ok();
         if (!ok) return 1;
-        if (round >= 0) seconds[what].push_back(Seconds(clock) - start);
+        if (round < 0) continue;
+        seconds[what].push_back(Seconds(clock) - start);
+        ratios[what].push_back(seconds[what].back() / seconds[0].back());
       }
     }
-    double median[4];
-    for (int what = 0; what < 4; ++what) {
-      std::sort(seconds[what].begin(), seconds[what].end());
-      median[what] = seconds[what][seconds[what].size() / 2];
+    std::printf("  %3d queries:", queries);
+    for (int what = 0; what < 5; ++what) {
+      std::printf("  %s %8.2f ms", kWhat[what], 1e3 * Quantile(seconds[what], 0.5));
+      if (what > 0) std::printf(" = %.2fx (p90 %.2fx)", Quantile(ratios[what], 0.5), Quantile(ratios[what], 0.9));
     }
-    std::printf(
-        "  %3d queries: exact search %8.2f ms  log Z %8.2f ms = %.2fx  with the mean %8.2f ms = %.2fx  and masses %8.2f ms = %.2fx\n",
-        queries, 1e3 * median[0], 1e3 * median[1], median[1] / median[0], 1e3 * median[2], median[2] / median[0], 1e3 * median[3],
-        median[3] / median[0]);
+    std::printf("\n");
   }
   return 0;
 }
