@@ -92,26 +92,28 @@ class Comparison:
 
 
 def compare(ours: Turn, peers: dict, rounds: int) -> Comparison:
-    """Ours and each of `peers` (name -> Turn) in turns: a round goes through all forwards and then backwards (ABBA).
+    """Ours and each of `peers` (name -> Turn) in turns, ours first, all of them twice a round: every turn follows one of another program, so that
+    nobody finds its own data in the caches.
 
-    The ratio of ours to itself is of two turns that both follow one of ours, the first and the last of a round.
+    A round's ratio is of a peer's two turns to ours before, between and behind them; that of ours to itself is of the one behind to the one before.
     """
-    ours_s, same, load = [], [], 0.0
+    same, load = [], 0.0
     sides = {name: Side([], []) for name in peers}
     for turn in [ours, *peers.values()]:
         turn()
+    ours_s = [ours()]
     for _ in range(rounds):
         load = max(load, other_load())
-        ours()
-        first = ours()
-        forwards = {name: turn() for name, turn in peers.items()}
-        backwards = {name: peers[name]() for name in reversed(list(peers))}
-        last = ours()
-        ours_s += [first, last]
-        same.append(ours() / first)
+        turns = {name: [] for name in peers}
+        for _ in range(2):
+            for name, turn in peers.items():
+                turns[name].append(turn())
+            ours_s.append(ours())
+        before, between, behind = ours_s[-3:]
+        same.append(behind / before)
         for name, side in sides.items():
-            side.ratios.append((forwards[name] + backwards[name]) / (first + last))
-            side.seconds += [forwards[name], backwards[name]]
+            side.ratios.append(sum(turns[name]) / (between + (before + behind) / 2))
+            side.seconds += turns[name]
     return Comparison(statistics.median(ours_s), sides, statistics.median(same), load)
 
 

@@ -1,17 +1,15 @@
 #!/usr/bin/env python3
-"""Loci's tokenizer against Hugging Face's `tokenizers`: the same texts, one thread, CPU time, turns in ABBA order.
+"""Loci's tokenizer against Hugging Face's `tokenizers`: the same texts, one thread, CPU time, in turns.
 
     bazel build //encoder:tokenizer_benchmark
     python tests/peers/tokenizer_benchmark.py bazel-bin/encoder/tokenizer_benchmark models/all-MiniLM-L6-v2 ../shared/data/passages.jsonl.gz
 
-TEXTS is JSON lines with "text" (and "title"), or plain lines; gzipped or not. First the ids of all texts are compared; then each round
-times Loci, peer, peer, Loci and gives one ratio. The peer is timed in its best single-thread mode, encode_batch_fast (no offsets),
-and once without batches, as a server would call it. Prints median and p10 of the ratios, tokens per second, and an A/A ratio of Loci
-with itself, which must be 1.00.
+TEXTS is JSON lines with "text" (and "title"), or plain lines; gzipped or not. Some of them from everywhere in the file are taken, and their ids
+compared. The peer is timed in its best single-thread mode, encode_batch_fast (no offsets), and without batches, as a server would call it. Prints
+median and p10 of the rounds' ratios, tokens per second, and an A/A ratio of Loci with itself, which must be 1.00.
 """
 
 import argparse
-import itertools
 import os
 import pathlib
 import struct
@@ -31,7 +29,7 @@ class Measured:
 
     def __init__(self, binary, model, texts_file, limit):
         self.binary, self.model = binary, model
-        self.texts = list(itertools.islice(measure.read_texts(texts_file), limit))
+        self.texts = measure.mixed_texts(texts_file)[:limit]
         self.peer = tokenizers.Tokenizer.from_file(os.path.join(model, "tokenizer.json"))
         self.peer.no_truncation()
         self.peer.no_padding()
