@@ -106,16 +106,14 @@ void GenerationManager::State::OpenEntry(StoreEntry& entry) {
     LogWarning("generation_manager", absl::StrCat("store=", name, " is set to int8, but is encoded as others: ", available.message()));
     entry.SetInt8(false);
   }
-  if (std::shared_ptr<const View> view = (*store)->view(); view != nullptr) {
-    if (const absl::Status placed = Place(entry, view->generation(), {}); !placed.ok()) {
-      LogError("generation_manager", absl::StrCat("store=", name, " can't be served: ", placed.ToString(absl::StatusToStringMode::kWithNoExtraData)));
-      entry.SetStore(nullptr, Annotate(placed, absl::StrCat("store \"", name, "\" can't be served")));
+  if (const absl::Status served = ServeActive(entry, **store); !served.ok()) {
+    LogError("generation_manager", absl::StrCat("store=", name, " can't be served: ", served.ToString(absl::StatusToStringMode::kWithNoExtraData)));
+    // Damage is told as where it was found when the generation was opened: another one can be activated.
+    if (!absl::IsDataLoss(served) || !(*store)->ReleaseView().ok()) {
+      entry.SetStore(nullptr, Annotate(served, absl::StrCat("store \"", name, "\" can't be served")));
       return;
     }
-    std::shared_ptr<TextEncoder> encoder = EncoderFor(entry, *view);
-    LogInfo("generation_manager", absl::StrCat("opened store=", name, " generation=", view->generation().id(), " revision=", view->revision(),
-                                               " passages=", view->passage_count()));
-    Publish(entry, std::move(view), std::move(encoder));
+    (*store)->SetActiveError(served);
   }
   const absl::Status damage = (*store)->active_error();
   std::vector<DamagedGeneration> unreadable;
@@ -134,6 +132,18 @@ void GenerationManager::State::OpenEntry(StoreEntry& entry) {
   EncodingJournal::DeleteExpired(
       {.fs = options.fs, .clock = options.clock, .directory = JoinPath(JoinPath(StoresDirectory(), name), EncodingJournal::kDirectory)});
   entry.SetStore(*std::move(store), absl::OkStatus());
+}
+
+absl::Status GenerationManager::State::ServeActive(StoreEntry& entry, const Store& store) {
+  std::shared_ptr<const View> view = store.view();
+  if (view == nullptr) return absl::OkStatus();
+  // Before the vectors: a store whose encoder finds no room on its device can't serve, one whose vectors find none is searched by the CPU.
+  std::shared_ptr<TextEncoder> encoder = EncoderFor(entry, *view);
+  LOCI_RETURN_IF_ERROR(Place(entry, view->generation(), {}));
+  LogInfo("generation_manager", absl::StrCat("opened store=", entry.name, " generation=", view->generation().id(), " revision=", view->revision(),
+                                             " passages=", view->passage_count()));
+  Publish(entry, std::move(view), std::move(encoder));
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::shared_ptr<Store>> GenerationManager::State::OpenStore(const std::string& name) const {

@@ -58,6 +58,8 @@ struct GenerationManager::State {
   absl::Status Place(const StoreEntry& entry, const Generation& generation, const OperationControl& control);
   // Opens the store of an entry that has none, and publishes what it serves; or keeps why not. Logs both.
   void OpenEntry(StoreEntry& entry);
+  // Publishes what a store that was just opened serves, if anything. Errors as Place.
+  absl::Status ServeActive(StoreEntry& entry, const Store& store);
   absl::StatusOr<std::shared_ptr<Store>> OpenStore(const std::string& name) const;
 
   // The encoder that serves a generation of the store: see SetEncoder. `int8`: as ComputedAs.

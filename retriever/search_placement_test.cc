@@ -37,6 +37,7 @@ class FakePlacer : public ExactPlacer {
     ++attempts;
     if (absl::Status failure = health_.Check(); !failure.ok()) return failure;
     if (refuses) return absl::FailedPreconditionError("it is too wide");
+    if (damaged) return absl::DataLossError("its vectors can't be read");
     if (progress) {
       if (absl::Status status = progress(1); !status.ok()) return status;
     }
@@ -48,7 +49,7 @@ class FakePlacer : public ExactPlacer {
   }
 
   std::atomic<int> room{1}, placed{0}, attempts{0}, searches{0};
-  std::atomic<bool> refuses{false};
+  std::atomic<bool> refuses{false}, damaged{false};
   std::atomic<bool> freed_by_test{false};
   std::thread::id test_thread = std::this_thread::get_id();
   // Searches that have begun wait while it is held.
@@ -254,6 +255,27 @@ TEST_F(SearchPlacementTest, WhatTheDeviceCanNeverSearchIsNotTriedAgain) {
   EXPECT_EQ(placer_.attempts, 2);
   manager_.reset();
   EXPECT_EQ(placer_.attempts, 2);
+}
+
+TEST_F(SearchPlacementTest, DamageFoundOnTheWayToTheDeviceLeavesTheStoreOpen) {
+  const std::string first = Build("s", "fox"), second = Build("s", "whale");
+  placer_.damaged = true;
+  Restart();
+  EXPECT_EQ(manager_->Capture("s", "").status().code(), absl::StatusCode::kDataLoss);
+  const absl::StatusOr<StoreInfo> info = manager_->GetStore("s");
+  ASSERT_TRUE(info.ok()) << info.status();
+  EXPECT_THAT(info->error, HasSubstr("can't be read"));
+  placer_.damaged = false;
+  ASSERT_TRUE(manager_->Activate("s", first, WritesPolicy::kRefuse, false).ok());
+  EXPECT_TRUE(IsOnDevice("s"));
+  EXPECT_EQ(manager_->GetStore("s")->error, "");
+  ExpectServes("s");
+  // The same one again, once it can be read.
+  placer_.damaged = true;
+  Restart();
+  placer_.damaged = false;
+  ASSERT_TRUE(manager_->Activate("s", first, WritesPolicy::kRefuse, false).ok());
+  EXPECT_EQ(SearchIds("s", "written later", 1), std::vector<std::string>{"w"});
 }
 
 TEST_F(SearchPlacementTest, ADeviceThatFailedIsNotReplacedByTheCpu) {
