@@ -102,9 +102,11 @@ void AddStore(const StoreEntry& entry, const Store* store, bool device_search, S
       if (file.path() == kColumnsFile) columns_mapped += file.size_bytes();
     }
     manifests += static_cast<int64_t>(generation->manifest().SpaceUsedLong());
-    index += generation->index().memory_bytes();
+    const PlacedExactIndex& exact = generation->exact_index();
+    const PassageIndex& searched = generation->index();
+    index += &searched == &exact ? exact.cpu()->memory_bytes() : searched.memory_bytes();  // Pinned memory is told apart.
     passages += generation->passages().memory_bytes();
-    if (const std::shared_ptr<const DeviceExactIndex> device = generation->exact_index().device(); device != nullptr) {
+    if (const std::shared_ptr<const DeviceExactIndex> device = exact.device(); device != nullptr) {
       pinned += device->memory_bytes();
       on_device += device->device_bytes();
     }

@@ -156,6 +156,7 @@ TEST_F(SearchPlacementTest, WhatServesIsSearchedOnTheDeviceOverRestartsToo) {
   EXPECT_EQ(Metric("loci_store_device_search_queries", {{"store", "s"}, {"result", "answered"}}), 2);
   EXPECT_EQ(Metric("loci_memory_bytes", {{"owner", "search"}, {"kind", "device"}, {"store", "s"}}), FakePlacer::kDeviceBytes);
   EXPECT_EQ(Metric("loci_memory_bytes", {{"owner", "search"}, {"kind", "pinned"}, {"store", "s"}}), FakePlacer::kHostBytes);
+  EXPECT_EQ(Metric("loci_memory_bytes", {{"owner", "index"}, {"kind", "resident"}, {"store", "s"}}), 0) << "counted once";
   EXPECT_GE(ViewOf("s")->generation().memory_bytes(), FakePlacer::kHostBytes);
   EXPECT_TRUE(manager_->CheckPlacements().ok());
   Restart();
