@@ -36,10 +36,17 @@ absl::StatusOr<SelectedSearchDevice> SelectSearchDevice(std::string_view request
     selected.placer = *std::move(placer);
     return selected;
   }
-  const std::string why = absl::StrCat(selected.choice.name, " can't be used: ", placer.status().message());
-  if (request != "auto") return absl::FailedPreconditionError(absl::StrCat("exact search: device ", why));
-  selected.choice = {.name = "cpu", .reason = absl::StrCat("auto takes the CPU: ", why)};
+  if (request != "auto") {
+    return absl::FailedPreconditionError(
+        absl::StrCat("exact search: device ", selected.choice.name, " can't be used: ", placer.status().message()));
+  }
+  LeaveSearchDevice(placer.status(), &selected);
   return selected;
+}
+
+void LeaveSearchDevice(const absl::Status& why, SelectedSearchDevice* selected) {
+  selected->placer = nullptr;
+  selected->choice = {.name = "cpu", .reason = absl::StrCat("auto takes the CPU: ", selected->choice.name, " can't be used: ", why.message())};
 }
 
 }  // namespace loci

@@ -33,6 +33,9 @@ absl::StatusOr<SelectedSearchDevice> SelectSearchDevice(std::string_view request
                                                         const std::shared_ptr<CudaBackend>& encoders, int64_t memory_limit_bytes,
                                                         const SearchDeviceOpener& open);
 
+// Of `auto`: the CPU from now on, as the device can't be used. Nothing may hold the placer.
+void LeaveSearchDevice(const absl::Status& why, SelectedSearchDevice* selected);
+
 }  // namespace loci
 
 #endif  // LOCI_SERVER_SEARCH_DEVICE_H_

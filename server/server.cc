@@ -225,9 +225,18 @@ absl::Status Server::State::OpenData(const DeviceChoice& device, Precision preci
   manager_options.directory_lock = lock;
   manager_options.keep_generations = options.keep_generations;
   manager_options.memory_budget_bytes = options.memory_budget_bytes;
-  LOCI_ASSIGN_OR_RETURN(manager, GenerationManager::Open(std::move(manager_options)));
+  LOCI_ASSIGN_OR_RETURN(manager, GenerationManager::Open(manager_options));
   if (search.placer != nullptr) {
-    LOCI_RETURN_IF_ERROR(search.placer->health().Check());
+    if (const absl::Status failed = search.placer->health().Check(); !failed.ok()) {
+      if (options.search_device != "auto" || cuda != nullptr) return failed;
+      // It failed with what serves; encoders run on the CPU, and so can all of search.
+      manager.reset();
+      LeaveSearchDevice(failed, &search);
+      manager_options.exact_placer = nullptr;
+      LOCI_ASSIGN_OR_RETURN(manager, GenerationManager::Open(std::move(manager_options)));
+    }
+  }
+  if (search.placer != nullptr) {
     // Who named the device is told before anything serves; what an activation finds later is told by what it leaves behind.
     if (options.search_device != "auto") LOCI_RETURN_IF_ERROR(manager->CheckPlacements());
   }

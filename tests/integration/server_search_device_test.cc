@@ -1,6 +1,7 @@
 // A server that searches exactly on a CUDA device, simulated: what it takes and tells, hot swaps, and what happens when the device fails.
 #include <chrono>
 #include <condition_variable>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -40,6 +41,7 @@ class ServerSearchDevice : public ServerFixture {
                                         int64_t memory_limit_bytes) -> absl::StatusOr<std::shared_ptr<ExactPlacer>> {
       if (encoders == nullptr) {
         device_ = Simulated({}, memory_bytes_);
+        device_.fake->SetFault(fault_);
       } else {
         device_.fake = static_cast<FakeCudaRuntime*>(&encoders->runtime());
         device_.device = {.name = encoders->name(),
@@ -96,6 +98,7 @@ class ServerSearchDevice : public ServerFixture {
   absl::Status StartError() { return Server::Start(options).status(); }
 
   int64_t memory_bytes_ = int64_t{1} << 30;
+  std::function<absl::Status(const std::string& call)> fault_;  // Of each device from its opening on.
   SimulatedSearchDevice device_;
 };
 
@@ -188,6 +191,26 @@ TEST_F(ServerSearchDevice, AFailureIsToldByHealthAndByEverySearch) {
   device_.fake->SetFault(nullptr);
   EXPECT_EQ(Search("a red fox").error_code(), grpc::StatusCode::UNAVAILABLE) << "the CPU does not step in";
   EXPECT_TRUE(Encode().ok()) << "encoders run on the CPU";
+}
+
+TEST_F(ServerSearchDevice, ThatFailsWithWhatServesIsLeftByAutoAtTheStart) {
+  options.search_device = "auto";
+  StartServer();
+  Ingest("s", {{"a", "a red fox"}, {"b", "a blue whale"}});
+  server.reset();
+  fault_ = [](const std::string& call) {
+    return call == "Wait" ? absl::UnavailableError("an illegal memory access was encountered") : absl::OkStatus();
+  };
+  StartServer();
+  EXPECT_EQ(Health(), 1);
+  EXPECT_THAT(ReasonOf("cpu"), AllOf(HasSubstr("exact search runs here: auto takes the CPU: cuda:0 can't be used"), HasSubstr("illegal memory access")));
+  std::string best;
+  ASSERT_TRUE(Search("a blue whale", &best).ok());
+  EXPECT_EQ(best, "b");
+  EXPECT_EQ(device_.fake->device_bytes(), 0);
+  server.reset();
+  options.search_device = "cuda:0";
+  EXPECT_FALSE(StartError().ok()) << "who names the device is told";
 }
 
 TEST_F(ServerSearchDevice, SharesTheEncodersDeviceAndItsHealth) {
