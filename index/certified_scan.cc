@@ -142,12 +142,14 @@ class CertifiedScan::PreparedQueries {
     codes_.resize(static_cast<size_t>(count_ * padded_codes * code_bytes_));
     bounds_.resize(static_cast<size_t>(count_));
     inverse_scales_.resize(static_cast<size_t>(count_));
+    rounded_away_.resize(static_cast<size_t>(count_));
     std::vector<int8_t> codes(static_cast<size_t>(padded_codes));
     for (int64_t tile = 0; tile < tile_count(); ++tile) {
       for (int64_t q = tile_begin(tile); q < tile_begin(tile + 1); ++q) {
         std::copy_n(queries.row(q), dim_, padded_.data() + q * stride_);
         const QuantizedVector figures = Quantize(queries.row(q), dim_, codes.data());
         inverse_scales_[static_cast<size_t>(q)] = figures.inverse_scale;
+        rounded_away_[static_cast<size_t>(q)] = figures.length == 0;
         bounds_[static_cast<size_t>(q)] = BoundOf(queries.row(q), figures, codes);
         SetCodes(codes, tile, q);
       }
@@ -161,6 +163,8 @@ class CertifiedScan::PreparedQueries {
   }
   const float* padded(int64_t query) const { return padded_.data() + query * stride_; }
   float inverse_scale(int64_t query) const { return inverse_scales_[static_cast<size_t>(query)]; }
+  // All codes are zero, as those of a zero query: no rows' codes could tell it anything.
+  bool rounded_away(int64_t query) const { return rounded_away_[static_cast<size_t>(query)]; }
   // With no threshold.
   const std::vector<Int8Bound>& bounds() const { return bounds_; }
 
@@ -200,6 +204,7 @@ class CertifiedScan::PreparedQueries {
   std::vector<uint8_t> codes_;
   std::vector<Int8Bound> bounds_;
   std::vector<float> inverse_scales_;
+  std::vector<bool> rounded_away_;
 };
 
 CertifiedScan::CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const QuantizedVectors> codes,
@@ -226,21 +231,21 @@ bool CertifiedScan::TakeTurn() const {
 
 absl::Status CertifiedScan::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                                    RowHit* hits, std::vector<int64_t>* given_up) const {
-  const int64_t given_up_before = static_cast<int64_t>(given_up->size());
+  Outcome outcome;
   const int64_t chunk_queries = ChunkQueries(WorkerCount(pool_, *vectors_, queries.rows), codes_ != nullptr, options.top_k);
   const int64_t chunk_count = (queries.rows + chunk_queries - 1) / chunk_queries;
   for (int64_t chunk = 0; chunk < chunk_count; ++chunk) {
     const int64_t first = PartBegin(queries.rows, chunk_count, chunk), end = PartBegin(queries.rows, chunk_count, chunk + 1);
     const MatrixView<const float> part{queries.row(first), end - first, queries.cols};
-    LOCI_RETURN_IF_ERROR(SearchChunk(part, options, hidden, hits + first * options.top_k, first, given_up));
+    LOCI_RETURN_IF_ERROR(SearchChunk(part, options, hidden, hits + first * options.top_k, first, given_up, &outcome));
   }
-  vain_passes_.EndTurn(queries.rows, static_cast<int64_t>(given_up->size()) - given_up_before);
+  if (outcome.queries > 0) vain_passes_.EndTurn(outcome.queries, outcome.given_up);
   if (codes_ != nullptr) LOCI_RETURN_IF_ERROR(codes_->Check());
   return vectors_->Check();
 }
 
 absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
-                                        RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up) const {
+                                        RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up, Outcome* outcome) const {
   const PreparedQueries prepared(queries, kernels_);
   const int64_t query_count = queries.rows, tile_count = prepared.tile_count();
   const int64_t row_total = vectors_->rows(), panel_total = (row_total + kPanelRows - 1) / kPanelRows;
@@ -387,7 +392,11 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
   }
   for (int64_t q = 0; q < query_count; ++q) {
     LOCI_RETURN_IF_ERROR(statuses[static_cast<size_t>(q)]);
-    if (best[static_cast<size_t>(q)].given_up()) given_up->push_back(first_position + q);
+    const bool gone = best[static_cast<size_t>(q)].given_up();
+    if (gone) given_up->push_back(first_position + q);
+    if (prepared.rounded_away(q)) continue;
+    ++outcome->queries;
+    outcome->given_up += gone;
   }
   const int64_t gone = std::count_if(best.begin(), best.end(), [](const Candidates& each) { return each.given_up(); });
   given_up_count_.fetch_add(gone, std::memory_order_relaxed);

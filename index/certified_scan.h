@@ -54,8 +54,13 @@ class CertifiedScan {
  private:
   class Candidates;
   class PreparedQueries;
+  // Of the queries by which the rows' codes can be judged.
+  struct Outcome {
+    int64_t queries = 0;
+    int64_t given_up = 0;
+  };
   absl::Status SearchChunk(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
-                           RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up) const;
+                           RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up, Outcome* outcome) const;
   absl::Status Rescore(const float* query, const IndexSearchOptions& options, Candidates& candidates, RowHit* hits) const;
 
   std::shared_ptr<const VectorFile> vectors_;

@@ -610,11 +610,14 @@ TEST(CertifiedScan, IsTriedNowAndThenWhereItGaveUp) {
 TEST(CertifiedScan, GoesOnWhereItGaveUpFewQueries) {
   constexpr int64_t kRows = 6000;
   constexpr int kDim = 24;
-  const VectorsWithCodes files = MakeVectorsWithCodes(Normal(kRows * kDim, 1), kDim);
+  std::vector<float> rows = Normal(kRows * kDim, 1);
+  for (int64_t r = 0; r < kRows; ++r) rows[static_cast<size_t>(r * kDim)] = 0.25f;
+  const VectorsWithCodes files = MakeVectorsWithCodes(rows, kDim);
   const ExactIndex index(files.vectors, nullptr, DetectCpuIsa(), files.codes);
   const CertifiedScan& scan = index.certified_scan();
   std::vector<float> queries = Normal(4 * kDim, 3);
-  std::fill_n(queries.begin(), 2 * kDim, 0.0f);  // Zeros, which all rows are the same to.
+  std::fill_n(queries.begin(), 2 * kDim, 0.0f);
+  queries[0] = queries[kDim] = 1;  // Of the element in which all rows are alike.
   std::vector<RowHit> hits(4 * 5);
   const auto given_up = [&](int64_t first, int64_t count) {
     const int64_t before = scan.given_up_count();
@@ -634,6 +637,39 @@ TEST(CertifiedScan, GoesOnWhereItGaveUpFewQueries) {
   EXPECT_EQ(given_up(2, 2), 0);
   EXPECT_EQ(scan.skipped_count(), 5);
   EXPECT_EQ(given_up(0, 2), 2);
+}
+
+// A query of which nothing is left in 8 bits is given up whatever the rows are: the searches of others go on as they would without it.
+TEST(CertifiedScan, ZeroQueriesSayNothingOfTheCodes) {
+  constexpr int64_t kRows = 6000;
+  constexpr int kDim = 24;
+  const std::vector<float> zero(kDim, 0.0f), tiny(kDim, 1e-40f), normal = Normal(kDim, 3);
+  std::vector<float> mostly_zeros(4 * kDim, 0.0f);
+  std::copy(normal.begin(), normal.end(), mostly_zeros.begin() + kDim);
+  std::vector<RowHit> hits(4 * 5);
+  {
+    const VectorsWithCodes files = MakeVectorsWithCodes(Normal(kRows * kDim, 1), kDim);
+    const ExactIndex index(files.vectors, nullptr, DetectCpuIsa(), files.codes);
+    for (int i = 0; i < 3; ++i) {
+      for (const std::vector<float>& queries : {zero, normal, tiny, normal, mostly_zeros}) {
+        const int64_t count = static_cast<int64_t>(queries.size()) / kDim;
+        ASSERT_TRUE(index.Search({queries.data(), count, kDim}, TopK(5), RowMask(), hits.data()).ok());
+      }
+    }
+    EXPECT_EQ(index.certified_scan().skipped_count(), 0);
+    EXPECT_EQ(index.certified_scan().given_up_count(), 3 * (1 + 1 + 3));
+    EXPECT_EQ(index.certified_scan().answered_count(), 3 * (1 + 1 + 1));
+  }
+  // Nor do they begin anew what others found in vain.
+  const VectorsWithCodes alike = MakeVectorsWithCodes(std::vector<float>(static_cast<size_t>(kRows * kDim), 0.25f), kDim);
+  const ExactIndex index(alike.vectors, nullptr, DetectCpuIsa(), alike.codes);
+  std::string tried;
+  for (const char kind : std::string("nzznzzznnnnnnnnn")) {
+    const int64_t before = index.certified_scan().given_up_count();
+    ASSERT_TRUE(index.Search({kind == 'z' ? zero.data() : normal.data(), 1, kDim}, TopK(5), RowMask(), hits.data()).ok());
+    tried += index.certified_scan().given_up_count() > before ? kind : '-';
+  }
+  EXPECT_EQ(tried, "n-zn---n-------n");
 }
 
 TEST(CertifiedScan, IsAskedOnlyWhereItPays) {
