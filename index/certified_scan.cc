@@ -11,6 +11,7 @@
 #include "base/status_macros.h"
 #include "base/vector_type.h"
 #include "index/certified_bound.h"
+#include "index/certified_plan.h"
 #include "index/exact_kernels.h"
 #include "index/row_order.h"
 
@@ -24,8 +25,6 @@ constexpr int64_t kRangePanels = 64;
 // Queries of one pass. Their codes lie in the second-level cache while a panel lies in the first; where panels are made in the pass, it is to serve many.
 constexpr int64_t kChunkQueries = 128;
 constexpr int64_t kMakingChunkQueries = 512;
-// Candidates of all queries of a pass, about, at most, in all threads together: 192 MiB, where every row is like the others.
-constexpr int64_t kMaxPassCandidates = int64_t{1} << 23;
 // Fewer queries are not worth the making of panels.
 constexpr int64_t kMinMakingQueries = 15;
 // Multiplications below which a second thread costs more than it brings: four times ExactIndex's.
@@ -38,23 +37,15 @@ constexpr int64_t kMinRows = 4096;
 // Of `count` things, where the i-th of so many nearly equal parts begins.
 int64_t PartBegin(int64_t count, int64_t parts, int64_t i) { return count / parts * i + std::min(i, count % parts); }
 
-// More rows than that are not scored one by one.
-int64_t CandidateLimit(int top_k) { return 4 * int64_t{top_k} + 4096; }
-// That one thread holds of one query. Half a limit more: so many come, at least, between a look at all of them and the next.
-int64_t MaxCandidates(int top_k) { return CandidateLimit(top_k) / 2 * 3; }
-
-// Threads of a scan.
+// Threads that so many queries are worth.
 int64_t WorkerCount(const ThreadPool* pool, const VectorFile& vectors, int64_t query_count) {
   const int64_t range_rows = kRangePanels * kPanelRows, range_count = (vectors.rows() + range_rows - 1) / range_rows;
   if (pool == nullptr || range_count <= 1 || vectors.rows() * query_count * vectors.dim() <= kSerialWork) return 1;
   return std::min<int64_t>(pool->thread_count() + 1, range_count);
 }
 
-// Queries of one pass.
-int64_t ChunkQueries(int64_t worker_count, bool has_codes, int top_k) {
-  const int64_t holders = worker_count == 1 ? 1 : worker_count + 1;  // What they found comes together beside it.
-  return std::clamp(kMaxPassCandidates / (MaxCandidates(top_k) * holders), int64_t{kMaxInt8Queries},
-                    has_codes ? kChunkQueries : kMakingChunkQueries);
+CertifiedPlan MakePlan(const ThreadPool* pool, const VectorFile& vectors, int64_t query_count, bool has_codes, int top_k) {
+  return MakeCertifiedPlan(WorkerCount(pool, vectors, query_count), has_codes ? kChunkQueries : kMakingChunkQueries, top_k);
 }
 
 }  // namespace
@@ -215,8 +206,8 @@ CertifiedScan::CertifiedScan(std::shared_ptr<const VectorFile> vectors, std::sha
 
 bool CertifiedScan::IsWorthwhile(int64_t query_count, int64_t visible_count, int top_k) const {
   if (codes_ == nullptr) {
-    const int64_t chunk_queries = ChunkQueries(WorkerCount(pool_, *vectors_, query_count), /*has_codes=*/false, top_k);
-    if (kernels_.make_panel == nullptr || std::min(query_count, chunk_queries) < kMinMakingQueries) return false;
+    const CertifiedPlan plan = MakePlan(pool_, *vectors_, query_count, /*has_codes=*/false, top_k);
+    if (kernels_.make_panel == nullptr || std::min(query_count, plan.queries) < kMinMakingQueries) return false;
     if (visible_count < vectors_->rows() / 2) return false;
   }
   // A pass reads every panel. Of one row in four, those alone are read faster as they are.
@@ -232,12 +223,12 @@ bool CertifiedScan::TakeTurn() const {
 absl::Status CertifiedScan::Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
                                    RowHit* hits, std::vector<int64_t>* given_up) const {
   Outcome outcome;
-  const int64_t chunk_queries = ChunkQueries(WorkerCount(pool_, *vectors_, queries.rows), codes_ != nullptr, options.top_k);
-  const int64_t chunk_count = (queries.rows + chunk_queries - 1) / chunk_queries;
+  const CertifiedPlan plan = MakePlan(pool_, *vectors_, queries.rows, codes_ != nullptr, options.top_k);
+  const int64_t chunk_count = (queries.rows + plan.queries - 1) / plan.queries;
   for (int64_t chunk = 0; chunk < chunk_count; ++chunk) {
     const int64_t first = PartBegin(queries.rows, chunk_count, chunk), end = PartBegin(queries.rows, chunk_count, chunk + 1);
     const MatrixView<const float> part{queries.row(first), end - first, queries.cols};
-    LOCI_RETURN_IF_ERROR(SearchChunk(part, options, hidden, hits + first * options.top_k, first, given_up, &outcome));
+    LOCI_RETURN_IF_ERROR(SearchChunk(part, options, hidden, plan.workers, hits + first * options.top_k, first, given_up, &outcome));
   }
   if (outcome.queries > 0) vain_passes_.EndTurn(outcome.queries, outcome.given_up);
   if (codes_ != nullptr) LOCI_RETURN_IF_ERROR(codes_->Check());
@@ -245,7 +236,7 @@ absl::Status CertifiedScan::Search(MatrixView<const float> queries, const IndexS
 }
 
 absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
-                                        RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up, Outcome* outcome) const {
+                                        int64_t workers, RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up, Outcome* outcome) const {
   const PreparedQueries prepared(queries, kernels_);
   const int64_t query_count = queries.rows, tile_count = prepared.tile_count();
   const int64_t row_total = vectors_->rows(), panel_total = (row_total + kPanelRows - 1) / kPanelRows;
@@ -360,7 +351,6 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
     return absl::OkStatus();
   };
 
-  const int64_t workers = WorkerCount(pool_, *vectors_, query_count);
   const std::vector<Candidates> none(static_cast<size_t>(query_count), Candidates(options.top_k));
   std::vector<Candidates> best = none;
   if (workers == 1) {

@@ -60,7 +60,7 @@ class CertifiedScan {
     int64_t given_up = 0;
   };
   absl::Status SearchChunk(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
-                           RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up, Outcome* outcome) const;
+                           int64_t workers, RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up, Outcome* outcome) const;
   absl::Status Rescore(const float* query, const IndexSearchOptions& options, Candidates& candidates, RowHit* hits) const;
 
   std::shared_ptr<const VectorFile> vectors_;

@@ -19,6 +19,7 @@
 #include "base/file.h"
 #include "base/thread_pool.h"
 #include "base/vector_type.h"
+#include "index/certified_plan.h"
 #include "index/exact_index.h"
 #include "index/int8_kernels.h"
 #include "index/quantized_vectors.h"
@@ -547,6 +548,23 @@ TEST(CertifiedScan, DamagedFiguresOfARowChangeNoOthers) {
     }
   }
   EXPECT_TRUE(fs.DeleteFile(path).ok());
+}
+
+TEST(CertifiedPlan, HoldsNoMoreThanItSays) {
+  for (int64_t workers = 1; workers <= 128; ++workers) {
+    for (int top_k = 1; top_k <= kMaxTopK; ++top_k) {
+      for (const int64_t queries : {128, 512}) {
+        const CertifiedPlan plan = MakeCertifiedPlan(workers, queries, top_k);
+        ASSERT_GE(plan.workers, std::min<int64_t>(workers, 120)) << top_k;
+        ASSERT_LE(plan.workers, workers);
+        ASSERT_GE(plan.queries, 1) << workers << " workers, top_k " << top_k;
+        ASSERT_LE(plan.queries, queries);
+        ASSERT_LE(plan.queries * plan.holders() * MaxCandidates(top_k), kMaxPassCandidates) << workers << " workers, top_k " << top_k;
+      }
+    }
+  }
+  EXPECT_EQ(MakeCertifiedPlan(2, 128, 10).queries, 128);
+  EXPECT_EQ(MakeCertifiedPlan(64, 128, 10'000).queries, 1);
 }
 
 TEST(CertifiedScan, StopsWhenCancelledOrTooLate) {
