@@ -67,7 +67,6 @@ LOCI_INLINE void PackKeys(int8_t* out, float* scale, float* sum, const float* ke
                           int64_t head_dim) {
   const int64_t padded = RoundUp(length, kInt8Panel);
   const int64_t groups = Int8Groups(head_dim);
-  const __m512i ones = _mm512_set1_epi32(1);
   for (int64_t j = 0; j < padded; ++j) {
     int8_t* const to = out + j / kInt8Panel * Int8PanelBytes(head_dim) + j % kInt8Panel * 4;
     if (j >= length) {
@@ -88,7 +87,7 @@ LOCI_INLINE void PackKeys(int8_t* out, float* scale, float* sum, const float* ke
     for (int64_t d = 0; d < head_dim; d += kLanes) {
       const Vec x = Mul(_mm512_maskz_loadu_ps(MaskOf(head_dim - d), key + d), inverse);
       const __m128i bytes = _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(x));
-      total = _mm512_add_epi32(total, _mm512_mullo_epi32(_mm512_cvtepi8_epi32(bytes), ones));
+      total = _mm512_add_epi32(total, _mm512_cvtepi8_epi32(bytes));
       alignas(16) int32_t four[4];
       _mm_store_si128(reinterpret_cast<__m128i*>(four), bytes);
       for (int64_t g = 0; g < 4 && d / 4 + g < groups; ++g) __builtin_memcpy(to + (d / 4 + g) * kInt8Panel * 4, &four[g], 4);
