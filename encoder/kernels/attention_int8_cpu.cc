@@ -120,7 +120,8 @@ LOCI_INLINE void PackValues(int8_t* out, float* scale, const float* values, int6
   }
 }
 
-// kWeightLevels * 2^x for x <= 0, within 1e-4 of it; 0 far out.
+// kWeightLevels * 2^x for x <= 0, rounded after it is within 7.5e-5 of that: x = n + r, and 2^r is the polynomial of degree 3 that is minimax in the relative
+// error on [-1/2, 1/2]. 0 far out.
 LOCI_INLINE __m512i ScaledPowerOfTwo(Vec x) {
   constexpr float kScale = static_cast<float>(kWeightLevels);
   x = Max(x, Set(-40.0f));

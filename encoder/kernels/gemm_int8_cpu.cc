@@ -4,8 +4,8 @@
 namespace loci::LOCI_SIMD {
 namespace {
 
-// x Phi(x) within 5e-4 + 2e-7 |x|: Phi(x) = 1/2 + x P(x^2), with P minimax for the product, on [-3.7, 3.7], and constant outside. Half of the
-// operations of the exact one, and no division.
+// x Phi(x) within 5e-4 + 2e-7 |x|: Phi(x) = 1/2 + x P(x^2) on [-3.7, 3.7], with P of degree 5 and minimax for the product (4.93e-4, reached twelve times),
+// and constant outside, where Phi is 1.5e-7 off. Half of the operations of the exact one, and no division.
 LOCI_INLINE Vec QuickGelu(Vec x) {
   const Vec y = Min(Max(x, Set(-3.7f)), Set(3.7f));
   const Vec t = Mul(y, y);

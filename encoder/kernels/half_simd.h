@@ -83,7 +83,8 @@ LOCI_INLINE __m512i Round(Vec low, Vec high) { return (__m512i)_mm512_cvtne2ps_p
 
 #endif
 
-// 2^x for x <= 0 within 4e-6 relative.
+// 2^x for x <= 0 within 3e-6 relative: x = n + r, and 2^r is a polynomial of degree 4, minimax in the relative error on [-1/2, 1/2] but for
+// the last bits of its coefficients (2.6e-6, the best of that degree too).
 LOCI_INLINE Vec Exp2(Vec x) {
   const Vec n = Round(x);
   const Vec r = Sub(x, n);
@@ -95,7 +96,8 @@ LOCI_INLINE Vec Exp2(Vec x) {
   return _mm512_scalef_ps(p, n);
 }
 
-// x Phi(x) within 3e-5: (Phi(x) - 1/2) / x is a polynomial in x^2 up to 4.8^2 (minimax), and what lies outside [0, 1] beyond is cut off.
+// x Phi(x) within 7e-5: (Phi(x) - 1/2) / x is a polynomial of degree 10 in x^2, fitted on [0, 4.8] to x Phi(x), from which it is 4.4e-6 off at most up to
+// 3.7 and, what lies outside [0, 1] cut off, 1.5e-5 beyond. The rest are float32's roundings, near 4.8, where its terms are large and cancel.
 LOCI_INLINE Vec GeluForHalf(Vec x) {
   const Vec t = Min(Mul(x, x), Set(23.04f));
   Vec p = Set(3.53546877e-14f);

@@ -110,7 +110,8 @@ LOCI_INLINE float MaxLanes(Vec v) {
   return best;
 }
 
-// e^x for x <= 0 within 2e-7 relative; 0 below -87. (Cephes' expf: x = n ln 2 + r, polynomial of degree 6 in r.)
+// e^x for x <= 0 within 2e-7 relative; below -87 it is e^-87, 1.6e-38, since what is scaled by a power of two must stay normal. (Cephes' expf:
+// x = n ln 2 + r, polynomial of degree 6 in r.)
 LOCI_INLINE Vec ExpOfNonPositive(Vec x) {
   x = Max(x, Set(-87.0f));
   const Vec n = Round(Mul(x, Set(1.44269504088896341f)));
