@@ -215,8 +215,10 @@ class FaissIndex : public PassageIndex {
       if (stopped.load(std::memory_order_relaxed)) return;
       const int64_t first = i * kQueriesPerTask;
       const MatrixView<const float> part = {queries.row(first), std::min(kQueriesPerTask, queries.rows - first), queries.cols};
-      const absl::Status status = CatchExceptions(search_what_, [&] { return SearchPart(part, options, hidden, hits + first * options.top_k); });
+      absl::Status status = CatchExceptions(search_what_, [&] { return SearchPart(part, options, hidden, hits + first * options.top_k); });
       if (status.ok()) return;
+      // Says why FAISS broke off.
+      if (absl::Status ended = options.limits.Check(RealClock().NowMicros()); !ended.ok()) status = std::move(ended);
       stopped.store(true, std::memory_order_relaxed);
       MutexLock lock(&mutex);
       failure.Update(status);
@@ -298,7 +300,8 @@ class FaissIndex : public PassageIndex {
       std::vector<int64_t> short_of;
       for (const int64_t q : left) {
         LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
-        const int64_t found = SearchOne(queries.row(q), options.top_k, effort, hidden, hits + q * options.top_k);
+        int64_t found = 0;
+        LOCI_RETURN_IF_ERROR(SearchOne(queries.row(q), options, effort, hidden, hits + q * options.top_k, &found));
         if (found < wanted) short_of.push_back(q);
       }
       left = std::move(short_of);
@@ -314,28 +317,31 @@ class FaissIndex : public PassageIndex {
     return absl::OkStatus();
   }
 
-  // Throws. Returns the number of candidates.
-  int64_t SearchOne(const float* query, int top_k, const Effort& effort, const RowMask& hidden, RowHit* hits) const {
+  // Throws. `found` is the number of candidates.
+  absl::Status SearchOne(const float* query, const IndexSearchOptions& options, const Effort& effort, const RowMask& hidden,
+                         RowHit* hits, int64_t* found) const {
     std::vector<int64_t> rows;
     std::vector<float> scaled;
     const float* const direction = ToMiddle(query, dim(), &scaled);
     if (graph_ != nullptr) {
-      graph_->Search(direction, effort.candidates, hidden, &rows);
+      LOCI_RETURN_IF_ERROR(graph_->Search(direction, effort.candidates, hidden, options.limits, &rows));
     } else {
-      FindByFaiss(direction, effort, hidden, &rows);
+      LOCI_RETURN_IF_ERROR(FindByFaiss(direction, effort, hidden, options.limits, &rows));
     }
     std::erase_if(rows, [&](int64_t row) { return row < 0 || row >= row_count() || hidden.hidden(row); });
-    Rescore(query, top_k, rows, hits);
-    return static_cast<int64_t>(rows.size());
+    *found = static_cast<int64_t>(rows.size());
+    return Rescore(query, options, rows, hits);
   }
 
   // Throws.
-  void FindByFaiss(const float* query, const Effort& effort, const RowMask& hidden, std::vector<int64_t>* found) const {
+  absl::Status FindByFaiss(const float* query, const Effort& effort, const RowMask& hidden, const RequestLimits& limits,
+                           std::vector<int64_t>* found) const {
     std::vector<faiss::Index::idx_t> rows(effort.candidates, -1);
     std::vector<float> scores(effort.candidates);
     VisibleRows visible(hidden);
     faiss::IDSelector* selector = hidden.hidden_count() > 0 ? &visible : nullptr;
     const OpenMpThreads one(1);
+    const ScopedFaissLimits scoped_limits(limits);
     if (factory_.list_count > 0) {
       faiss::SearchParametersIVF parameters;
       parameters.nprobe = effort.nprobe;
@@ -349,14 +355,15 @@ class FaissIndex : public PassageIndex {
       index_->search(1, query, effort.candidates, scores.data(), rows.data());
     }
     found->assign(rows.begin(), rows.end());
+    return limits.Check(RealClock().NowMicros());  // Lists that end with the limits may have been left out.
   }
 
-  void Rescore(const float* query, int top_k, const std::vector<int64_t>& rows, RowHit* hits) const {
-    constexpr int64_t kBlockRows = 64;
+  absl::Status Rescore(const float* query, const IndexSearchOptions& options, const std::vector<int64_t>& rows, RowHit* hits) const {
+    constexpr int64_t kBlockRows = 64, kCheckRows = 32 * kBlockRows;
     std::vector<float> padded(static_cast<size_t>(PaddedDim(dim())));
     std::copy_n(query, dim(), padded.data());
     const ExactKernels::GatherTile gather = GetExactKernels(isa_).gather(vectors_->element_type());
-    TopKCollector best(1, top_k, isa_);
+    TopKCollector best(1, options.top_k, isa_);
     const int64_t row_total = static_cast<int64_t>(rows.size());
     const void* data[2 * kBlockRows];
     float scores[kBlockRows];
@@ -365,8 +372,10 @@ class FaissIndex : public PassageIndex {
       for (int64_t i = 0; i < count + ahead; ++i) data[i] = vectors_->row(rows[static_cast<size_t>(first + i)]);
       gather(padded.data(), 1, data, count, dim(), scores, kBlockRows, data + count, ahead);
       best.AddRows(0, scores, rows.data() + first, count);
+      if ((first + kBlockRows) % kCheckRows == 0) LOCI_RETURN_IF_ERROR(options.limits.Check(RealClock().NowMicros()));
     }
     best.Finish(hits);
+    return absl::OkStatus();
   }
 
   const CpuIsa isa_ = DetectCpuIsa();

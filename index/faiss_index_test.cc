@@ -1,13 +1,16 @@
 #include "index/faiss_index.h"
 
+#include <faiss/impl/AuxIndexStructures.h>
 #include <unistd.h>
 
 #include <bit>
 #include <cmath>
 #include <limits>
+#include <memory>
 #include <random>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <gtest/gtest.h>
@@ -188,6 +191,45 @@ TEST_P(FaissIndexTest, StopsWhenCancelled) {
   std::vector<RowHit> hits(5);
   const std::vector<float> query = MakeVectors(1, 2);
   EXPECT_EQ(index->Search({query.data(), 1, kDim}, options, RowMask(), hits.data()).code(), absl::StatusCode::kCancelled);
+}
+
+// Cancels at FAISS's first question of a search, then answers as before.
+class CancelWhenAsked : public faiss::InterruptCallback {
+ public:
+  CancelWhenAsked(std::unique_ptr<faiss::InterruptCallback> before, RequestLimits limits)
+      : before_(std::move(before)), limits_(std::move(limits)) {}
+  bool want_interrupt() override {
+    ++asked_count_;
+    limits_.Cancel();
+    return before_->want_interrupt();
+  }
+  std::unique_ptr<faiss::InterruptCallback> before() { return std::move(before_); }
+  int asked_count() const { return asked_count_; }
+
+ private:
+  std::unique_ptr<faiss::InterruptCallback> before_;
+  RequestLimits limits_;
+  int asked_count_ = 0;
+};
+
+// Not only between queries. Of lists that FAISS goes through.
+TEST_F(FaissIndexTest, StopsWhenCancelledWithinAQuery) {
+  const std::shared_ptr<const VectorFile> file = MakeFile(kRows);
+  const std::vector<float> query = MakeVectors(1, 2);
+  for (const char* const factory : {"IVF16,SQ8", "IVF16,SQfp16", "IVF16,PQ4", "IVF16_HNSW8,SQ8"}) {
+    const auto index = Build(factory, file, nullptr);
+    IndexSearchOptions options = TopK(5);
+    options.nprobe = 16;
+    std::vector<RowHit> hits(5);
+    ASSERT_TRUE(index->Search({query.data(), 1, kDim}, options, RowMask(), hits.data()).ok()) << factory;
+    auto callback = std::make_unique<CancelWhenAsked>(std::move(faiss::InterruptCallback::instance), options.limits);
+    CancelWhenAsked* const asked = callback.get();
+    faiss::InterruptCallback::instance = std::move(callback);
+    const absl::Status status = index->Search({query.data(), 1, kDim}, options, RowMask(), hits.data());
+    EXPECT_EQ(asked->asked_count(), 1) << factory;  // It went no farther.
+    faiss::InterruptCallback::instance = asked->before();
+    EXPECT_EQ(status.code(), absl::StatusCode::kCancelled) << factory << ": " << status;
+  }
 }
 
 TEST_F(FaissIndexTest, OpeningAGraphEndsWhenItIsToldTo) {

@@ -15,7 +15,7 @@ thread_local const RequestLimits* current_limits = nullptr;
 // FAISS has one for the whole process.
 class AskCurrentLimits : public faiss::InterruptCallback {
  public:
-  bool want_interrupt() override { return current_limits != nullptr && !current_limits->Check(RealClock().NowMicros()).ok(); }
+  bool want_interrupt() override { return FaissLimitsEnded(); }
 };
 
 }  // namespace
@@ -24,6 +24,8 @@ void InstallFaissLimits() {
   static std::once_flag once;
   std::call_once(once, [] { faiss::InterruptCallback::instance = std::make_unique<AskCurrentLimits>(); });
 }
+
+bool FaissLimitsEnded() { return current_limits != nullptr && !current_limits->Check(RealClock().NowMicros()).ok(); }
 
 ScopedFaissLimits::ScopedFaissLimits(const RequestLimits& limits) : outer_(current_limits) {
   InstallFaissLimits();

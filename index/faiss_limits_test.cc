@@ -36,10 +36,13 @@ TEST(ScopedFaissLimitsTest, EndsWhatIsCancelledOrLate) {
   {
     const ScopedFaissLimits scope(cancelled);
     EXPECT_TRUE(Clusters());
+    EXPECT_FALSE(FaissLimitsEnded());
     cancelled.Cancel();
     EXPECT_FALSE(Clusters());
+    EXPECT_TRUE(FaissLimitsEnded());
   }
   EXPECT_TRUE(Clusters());
+  EXPECT_FALSE(FaissLimitsEnded());
   const ScopedFaissLimits scope(late);
   EXPECT_FALSE(Clusters());
 }

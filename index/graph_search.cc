@@ -6,6 +6,7 @@
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "base/clock.h"
 #include "base/status_macros.h"
 
 namespace loci {
@@ -13,6 +14,8 @@ namespace {
 
 // What a search with many candidates grew is not kept for others.
 constexpr size_t kMaxKeptBytes = size_t{1} << 20;
+// Rows that are gone on from between looks at the limits: a millisecond or two.
+constexpr int64_t kCheckRows = 256;
 
 // A row and its score in one number: of two rows the one with the higher score has the larger key, of equal scores the earlier row.
 uint64_t KeyOf(float score, int32_t row) {
@@ -136,9 +139,10 @@ void GraphSearch::ScoreAll(const RowCodeQuery& query, Scratch& scratch) const {
   codes_.Score(query, scratch.rows.data(), static_cast<int64_t>(count), scratch.products.data(), scratch.scores.data());
 }
 
-void GraphSearch::Search(const float* query, int64_t ef_search, const RowMask& hidden, std::vector<int64_t>* rows) const {
+absl::Status GraphSearch::Search(const float* query, int64_t ef_search, const RowMask& hidden, const RequestLimits& limits,
+                                 std::vector<int64_t>* rows) const {
   rows->clear();
-  if (graph_.levels.empty()) return;
+  if (graph_.levels.empty()) return absl::OkStatus();
   std::unique_ptr<Scratch> scratch;
   {
     MutexLock lock(&mutex_);
@@ -148,15 +152,16 @@ void GraphSearch::Search(const float* query, int64_t ef_search, const RowMask& h
     }
   }
   if (scratch == nullptr) scratch = std::make_unique<Scratch>(static_cast<int64_t>(graph_.levels.size()));
-  SearchWith(query, ef_search, hidden, *scratch, rows);
+  const absl::Status status = SearchWith(query, ef_search, hidden, limits, *scratch, rows);
   scratch->Forget();
-  if (scratch->room_bytes() > kMaxKeptBytes) return;
+  if (scratch->room_bytes() > kMaxKeptBytes) return status;
   MutexLock lock(&mutex_);
   scratch_.push_back(std::move(scratch));
+  return status;
 }
 
-void GraphSearch::SearchWith(const float* query, int64_t ef_search, const RowMask& hidden, Scratch& scratch,
-                             std::vector<int64_t>* rows) const {
+absl::Status GraphSearch::SearchWith(const float* query, int64_t ef_search, const RowMask& hidden, const RequestLimits& limits,
+                                     Scratch& scratch, std::vector<int64_t>* rows) const {
   const RoundedQuery rounded(query, dim_, codes_.stride(), codes_.isa());
   const RowCodeQuery codes = rounded.codes();
   const int32_t* const links = graph_.neighbors.data();
@@ -199,7 +204,8 @@ void GraphSearch::SearchWith(const float* query, int64_t ef_search, const RowMas
   scratch.next.push_back(nearest);
   scratch.best.push_back(nearest);
   if (masked) keep_visible(nearest);
-  while (!scratch.next.empty()) {
+  for (int64_t gone_on_from = 1; !scratch.next.empty(); ++gone_on_from) {
+    if (gone_on_from % kCheckRows == 0) LOCI_RETURN_IF_ERROR(limits.Check(RealClock().NowMicros()));
     const uint64_t from = scratch.next.front();
     if (scratch.best.size() >= limit && from < scratch.best.front()) break;
     std::pop_heap(scratch.next.begin(), scratch.next.end());
@@ -234,6 +240,7 @@ void GraphSearch::SearchWith(const float* query, int64_t ef_search, const RowMas
   const std::vector<uint64_t>& found = masked ? scratch.visible : scratch.best;
   rows->reserve(found.size());
   for (const uint64_t key : found) rows->push_back(RowOf(key));
+  return absl::OkStatus();
 }
 
 }  // namespace loci

@@ -5,7 +5,7 @@
 //
 //   LOCI_ASSIGN_OR_RETURN(const auto search, GraphSearch::Create(std::move(graph), *vectors, DetectScanIsa()));
 //   std::vector<int64_t> rows;
-//   search->Search(query, /*ef_search=*/64, RowMask(), &rows);
+//   LOCI_RETURN_IF_ERROR(search->Search(query, /*ef_search=*/64, RowMask(), RequestLimits(), &rows));
 #ifndef LOCI_INDEX_GRAPH_SEARCH_H_
 #define LOCI_INDEX_GRAPH_SEARCH_H_
 
@@ -18,6 +18,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "base/cancellation.h"
 #include "base/mutex.h"
 #include "index/row_codes.h"
 #include "index/row_mask.h"
@@ -35,17 +36,18 @@ class GraphSearch {
   ~GraphSearch();
 
   // Puts into `rows` those of at most `ef_search` rows that the codes score best of all that it came by and that `hidden` does not hide, in no order.
-  // `query` [dim], finite. ef_search >= 1: so many rows, hidden or not, are gone on from. Throws
-  // std::bad_alloc.
-  void Search(const float* query, int64_t ef_search, const RowMask& hidden, std::vector<int64_t>* rows) const;
+  // `query` [dim], finite. ef_search >= 1: so many rows, hidden or not, are gone on from. CANCELLED or DEADLINE_EXCEEDED, and no rows, where the
+  // limits end while some hundred of them are gone on from. Throws std::bad_alloc.
+  absl::Status Search(const float* query, int64_t ef_search, const RowMask& hidden, const RequestLimits& limits,
+                      std::vector<int64_t>* rows) const;
 
   int64_t memory_bytes() const;
 
  private:
   struct Scratch;
   GraphSearch(faiss::HNSW graph, int dim, RowCodes codes);
-  void SearchWith(const float* query, int64_t ef_search, const RowMask& hidden, Scratch& scratch,
-                  std::vector<int64_t>* rows) const;
+  absl::Status SearchWith(const float* query, int64_t ef_search, const RowMask& hidden, const RequestLimits& limits,
+                          Scratch& scratch, std::vector<int64_t>* rows) const;
   void ScoreAll(const RowCodeQuery& query, Scratch& scratch) const;
 
   // Constant after construction.

@@ -63,7 +63,7 @@ std::unique_ptr<GraphSearch> Open(const Built& built, ScanIsa isa = DetectScanIs
 
 std::vector<int64_t> Find(const GraphSearch& search, const float* query, int64_t ef_search, const RowMask& hidden = RowMask()) {
   std::vector<int64_t> rows;
-  search.Search(query, ef_search, hidden, &rows);
+  EXPECT_TRUE(search.Search(query, ef_search, hidden, RequestLimits(), &rows).ok());
   std::sort(rows.begin(), rows.end());
   return rows;
 }
@@ -164,6 +164,22 @@ TEST(GraphSearch, AnswersManyThreadsAsOne) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(wrong, std::vector<int>(4, 0));
+}
+
+// However many candidates one query asks for; and the next search is as good as any.
+TEST(GraphSearch, EndsSoonAfterItsLimits) {
+  const Built built = Build(kRows);
+  const auto search = Open(built);
+  const std::vector<float> query = MakeVectors(1, 2);
+  const std::vector<int64_t> expected = Find(*search, query.data(), 100);
+  const RequestLimits cancelled, late(0);
+  cancelled.Cancel();
+  std::vector<int64_t> rows = {1};
+  EXPECT_EQ(search->Search(query.data(), 100'000, RowMask(), cancelled, &rows).code(), absl::StatusCode::kCancelled);
+  EXPECT_TRUE(rows.empty());
+  EXPECT_EQ(search->Search(query.data(), 100'000, RowMask(), late, &rows).code(), absl::StatusCode::kDeadlineExceeded);
+  EXPECT_TRUE(rows.empty());
+  EXPECT_EQ(Find(*search, query.data(), 100), expected);
 }
 
 TEST(GraphSearch, FindsNothingAmongNoRowsAndOneAmongOne) {

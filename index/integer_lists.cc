@@ -10,6 +10,8 @@
 #include <cstring>
 #include <vector>
 
+#include "index/faiss_limits.h"
+
 namespace loci {
 namespace {
 
@@ -19,6 +21,7 @@ constexpr int kMaxWeight = 63;
 constexpr int kBlock = 32;  // Dimensions that one register holds.
 constexpr int kCodesAtOnce = 4;
 constexpr float kMiddle = 127.5f;
+constexpr size_t kCheckCodes = 8192;  // Between looks at the limits: some tenths of a millisecond.
 
 int32_t Sum(__m256i values) {
   const __m128i half = _mm_add_epi32(_mm256_castsi256_si128(values), _mm256_extracti128_si256(values, 1));
@@ -91,9 +94,26 @@ class IntegerScanner final : public faiss::InvertedListScanner {
 
   size_t scan_codes(size_t count, const uint8_t* codes, const idx_t* ids, float* scores, idx_t* labels, size_t k) const override {
     size_t updates = 0;
+    for (size_t begin = 0; begin < count; begin += kCheckCodes) {
+      const size_t end = std::min(count, begin + kCheckCodes);
+      unchecked_codes_ += end - begin;
+      if (unchecked_codes_ >= kCheckCodes) {
+        unchecked_codes_ = 0;
+        ended_ = ended_ || FaissLimitsEnded();
+      }
+      if (ended_) break;  // FAISS asks too, once the lists are through.
+      updates += ScanPart(begin, end, codes, ids, scores, labels, k);
+    }
+    return updates;
+  }
+
+ private:
+  // Codes [begin, end) of a list.
+  size_t ScanPart(size_t begin, size_t end, const uint8_t* codes, const idx_t* ids, float* scores, idx_t* labels, size_t k) const {
+    size_t updates = 0;
     int32_t sums[kCodesAtOnce];
-    for (size_t first = 0; first < count; first += kCodesAtOnce) {
-      const size_t some = std::min<size_t>(kCodesAtOnce, count - first);
+    for (size_t first = begin; first < end; first += kCodesAtOnce) {
+      const size_t some = std::min<size_t>(kCodesAtOnce, end - first);
       const uint8_t* const code = codes + first * dim_;
       if (some == kCodesAtOnce) {
         Products<kCodesAtOnce>(code, weights_.data(), dim_, sums);
@@ -112,7 +132,6 @@ class IntegerScanner final : public faiss::InvertedListScanner {
     return updates;
   }
 
- private:
   // Constant after construction.
   const size_t dim_;
   const bool by_residual_;
@@ -125,6 +144,10 @@ class IntegerScanner final : public faiss::InvertedListScanner {
   float offset_ = 0;
   // And of the list.
   float list_offset_ = 0;
+
+  // Of all lists of the search.
+  mutable size_t unchecked_codes_ = 0;
+  mutable bool ended_ = false;
 };
 
 class IntegerLists final : public faiss::IndexIVFScalarQuantizer {

@@ -16,7 +16,8 @@
 
 namespace loci {
 
-// `index`, searched so where it has inverted lists of 8-bit codes and inner products; another as it is.
+// `index`, searched so where it has inverted lists of 8-bit codes and inner products; another as it is. Soon after the thread's FaissLimitsEnded
+// (faiss_limits.h), whatever nprobe and the lists' sizes are, its search ends as FAISS's does: with a faiss::FaissException.
 std::unique_ptr<faiss::Index> WithIntegerLists(std::unique_ptr<faiss::Index> index);
 
 }  // namespace loci

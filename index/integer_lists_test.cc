@@ -2,6 +2,7 @@
 
 #include <faiss/IndexFlat.h>
 #include <faiss/IndexScalarQuantizer.h>
+#include <faiss/impl/FaissException.h>
 #include <faiss/index_factory.h>
 #include <faiss/utils/Heap.h>
 #include <gtest/gtest.h>
@@ -14,6 +15,7 @@
 #include <utility>
 #include <vector>
 
+#include "index/faiss_limits.h"
 #include "index/ivf_testing.h"
 
 namespace loci {
@@ -100,6 +102,46 @@ TEST(IntegerLists, FindsWhatFaissFinds) {
 
 TEST(IntegerLists, LooksAtSelectedRowsOnly) {
   ExpectSelectedRowsOnly("IVF4,SQ8", [](std::unique_ptr<faiss::Index> index) { return WithIntegerLists(std::move(index)); });
+}
+
+// A search that looks at many codes, in one list or in all, does not go through them.
+TEST(IntegerLists, EndsSoonAfterItsLimits) {
+  constexpr int kDim = 8, kRows = 40'000;
+  const std::vector<float> rows = RandomRows(kRows, kDim, 5);
+  const std::unique_ptr<faiss::Index> index = WithIntegerLists(BuildIvf("IVF2,SQ8", rows, kDim));
+  const auto& lists = dynamic_cast<faiss::IndexIVFScalarQuantizer&>(*index);
+  const RequestLimits limits;
+  const ScopedFaissLimits scope(limits);
+  // The codes of a list that a scanner puts among the best.
+  const auto scan = [&](const faiss::InvertedListScanner& scanner, size_t list) {
+    const size_t count = lists.get_list_size(list);
+    std::vector<float> scores(count, -std::numeric_limits<float>::infinity());
+    std::vector<idx_t> labels(count, -1);
+    scanner.scan_codes(count, lists.invlists->get_codes(list), lists.invlists->get_ids(list), scores.data(), labels.data(), count);
+    return count - static_cast<size_t>(std::count(labels.begin(), labels.end(), -1));
+  };
+  const auto scan_both = [&] {
+    const std::unique_ptr<faiss::InvertedListScanner> scanner(lists.get_InvertedListScanner(false, nullptr));
+    scanner->set_query(rows.data());
+    size_t found = 0;
+    for (const size_t list : {0, 1}) {
+      scanner->set_list(static_cast<idx_t>(list), 0);
+      found += scan(*scanner, list);
+    }
+    return found;
+  };
+  const auto search = [&] {
+    faiss::SearchParametersIVF parameters;
+    parameters.nprobe = 2;
+    std::vector<float> scores(3);
+    std::vector<idx_t> found(3);
+    index->search(1, rows.data(), 3, scores.data(), found.data(), &parameters);
+  };
+  EXPECT_EQ(scan_both(), size_t{kRows});
+  EXPECT_NO_THROW(search());
+  limits.Cancel();
+  EXPECT_LE(scan_both(), size_t{kRows / 4});
+  EXPECT_THROW(search(), faiss::FaissException);
 }
 
 TEST(IntegerLists, QueriesThatCanNotBeRoundedFindSomethingAllTheSame) {
