@@ -3,6 +3,7 @@
 
 #include "index/int8_kernels.h"
 #include "index/kernel_rows_avx512.h"
+#include "index/quantized_limits.h"
 
 namespace loci {
 namespace {
@@ -101,8 +102,7 @@ void ScanAny(const void* queries, int query_count, const Int8Bound* bounds, cons
   for (int q = 0; q < query_count; ++q) survivors[q] = Survivors(products + q * kPanelRows, bounds[q], *panel);
 }
 
-constexpr float kMaxSquares = 1.01e30f;  // kMaxSquaredLength, passage_index.h.
-constexpr float kMaxInverseScale = 0x1p100f;
+constexpr float kMaxSquares = static_cast<float>(kMaxQuantizedSquaredLength);
 
 // The largest magnitude of a row's elements; not finite where one of them is not. As bits magnitudes are in the order of numbers, infinity and NaN last.
 template <typename Rows>

@@ -10,6 +10,7 @@
 #include "base/status_macros.h"
 #include "index/matrix_header.h"
 #include "index/passage_index.h"
+#include "index/quantized_limits.h"
 #include "index/raw_bytes.h"
 
 namespace loci {
@@ -17,7 +18,7 @@ namespace {
 
 constexpr std::string_view kMagic = "LOCIQNT1";
 constexpr size_t kFlushBytes = 1 << 20;
-constexpr float kMaxInverseScale = 0x1p100f;  // Products with any score stay what they are.
+static_assert(kMaxQuantizedSquaredLength > kMaxSquaredLength && kMaxQuantizedSquaredLength < 1.02 * kMaxSquaredLength);
 
 // Not less than the root of a sum of squares, which was made with float64's roundings.
 float RootNotBelow(double sum_of_squares) {
@@ -37,7 +38,7 @@ QuantizedVector Quantize(const float* vector, int dim, int8_t* codes) {
     largest = std::max(largest, std::abs(vector[d]));
     squared_length += static_cast<double>(vector[d]) * vector[d];
   }
-  if (!finite || squared_length > 1.01 * kMaxSquaredLength) {
+  if (!finite || squared_length > kMaxQuantizedSquaredLength) {
     std::fill(codes, codes + dim, int8_t{0});
     return {.inverse_scale = 1, .length = 0, .error = std::numeric_limits<float>::infinity()};
   }
