@@ -1,5 +1,6 @@
 #include "encoder/kernels/int8_tile.h"
 #include "encoder/kernels/int8_variants.h"
+#include "encoder/kernels/row_norm.h"
 
 namespace loci::LOCI_SIMD {
 namespace {
@@ -132,33 +133,9 @@ void QuantizeRows(const QuantizedRows& output, const float* input, const Channel
 
 void LayerNormQuantize(float* values, const QuantizedRows& quantized, const ChannelMap& map, const float* gamma,
                        const float* beta, float epsilon, int64_t rows, int64_t dim) {
-  const int rest = static_cast<int>(dim % kLanes);
-  const int64_t whole = dim - rest;
-  const float count = static_cast<float>(dim);
   for (int64_t r = 0; r < rows; ++r) {
     float* const row = values + r * dim;
-    Vec sum = Zero();
-    for (int64_t i = 0; i < whole; i += kLanes) sum = Add(sum, Load(row + i));
-    if (rest > 0) sum = Add(sum, LoadPartial(row + whole, rest));
-    const Vec mean = Set(LaneTotal(sum) / count);
-    Vec squares = Zero();
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      const Vec x = Sub(Load(row + i), mean);
-      squares = Fma(x, x, squares);
-    }
-    if (rest > 0) {
-      const Vec x = Sub(LoadPartial(row + whole, rest, mean), mean);
-      squares = Fma(x, x, squares);
-    }
-    const Vec scale = Set(1.0f / _mm_cvtss_f32(_mm_sqrt_ss(_mm_set_ss(LaneTotal(squares) / count + epsilon))));
-    for (int64_t i = 0; i < whole; i += kLanes) {
-      Store(row + i, Fma(Mul(Sub(Load(row + i), mean), scale), Load(gamma + i), Load(beta + i)));
-    }
-    if (rest > 0) {
-      const Vec x = Fma(Mul(Sub(LoadPartial(row + whole, rest), mean), scale), LoadPartial(gamma + whole, rest),
-                        LoadPartial(beta + whole, rest));
-      StorePartial(row + whole, x, rest);
-    }
+    NormalizeRow(row, gamma, beta, epsilon, dim);
     QuantizeRow(quantized, r, row, map, dim);
   }
 }

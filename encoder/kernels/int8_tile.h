@@ -180,7 +180,6 @@ LOCI_INLINE RowRange RangeOf(float low, float high) {
 #if defined(__AVX512F__)
 LOCI_INLINE float HighestLane(Vec v) { return _mm512_reduce_max_ps(v); }
 LOCI_INLINE float LowestLane(Vec v) { return _mm512_reduce_min_ps(v); }
-LOCI_INLINE float LaneTotal(Vec v) { return _mm512_reduce_add_ps(v); }
 #else
 LOCI_INLINE float HighestLane(Vec v) {
   __m128 x = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -191,11 +190,6 @@ LOCI_INLINE float LowestLane(Vec v) {
   __m128 x = _mm_min_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
   x = _mm_min_ps(x, _mm_movehl_ps(x, x));
   return _mm_cvtss_f32(_mm_min_ss(x, _mm_shuffle_ps(x, x, 1)));
-}
-LOCI_INLINE float LaneTotal(Vec v) {
-  __m128 x = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
-  return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
 #endif
 

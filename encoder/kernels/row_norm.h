@@ -1,4 +1,4 @@
-// Layer normalisation of one row in place: shared by layer_norm_cpu.cc and embedding_cpu.cc.
+// Layer normalisation of one row in place: shared by layer_norm_cpu.cc, embedding_cpu.cc and gemm_int8_cpu.cc.
 #ifndef LOCI_ENCODER_KERNELS_ROW_NORM_H_
 #define LOCI_ENCODER_KERNELS_ROW_NORM_H_
 

@@ -93,14 +93,16 @@ constexpr int kPanelWidth = kTileVectors * kLanes;
 
 LOCI_INLINE int64_t RoundUp(int64_t value, int64_t multiple) { return (value + multiple - 1) / multiple * multiple; }
 
-// Over the lanes, pairwise: one fixed order.
+// Over the lanes: one fixed order, halves first.
 LOCI_INLINE float SumLanes(Vec v) {
-  alignas(64) float lane[kLanes];
-  Store(lane, v);
-  for (int width = kLanes / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lane[i] += lane[i + width];
-  }
-  return lane[0];
+#if defined(__AVX512F__)
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+#else
+  const __m256 half = v;
+#endif
+  __m128 x = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+  return _mm_cvtss_f32(_mm_add_ss(x, _mm_shuffle_ps(x, x, 1)));
 }
 LOCI_INLINE float MaxLanes(Vec v) {
   alignas(64) float lane[kLanes];
