@@ -7,6 +7,9 @@
 
 namespace loci {
 
+// Of `count` things, where the i-th of so many nearly equal parts begins.
+inline int64_t PartBegin(int64_t count, int64_t parts, int64_t i) { return count / parts * i + std::min(i, count % parts); }
+
 // Of all queries of a pass in all threads together: 192 MiB, where every row is like the others.
 inline constexpr int64_t kMaxPassCandidates = int64_t{1} << 23;
 

@@ -17,6 +17,7 @@
 #include "base/device.h"
 #include "base/matrix.h"
 #include "base/thread_pool.h"
+#include "index/certified_candidates.h"
 #include "index/int8_kernels.h"
 #include "index/passage_index.h"
 #include "index/quantized_vectors.h"
@@ -52,16 +53,16 @@ class CertifiedScan {
   int64_t skipped_count() const { return skipped_count_.load(std::memory_order_relaxed); }
 
  private:
-  class Candidates;
-  class PreparedQueries;
   // Of the queries by which the rows' codes can be judged.
   struct Outcome {
     int64_t queries = 0;
     int64_t given_up = 0;
   };
   absl::Status SearchChunk(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
-                           int64_t workers, RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up, Outcome* outcome) const;
-  absl::Status Rescore(const float* query, const IndexSearchOptions& options, Candidates& candidates, RowHit* hits) const;
+                           int64_t workers, RowHit* hits, int64_t first_position, std::vector<int64_t>* given_up,
+                           Outcome* outcome) const;
+  absl::Status Rescore(const float* query, const IndexSearchOptions& options, CertifiedCandidates& candidates,
+                       RowHit* hits) const;
 
   std::shared_ptr<const VectorFile> vectors_;
   std::shared_ptr<const QuantizedVectors> codes_;

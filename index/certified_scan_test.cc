@@ -559,7 +559,8 @@ TEST(CertifiedPlan, HoldsNoMoreThanItSays) {
         ASSERT_LE(plan.workers, workers);
         ASSERT_GE(plan.queries, 1) << workers << " workers, top_k " << top_k;
         ASSERT_LE(plan.queries, queries);
-        ASSERT_LE(plan.queries * plan.holders() * MaxCandidates(top_k), kMaxPassCandidates) << workers << " workers, top_k " << top_k;
+        ASSERT_LE(plan.queries * plan.holders() * MaxCandidates(top_k), kMaxPassCandidates)
+            << workers << " workers, top_k " << top_k;
       }
     }
   }
