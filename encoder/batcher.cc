@@ -149,9 +149,11 @@ class BatcherImpl : public Batcher {
   void AnswerIfDone(const RequestPtr& request, int64_t now_us, std::vector<Answer>* answers)
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void SendAnswers(std::vector<Answer> answers) ABSL_LOCKS_EXCLUDED(mutex_);
-  void SetGauges() {
-    metrics_.queued_tokens.Set(static_cast<double>(held_tokens_.load()));
-    metrics_.queued_requests.Set(static_cast<double>(held_requests_.load()));
+  // By each change, so that the last one is what stays. A gauge is an atomic number.
+  void Hold(int64_t tokens, int64_t requests) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_) {
+    held_requests_ += requests;
+    metrics_.queued_tokens.Set(static_cast<double>(held_tokens_ += tokens));
+    metrics_.queued_requests.Set(static_cast<double>(held_requests_));
   }
 
   // Constant after construction.
@@ -160,18 +162,18 @@ class BatcherImpl : public Batcher {
   Clock& clock_;
   std::vector<std::thread> workers_;
 
-  // Own synchronisation. The two numbers change under `mutex_` and are read anywhere.
+  // Own synchronisation. `held_tokens_` changes under `mutex_` and is read anywhere.
   BatcherMetrics metrics_;
   WorkMetrics work_metrics_;
   const std::shared_ptr<EncodeBacklog> backlog_ = std::make_shared<EncodeBacklog>();
   std::atomic<int64_t> held_tokens_{0};
-  std::atomic<int64_t> held_requests_{0};
 
   // Guarded by `mutex_`.
   Mutex mutex_;
   CondVar work_;
   std::set<RequestPtr, ByDeadline> queue_ ABSL_GUARDED_BY(mutex_);  // Requests with sequences to take.
   std::set<RequestPtr, ByTurn> patient_ ABSL_GUARDED_BY(mutex_);    // The patient ones of them.
+  int64_t held_requests_ ABSL_GUARDED_BY(mutex_) = 0;               // Not answered yet.
   int64_t untaken_tokens_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t next_turn_ ABSL_GUARDED_BY(mutex_) = 0;
   int64_t waiting_since_us_ ABSL_GUARDED_BY(mutex_) = 0;  // When the queue last stopped being empty.
@@ -217,8 +219,7 @@ void BatcherImpl::Submit(PackedBatch sequences, const RequestLimits& limits, Don
       if (queue_.empty()) waiting_since_us_ = now_us;
       request->turn = next_turn_++;
       untaken_tokens_ += token_count;
-      held_tokens_ += token_count;
-      held_requests_ += 1;
+      Hold(token_count, 1);
       Enqueue(request);
       accepted = true;
     }
@@ -236,7 +237,6 @@ void BatcherImpl::Submit(PackedBatch sequences, const RequestLimits& limits, Don
          {"retry_after_ms", absl::StrCat(BacklogMicros() / 1000)}}));
     return;
   }
-  SetGauges();
 }
 
 absl::StatusOr<EncodeBacklog::Share> BatcherImpl::Reserve(int64_t tokens, const RequestLimits& limits, int64_t other_work_us) {
@@ -480,14 +480,12 @@ void BatcherImpl::AnswerIfDone(const RequestPtr& request, int64_t now_us, std::v
   } else {
     return;
   }
-  held_tokens_ -= request->sequences.token_count();
-  held_requests_ -= 1;
+  Hold(-request->sequences.token_count(), -1);
   request->share.Release();
 }
 
 void BatcherImpl::SendAnswers(std::vector<Answer> answers) {
   if (answers.empty()) return;
-  SetGauges();
   // A `done` may submit, and so answer others that are dropped.
   std::vector<std::function<void()>> after;
   const bool outermost = after_answers == nullptr;

@@ -4,8 +4,10 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <chrono>
 #include <future>
 #include <map>
+#include <memory>
 #include <optional>
 #include <random>
 #include <string>
@@ -613,6 +615,45 @@ TEST_F(BatcherTest, ManyThreadsWithDeadlinesAndCancellations) {
     EXPECT_GT(codes.at(code), 0) << static_cast<int>(code);
   EXPECT_EQ(metrics_.value("loci_batcher_queued_tokens", labels_), 0);
   EXPECT_EQ(metrics_.value("loci_batcher_queued_requests", labels_), 0);
+}
+
+// Holds up whoever tells of tokens until a request is answered, or for long enough that it would have been, were nothing in its way.
+class SlowGauges : public FakeMetrics {
+ public:
+  explicit SlowGauges(Answer& answered) : answered_(answered) {}
+  Gauge& gauge(const std::string& name, const std::string& help, const MetricLabels& labels) override {
+    Gauge& base = FakeMetrics::gauge(name, help, labels);
+    if (name != "loci_batcher_queued_tokens") return base;
+    slow_ = std::make_unique<Slow>(base, answered_);
+    return *slow_;
+  }
+
+ private:
+  class Slow : public Gauge {
+   public:
+    Slow(Gauge& base, Answer& answered) : base_(base), answered_(answered) {}
+    void Set(double value) override {
+      for (int i = 0; value > 0 && i < 100 && answered_.count() == 0; ++i) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      base_.Set(value);
+    }
+
+   private:
+    Gauge& base_;
+    Answer& answered_;
+  };
+  Answer& answered_;
+  std::unique_ptr<Slow> slow_;
+};
+
+TEST_F(BatcherTest, AGaugeThatIsToldLateIsNotWrongForGood) {
+  Answer answer;
+  SlowGauges metrics(answer);
+  batcher_ = Batcher::Create(encoder_, {}, clock_, metrics);
+  batcher_->Submit(Marked(1), RequestLimits(), answer.callback());
+  EXPECT_TRUE(answer.Wait().ok());
+  EXPECT_EQ(metrics.value("loci_batcher_queued_tokens", labels_), 0);
+  EXPECT_EQ(metrics.value("loci_batcher_queued_requests", labels_), 0);
+  batcher_.reset();
 }
 
 TEST_F(BatcherTest, WorkAfterAnswersWaitsForTheBatchsLast) {
