@@ -165,7 +165,7 @@ class BatcherImpl : public Batcher {
   // Own synchronisation. `held_tokens_` changes under `mutex_` and is read anywhere.
   BatcherMetrics metrics_;
   WorkMetrics work_metrics_;
-  const std::shared_ptr<EncodeBacklog> backlog_ = std::make_shared<EncodeBacklog>();
+  const std::shared_ptr<EncodeBacklog> backlog_ = std::make_shared<EncodeBacklog>(options_.worker_count);
   std::atomic<int64_t> held_tokens_{0};
 
   // Guarded by `mutex_`.
@@ -235,7 +235,6 @@ void BatcherImpl::Submit(PackedBatch sequences, const RequestLimits& limits, Don
         {{"queued_tokens", absl::StrCat(held_tokens)},
          {"limit", absl::StrCat(options_.max_queued_tokens)},
          {"retry_after_ms", absl::StrCat(BacklogMicros() / 1000)}}));
-    return;
   }
 }
 

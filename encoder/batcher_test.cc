@@ -656,6 +656,25 @@ TEST_F(BatcherTest, AGaugeThatIsToldLateIsNotWrongForGood) {
   batcher_.reset();
 }
 
+TEST_F(BatcherTest, SeveralWorkersShareWhatIsBeforeARequest) {
+  encode_status_ = [this](const PackedBatch& batch) {
+    clock_.Advance(1'000 * batch.token_count());  // 1 ms a token.
+    return absl::OkStatus();
+  };
+  Start({.max_batch_tokens = 20, .worker_count = 2});
+  Answer measured;
+  batcher_->Submit(Marked(10), RequestLimits(), measured.callback());
+  ASSERT_TRUE(measured.Wait().ok());
+  const absl::StatusOr<EncodeBacklog::Share> soon = batcher_->Reserve(40, Due(100'000), 0);
+  ASSERT_TRUE(soon.ok()) << soon.status();
+  EXPECT_EQ(batcher_->BacklogMicros(), 20'000);
+  // 40 ms of others for two workers, twice to be safe, and 20 ms of its own batch, which one of them encodes.
+  EXPECT_TRUE(batcher_->Reserve(20, Due(60'000), 0).ok());
+  const absl::Status refused = batcher_->Reserve(20, Due(59'000), 0).status();
+  EXPECT_EQ(GetErrorReason(refused)->reason, "OVERLOADED");
+  EXPECT_EQ(GetErrorReason(refused)->metadata.at("retry_after_ms"), "40");
+}
+
 TEST_F(BatcherTest, WorkAfterAnswersWaitsForTheBatchsLast) {
   Start({});
   Occupy();

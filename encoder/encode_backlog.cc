@@ -46,7 +46,7 @@ int64_t EncodeBacklog::DelayMicros(int64_t now_us, int64_t deadline_us) const {
       tokens += buckets_[static_cast<size_t>(bucket & (kRing - 1))].load(std::memory_order_relaxed);
     }
   }
-  return std::llround(static_cast<double>(std::max<int64_t>(tokens, 0)) * micros_per_token());
+  return std::llround(static_cast<double>(std::max<int64_t>(tokens, 0)) * micros_per_token() / worker_count_);
 }
 
 }  // namespace loci

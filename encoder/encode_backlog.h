@@ -1,7 +1,7 @@
 // What waits for an encoder and how fast it goes: whether a request can still make its deadline is known before work is spent on it.
 //
 //   const int64_t wait_us = backlog->DelayMicros(now_us, deadline_us);
-//   EncodeBacklog::Share share = EncodeBacklog::Take(backlog, deadline_us, tokens);  // Counted until it dies.
+//   EncodeBacklog::Share share = EncodeBacklog::Take(backlog, now_us, deadline_us, tokens);  // Counted until it dies.
 #ifndef LOCI_ENCODER_ENCODE_BACKLOG_H_
 #define LOCI_ENCODER_ENCODE_BACKLOG_H_
 
@@ -18,6 +18,9 @@ namespace loci {
 // Deadlines are on Clock::NowMicros's scale. Thread-safe.
 class EncodeBacklog {
  public:
+  // `worker_count` batches, 1 or more, are encoded side by side.
+  explicit EncodeBacklog(int worker_count = 1) : worker_count_(worker_count) {}
+
   // Tokens of one request, from its admission to its end. Movable. Used by one thread at a time.
   class Share {
    public:
@@ -45,12 +48,13 @@ class EncodeBacklog {
 
   static Share Take(std::shared_ptr<EncodeBacklog> backlog, int64_t now_us, int64_t deadline_us, int64_t tokens);
 
-  // A batch was encoded.
+  // A batch was encoded, by one of the workers.
   void Measured(int64_t tokens, int64_t duration_us);
 
   int64_t tokens() const { return tokens_.load(std::memory_order_relaxed); }  // Of all shares.
-  // About how long until what is due before `deadline_us` is encoded. 0 where no batch was measured yet.
+  // About how long until what is due before `deadline_us` is encoded, by all workers. 0 where no batch was measured yet.
   int64_t DelayMicros(int64_t now_us, int64_t deadline_us) const;
+  // Of a batch, whatever goes on beside it.
   double micros_per_token() const { return micros_per_token_.load(std::memory_order_relaxed); }
 
  private:
@@ -60,6 +64,7 @@ class EncodeBacklog {
   static constexpr int kFarBucket = kRing;
   static int RingIndex(int64_t us) { return static_cast<int>((us >> kBucketBits) & (kRing - 1)); }
 
+  const int worker_count_;
   std::array<std::atomic<int64_t>, kRing + 1> buckets_{};
   std::atomic<int64_t> tokens_{0};
   std::atomic<double> micros_per_token_{0};

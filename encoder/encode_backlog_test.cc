@@ -36,6 +36,16 @@ TEST(EncodeBacklog, CountsWhatIsDueNoLaterAtTheRateOfLate) {
   EXPECT_EQ(backlog->tokens(), 97'000);
 }
 
+TEST(EncodeBacklog, WhatWaitsIsDividedAmongTheWorkers) {
+  const auto backlog = std::make_shared<EncodeBacklog>(/*worker_count=*/4);
+  backlog->Measured(100, 1'000);
+  const EncodeBacklog::Share soon = EncodeBacklog::Take(backlog, kNow, kNow + kSecond, 400);
+  const EncodeBacklog::Share far = EncodeBacklog::Take(backlog, kNow, INT64_MAX, 8'000);
+  EXPECT_NEAR(backlog->micros_per_token(), 10, 1e-9) << "one batch goes no faster beside others";
+  EXPECT_EQ(backlog->DelayMicros(kNow, kNow + 2 * kSecond), 1'000);
+  EXPECT_EQ(backlog->DelayMicros(kNow, INT64_MAX), 21'000);
+}
+
 TEST(EncodeBacklog, AShareMovesAndEndsOnce) {
   const auto backlog = std::make_shared<EncodeBacklog>();
   {
