@@ -175,17 +175,23 @@ absl::StatusOr<Fidelity> MeasureFidelityOfTokens(const Encoder& reference, const
 }
 
 std::string FidelityTable(const Fidelity& fidelity) {
-  return absl::StrFormat(
-      "%s against %s, %d texts of %d tokens, encoder %s\n"
-      "cosine           mean %.5f, least %.5f\n"
-      "top-10 overlap   %.4f\n"
-      "tokens/s         %s %.0f, %s %.0f, %s %.0f (of one thread's CPU time)\n"
-      "speed            %.2fx %s, %.2fx %s\n",
-      fidelity.candidate, fidelity.reference, fidelity.text_count, fidelity.token_count, fidelity.fingerprint,
-      fidelity.cosine_mean, fidelity.cosine_min, fidelity.top_10_overlap, fidelity.candidate, fidelity.candidate_tokens_per_s,
-      fidelity.peer, fidelity.peer_tokens_per_s, fidelity.reference, fidelity.reference_tokens_per_s,
-      fidelity.candidate_tokens_per_s / fidelity.peer_tokens_per_s, fidelity.peer,
-      fidelity.candidate_tokens_per_s / fidelity.reference_tokens_per_s, fidelity.reference);
+  std::string table = absl::StrFormat("%s against %s, %d texts of %d tokens, encoder %s\n%-10s%13s%12s%16s%10s\n", fidelity.candidate, fidelity.reference,
+                                      fidelity.text_count, fidelity.token_count, fidelity.fingerprint, "precision", "cosine mean", "cosine min",
+                                      "top-10 overlap", "tokens/s");
+  const auto add = [&](const std::string& precision, double cosine_mean, double cosine_min, double top_10_overlap, double tokens_per_s) {
+    absl::StrAppendFormat(&table, "%-10s%13.5f%12.5f%16.4f%10.0f\n", precision, cosine_mean, cosine_min, top_10_overlap, tokens_per_s);
+  };
+  add(fidelity.reference, 1, 1, 1, fidelity.reference_tokens_per_s);
+  if (fidelity.peer != fidelity.reference) {
+    add(fidelity.peer, fidelity.peer_cosine_mean, fidelity.peer_cosine_min, fidelity.peer_top_10_overlap, fidelity.peer_tokens_per_s);
+  }
+  add(fidelity.candidate, fidelity.cosine_mean, fidelity.cosine_min, fidelity.top_10_overlap, fidelity.candidate_tokens_per_s);
+  absl::StrAppendFormat(&table, "%s is %.2fx as fast as %s", fidelity.candidate, fidelity.candidate_tokens_per_s / fidelity.reference_tokens_per_s,
+                        fidelity.reference);
+  if (fidelity.peer != fidelity.reference) {
+    absl::StrAppendFormat(&table, ", %.2fx as %s", fidelity.candidate_tokens_per_s / fidelity.peer_tokens_per_s, fidelity.peer);
+  }
+  return table + " (of one thread's CPU time)\n";
 }
 
 std::string FidelityJson(const Fidelity& fidelity) {
@@ -193,12 +199,14 @@ std::string FidelityJson(const Fidelity& fidelity) {
   return absl::StrFormat(
       "{\"fingerprint\": \"%s\", \"reference\": \"%s\", \"peer\": \"%s\", \"candidate\": \"%s\", \"text_count\": %d, "
       "\"token_count\": %d, "
-      "\"cosine_mean\": %.6f, \"cosine_min\": %.6f, \"top_10_overlap\": %.6f, \"reference_tokens_per_s\": %.1f, "
+      "\"cosine_mean\": %.6f, \"cosine_min\": %.6f, \"top_10_overlap\": %.6f, "
+      "\"peer_cosine_mean\": %.6f, \"peer_cosine_min\": %.6f, \"peer_top_10_overlap\": %.6f, "
+      "\"reference_tokens_per_s\": %.1f, "
       "\"peer_tokens_per_s\": %.1f, "
       "\"candidate_tokens_per_s\": %.1f}\n",
       fidelity.fingerprint, fidelity.reference, fidelity.peer, fidelity.candidate, fidelity.text_count, fidelity.token_count,
-      fidelity.cosine_mean, fidelity.cosine_min, fidelity.top_10_overlap, fidelity.reference_tokens_per_s,
-      fidelity.peer_tokens_per_s, fidelity.candidate_tokens_per_s);
+      fidelity.cosine_mean, fidelity.cosine_min, fidelity.top_10_overlap, fidelity.peer_cosine_mean, fidelity.peer_cosine_min,
+      fidelity.peer_top_10_overlap, fidelity.reference_tokens_per_s, fidelity.peer_tokens_per_s, fidelity.candidate_tokens_per_s);
 }
 
 }  // namespace loci

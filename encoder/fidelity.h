@@ -50,15 +50,15 @@ using FidelityStep = std::function<absl::Status(std::string_view phase, int64_t 
 std::vector<int32_t> FidelityTokens(const Encoder& encoder, std::string_view text);
 
 // Encodes `texts` as passages, cut at the encoder's length, on the calling thread alone where the encoders have no pool; the three take turns.
-// `peer` may be `reference` itself, and is not encoded twice then. INVALID_ARGUMENT for another number of texts than kMinFidelityTexts to kMaxFidelityTexts; FAILED_PRECONDITION for encoders of different
-// fingerprints. Blocks.
+// `peer` may be `reference` itself, and is not encoded twice then. INVALID_ARGUMENT for another number of texts than kMinFidelityTexts to
+// kMaxFidelityTexts; FAILED_PRECONDITION for encoders of different fingerprints. Blocks.
 absl::StatusOr<Fidelity> MeasureFidelity(const Encoder& reference, const Encoder& peer, const Encoder& candidate,
                                          const std::vector<std::string>& texts);
 // The same of texts in FidelityTokens. `step` may be null.
 absl::StatusOr<Fidelity> MeasureFidelityOfTokens(const Encoder& reference, const Encoder& peer, const Encoder& candidate,
                                                  const std::vector<std::vector<int32_t>>& texts, const FidelityStep& step = nullptr);
 
-// For people: some lines.
+// For people: what was measured with, a line for each precision, and how much faster `candidate` is.
 std::string FidelityTable(const Fidelity& fidelity);
 // For the record beside the encoder: one JSON object.
 std::string FidelityJson(const Fidelity& fidelity);

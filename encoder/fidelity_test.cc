@@ -143,6 +143,41 @@ TEST_F(FidelityTest, ThePeerIsJudgedAsTheCandidateIs) {
   EXPECT_EQ(alone->cosine_min, fidelity->cosine_min);
 }
 
+TEST_F(FidelityTest, TableAndRecordHaveTheFiguresOfEachPrecision) {
+  Fidelity fidelity;
+  fidelity.fingerprint = "a:b";
+  fidelity.reference = "float32";
+  fidelity.peer = "bfloat16";
+  fidelity.candidate = "int8";
+  fidelity.text_count = 100;
+  fidelity.token_count = 2'000;
+  fidelity.cosine_mean = 0.875;
+  fidelity.cosine_min = 0.75;
+  fidelity.top_10_overlap = 0.625;
+  fidelity.peer_cosine_mean = 0.96875;
+  fidelity.peer_cosine_min = 0.9375;
+  fidelity.peer_top_10_overlap = 0.8125;
+  fidelity.reference_tokens_per_s = 1'000;
+  fidelity.peer_tokens_per_s = 2'000;
+  fidelity.candidate_tokens_per_s = 5'000;
+  EXPECT_EQ(FidelityTable(fidelity),
+            "int8 against float32, 100 texts of 2000 tokens, encoder a:b\n"
+            "precision   cosine mean  cosine min  top-10 overlap  tokens/s\n"
+            "float32         1.00000     1.00000          1.0000      1000\n"
+            "bfloat16        0.96875     0.93750          0.8125      2000\n"
+            "int8            0.87500     0.75000          0.6250      5000\n"
+            "int8 is 5.00x as fast as float32, 2.50x as bfloat16 (of one thread's CPU time)\n");
+  EXPECT_EQ(FidelityJson(fidelity),
+            "{\"fingerprint\": \"a:b\", \"reference\": \"float32\", \"peer\": \"bfloat16\", \"candidate\": \"int8\", \"text_count\": 100, "
+            "\"token_count\": 2000, \"cosine_mean\": 0.875000, \"cosine_min\": 0.750000, \"top_10_overlap\": 0.625000, "
+            "\"peer_cosine_mean\": 0.968750, \"peer_cosine_min\": 0.937500, \"peer_top_10_overlap\": 0.812500, "
+            "\"reference_tokens_per_s\": 1000.0, \"peer_tokens_per_s\": 2000.0, \"candidate_tokens_per_s\": 5000.0}\n");
+  fidelity.peer = fidelity.reference;  // Where the CPU has nothing faster.
+  EXPECT_THAT(FidelityTable(fidelity), testing::EndsWith("float32         1.00000     1.00000          1.0000      1000\n"
+                                                         "int8            0.87500     0.75000          0.6250      5000\n"
+                                                         "int8 is 5.00x as fast as float32 (of one thread's CPU time)\n"));
+}
+
 TEST_F(FidelityTest, StepsTellHowFarItIsAndMayEndIt) {
   const std::shared_ptr<const Encoder> floats = Load(Precision::kFloat32), bytes = Load(Precision::kInt8);
   ASSERT_TRUE(floats != nullptr && bytes != nullptr);

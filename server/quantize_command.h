@@ -18,8 +18,8 @@ namespace loci {
 inline constexpr char kInt8FidelityFile[] = "int8_fidelity.json";
 
 struct QuantizeResult {
-  // To print: cosine, top-10 overlap, tokens per second of int8, of the fastest precision that interchanges with float32, and of float32
-  // (Fidelity), and where that is recorded, or why not.
+  // To print: cosine, top-10 overlap and tokens per second of float32, of the fastest precision that interchanges with it, and of int8
+  // (FidelityTable), and where that is recorded, or why not.
   std::string report;
   // FileSystem's error where the file that --record names could not be written; OK where that was the default one's.
   absl::Status recorded;
