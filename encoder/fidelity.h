@@ -22,6 +22,9 @@ namespace loci {
 inline constexpr int64_t kMinFidelityTexts = 20;
 // Beyond, comparing all with all takes long.
 inline constexpr int64_t kMaxFidelityTexts = 10'000;
+inline constexpr int64_t kDefaultFidelitySample = 1'000;
+// Of what is drawn of more texts than are measured with: the same ones of the same texts.
+inline constexpr uint64_t kFidelitySampleSeed = 20261122;
 
 struct Fidelity {
   std::string fingerprint;  // QUERY:PASSAGE, of all three.

@@ -25,7 +25,6 @@
 namespace loci {
 namespace {
 
-constexpr uint64_t kSampleSeed = 20261122;
 constexpr size_t kReadPassages = 64;
 
 absl::Status CheckEnough(std::string_view store, const View& view) {
@@ -40,7 +39,7 @@ absl::Status CheckEnough(std::string_view store, const View& view) {
 // `count` of the view's passages, or all, each set of so many as likely as any other, in order. (Knuth, The Art of Computer Programming, 3.4.2,
 // algorithm S.)
 std::vector<ViewRow> DrawRows(const View& view, int64_t count) {
-  SplitMix64 random(kSampleSeed);
+  SplitMix64 random(kFidelitySampleSeed);
   std::vector<ViewRow> drawn;
   int64_t alive = view.passage_count();
   count = std::min(count, alive);

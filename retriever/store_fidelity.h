@@ -14,8 +14,6 @@
 
 namespace loci {
 
-inline constexpr int64_t kDefaultFidelitySample = 1'000;
-
 // FAILED_PRECONDITION: NO_ACTIVE_GENERATION; INT8_UNAVAILABLE; TOO_FEW_PASSAGES where the store serves fewer than kMinFidelityTexts (encoder/fidelity.h).
 // Does not block.
 absl::Status CheckStoreFidelity(GenerationManager& manager, std::string_view store);

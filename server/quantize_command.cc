@@ -19,13 +19,10 @@
 namespace loci {
 namespace {
 
-constexpr int64_t kDefaultSample = 1'000;
-constexpr uint64_t kSampleSeed = 20261122;
-
 struct Options {
   std::string model;
   std::string texts;
-  int64_t sample = kDefaultSample;
+  int64_t sample = kDefaultFidelitySample;
   std::string record;
   bool record_given = false;
 };
@@ -69,7 +66,7 @@ absl::StatusOr<Options> Parse(const std::vector<std::string>& arguments) {
 // A uniform sample of at most `limit` texts: of n that were read, the last takes the place of one that is held with probability limit / n.
 absl::StatusOr<std::vector<std::string>> ReadSample(std::istream& input, const std::string& name, int64_t limit) {
   std::vector<std::string> sample;
-  SplitMix64 random(kSampleSeed);
+  SplitMix64 random(kFidelitySampleSeed);
   int64_t count = 0;
   const auto add = [&](std::string text) {
     if (++count <= limit) {
@@ -144,7 +141,9 @@ std::string QuantizeHelp() {
          "\n"
          "  --model DIR    a checkpoint's folder\n"
          "  --texts FILE   a text a line, or JSON objects with \"text\" and \"title\"; - is standard input\n"
-         "  --sample N     so many of them, drawn at random (1000)\n"
+         "  --sample N     so many of them, drawn at random (" +
+         std::to_string(kDefaultFidelitySample) +
+         ")\n"
          "  --record FILE  keeps the figures as JSON (DIR/int8_fidelity.json; \"\" keeps none)\n";
 }
 

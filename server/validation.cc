@@ -13,7 +13,6 @@
 #include "index/index_specification.h"
 #include "index/store.h"
 #include "retriever/passage_validation.h"
-#include "retriever/store_fidelity.h"
 #include "server/field_checks.h"
 #include "server/request_errors.h"
 
