@@ -99,6 +99,7 @@ absl::StatusOr<std::vector<std::string>> ReadSample(std::istream& input, const s
     const auto title = object.fields().find("title");
     add(PassageText(title == object.fields().end() ? "" : title->second.string_value(), text->second.string_value()));
   }
+  if (input.bad()) return absl::DataLossError(absl::StrCat(name, ":", number + 1, ": cannot be read"));
   return sample;
 }
 
@@ -108,6 +109,7 @@ absl::StatusOr<QuantizeResult> RunQuantizeCommand(const std::vector<std::string>
   LOCI_ASSIGN_OR_RETURN(const Options options, Parse(arguments));
   std::ifstream file;
   if (options.texts != "-") {
+    if (PosixFileSystem().IsDirectory(options.texts)) return absl::InvalidArgumentError(absl::StrCat("--texts is ", options.texts, ", a folder; it must be a file"));
     file.open(options.texts);
     if (!file) return absl::NotFoundError(absl::StrCat("cannot read ", options.texts));
   }

@@ -30,7 +30,7 @@ struct QuantizeResult {
 //   --texts FILE   a text a line, or a JSON object with `text` and perhaps `title`; "-" is `input`. Not gzipped. Empty lines are skipped.
 //   --sample N     so many of the texts, drawn at random, the same ones of the same texts: 20 to 10,000, default 1,000. Others are not held.
 //   --record FILE  where the figures are kept as JSON; default int8_fidelity.json in the checkpoint's folder. "" keeps none
-// INVALID_ARGUMENT names flag or line; other errors as LoadEncoder and FileSystem. Blocks, for some seconds per 1,000 texts.
+// INVALID_ARGUMENT names flag or line; DATA_LOSS the line from which on the texts can't be read; other errors as LoadEncoder and FileSystem. Blocks, for some seconds per 1,000 texts.
 absl::StatusOr<QuantizeResult> RunQuantizeCommand(const std::vector<std::string>& arguments, std::istream& input);
 
 std::string QuantizeHelp();

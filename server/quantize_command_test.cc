@@ -1,8 +1,13 @@
 #include "server/quantize_command.h"
 
 #include <cstdio>
+#include <ios>
+#include <istream>
 #include <sstream>
+#include <streambuf>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "base/file.h"
@@ -95,6 +100,27 @@ TEST_F(QuantizeCommandTest, TheSampleIsOfAllTextsAndTheSameEachTime) {
   EXPECT_EQ(tokens(), count);
 }
 
+// Ends in an error, as a disk that fails.
+class FailingBuffer : public std::streambuf {
+ public:
+  explicit FailingBuffer(std::string content) : content_(std::move(content)) { setg(content_.data(), content_.data(), content_.data() + content_.size()); }
+
+ protected:
+  int_type underflow() override { throw std::ios_base::failure("the disk failed"); }
+
+ private:
+  std::string content_;
+};
+
+TEST_F(QuantizeCommandTest, TextsThatEndInAnErrorAreNotTheWhole) {
+  FailingBuffer buffer(Lines(45));
+  std::istream input(&buffer);
+  const absl::Status status = RunQuantizeCommand({"--model", model_, "--texts", "-"}, input).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kDataLoss) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("-:47: cannot be read"));
+  EXPECT_FALSE(fs_.Exists(JoinPath(model_, kInt8FidelityFile)));
+}
+
 TEST_F(QuantizeCommandTest, NamesWhatIsWrong) {
   const auto message = [&](std::vector<std::string> arguments, const std::string& input) {
     const absl::Status status = Run(std::move(arguments), input).status();
@@ -113,6 +139,7 @@ TEST_F(QuantizeCommandTest, NamesWhatIsWrong) {
   EXPECT_THAT(message({"--model", model_, "--texts", "-"}, std::string("\x1f\x8b\x08\0\0\0\0\0\0\x03\n\xff", 12)),
               HasSubstr("- is gzipped; unpack it before: gzip -dc"));
   EXPECT_THAT(message({"--model", model_, "--texts", model_ + "/none"}, ""), HasSubstr("cannot read"));
+  EXPECT_THAT(message({"--model", model_, "--texts", model_}, ""), HasSubstr("a folder; it must be a file"));
   EXPECT_FALSE(fs_.Exists(JoinPath(model_, kInt8FidelityFile)));
 }
 
