@@ -228,7 +228,7 @@ absl::StatusOr<int64_t> EncoderRegistry::DeletePublished(size_t keep, const std:
     const std::string& name = published[i].second;
     const std::string fingerprint = absl::StrReplaceAll(name, {{"-", ":"}});
     if (used.contains(fingerprint) || used.contains(fingerprint.substr(fingerprint.find(':') + 1))) continue;
-    std::shared_ptr<TextEncoder> unused;  // Freed after the lock is given back.
+    std::shared_ptr<TextEncoder> unused;  // Freed after `mutex_` is given back.
     {
       MutexLock lock(&mutex_);
       if (const auto int8 = int8_.find(fingerprint); int8 != int8_.end() && !int8->second.expired()) continue;
@@ -253,17 +253,22 @@ absl::StatusOr<int64_t> EncoderRegistry::DeletePublished(size_t keep, const std:
 
 std::shared_ptr<TextEncoder> EncoderRegistry::Insert(EncoderTowers towers, bool make_default, bool stays) {
   const std::string fingerprint = towers.spec().fingerprint.ToString();
-  std::vector<std::shared_ptr<TextEncoder>> unused;  // Freed after the lock is given back: their threads end with them.
-  MutexLock lock(&mutex_);
-  if (make_default) default_ = fingerprint;
-  if (stays) staying_.insert(fingerprint);
-  unused = TakeUnused(fingerprint);
-  std::shared_ptr<TextEncoder>& slot = loaded_[fingerprint];
-  if (slot == nullptr) {
-    slot = std::make_shared<TextEncoder>(std::move(towers), options_.batcher, *options_.clock, *options_.metrics);
-    LogInfo("encoder_registry", absl::StrCat("loaded ", slot->spec().model_name, " fingerprint=", fingerprint, " dim=", slot->spec().dim));
+  std::vector<std::shared_ptr<TextEncoder>> unused;
+  std::shared_ptr<TextEncoder> inserted;
+  {
+    MutexLock lock(&mutex_);
+    if (make_default) default_ = fingerprint;
+    if (stays) staying_.insert(fingerprint);
+    unused = TakeUnused(fingerprint);
+    std::shared_ptr<TextEncoder>& slot = loaded_[fingerprint];
+    if (slot == nullptr) {
+      slot = std::make_shared<TextEncoder>(std::move(towers), options_.batcher, *options_.clock, *options_.metrics);
+      LogInfo("encoder_registry", absl::StrCat("loaded ", slot->spec().model_name, " fingerprint=", fingerprint, " dim=", slot->spec().dim));
+    }
+    inserted = slot;
   }
-  return slot;
+  FreeApart(std::move(unused));
+  return inserted;
 }
 
 std::vector<std::shared_ptr<TextEncoder>> EncoderRegistry::TakeUnused(const std::string& fingerprint) {
@@ -332,6 +337,10 @@ absl::StatusOr<std::shared_ptr<const Encoder>> EncoderRegistry::LoadPassageTower
   return towers.passage;
 }
 
+void EncoderRegistry::FreeApart(std::vector<std::shared_ptr<TextEncoder>> unused) const {
+  if (!unused.empty()) (void)unloader_->TrySubmit([unused = std::move(unused)]() mutable { unused.clear(); });
+}
+
 std::shared_ptr<TextEncoder> EncoderRegistry::FreedApart(std::unique_ptr<TextEncoder> encoder) const {
   return {encoder.release(), [unloader = std::weak_ptr<ThreadPool>(unloader_)](TextEncoder* unused) {
             const auto free = [unused] {
@@ -365,11 +374,14 @@ absl::StatusOr<std::shared_ptr<TextEncoder>> EncoderRegistry::ComputedAs(std::sh
   std::shared_ptr<TextEncoder> computed =
       FreedApart(std::make_unique<TextEncoder>(std::move(towers), options_.batcher, *options_.clock, *options_.metrics));
   LogInfo("encoder_registry", absl::StrCat("loaded ", computed->spec().model_name, " fingerprint=", fingerprint.ToString(), " in int8"));
-  std::vector<std::shared_ptr<TextEncoder>> unused;  // Freed after the lock is given back.
-  MutexLock lock(&mutex_);
-  unused = TakeUnused(fingerprint.ToString());
-  std::erase_if(int8_, [](const auto& other) { return other.second.expired(); });
-  int8_[fingerprint.ToString()] = computed;
+  std::vector<std::shared_ptr<TextEncoder>> unused;
+  {
+    MutexLock lock(&mutex_);
+    unused = TakeUnused(fingerprint.ToString());
+    std::erase_if(int8_, [](const auto& other) { return other.second.expired(); });
+    int8_[fingerprint.ToString()] = computed;
+  }
+  FreeApart(std::move(unused));
   return computed;
 }
 

@@ -114,8 +114,10 @@ class EncoderRegistry {
   absl::StatusOr<std::shared_ptr<TextEncoder>> LoadLocked(const std::string& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
   // What LoadLocked reads, with options that say precision, pool and device. In int8 INT8_UNAVAILABLE where the checkpoint gives no vectors.
   absl::StatusOr<EncoderTowers> ReadTowers(const std::string& directory, EncoderOptions options) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
-  // Takes what nobody holds, but for those that stay and `fingerprint`, out of the memory: once the caller drops it, without the lock.
+  // Takes what nobody holds, but for those that stay and `fingerprint`, out of the memory: by FreeApart, without the lock.
   std::vector<std::shared_ptr<TextEncoder>> TakeUnused(const std::string& fingerprint) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // On a thread of this registry's: their threads end with them, for which who loads another does not wait.
+  void FreeApart(std::vector<std::shared_ptr<TextEncoder>> unused) const;
   // Of those loaded; null where none matches.
   absl::StatusOr<std::shared_ptr<TextEncoder>> Find(std::string_view name) const;
   std::shared_ptr<TextEncoder> Insert(EncoderTowers towers, bool make_default, bool stays);
