@@ -294,13 +294,18 @@ absl::Status Int8Unavailable(std::string_view why) {
 
 }  // namespace
 
-absl::StatusOr<EncoderTowers> EncoderRegistry::ReadTowers(const std::string& directory, EncoderOptions options) {
+absl::StatusOr<EncoderTowers> EncoderRegistry::ReadTowers(const std::string& directory, EncoderOptions options, bool passage_alone) {
   const std::string path = JoinPath(options_.directory, directory);
   const absl::StatusOr<storage::EncoderLineage> lineage = ReadLineage(*options_.fs, path);
   if (absl::IsNotFound(lineage.status())) return DamagedEncoder(directory, "its LINEAGE is gone");
   LOCI_RETURN_IF_ERROR(lineage.status());
   options.model_name = lineage->model();
-  absl::StatusOr<EncoderTowers> towers = LoadEncoderTowers(*options_.fs, path, options);
+  const auto load = [&]() -> absl::StatusOr<EncoderTowers> {
+    if (!passage_alone) return LoadEncoderTowers(*options_.fs, path, options);
+    LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> passage, LoadEncoder(*options_.fs, path, options));
+    return EncoderTowers{.passage = std::move(passage), .query = nullptr, .model_name = options.model_name, .element_type_reason = ""};
+  };
+  absl::StatusOr<EncoderTowers> towers = load();
   // It was an encoder when it was put there; that it would be one in int8 nobody has said.
   const absl::StatusCode code = towers.status().code();
   if (options.precision == Precision::kInt8 && (code == absl::StatusCode::kInvalidArgument || code == absl::StatusCode::kFailedPrecondition)) {
@@ -311,7 +316,9 @@ absl::StatusOr<EncoderTowers> EncoderRegistry::ReadTowers(const std::string& dir
   }
   LOCI_RETURN_IF_ERROR(towers.status());
   const Fingerprint fingerprint = towers->spec().fingerprint;
-  if (EncoderFolder(fingerprint) != directory) {
+  const std::optional<Fingerprint> expected = FingerprintOfFolder(directory);
+  // The query half of two towers is of what was not read.
+  if (!expected.has_value() || expected->passage != fingerprint.passage || (!passage_alone && expected->query != fingerprint.query)) {
     return DamagedEncoder(directory, absl::StrCat("the files in ", path, " have fingerprint ", fingerprint.ToString()));
   }
   return towers;
@@ -333,7 +340,7 @@ absl::StatusOr<std::shared_ptr<const Encoder>> EncoderRegistry::LoadPassageTower
   options.pool = nullptr;
   options.cuda = nullptr;
   MutexLock loading(&loading_);
-  LOCI_ASSIGN_OR_RETURN(const EncoderTowers towers, ReadTowers(EncoderFolder(encoder), std::move(options)));
+  LOCI_ASSIGN_OR_RETURN(const EncoderTowers towers, ReadTowers(EncoderFolder(encoder), std::move(options), /*passage_alone=*/true));
   return towers.passage;
 }
 

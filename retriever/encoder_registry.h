@@ -94,8 +94,8 @@ class EncoderRegistry {
   absl::Status CheckInt8() const;
   // What encoders compute in that are not asked for in int8.
   Precision precision() const { return options_.encoder.precision; }
-  // The passage tower of an encoder that lies in this registry, in this precision, on the CPU and for the caller alone: it is none of Loaded(), and
-  // works on the thread that calls it. Errors as ComputedAs. Blocks.
+  // The passage tower, and of its weights nothing else, of an encoder that lies in this registry, in this precision, on the CPU and for the caller
+  // alone: it is none of Loaded(), and works on the thread that calls it. Errors as ComputedAs. Blocks.
   absl::StatusOr<std::shared_ptr<const Encoder>> LoadPassageTower(const Fingerprint& encoder, Precision precision) ABSL_LOCKS_EXCLUDED(loading_);
 
   // Those loaded, the default first; those that compute in int8 last.
@@ -112,8 +112,10 @@ class EncoderRegistry {
   // The folders of encoders in the registry, whose LINEAGE says this model name, if one is given.
   absl::StatusOr<std::vector<std::string>> Folders(std::string_view model_name = {}) const;
   absl::StatusOr<std::shared_ptr<TextEncoder>> LoadLocked(const std::string& directory) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
-  // What LoadLocked reads, with options that say precision, pool and device. In int8 INT8_UNAVAILABLE where the checkpoint gives no vectors.
-  absl::StatusOr<EncoderTowers> ReadTowers(const std::string& directory, EncoderOptions options) ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
+  // What LoadLocked reads, with options that say precision, pool and device; or of two towers the passages' alone. In int8 INT8_UNAVAILABLE where
+  // the checkpoint gives no vectors.
+  absl::StatusOr<EncoderTowers> ReadTowers(const std::string& directory, EncoderOptions options, bool passage_alone = false)
+      ABSL_EXCLUSIVE_LOCKS_REQUIRED(loading_);
   // Takes what nobody holds, but for those that stay and `fingerprint`, out of the memory: by FreeApart, without the lock.
   std::vector<std::shared_ptr<TextEncoder>> TakeUnused(const std::string& fingerprint) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   // On a thread of this registry's: their threads end with them, for which who loads another does not wait.

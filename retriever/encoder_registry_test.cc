@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "base/error.h"
+#include "encoder/towers.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "retriever/testing/retriever_fixture.h"
@@ -95,6 +96,29 @@ TEST_F(EncoderRegistryTest, TwoCheckpointsAreTwoVectorSpaces) {
   EXPECT_EQ((*registry_->Get(""))->spec().fingerprint, (*second)->spec().fingerprint);
   EXPECT_TRUE(registry_->Get(first).ok());
   EXPECT_EQ(registry_->Loaded().size(), 2u);
+}
+
+TEST_F(EncoderRegistryTest, APassageTowerIsReadWithoutTheQueryTower) {
+  ASSERT_TRUE(WriteTinyCheckpoint(fs_, CheckpointDirectory(2), {.seed = 2}).ok());
+  Start(/*import_encoder=*/false);
+  const std::string weights = *fs_.ReadFile(JoinPath(CheckpointDirectory(2), kWeightsFile));
+  ASSERT_TRUE(WriteFileAtomically(fs_, JoinPath(CheckpointDirectory(1), kQueryWeightsFile), weights).ok());
+  const auto imported = registry_->Import(CheckpointDirectory(1));
+  ASSERT_TRUE(imported.ok()) << imported.status();
+  const Fingerprint fingerprint = (*imported)->spec().fingerprint;
+  const auto whole = registry_->LoadPassageTower(fingerprint, Precision::kFloat32);
+  ASSERT_TRUE(whole.ok()) << whole.status();
+  EXPECT_EQ((*whole)->spec().fingerprint.passage, fingerprint.passage);
+  Damage(fingerprint.ToString(), kQueryWeightsFile, /*gone=*/false);
+  const auto alone = registry_->LoadPassageTower(fingerprint, Precision::kInt8);
+  ASSERT_TRUE(alone.ok()) << alone.status();
+  EXPECT_EQ((*alone)->spec().element_type, "int8");
+  Damage(fingerprint.ToString(), kWeightsFile, /*gone=*/false);
+  EXPECT_EQ(GetErrorReason(registry_->LoadPassageTower(fingerprint, Precision::kFloat32).status())->reason, "ENCODER_DAMAGED");
+  // Another's weights are not the ones that were asked for.
+  const std::string path = JoinPath(registry_->Directory(fingerprint), kWeightsFile);
+  ASSERT_TRUE(WriteFileAtomically(fs_, path, weights).ok());
+  EXPECT_EQ(GetErrorReason(registry_->LoadPassageTower(fingerprint, Precision::kFloat32).status())->reason, "ENCODER_DAMAGED");
 }
 
 TEST_F(EncoderRegistryTest, AFurtherOneIsNamedByItsFolderAndLeavesTheDefault) {
