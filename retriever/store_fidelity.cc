@@ -11,13 +11,18 @@
 #include "base/clock.h"
 #include "base/device.h"
 #include "base/error.h"
+#include "base/file.h"
 #include "base/logging.h"
+#include "base/memory_info.h"
 #include "base/split_mix.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
 #include "encoder/encoder.h"
 #include "encoder/fidelity.h"
 #include "encoder/text_encoder.h"
+#include "encoder/towers.h"
+#include "index/build_forecast.h"
+#include "proto/loci/storage/storage.pb.h"
 #include "proto/loci/v1/common.pb.h"
 #include "retriever/encoder_pace.h"
 #include "retriever/encoder_registry.h"
@@ -26,6 +31,7 @@ namespace loci {
 namespace {
 
 constexpr size_t kReadPassages = 64;
+constexpr int kTowers = 3;  // That are held at once: float32's, int8's and what the registry's encoders compute in.
 
 absl::Status CheckEnough(std::string_view store, const View& view) {
   if (view.passage_count() >= kMinFidelityTexts) return absl::OkStatus();
@@ -34,6 +40,14 @@ absl::Status CheckEnough(std::string_view store, const View& view) {
                                                  kMinFidelityTexts, " at least")),
       "TOO_FEW_PASSAGES",
       {{"store", std::string(store)}, {"passage_count", absl::StrCat(view.passage_count())}, {"limit", absl::StrCat(kMinFidelityTexts)}});
+}
+
+// Room for so many towers, one after the other, each held beside those before it: packed, of an encoder in float32, they are no larger than its
+// file, and that is mapped while one is read.
+absl::Status CheckRoom(GenerationManager& manager, const Fingerprint& encoder, int tower_count) {
+  const absl::StatusOr<int64_t> weights_bytes = manager.fs().FileSize(JoinPath(manager.encoders().Directory(encoder), kWeightsFile));
+  if (!weights_bytes.ok()) return absl::OkStatus();  // Who loads it says why.
+  return CheckMemory("a measurement of int8 vectors", (tower_count + 1) * *weights_bytes, AvailableMemoryBytes(manager.fs()));
 }
 
 // `count` of the view's passages, or all, each set of so many as likely as any other, in order. (Knuth, The Art of Computer Programming, 3.4.2,
@@ -68,7 +82,10 @@ void AddPrecision(const std::string& element_type, double cosine_mean, double co
 absl::Status CheckStoreFidelity(GenerationManager& manager, std::string_view store) {
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<const ServingSet> set, manager.TryCapture(store, ""));
   LOCI_RETURN_IF_ERROR(manager.encoders().CheckInt8());
-  return CheckEnough(store, *set->view);
+  LOCI_RETURN_IF_ERROR(CheckEnough(store, *set->view));
+  const storage::Manifest& manifest = set->view->generation().manifest();
+  const Fingerprint made_by{.query = manifest.query_fingerprint(), .passage = manifest.passage_fingerprint()};
+  return CheckRoom(manager, set->encoder == nullptr ? made_by : set->encoder->spec().fingerprint, kTowers);
 }
 
 absl::StatusOr<storage::EncoderFidelity> MeasureStoreFidelity(GenerationManager& manager, std::string_view store, int64_t sample_count,
@@ -107,9 +124,14 @@ absl::StatusOr<storage::EncoderFidelity> MeasureStoreFidelity(GenerationManager&
   }
   LOCI_RETURN_IF_ERROR(check("encoding", 0, static_cast<int64_t>(sample.size())));
   const Fingerprint fingerprint = encoder->spec().fingerprint;
-  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<const Encoder> reference, encoders.LoadPassageTower(fingerprint, Precision::kFloat32));
-  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<const Encoder> candidate, encoders.LoadPassageTower(fingerprint, Precision::kInt8));
-  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> peer, encoders.LoadPassageTower(fingerprint, encoders.precision()));
+  int left = kTowers;
+  const auto load = [&](Precision precision) -> absl::StatusOr<std::shared_ptr<const Encoder>> {
+    LOCI_RETURN_IF_ERROR(CheckRoom(manager, fingerprint, left--));
+    return encoders.LoadPassageTower(fingerprint, precision);
+  };
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<const Encoder> reference, load(Precision::kFloat32));
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<const Encoder> candidate, load(Precision::kInt8));
+  LOCI_ASSIGN_OR_RETURN(std::shared_ptr<const Encoder> peer, load(encoders.precision()));
   if (peer->spec().element_type == reference->spec().element_type) peer = reference;
   encoder.reset();
   const EncoderPace pace(encoders, /*encoder=*/nullptr, /*max_share=*/1, control.limits);

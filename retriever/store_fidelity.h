@@ -15,7 +15,8 @@
 namespace loci {
 
 // FAILED_PRECONDITION: NO_ACTIVE_GENERATION; INT8_UNAVAILABLE; TOO_FEW_PASSAGES where the store serves fewer than kMinFidelityTexts (encoder/fidelity.h).
-// Does not block.
+// RESOURCE_EXHAUSTED, reason MEMORY with `needed_bytes` and `available_bytes`, where this machine has no room now for the towers that are loaded to
+// measure. Loads nothing.
 absl::Status CheckStoreFidelity(GenerationManager& manager, std::string_view store);
 
 // Measures (MeasureFidelity) with `sample_count` passages, kMinFidelityTexts to kMaxFidelityTexts, of what the store serves, writes included, or with all
@@ -24,7 +25,7 @@ absl::Status CheckStoreFidelity(GenerationManager& manager, std::string_view sto
 //
 // It is nobody's hindrance: the passage tower is loaded once more in float32, in what the registry's encoders compute in and in int8, so that no
 // batcher is in between, and works on the calling thread alone; before each of its batches of 16 passages texts that wait for encoders go first
-// (EncoderPace). What serves is held while the sample is read, not longer.
+// (EncoderPace). Memory is looked at again before each is loaded. What serves is held while the sample is read, not longer.
 //
 // Phases "sampling", "encoding" and "comparing" (passages). Errors as CheckStoreFidelity, WithEncoder, EncoderRegistry::LoadPassageTower and of reading;
 // CANCELLED and DEADLINE_EXCEEDED by the limits; NOT_FOUND where the store was deleted meanwhile. Blocks.

@@ -1,5 +1,6 @@
 #include "retriever/store_fidelity.h"
 
+#include <atomic>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -13,8 +14,10 @@
 #include "encoder/encoder.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "index/forwarding_file_system.h"
 #include "retriever/fidelity_file.h"
 #include "retriever/testing/retriever_fixture.h"
+#include "retriever/testing/small_memory.h"
 
 namespace loci {
 namespace {
@@ -151,6 +154,61 @@ TEST_F(StoreFidelityTest, WhatServesNothingIsRefused) {
   EXPECT_EQ(ReasonOf(Measure("empty").status()), "NO_ACTIVE_GENERATION");
   EXPECT_EQ(ReasonOf(Measure("absent").status()), "STORE_NOT_FOUND");
   EXPECT_FALSE(Kept("empty").has_value());
+}
+
+TEST_F(StoreFidelityTest, WithoutRoomForItsTowersNothingIsLoaded) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Passages(0, 50)).ok());
+  const std::string weights = JoinPath(registry_->Directory((*registry_->Get(""))->spec().fingerprint), "model.safetensors");
+  SmallMemory little(2 * *fs_.FileSize(weights)), enough(int64_t{1} << 30);
+  for (SmallMemory* fs : {&little, &enough}) {
+    manager_.reset();
+    auto manager = GenerationManager::Open({.data_directory = DataDirectory(), .fs = fs, .encoders = registry_.get(), .search_pool = &pool_});
+    ASSERT_TRUE(manager.ok()) << manager.status();
+    manager_ = *std::move(manager);
+    const absl::Status status = CheckStoreFidelity(*manager_, "s");
+    EXPECT_EQ(Measure("s").status(), status) << "before there is a job";
+    EXPECT_EQ(Kept("s").has_value(), fs == &enough);
+    if (fs == &enough) {
+      EXPECT_TRUE(status.ok()) << status;
+      continue;
+    }
+    EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+    EXPECT_EQ(ReasonOf(status), "MEMORY");
+    EXPECT_GT(std::stoll(GetErrorReason(status)->metadata.at("needed_bytes")), std::stoll(GetErrorReason(status)->metadata.at("available_bytes")));
+  }
+  manager_.reset();  // Before its files.
+}
+
+// What this machine has is less after each tower that was loaded.
+class ShrinkingMemory : public ForwardingFileSystem {
+ public:
+  absl::StatusOr<std::string> ReadFile(const std::string& path) override {
+    if (path == "/proc/self/cgroup") return absl::NotFoundError(path);
+    if (path != "/proc/meminfo") return base_.ReadFile(path);
+    return looks_left-- > 0 ? "MemAvailable: 9999999 kB\n" : "MemAvailable: 1 kB\n";
+  }
+  std::atomic<int> looks_left = 0;
+};
+
+TEST_F(StoreFidelityTest, RoomThatIsTakenMeanwhileEndsItBeforeTheNextTower) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Passages(0, 50)).ok());
+  manager_.reset();
+  ShrinkingMemory fs;
+  fs.looks_left = 1'000;
+  auto manager = GenerationManager::Open({.data_directory = DataDirectory(), .fs = &fs, .encoders = registry_.get(), .search_pool = &pool_});
+  ASSERT_TRUE(manager.ok()) << manager.status();
+  manager_ = *std::move(manager);
+  for (const int looks : {1, 2, 3}) {  // One before all, and one before each.
+    fs.looks_left = looks;
+    const absl::Status status = Measure("s").status();
+    EXPECT_EQ(ReasonOf(status), "MEMORY") << looks << " " << status;
+    EXPECT_FALSE(Kept("s").has_value());
+  }
+  fs.looks_left = 4;
+  EXPECT_TRUE(Measure("s").ok());
+  manager_.reset();  // Before its files.
 }
 
 TEST_F(StoreFidelityTest, WhatIsCancelledLeavesTheRecordAsItWas) {
