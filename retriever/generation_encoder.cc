@@ -1,4 +1,5 @@
 // GenerationManager: which encoder a store's texts are encoded by.
+#include <map>
 #include <memory>
 #include <optional>
 #include <set>
@@ -63,37 +64,48 @@ std::shared_ptr<TextEncoder> GenerationManager::State::ToServe(const StoreEntry&
 
 absl::Status GenerationManager::State::SetInt8(StoreEntry& entry, bool int8) const {
   if (int8) LOCI_RETURN_IF_ERROR(options.encoders->CheckInt8());
-  // Loaded before the lock that writers wait for; and known to be possible where nothing serves yet.
-  std::shared_ptr<TextEncoder> ready;
-  if (const std::shared_ptr<const ServingSet> serving = entry.holder.Get(); serving != nullptr) ready = serving->encoder;
-  if (ready == nullptr) ready = options.encoders->Get("").value_or(nullptr);
-  if (ready != nullptr) {
-    LOCI_ASSIGN_OR_RETURN(ready, options.encoders->ComputedAs(std::move(ready), int8));
-  }
+  // Each is loaded before the lock that writers wait for, under which it is found here.
+  std::map<std::shared_ptr<TextEncoder>, absl::StatusOr<std::shared_ptr<TextEncoder>>> ready;
+  const auto computed = [&](const std::shared_ptr<TextEncoder>& encoder) -> const absl::StatusOr<std::shared_ptr<TextEncoder>>& {
+    const auto found = ready.find(encoder);
+    return found != ready.end() ? found->second : ready.emplace(encoder, options.encoders->ComputedAs(encoder, int8)).first->second;
+  };
+  // Inactive generations that requests named.
+  const auto opened = [&] {
+    std::vector<std::shared_ptr<const ServingSet>> sets;
+    for (const std::shared_ptr<const Generation>& generation : entry.Live()) {
+      std::shared_ptr<const ServingSet> named = entry.FindOpened(generation->id());
+      if (named != nullptr && named->encoder != nullptr) sets.push_back(std::move(named));
+    }
+    return sets;
+  };
+  std::shared_ptr<TextEncoder> serves;
+  if (const std::shared_ptr<const ServingSet> serving = entry.holder.Get(); serving != nullptr) serves = serving->encoder;
+  // Known to be possible where nothing serves yet.
+  if (serves == nullptr) serves = options.encoders->Get("").value_or(nullptr);
+  if (serves != nullptr) LOCI_RETURN_IF_ERROR(computed(serves).status());
+  if (const std::shared_ptr<TextEncoder> published = entry.published_encoder(); published != nullptr) (void)computed(published);
+  for (const std::shared_ptr<const ServingSet>& named : opened()) (void)computed(named->encoder);
   std::shared_ptr<const ServingSet> before;  // Dies after the lock.
   MutexLock writer(&entry.writer);
   LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> store, entry.GetStore());
   const std::shared_ptr<const ServingSet> serving = entry.holder.Get();
   std::shared_ptr<TextEncoder> encoder = serving == nullptr ? nullptr : serving->encoder;
   if (encoder != nullptr) {
-    LOCI_ASSIGN_OR_RETURN(encoder, options.encoders->ComputedAs(std::move(encoder), int8));
+    LOCI_ASSIGN_OR_RETURN(encoder, computed(encoder));
   }
   LOCI_RETURN_IF_ERROR(store->SetInt8(int8));
   entry.SetInt8(int8);
   // Else it would keep the other form in memory.
   if (const std::shared_ptr<TextEncoder> published = entry.published_encoder(); published != nullptr) {
-    entry.SetPublishedEncoder(options.encoders->ComputedAs(published, int8).value_or(published));
+    entry.SetPublishedEncoder(computed(published).value_or(published));
   }
   if (encoder != nullptr && encoder != serving->encoder) {
     before = entry.holder.Publish(std::make_shared<const ServingSet>(ServingSet{entry.name, serving->view, encoder}));
   }
-  // Inactive generations that requests named.
-  for (const std::shared_ptr<const Generation>& generation : entry.Live()) {
-    const std::shared_ptr<const ServingSet> named = entry.FindOpened(generation->id());
-    if (named == nullptr || named->encoder == nullptr) continue;
+  for (const std::shared_ptr<const ServingSet>& named : opened()) {
     // Null where it can't be: WithEncoder looks again, and says why.
-    std::shared_ptr<TextEncoder> computed = options.encoders->ComputedAs(named->encoder, int8).value_or(nullptr);
-    entry.ReplaceOpened(named, std::make_shared<const ServingSet>(ServingSet{entry.name, named->view, std::move(computed)}));
+    entry.ReplaceOpened(named, std::make_shared<const ServingSet>(ServingSet{entry.name, named->view, computed(named->encoder).value_or(nullptr)}));
   }
   LogInfo("generation_manager", absl::StrCat("set store=", entry.name, " encoder_precision=", int8 ? "int8" : "auto"));
   return absl::OkStatus();
@@ -109,12 +121,19 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::SetEncoder(
   const Fingerprint fingerprint = encoder->spec().fingerprint;
   std::shared_ptr<const ServingSet> before;  // Dies after the lock.
   std::shared_ptr<const ServingSet> serving;
+  std::optional<bool> int8;  // What `encoder` was computed for.
+  if (entry->holder.Get() != nullptr) {
+    int8 = entry->int8();
+    LOCI_ASSIGN_OR_RETURN(encoder, state_->ComputedAs(std::move(encoder), *int8));  // Loaded before the lock that writers wait for.
+  }
   {
     MutexLock writer(&entry->writer);
     LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<Store> opened, entry->GetStore());
     serving = entry->holder.Get();
     if (serving == nullptr) return state_->WhyNothingServes(*entry, *opened);
-    LOCI_ASSIGN_OR_RETURN(encoder, state_->ComputedAs(std::move(encoder), entry->int8()));
+    if (int8 != entry->int8()) {  // Set meanwhile, or what serves came meanwhile.
+      LOCI_ASSIGN_OR_RETURN(encoder, state_->ComputedAs(std::move(encoder), entry->int8()));
+    }
     const std::optional<std::set<std::string>> built = PassageHalves(*opened, *serving);
     LOCI_RETURN_IF_ERROR(WriteQueryHalf(*state_->options.fs, opened->directory(), fingerprint, built));
     entry->SetPublishedEncoder(encoder);

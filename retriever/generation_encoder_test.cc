@@ -1,8 +1,11 @@
 // Which encoder a store's texts are encoded by: what was published to it, over restarts, roll-backs and damage.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <functional>
+#include <future>
 #include <memory>
+#include <optional>
 #include <set>
 #include <string>
 #include <thread>
@@ -38,7 +41,12 @@ class HookedFileSystem : public ForwardingFileSystem {
     }
     return content;
   }
+  absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) override {
+    if (before_weights != nullptr && path.ends_with(".safetensors")) before_weights();
+    return base_.Map(path);
+  }
   std::function<void()> after_query_halves;
+  std::function<void()> before_weights;  // Are read.
 };
 
 class GenerationEncoderTest : public RetrieverFixture {
@@ -274,6 +282,47 @@ TEST_F(GenerationEncoderTest, OneThatIsSetWhileANamedGenerationIsOpenedIsNotMiss
   EXPECT_EQ(Serves("s", first), Name(child));
   EXPECT_EQ(hooked_.after_query_halves, nullptr) << "it came between";
   EXPECT_EQ(Serves("s", first), Name(child));
+}
+
+// What is loaded, which takes seconds, holds up no write.
+TEST_F(GenerationEncoderTest, WritesGoOnWhileAnEncoderIsLoadedInInt8) {
+  auto registry = EncoderRegistry::Open({.directory = JoinPath(DataDirectory(), "encoders"), .fs = &hooked_});
+  ASSERT_TRUE(registry.ok()) << registry.status();
+  registry_ = *std::move(registry);
+  ASSERT_TRUE(registry_->Import(CheckpointDirectory(1)).ok());
+  auto manager = GenerationManager::Open({.data_directory = DataDirectory(), .encoders = registry_.get(), .search_pool = &pool_});
+  ASSERT_TRUE(manager.ok()) << manager.status();
+  manager_ = *std::move(manager);
+  FillStore();
+  const std::string first = Active();
+  FillStore();
+  ASSERT_TRUE(manager_->SetEncoder("s", Publish(2, EncoderHalves::kQuery, Default())).ok());
+  const std::shared_ptr<TextEncoder> next = Publish(3, EncoderHalves::kQuery, Default());
+  ASSERT_TRUE(manager_->UpdateStore("s", std::nullopt, true).ok());
+  int loads = 0;
+  std::vector<std::future<absl::Status>> writes;
+  hooked_.before_weights = [&] {
+    ++loads;
+    writes.push_back(std::async(std::launch::async, [&] { return manager_->Upsert("s", {MakePassage("w", "two birds")}, {}).status(); }));
+    EXPECT_EQ(writes.back().wait_for(std::chrono::seconds(20)), std::future_status::ready) << "a write waits for load " << loads;
+  };
+  const auto set = manager_->SetEncoder("s", next);
+  ASSERT_TRUE(set.ok()) << set.status();
+  EXPECT_EQ((*set)->encoder->precision(), VectorPrecision::kInt8);
+  EXPECT_EQ(loads, 2) << "each tower once";
+  // Published for another half, and that of a generation that a request named: they change with what serves.
+  const std::shared_ptr<TextEncoder> both = Publish(4, EncoderHalves::kBoth, Default());
+  ASSERT_TRUE(manager_->SetEncoder("s", both).ok());
+  EXPECT_EQ(Serves("s", first), Name(next));
+  for (const bool int8 : {false, true}) {
+    ASSERT_TRUE(manager_->UpdateStore("s", std::nullopt, int8).ok());
+    for (const std::string& generation : {std::string(), first}) {
+      EXPECT_EQ((*manager_->Capture("s", generation))->encoder->precision() == VectorPrecision::kInt8, int8);
+    }
+  }
+  EXPECT_GT(loads, 4);
+  hooked_.before_weights = nullptr;
+  for (std::future<absl::Status>& write : writes) EXPECT_TRUE(write.get().ok());
 }
 
 TEST_F(GenerationEncoderTest, AStoreThatServesNothingTakesNone) {
