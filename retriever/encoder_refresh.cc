@@ -365,8 +365,10 @@ EncoderRefresher::~EncoderRefresher() {
 
 absl::StatusOr<RefreshStart> EncoderRefresher::Start(const std::string& store, std::shared_ptr<TextEncoder> encoder, const RefreshOptions& options) {
   GenerationManager& manager = *state_->options.manager;
-  MutexLock lock(&state_->mutex);
   LOCI_RETURN_IF_ERROR(manager.TryCapture(store, "").status());
+  // As the store computes, loaded without the mutex and held until that encoder is the store's: SetEncoder finds it.
+  LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<TextEncoder> computed, manager.ForStore(store, encoder));
+  MutexLock lock(&state_->mutex);
   const auto found = state_->records.find(store);
   const State::Progress progress = found == state_->records.end() ? State::Progress::kOver : state_->ProgressOf(found->second);
   RefreshStart start;
@@ -379,7 +381,6 @@ absl::StatusOr<RefreshStart> EncoderRefresher::Start(const std::string& store, s
   }
   // One that was asked to end may still have its last look before it.
   if (progress == State::Progress::kOver) {
-    LOCI_ASSIGN_OR_RETURN(const std::shared_ptr<TextEncoder> computed, manager.ForStore(store, encoder));
     const absl::Status checked = CheckReembedding(manager, {.store = store, .encoder = computed});
     if (HasReason(checked, "SAME_ENCODER")) state_->IsNewestLocked(store, encoder->spec().fingerprint.ToString());
     LOCI_RETURN_IF_ERROR(checked);

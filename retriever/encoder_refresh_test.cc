@@ -6,8 +6,10 @@
 #include <cmath>
 #include <filesystem>
 #include <functional>
+#include <future>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -19,6 +21,7 @@
 #include "base/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
+#include "index/forwarding_file_system.h"
 #include "retriever/testing/retriever_fixture.h"
 
 namespace loci {
@@ -64,12 +67,29 @@ class Gate {
   int permits_ = 0, waiting_ = 0;
 };
 
+// Calls something before weights are read.
+class HookedWeights : public ForwardingFileSystem {
+ public:
+  absl::StatusOr<std::unique_ptr<MappedFile>> Map(const std::string& path) override {
+    if (before_weights != nullptr && path.ends_with(".safetensors")) before_weights();
+    return base_.Map(path);
+  }
+  std::function<void()> before_weights;
+};
+
 class EncoderRefreshTest : public RetrieverFixture {
  protected:
   ~EncoderRefreshTest() override { StopAll(); }
 
-  void StartAll() {
+  // With `encoders_fs` those of the registry.
+  void StartAll(FileSystem* encoders_fs = nullptr) {
     RetrieverFixture::Start();
+    if (encoders_fs != nullptr) {
+      Stop();
+      registry_ = *EncoderRegistry::Open({.directory = JoinPath(DataDirectory(), "encoders"), .fs = encoders_fs});
+      ASSERT_TRUE(registry_->Import(CheckpointDirectory(1)).ok());
+      manager_ = *GenerationManager::Open({.data_directory = DataDirectory(), .encoders = registry_.get(), .search_pool = &pool_});
+    }
     base_ = *registry_->Get("");
     other_ = Import(2, 32);
     third_ = Import(3, 32);
@@ -211,6 +231,7 @@ class EncoderRefreshTest : public RetrieverFixture {
   size_t GenerationCount() { return manager_->ListGenerations("s")->generations.size(); }
 
   Gate gate_;
+  HookedWeights weights_;
   std::shared_ptr<TextEncoder> base_, other_, third_;
   std::unique_ptr<EncoderDriftTable> drifts_;
   std::unique_ptr<JobRegistry> jobs_;
@@ -252,6 +273,29 @@ TEST_F(EncoderRefreshTest, EncoderAndGenerationSwapTogetherAndDriftIsToldUntilTh
   EXPECT_EQ(DriftOf(*base_).drift, all.drift);
   EXPECT_EQ(DriftOf(*other_).sample_count, 0);
   EXPECT_EQ(Record(job).state(), JobRecord::STATE_SUCCEEDED);
+}
+
+TEST_F(EncoderRefreshTest, AnEncoderInInt8IsLoadedOnceAndHoldsUpNobody) {
+  StartAll(&weights_);
+  ASSERT_TRUE(Ingest("s", Corpus(40)).ok());
+  ASSERT_TRUE(manager_->UpdateStore("s", std::nullopt, true).ok());
+  std::atomic<int> loads = 0;
+  std::vector<std::future<absl::Status>> others;
+  weights_.before_weights = [&] {
+    ++loads;
+    others.push_back(std::async(std::launch::async, [&] {
+      refresher_->Forget("another store");  // What takes the refresher's own lock.
+      return manager_->Upsert("s", {MakePassage("w", "two birds")}, {}).status();
+    }));
+    EXPECT_EQ(others.back().wait_for(std::chrono::seconds(20)), std::future_status::ready) << "others wait for load " << loads;
+  };
+  const std::string job = RefreshHeld(other_);
+  EXPECT_EQ(loads, 1);
+  EXPECT_EQ(Await(job).state(), JobRecord::STATE_SUCCEEDED);
+  EXPECT_EQ(loads, 1) << "the job has the same";
+  EXPECT_EQ((*manager_->Capture("s", ""))->encoder->precision(), VectorPrecision::kInt8);
+  for (std::future<absl::Status>& other : others) EXPECT_TRUE(other.get().ok());
+  StopAll();  // Before what is called.
 }
 
 TEST_F(EncoderRefreshTest, TheNewestEncoderWins) {
