@@ -246,7 +246,8 @@ absl::StatusOr<StoreInfo> GenerationManager::GetStore(std::string_view store) {
                  .int8 = IsInt8(*opened)};
   if (absl::StatusOr<std::optional<storage::EncoderFidelity>> fidelity = ReadInt8Fidelity(*state_->options.fs, opened->directory()); fidelity.ok()) {
     info.int8_fidelity = *std::move(fidelity);
-  } else {
+    entry->SetFidelityError("");
+  } else if (entry->SetFidelityError(std::string(StdView(fidelity.status().message())))) {
     LogWarning("generation_manager", absl::StrCat("store=", entry->name, " ", fidelity.status().message()));
   }
   LOCI_ASSIGN_OR_RETURN(std::vector<storage::Manifest> manifests, opened->ListGenerations());

@@ -123,6 +123,13 @@ void StoreEntry::SetNextEncoder(std::shared_ptr<TextEncoder> encoder) {
   next_encoder_.swap(encoder);  // Dies after the lock.
 }
 
+bool StoreEntry::SetFidelityError(std::string error) {
+  MutexLock lock(&mutex_);
+  const bool is_new = !error.empty() && error != fidelity_error_;
+  fidelity_error_ = std::move(error);
+  return is_new;
+}
+
 std::shared_ptr<TextEncoder> StoreEntry::published_encoder() const {
   MutexLock lock(&mutex_);
   return published_encoder_;

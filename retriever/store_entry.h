@@ -95,6 +95,8 @@ struct StoreEntry {
   // Whether the store's texts are encoded in int8.
   bool int8() const { return int8_.load(std::memory_order_relaxed); }
   void SetInt8(bool int8) { int8_.store(int8, std::memory_order_relaxed); }
+  // What is wrong with the store's INT8_FIDELITY, empty for nothing. Whether that is something else than before, and so to be told.
+  bool SetFidelityError(std::string error);
   std::optional<Switching> switching() const;
   void SetSwitching(std::optional<Switching> switching);
   // Returns what had to go so that at most `limit` are open.
@@ -110,6 +112,7 @@ struct StoreEntry {
   std::shared_ptr<TextEncoder> next_encoder_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<TextEncoder> published_encoder_ ABSL_GUARDED_BY(mutex_);
   int builder_count_ ABSL_GUARDED_BY(mutex_) = 0;  // Builds that are under way.
+  std::string fidelity_error_ ABSL_GUARDED_BY(mutex_);
   std::optional<Switching> switching_ ABSL_GUARDED_BY(mutex_);
   std::shared_ptr<Store> store_ ABSL_GUARDED_BY(mutex_);
   absl::Status open_error_ ABSL_GUARDED_BY(mutex_);

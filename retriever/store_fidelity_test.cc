@@ -283,5 +283,22 @@ TEST_F(StoreFidelityTest, ARecordThatIsDamagedOrCanNotBeWrittenKeepsNothingFromS
   EXPECT_FALSE(Kept("s").has_value());
 }
 
+TEST_F(StoreFidelityTest, ADamagedRecordIsWarnedOfOnce) {
+  Start();
+  ASSERT_TRUE(Ingest("s", Passages(0, 50)).ok());
+  for (int round = 0; round < 2; ++round) {
+    ASSERT_TRUE(WriteFileAtomically(fs_, RecordPath("s"), "damaged").ok());
+    testing::internal::CaptureStderr();
+    for (int i = 0; i < 3; ++i) EXPECT_FALSE(Kept("s").has_value());
+    (void)manager_->ListStores();
+    const std::string log = testing::internal::GetCapturedStderr();
+    const size_t first = log.find("is damaged");
+    EXPECT_NE(first, std::string::npos) << log;
+    EXPECT_EQ(log.find("is damaged", first + 1), std::string::npos) << log;
+    ASSERT_TRUE(Measure("s").ok());
+    EXPECT_TRUE(Kept("s").has_value());
+  }
+}
+
 }  // namespace
 }  // namespace loci
