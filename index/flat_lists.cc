@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "index/exact_kernels.h"
+#include "index/faiss_limits.h"
 
 namespace loci {
 namespace {
@@ -18,6 +19,8 @@ using idx_t = faiss::Index::idx_t;
 
 // Rows of a tile, while which as many are asked for ahead: 24 KiB of 384 elements.
 constexpr size_t kBlockRows = 16;
+
+constexpr size_t kCheckRows = 1024;  // Between looks at the limits: about a tenth of a millisecond.
 
 // A list's vectors, and what is asked for while its last ones are scored.
 struct ListRows {
@@ -56,6 +59,7 @@ class FlatScanner final : public faiss::InvertedListScanner {
     float block[kBlockRows];
     const auto [codes, count] = rows;
     for (size_t first = 0; first < count; first += kBlockRows) {
+      if (first % kCheckRows == 0 && FaissLimitsEnded()) break;  // Whoever asked for the search looks at them too.
       const size_t some = std::min(kBlockRows, count - first);
       const bool last = first + some == count;
       const uint8_t* const next = last ? then.codes : codes + (first + some) * code_size;

@@ -10,7 +10,8 @@
 
 namespace loci {
 
-// `index`, searched so where it has inverted lists of float32 vectors and inner products; another as it is.
+// `index`, searched so where it has inverted lists of float32 vectors and inner products; another as it is. Soon after the thread's FaissLimitsEnded
+// (faiss_limits.h) a search ends with what it has found.
 std::unique_ptr<faiss::Index> WithFlatLists(std::unique_ptr<faiss::Index> index, CpuIsa isa = DetectCpuIsa());
 
 }  // namespace loci

@@ -12,6 +12,7 @@
 
 #include "base/vector_type.h"
 #include "index/exact_index.h"
+#include "index/faiss_limits.h"
 #include "index/ivf_testing.h"
 
 namespace loci {
@@ -68,6 +69,25 @@ TEST(FlatLists, MayBeEmpty) {
     std::sort(found.begin(), found.end());
     for (idx_t row = 0; row < count; ++row) EXPECT_EQ(found[static_cast<size_t>(5 - count + row)], row);
   }
+}
+
+TEST(FlatLists, AreLeftSoonAfterTheLimitsEnd) {
+  constexpr int kDim = 8;
+  constexpr size_t kCount = 3000;
+  const std::vector<float> rows = RandomRows(kCount, kDim, 5), query = RandomRows(1, kDim, 6);
+  const std::unique_ptr<faiss::Index> index = WithFlatLists(BuildIvf("IVF2,Flat", rows, kDim));
+  dynamic_cast<faiss::IndexIVF&>(*index).nprobe = 2;
+  const RequestLimits limits;
+  const ScopedFaissLimits scope(limits);
+  std::vector<float> scores(kCount);
+  std::vector<idx_t> found(kCount);
+  const auto found_count = [&] {
+    index->search(1, query.data(), static_cast<idx_t>(kCount), scores.data(), found.data());
+    return kCount - static_cast<size_t>(std::count(found.begin(), found.end(), -1));
+  };
+  EXPECT_EQ(found_count(), kCount);
+  limits.Cancel();
+  EXPECT_EQ(found_count(), 0u);
 }
 
 TEST(FlatLists, LookAtSelectedRowsOnly) {
