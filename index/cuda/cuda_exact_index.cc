@@ -254,7 +254,11 @@ absl::Status CudaExactIndex::Search(MatrixView<const float> queries, const Index
   }
   lane_is_free_.NotifyOne();
   LOCI_RETURN_IF_ERROR(status);
-  vain_passes_.EndTurn(queries.rows, static_cast<int64_t>(left.size()));
+  // A zero query is left whatever the rows are: it says nothing of the others' passes.
+  const auto tells = [&](int64_t q) { return std::any_of(queries.row(q), queries.row(q) + queries.cols, [](float x) { return x != 0; }); };
+  int64_t telling = 0;
+  for (int64_t q = 0; q < queries.rows; ++q) telling += tells(q);
+  if (telling > 0) vain_passes_.EndTurn(telling, std::count_if(left.begin(), left.end(), tells));
   answered_.fetch_add(queries.rows - static_cast<int64_t>(left.size()), std::memory_order_relaxed);
   if (left.empty()) return absl::OkStatus();
   left_.fetch_add(static_cast<int64_t>(left.size()), std::memory_order_relaxed);

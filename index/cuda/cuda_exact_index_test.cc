@@ -297,7 +297,9 @@ TEST(CudaExactIndex, AThresholdThatDoesNotRiseIsNotTriedAgain) {
 
 TEST(CudaExactIndex, WhereTheDeviceAnswersLittleItIsTriedLessOften) {
   const int dim = 32;
-  const Files files = MakeFiles(NormalValues(1500 * dim, 39), dim);
+  std::vector<float> rows = NormalValues(1500 * dim, 39);
+  for (size_t r = 0; r < 1500; ++r) rows[r * dim] = 0.25f;
+  const Files files = MakeFiles(rows, dim);
   CudaSearchOptions options = SmallSearch();
   options.min_capacity = 256;
   const SimulatedSearchDevice device = Simulated();
@@ -308,14 +310,17 @@ TEST(CudaExactIndex, WhereTheDeviceAnswersLittleItIsTriedLessOften) {
     return device.fake->waits() > waits;
   };
   const std::vector<float> zeros(dim, 0.0f), good = NormalValues(dim, 40);
+  std::vector<float> alike = zeros;  // Of the element in which all rows are the same.
+  alike[0] = 1;
   std::string asked;
-  for (int i = 0; i < 8; ++i) asked += asks_device(zeros) ? 'd' : '-';
+  for (int i = 0; i < 8; ++i) asked += asks_device(alike) ? 'd' : '-';
   EXPECT_EQ(asked, "dd-d---d");
   for (int i = 0; i < 7; ++i) EXPECT_FALSE(asks_device(good)) << i;
   EXPECT_TRUE(asks_device(good));
-  EXPECT_TRUE(asks_device(zeros)) << "it began anew";
+  EXPECT_TRUE(asks_device(alike)) << "it began anew";
   EXPECT_TRUE(asks_device(good));
-  EXPECT_EQ(index->counts().left, 8 + 7 + 1);
+  for (int i = 0; i < 5; ++i) EXPECT_TRUE(asks_device(zeros)) << "of which no rows could tell anything: " << i;
+  EXPECT_EQ(index->counts().left, 8 + 7 + 1 + 5);
   EXPECT_EQ(index->counts().answered, 2);
 }
 
