@@ -7,7 +7,9 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/strings.h"
 #include "clients/cli/bench_load.h"
+#include "clients/cli/bench_parts.h"
 #include "clients/cli/command.h"
 #include "clients/cli/display.h"
 #include "clients/cli/eval_input.h"
@@ -20,6 +22,10 @@ namespace {
 
 // Of what a server takes at saturation, at which its latency is judged.
 constexpr double kJudgedLoad = 0.7;
+// Threads that encode alone, each many texts at a time.
+constexpr int kEncodingThreads = 4;
+// With less CPU time than this, which the system tells in hundredths of a second, a rate by it says nothing.
+constexpr double kLeastCpuSeconds = 0.1;
 // An open loop has so many times the threads of a closed one: those that wait for an answer are to keep none from being sent.
 constexpr int kOpenLoopThreads = 4;
 
@@ -28,6 +34,19 @@ struct Stage {
   BenchLoad load;
   BenchResult result;
   std::optional<double> server_cpu_seconds;
+
+  // Requests that succeeded a second of the server's CPU time; none where that is not known, or too little to say.
+  std::optional<double> PerCpuSecond() const {
+    if (server_cpu_seconds.value_or(0) < kLeastCpuSeconds) return std::nullopt;
+    return static_cast<double>(result.latencies.count()) / *server_cpu_seconds;
+  }
+};
+
+// What a search is made of, each alone.
+struct PartStages {
+  Stage encoding;
+  Stage searching;
+  int64_t texts_per_request = 0;
 };
 
 class BenchCommand final : public Command {
@@ -43,15 +62,19 @@ class BenchCommand final : public Command {
            "the\n"
            "server tells of its phases is printed beside: encoding, searching, and the rest of the latency.\n"
            "\n"
-           "--saturation runs three stages of --duration each: one query at a time; --concurrency at a time; and then 70 % of "
+           "--saturation runs stages of --duration each: one query at a time; --concurrency at a time; and then 70 % of that rate "
+           "at\n"
+           "random times. Between the first two, texts alone are encoded and vectors alone searched for: the saturated rate is told as "
+           "a\n"
+           "share of what a server could do that did nothing else. With --server-pid, of a server on this machine, by the CPU time "
            "that\n"
-           "rate at random times. With --server-pid, of a server on this machine, the CPU time that it used is told too.\n";
+           "it used (PER CPU-S: requests that succeeded per second of it), else by the clock, by which several cores may hide a part.\n";
   }
   std::string examples() const override {
     return "  loci bench movies --queries queries.jsonl\n"
            "  loci bench movies --queries queries.jsonl.gz --concurrency 64 --duration 30s -o json\n"
            "  loci bench movies --queries queries.jsonl --rate 200 --concurrency 64\n"
-           "  loci bench movies --queries queries.jsonl --saturation --concurrency 32 --server-pid $(pidof loci_server)\n"
+           "  loci bench movies --queries queries.jsonl --saturation --concurrency 32 --server-pid $(pidof -s loci_server)\n"
            "  loci bench movies --queries questions.jsonl --method ask\n";
   }
   void DeclareFlags(FlagSet* flags) override {
@@ -89,8 +112,10 @@ class BenchCommand final : public Command {
     if (const grpc::Status status = runner.Try(); !status.ok()) return cli.Fail(status);
 
     std::vector<Stage> stages;
+    std::optional<PartStages> parts;
     if (saturation_) {
       stages.push_back(RunStage(cli, runner, "idle", {.thread_count = 1, .duration_ms = duration_ms_}));
+      if (method_ == "search") parts = RunParts(cli, threads);
       stages.push_back(RunStage(cli, runner, "saturated", {.thread_count = threads, .duration_ms = duration_ms_}));
       if (const double rate = kJudgedLoad * stages.back().result.per_second(); rate > 0) {
         stages.push_back(RunStage(cli, runner, "at 70 %",
@@ -106,7 +131,7 @@ class BenchCommand final : public Command {
                                  .thread_count = threads,
                                  .duration_ms = duration_ms_}));
     }
-    return Print(cli, stages);
+    return Print(cli, stages, parts);
   }
 
  private:
@@ -124,16 +149,59 @@ class BenchCommand final : public Command {
       *timings = response.timings();
       return status;
     }
-    v1::SearchRequest request;
-    request.set_store(store_);
-    request.set_top_k(static_cast<int32_t>(top_k_));
-    request.set_include_text(include_text_);
-    search_.Fill(&request);
+    v1::SearchRequest request = SearchWithoutQuery();
     request.add_queries()->set_text(text);
     v1::SearchResponse response;
     grpc::Status status = stub.Search(context, request, &response);
     *timings = response.timings();
     return status;
+  }
+
+  v1::SearchRequest SearchWithoutQuery() const {
+    v1::SearchRequest request;
+    request.set_store(store_);
+    request.set_top_k(static_cast<int32_t>(top_k_));
+    request.set_include_text(include_text_);
+    search_.Fill(&request);
+    return request;
+  }
+
+  // None, which is told, where the server does not answer to the parts.
+  std::optional<PartStages> RunParts(CliContext& cli, int threads) const {
+    const absl::StatusOr<std::unique_ptr<const BenchParts>> parts = BenchParts::Create(cli, queries_, SearchWithoutQuery());
+    if (!parts.ok()) {
+      cli.err() << "encoding and searching are not measured alone: " << SanitizeLine(std::string(StdView(parts.status().message()))) << '\n';
+      return std::nullopt;
+    }
+    using Stub = v1::RetrievalService::Stub;
+    BenchRunner encoding(cli, kEncodingThreads, [&](Stub& stub, grpc::ClientContext* context, int64_t number, v1::Timings* timings) {
+      return (*parts)->Encode(stub, context, number, timings);
+    });
+    BenchRunner searching(cli, threads, [&](Stub& stub, grpc::ClientContext* context, int64_t number, v1::Timings* timings) {
+      return (*parts)->Search(stub, context, number, timings);
+    });
+    return PartStages{
+        .encoding = RunStage(cli, encoding, "encoding alone", {.thread_count = kEncodingThreads, .duration_ms = duration_ms_}),
+        .searching = RunStage(cli, searching, "searching alone", {.thread_count = threads, .duration_ms = duration_ms_}),
+        .texts_per_request = (*parts)->texts_per_request()};
+  }
+
+  // Rates of the parts and of searches, and the share of what the parts would allow that these reach; by CPU time where it is known of all three.
+  struct Share {
+    double texts_per_second = 0;
+    double vectors_per_second = 0;
+    double share = 0;
+    bool by_cpu = false;
+  };
+  static std::optional<Share> ShareOf(const PartStages& parts, const Stage& saturated) {
+    Share share;
+    share.by_cpu = parts.encoding.PerCpuSecond().has_value() && parts.searching.PerCpuSecond().has_value() && saturated.PerCpuSecond().has_value();
+    const auto rate = [&](const Stage& stage) { return share.by_cpu ? *stage.PerCpuSecond() : stage.result.per_second(); };
+    share.texts_per_second = rate(parts.encoding) * static_cast<double>(parts.texts_per_request);
+    share.vectors_per_second = rate(parts.searching);
+    if (share.texts_per_second <= 0 || share.vectors_per_second <= 0) return std::nullopt;
+    share.share = rate(saturated) * (1 / share.texts_per_second + 1 / share.vectors_per_second);
+    return share;
   }
 
   std::optional<double> ServerCpuSeconds() const {
@@ -185,14 +253,9 @@ class BenchCommand final : public Command {
     }
     if (stage.server_cpu_seconds.has_value()) {
       report["server_cpu_s"] = *stage.server_cpu_seconds;
-      report["succeeded_per_server_cpu_s"] = PerCpuSecond(stage);
+      if (const std::optional<double> rate = stage.PerCpuSecond(); rate.has_value()) report["succeeded_per_server_cpu_s"] = *rate;
     }
     return report;
-  }
-
-  static double PerCpuSecond(const Stage& stage) {
-    const double seconds = stage.server_cpu_seconds.value_or(0);
-    return seconds > 0 ? static_cast<double>(stage.result.latencies.count()) / seconds : 0;
   }
 
   static double TailRatio(const BenchResult& result) {
@@ -200,8 +263,10 @@ class BenchCommand final : public Command {
            std::max<double>(1, static_cast<double>(result.latencies.PercentileUs(0.5)));
   }
 
-  int Print(CliContext& cli, const std::vector<Stage>& stages) const {
-    cli.json() ? PrintReport(cli, stages) : PrintStages(cli, stages);
+  int Print(CliContext& cli, const std::vector<Stage>& stages, const std::optional<PartStages>& parts) const {
+    std::optional<Share> share;
+    if (parts.has_value() && stages.size() == 3) share = ShareOf(*parts, stages[1]);
+    cli.json() ? PrintReport(cli, stages, share) : PrintStages(cli, stages, share);
     int64_t error_count = 0;
     const grpc::Status* first_error = nullptr;
     for (const Stage& stage : stages) {
@@ -214,7 +279,7 @@ class BenchCommand final : public Command {
     return kExitFailed;
   }
 
-  void PrintReport(CliContext& cli, const std::vector<Stage>& stages) const {
+  void PrintReport(CliContext& cli, const std::vector<Stage>& stages, const std::optional<Share>& share) const {
     if (!saturation_) {
       cli.out() << Report(stages[0]).dump(1) << '\n';
       return;
@@ -222,10 +287,16 @@ class BenchCommand final : public Command {
     nlohmann::ordered_json report;
     for (const Stage& stage : stages) report["stages"].push_back(Report(stage));
     if (stages.size() == 3) report["p99_by_p50"] = TailRatio(stages[2].result);
+    if (share.has_value()) {
+      report["parts"] = {{"by_server_cpu_time", share->by_cpu},
+                         {"encoded_texts_per_second", share->texts_per_second},
+                         {"searched_vectors_per_second", share->vectors_per_second},
+                         {"saturated_share", share->share}};
+    }
     cli.out() << report.dump(1) << '\n';
   }
 
-  void PrintStages(CliContext& cli, const std::vector<Stage>& stages) const {
+  void PrintStages(CliContext& cli, const std::vector<Stage>& stages, const std::optional<Share>& share) const {
     std::vector<TextTable::Column> columns;
     if (saturation_) columns.push_back({"STAGE"});
     for (const char* heading :
@@ -246,7 +317,7 @@ class BenchCommand final : public Command {
       cells.push_back(FormatMicros(static_cast<int64_t>(result.latencies.mean_us())));
       for (const LatencyHistogram* part : {&result.encode, &result.search, &result.rest})
         cells.push_back(FormatMicros(part->PercentileUs(0.5)));
-      if (server_pid_ > 0) cells.push_back(stage.server_cpu_seconds.has_value() ? FormatFixed(PerCpuSecond(stage), 1) : "-");
+      if (server_pid_ > 0) cells.push_back(stage.PerCpuSecond().has_value() ? FormatFixed(*stage.PerCpuSecond(), 1) : "-");
       table.AddRow(cells);
     }
     cli.PrintTable(table);
@@ -260,6 +331,11 @@ class BenchCommand final : public Command {
       }
       cli.out() << '\n';
       for (const auto& [code, count] : stage.result.errors) cli.out() << GrpcCodeName(code) << ": " << FormatCount(count) << '\n';
+    }
+    if (share.has_value()) {
+      cli.out() << "saturated: " << FormatFixed(100 * share->share, 0) << " % of what encoding (" << FormatFixed(share->texts_per_second, 0)
+                << " texts) and searching (" << FormatFixed(share->vectors_per_second, 0) << " vectors) alone would allow, a second of "
+                << (share->by_cpu ? "the server's CPU time" : "the clock") << '\n';
     }
     if (stages.size() == 3)
       cli.out() << "p99 at 70 % is " << FormatFixed(TailRatio(stages[2].result), 1) << " times the median\n";

@@ -473,10 +473,71 @@ TEST_F(CliTest, BenchMeasuresAnIdleASaturatedAndALoadedServer) {
 
   ASSERT_EQ(Run(command), 0) << err();
   for (const char* text : {"STAGE", "saturated", "at 70 %", "PER CPU-S", "p99 at 70 % is"}) EXPECT_THAT(out(), HasSubstr(text));
+  EXPECT_THAT(err(), HasSubstr("encoding and searching are not measured alone: "));
 
   EXPECT_EQ(Run({"bench", "s", "--queries", queries, "--saturation", "--rate", "5"}), 2);
   EXPECT_EQ(Run({"bench", "s", "--queries", queries, "--server-pid", "1073741824"}), 1);
   EXPECT_THAT(err(), HasSubstr("there is no process 1073741824"));
+}
+
+TEST_F(CliTest, BenchMeasuresEncodingAndSearchingAlone) {
+  std::atomic<int> by_text{0}, by_vector{0}, texts{0};
+  server_.on_search = [&](const v1::SearchRequest& request, v1::SearchResponse* response) {
+    const v1::Query& query = request.queries(0);
+    ++(query.has_vector() ? by_vector : by_text);
+    if (query.has_vector() && (query.vector().cols() != 2 || query.vector().data().size() != 8)) {
+      return grpc::Status(grpc::StatusCode::INVALID_ARGUMENT, "not a row of what was encoded");
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return OneHit(request, response);
+  };
+  server_.on_encode = [&](const v1::EncodeRequest& request, v1::EncodeResponse* response) {
+    texts += request.texts_size();
+    EXPECT_EQ(request.encoder(), "abc:def");
+    EXPECT_EQ(request.role(), v1::TEXT_ROLE_QUERY);
+    v1::Matrix& vectors = *response->mutable_vectors();
+    vectors.set_rows(request.texts_size());
+    vectors.set_cols(2);
+    vectors.set_data(std::string(8 * static_cast<size_t>(request.texts_size()), '\0'));
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    return grpc::Status::OK;
+  };
+  std::string precision = "auto";
+  server_.on_get_store = [&](const v1::GetStoreRequest& request, v1::GetStoreResponse* response) {
+    EXPECT_EQ(request.store(), "s");
+    response->mutable_store()->set_encoder_fingerprint("abc:def");
+    response->mutable_store()->set_encoder_precision(precision);
+    return grpc::Status::OK;
+  };
+  const std::string queries = Write("q.jsonl", "{\"_id\": \"q1\", \"text\": \"a\"}\n{\"_id\": \"q2\", \"text\": \"b\"}\n");
+  std::vector<std::string> command = {"bench", "s", "--queries", queries, "--saturation", "--concurrency", "4", "--duration", "100ms"};
+  ASSERT_EQ(Run(command), 0) << err();
+  EXPECT_THAT(out(), HasSubstr("vectors) alone would allow, a second of the clock"));
+  EXPECT_GT(by_text, 0);
+  EXPECT_GT(by_vector, 0);
+  EXPECT_GT(texts, 2);
+  command.insert(command.end(), {"-o", "json"});
+  ASSERT_EQ(Run(command), 0) << err();
+  const nlohmann::json report = nlohmann::json::parse(out());
+  EXPECT_EQ(report["stages"].size(), 3);
+  const nlohmann::json& parts = report["parts"];
+  EXPECT_FALSE(parts["by_server_cpu_time"].get<bool>());
+  EXPECT_NEAR(parts["saturated_share"].get<double>(),
+              report["stages"][1]["requests_per_second"].get<double>() *
+                  (1 / parts["encoded_texts_per_second"].get<double>() + 1 / parts["searched_vectors_per_second"].get<double>()),
+              1e-9);
+
+  precision = "int8";
+  ASSERT_EQ(Run(command), 0) << err();
+  EXPECT_THAT(err(), HasSubstr("the store is set to int8"));
+  EXPECT_FALSE(nlohmann::json::parse(out()).contains("parts"));
+  server_.on_encode = [](const v1::EncodeRequest&, v1::EncodeResponse* response) {
+    response->mutable_vectors()->set_rows(1);
+    return grpc::Status::OK;
+  };
+  precision = "auto";
+  ASSERT_EQ(Run(command), 0) << err();
+  EXPECT_THAT(err(), HasSubstr("the server sent 1 vectors of 2 texts"));
 }
 
 TEST_F(CliTest, BenchTellsWhatWasDueAndNotSent) {

@@ -49,6 +49,7 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   const std::string& address() const { return address_; }
 
   std::function<grpc::Status(const v1::SearchRequest&, v1::SearchResponse*)> on_search;
+  std::function<grpc::Status(const v1::EncodeRequest&, v1::EncodeResponse*)> on_encode;
   std::function<grpc::Status(const v1::AnswerRequest&, v1::AnswerResponse*)> on_answer;
   std::function<grpc::Status(const v1::UpsertPassagesRequest&, v1::UpsertPassagesResponse*)> on_upsert;
   std::function<grpc::Status(const v1::DeleteStoreRequest&)> on_delete_store;
@@ -85,6 +86,9 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
     const std::lock_guard<std::mutex> lock(mutex_);
     ++search_count;
     return on_search(*request, response);
+  }
+  grpc::Status Encode(grpc::ServerContext*, const v1::EncodeRequest* request, v1::EncodeResponse* response) override {
+    return on_encode ? on_encode(*request, response) : Unimplemented();
   }
   grpc::Status Answer(grpc::ServerContext*, const v1::AnswerRequest* request, v1::AnswerResponse* response) override {
     return on_answer(*request, response);
