@@ -44,6 +44,7 @@ struct Request {
   int64_t sequence_tokens(int64_t i) const {
     return sequences.offsets[static_cast<size_t>(i) + 1] - sequences.offsets[static_cast<size_t>(i)];
   }
+  int64_t untaken_tokens() const { return sequences.token_count() - sequences.offsets[static_cast<size_t>(next_sequence)]; }
   bool all_taken() const { return next_sequence == sequences.sequence_count(); }
 };
 using RequestPtr = std::shared_ptr<Request>;
@@ -134,10 +135,23 @@ class BatcherImpl : public Batcher {
 
   // Waits for work and, within max_wait_us, for company. False: the queue is empty and the batcher is ending.
   bool WaitForWork() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
-  // RESOURCE_EXHAUSTED for a request, of which nothing was taken yet, whose deadline the next batch will not make. Never of the last one in the
-  // queue: what it takes is measured.
+  // RESOURCE_EXHAUSTED for a request that would not make its deadline if it had all workers, or of which nothing was taken yet, whose deadline the
+  // next batch will not make. Never of the last one in the queue: what it takes is measured.
   absl::Status CheckReachable(const Request& request, int64_t now_us) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   Batch FormBatch(int64_t now_us, std::vector<Answer>* answers) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
+  // What may be held with a request of so many tokens, where so many are held without it.
+  int64_t QueueLimit(int64_t tokens, bool patient, int64_t held_tokens) const {
+    const int64_t left_to_others = options_.max_queued_tokens / 4;
+    const bool leaves_some = patient && tokens > options_.max_batch_tokens && held_tokens >= left_to_others;
+    return options_.max_queued_tokens - (leaves_some ? left_to_others : 0);
+  }
+  // At the rate measured of late, of a request with so many tokens to encode. Its first batch ends for all that is in it at once, and is filled up with
+  // what comes after it.
+  int64_t EncodeMicros(int64_t tokens, int64_t first_batch_tokens) const {
+    const int64_t a_worker = std::max({std::min(tokens, options_.max_batch_tokens), tokens / options_.worker_count, first_batch_tokens});
+    return std::llround(static_cast<double>(a_worker) * backlog_->micros_per_token());
+  }
+  absl::Status QueueFull(int64_t held_tokens, absl::string_view request_has, int64_t tokens, int64_t limit);
   // Takes what fits and the request's turn allows. False where not even the next sequence fits.
   bool TakeSequences(const RequestPtr& request, Batch* batch) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
   void Enqueue(const RequestPtr& request) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex_);
@@ -207,14 +221,16 @@ void BatcherImpl::Submit(PackedBatch sequences, const RequestLimits& limits, Don
   request->share = EncodeBacklog::Take(backlog_, now_us, limits.deadline_us(), token_count);
   std::vector<Answer> dropped;
   int64_t held_tokens;
+  int64_t limit;
   bool accepted = false;
   {
     MutexLock lock(&mutex_);
     LOCI_CHECK(!stopping_);
     // What was cancelled in the middle of the queue is found here at the latest.
-    if (held_tokens_ + token_count > options_.max_queued_tokens) DropDead(now_us, &dropped);
+    if (held_tokens_ + token_count > QueueLimit(token_count, request->patient, held_tokens_)) DropDead(now_us, &dropped);
     held_tokens = held_tokens_;
-    if (held_tokens + token_count <= options_.max_queued_tokens) {
+    limit = QueueLimit(token_count, request->patient, held_tokens);
+    if (held_tokens + token_count <= limit) {
       request->done = std::move(done);
       if (queue_.empty()) waiting_since_us_ = now_us;
       request->turn = next_turn_++;
@@ -226,16 +242,18 @@ void BatcherImpl::Submit(PackedBatch sequences, const RequestLimits& limits, Don
   }
   if (accepted) work_.NotifyOne();
   SendAnswers(std::move(dropped));
-  if (!accepted) {
-    metrics_.refused.Add(1);
-    done(ErrorWithReason(
-        absl::ResourceExhaustedError(absl::StrCat("the encoder's queue holds ", held_tokens, " tokens and the request has ",
-                                                  token_count, ", the limit is ", options_.max_queued_tokens)),
-        "ENCODER_QUEUE_FULL",
-        {{"queued_tokens", absl::StrCat(held_tokens)},
-         {"limit", absl::StrCat(options_.max_queued_tokens)},
-         {"retry_after_ms", absl::StrCat(BacklogMicros() / 1000)}}));
-  }
+  if (!accepted) done(QueueFull(held_tokens, "has ", token_count, limit));
+}
+
+absl::Status BatcherImpl::QueueFull(int64_t held_tokens, absl::string_view request_has, int64_t tokens, int64_t limit) {
+  metrics_.refused.Add(1);
+  return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("the encoder's queue holds ", held_tokens, " tokens and the request ", request_has,
+                                                                   tokens, ", the limit is ", limit,
+                                                                   limit < options_.max_queued_tokens ? " for a large request that can wait" : "")),
+                         "ENCODER_QUEUE_FULL",
+                         {{"queued_tokens", absl::StrCat(held_tokens)},
+                          {"limit", absl::StrCat(limit)},
+                          {"retry_after_ms", absl::StrCat(BacklogMicros() / 1000)}});
 }
 
 absl::StatusOr<EncodeBacklog::Share> BatcherImpl::Reserve(int64_t tokens, const RequestLimits& limits, int64_t other_work_us) {
@@ -243,28 +261,14 @@ absl::StatusOr<EncodeBacklog::Share> BatcherImpl::Reserve(int64_t tokens, const 
   const int64_t deadline_us = limits.deadline_us();
   const int64_t held_tokens = backlog_->tokens();
   // What no wait can make room for is told so once its tokens are known.
-  if (tokens <= options_.max_queued_tokens && held_tokens + tokens > options_.max_queued_tokens) {
-    metrics_.refused.Add(1);
-    return ErrorWithReason(
-        absl::ResourceExhaustedError(absl::StrCat("the encoder's queue holds ", held_tokens, " tokens and the request has about ", tokens,
-                                                  ", the limit is ", options_.max_queued_tokens)),
-        "ENCODER_QUEUE_FULL",
-        {{"queued_tokens", absl::StrCat(held_tokens)},
-         {"limit", absl::StrCat(options_.max_queued_tokens)},
-         {"retry_after_ms", absl::StrCat(BacklogMicros() / 1000)}});
-  }
-  if (deadline_us - now_us <= kPatientUs) {
-    const int64_t left_us = std::max<int64_t>(deadline_us - now_us, 0);
-    const int64_t before_us = backlog_->DelayMicros(now_us, deadline_us) + other_work_us;
-    // Its own batch ends for all that is in it at once, and is filled up with what comes after it.
-    const int64_t batch_tokens = std::max(tokens, std::min(held_tokens + tokens, options_.max_batch_tokens));
-    const int64_t own_us = std::llround(static_cast<double>(batch_tokens) * backlog_->micros_per_token());
-    if (before_us > 0 && kHeadroom * before_us + own_us > left_us) {
-      const int64_t delay_us = before_us + own_us;
+  const int64_t limit = QueueLimit(tokens, deadline_us - now_us > kPatientUs, held_tokens);
+  if (tokens <= options_.max_queued_tokens && held_tokens + tokens > limit) return QueueFull(held_tokens, "has about ", tokens, limit);
+  const int64_t before_us = deadline_us == kNoDeadlineMicros ? 0 : backlog_->DelayMicros(now_us, deadline_us) + other_work_us;
+  if (before_us > 0 || (held_tokens > 0 && tokens > options_.max_batch_tokens)) {
+    const int64_t own_us = EncodeMicros(tokens, std::min(held_tokens + tokens, options_.max_batch_tokens));
+    if (absl::Status late = CheckDeadline(before_us, own_us, deadline_us - now_us); !late.ok()) {
       metrics_.refused_late.Add(1);
-      return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("the work before this request takes about ", delay_us / 1000,
-                                                                       " ms and its deadline is in ", left_us / 1000, " ms")),
-                             "OVERLOADED", {{"delay_ms", absl::StrCat(delay_us / 1000)}, {"retry_after_ms", absl::StrCat(delay_us / 1000)}});
+      return late;
     }
   }
   return EncodeBacklog::Take(backlog_, now_us, deadline_us, tokens);
@@ -307,12 +311,13 @@ bool BatcherImpl::WaitForWork() {
 }
 
 absl::Status BatcherImpl::CheckReachable(const Request& request, int64_t now_us) const {
-  if (request.patient || request.next_sequence > 0 || queue_.size() < 2) return absl::OkStatus();
-  const double batch_us = static_cast<double>(std::min(untaken_tokens_, options_.max_batch_tokens)) * backlog_->micros_per_token();
+  if (queue_.size() < 2) return absl::OkStatus();
+  const int64_t first_batch = request.next_sequence == 0 ? std::min(untaken_tokens_, options_.max_batch_tokens) : 0;
+  const int64_t rest_us = EncodeMicros(request.untaken_tokens(), first_batch);
   const int64_t left_us = request.limits.deadline_us() - now_us;
-  if (static_cast<double>(left_us) >= batch_us) return absl::OkStatus();
+  if (left_us >= rest_us) return absl::OkStatus();
   return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("the request waited ", (now_us - request.submit_us) / 1000,
-                                                                   " ms to be encoded, which takes about ", std::llround(batch_us / 1000),
+                                                                   " ms, what is to be encoded takes about ", rest_us / 1000,
                                                                    " ms, and its deadline is in ", left_us / 1000, " ms")),
                          "OVERLOADED", {{"retry_after_ms", absl::StrCat(BacklogMicros() / 1000)}});
 }
@@ -450,7 +455,7 @@ void BatcherImpl::Dequeue(const RequestPtr& request) {
 void BatcherImpl::Drop(const RequestPtr& request, absl::Status error) {
   if (!request->all_taken()) {
     Dequeue(request);
-    untaken_tokens_ -= request->sequences.token_count() - request->sequences.offsets[static_cast<size_t>(request->next_sequence)];
+    untaken_tokens_ -= request->untaken_tokens();
   }
   request->error = std::move(error);
 }
@@ -458,7 +463,9 @@ void BatcherImpl::Drop(const RequestPtr& request, absl::Status error) {
 void BatcherImpl::DropDead(int64_t now_us, std::vector<Answer>* answers) {
   std::vector<std::pair<RequestPtr, absl::Status>> dead;
   for (const RequestPtr& request : queue_) {
-    if (absl::Status status = request->limits.Check(now_us); !status.ok()) dead.emplace_back(request, std::move(status));
+    absl::Status status = request->limits.Check(now_us);
+    if (status.ok() && dead.size() + 1 < queue_.size()) status = CheckReachable(*request, now_us);
+    if (!status.ok()) dead.emplace_back(request, std::move(status));
   }
   for (auto& [request, status] : dead) {
     Drop(request, std::move(status));
@@ -513,6 +520,18 @@ void BatcherImpl::SendAnswers(std::vector<Answer> answers) {
 }
 
 }  // namespace
+
+absl::Status Batcher::CheckDeadline(int64_t before_us, int64_t own_us, int64_t left_us) {
+  const int64_t headroom = left_us > kPatientUs ? 1 : kHeadroom;
+  left_us = std::max<int64_t>(left_us, 0);
+  if (headroom * before_us + own_us <= left_us) return absl::OkStatus();
+  const std::string delay_ms = absl::StrCat((before_us + own_us) / 1000);
+  return ErrorWithReason(
+      absl::ResourceExhaustedError(absl::StrCat("the work before this request is estimated at ", before_us / 1000, " ms",
+                                                headroom > 1 ? ", which counts twice to be safe," : "", " and its own at ", own_us / 1000,
+                                                " ms; its deadline is in ", left_us / 1000, " ms")),
+      "OVERLOADED", {{"delay_ms", delay_ms}, {"retry_after_ms", delay_ms}});
+}
 
 void Batcher::AfterAnswers(std::function<void()> work) {
   if (after_answers == nullptr) return work();

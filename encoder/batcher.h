@@ -3,13 +3,14 @@
 // A request's sequences may be spread over several batches; its callback runs once, when all are encoded or one failed. Batches
 // are formed when a worker is free: earliest deadline first, then order of arrival, up to `max_batch_tokens`. A lone request
 // waits at most `max_wait_us` for company. Work that was cancelled or whose deadline passed is dropped before it is encoded, and what can no
-// longer make its deadline is refused (RESOURCE_EXHAUSTED, reason OVERLOADED) while its client still waits.
+// longer make its deadline, begun or not, is refused (RESOURCE_EXHAUSTED, reason OVERLOADED) while its client still waits.
 //
 // Fairness. (1) Among requests of one deadline, and so among all without one, a request that has taken `max_batch_tokens` goes to
 // the end of the line: a short request waits for at most one batch of each that is before it, however large they are. (2) Work
 // with deadlines comes first, but not for ever: *patient* requests (no deadline, or one more than kPatientUs after their arrival)
 // get at least 1/kPatientShare of the tokens while some wait, the one whose turn is longest due first. So a flood of queries
-// slows bulk work to an eighth, and bulk work takes at most an eighth from a flood of queries.
+// slows bulk work to an eighth, and bulk work takes at most an eighth from a flood of queries. (3) Patient requests of more than a batch leave a
+// quarter of max_queued_tokens to others; where less than a quarter is queued, one that is larger than the rest may take it all.
 #ifndef LOCI_ENCODER_BATCHER_H_
 #define LOCI_ENCODER_BATCHER_H_
 
@@ -64,11 +65,14 @@ class Batcher {
 
   // For a request that is still to be tokenized, so before any work on it: a share of the queue for about so many tokens, to be dropped once
   // it was submitted. RESOURCE_EXHAUSTED, with `retry_after_ms` in the details: reason ENCODER_QUEUE_FULL where they do not fit under
-  // max_queued_tokens beside what is queued or has a share; OVERLOADED where, at the rate measured of late, what is due before it and
-  // `other_work_us` of other work before its answer, both counted kHeadroom times (they are estimates), take it past its deadline. A request whose
-  // deadline is further away than kPatientUs is never OVERLOADED. Does not wait.
+  // max_queued_tokens, with what it leaves to others, beside what is queued or has a share; OVERLOADED as CheckDeadline says, at the rate measured of
+  // late, for what is due before it and `other_work_us` of other work before its answer. What comes to an empty queue is taken whatever its
+  // deadline: a rate that was measured in a bad moment is measured again. Does not wait.
   virtual absl::StatusOr<EncodeBacklog::Share> Reserve(int64_t tokens, const RequestLimits& limits, int64_t other_work_us) = 0;
-  // What comes to an empty queue is taken whatever its deadline: a rate that was measured in a bad moment is measured again.
+
+  // OVERLOADED, with `delay_ms` and `retry_after_ms`, for a request that is due in `left_us` where the work before it and its own take longer. What is
+  // before it counts kHeadroom times where it is due within kPatientUs: it is an estimate, and there is no time to make up for it.
+  static absl::Status CheckDeadline(int64_t before_us, int64_t own_us, int64_t left_us);
   static constexpr int64_t kHeadroom = 2;
 
   // For a `done`: `work` is called once, by this thread, when the last request whose answer came of the same batch was answered. At once on a

@@ -374,6 +374,7 @@ TEST_F(BatcherTest, RefusesADeadlineThatIsOutOfReachBeforeWorkIsDone) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted);
   EXPECT_EQ(GetErrorReason(refused)->reason, "OVERLOADED");
   EXPECT_EQ(GetErrorReason(refused)->metadata.at("retry_after_ms"), "60");
+  EXPECT_EQ(refused.message(), "the work before this request is estimated at 40 ms, which counts twice to be safe, and its own at 20 ms; its deadline is in 99 ms");
   EXPECT_FALSE(batcher_->Reserve(20, Due(100'000), 20'000).ok()) << "with 20 ms of other work";
   EXPECT_TRUE(batcher_->Reserve(1'000'000, RequestLimits(), 0).ok()) << "who can wait is not refused";
   EXPECT_EQ(batcher_->BacklogMicros(), 340'000);
@@ -381,6 +382,112 @@ TEST_F(BatcherTest, RefusesADeadlineThatIsOutOfReachBeforeWorkIsDone) {
   EXPECT_TRUE(batcher_->Reserve(20, Due(99'000), 0).ok());
   EXPECT_EQ(batch_count(), 1u);
   EXPECT_EQ(metrics_.value("loci_batcher_refused_requests_total", WithReason("deadline")), 2);
+}
+
+TEST_F(BatcherTest, LargeRequestsThatCanWaitAreTakenAsFarAsTheyCanEnd) {
+  encode_status_ = [this](const PackedBatch& batch) {
+    clock_.Advance(1'000 * batch.token_count());  // 1 ms a token.
+    return absl::OkStatus();
+  };
+  Start({.max_batch_tokens = 1'000});
+  Answer measured;
+  batcher_->Submit(Marked(10), RequestLimits(), measured.callback());
+  ASSERT_TRUE(measured.Wait().ok());
+
+  const absl::StatusOr<EncodeBacklog::Share> ingest = batcher_->Reserve(500'000, RequestLimits(), 0);
+  ASSERT_TRUE(ingest.ok()) << ingest.status();
+  const absl::Status hopeless = batcher_->Reserve(17'000, Due(16'000'000), 0).status();
+  EXPECT_EQ(GetErrorReason(hopeless)->reason, "OVERLOADED") << "its own work alone takes 17 s";
+  std::vector<EncodeBacklog::Share> taken;
+  absl::Status refused;
+  for (int i = 0; i < 20; ++i) {
+    absl::StatusOr<EncodeBacklog::Share> share = batcher_->Reserve(17'000, Due(40'000'000), 0);
+    if (share.ok()) {
+      taken.push_back(*std::move(share));
+    } else {
+      refused = share.status();
+    }
+  }
+  EXPECT_EQ(taken.size(), 2u) << "a third would take 51 s";
+  EXPECT_EQ(GetErrorReason(refused)->reason, "OVERLOADED");
+  EXPECT_EQ(refused.message(), "the work before this request is estimated at 34000 ms and its own at 17000 ms; its deadline is in 40000 ms");
+  EXPECT_EQ(GetErrorReason(refused)->metadata.at("retry_after_ms"), "51000");
+  EXPECT_TRUE(batcher_->Reserve(5, Due(5'000'000), 0).ok()) << "it goes before them";
+  EXPECT_TRUE(batcher_->Reserve(17'000, RequestLimits(), 0).ok()) << "who can wait for ever is not refused";
+  EXPECT_TRUE(batcher_->Reserve(17'000, Due(20'000'000), 0).ok()) << "what is due later is not before it";
+}
+
+TEST_F(BatcherTest, ALoneLargeRequestIsTakenWhateverItsDeadline) {
+  encode_status_ = [this](const PackedBatch& batch) {
+    clock_.Advance(1'000 * batch.token_count());
+    return absl::OkStatus();
+  };
+  Start({.max_batch_tokens = 100, .max_queued_tokens = 100'000});
+  Answer measured;
+  batcher_->Submit(Marked(10), RequestLimits(), measured.callback());
+  ASSERT_TRUE(measured.Wait().ok());
+  EXPECT_TRUE(batcher_->Reserve(100'000, Due(20'000'000), 0).ok());
+  EXPECT_TRUE(batcher_->Reserve(100'000, Due(1'000), 0).ok());
+}
+
+TEST_F(BatcherTest, LargeRequestsThatCanWaitLeaveSomeOfTheQueue) {
+  Start({.max_batch_tokens = 10, .max_queued_tokens = 1'000});
+  std::vector<EncodeBacklog::Share> large;
+  absl::Status refused;
+  while (refused.ok()) {
+    absl::StatusOr<EncodeBacklog::Share> share = batcher_->Reserve(50, Due(40'000'000), 0);
+    refused = share.status();
+    if (share.ok()) large.push_back(*std::move(share));
+  }
+  EXPECT_EQ(large.size(), 15u);
+  EXPECT_EQ(GetErrorReason(refused)->reason, "ENCODER_QUEUE_FULL");
+  EXPECT_EQ(GetErrorReason(refused)->metadata.at("limit"), "750");
+  EXPECT_TRUE(batcher_->Reserve(5, RequestLimits(), 0).ok());
+  const absl::StatusOr<EncodeBacklog::Share> soon = batcher_->Reserve(200, Due(5'000'000), 0);
+  EXPECT_TRUE(soon.ok()) << soon.status();
+  EXPECT_TRUE(batcher_->Reserve(10, Due(40'000'000), 0).ok());
+  EXPECT_EQ(GetErrorReason(batcher_->Reserve(51, Due(5'000'000), 0).status())->metadata.at("limit"), "1000");
+  large.resize(1);
+  EXPECT_TRUE(batcher_->Reserve(500, RequestLimits(), 0).ok());
+  large.clear();
+  EXPECT_TRUE(batcher_->Reserve(800, RequestLimits(), 0).ok()) << "beside less than a quarter";
+}
+
+TEST_F(BatcherTest, ALargeRequestIsGivenUpOnceItCanNoLongerMakeItsDeadline) {
+  encode_status_ = [this](const PackedBatch& batch) {
+    clock_.Advance(1'000'000 * batch.token_count());  // 1 s a token.
+    return absl::OkStatus();
+  };
+  Start({.max_batch_tokens = 4});
+  Answer alone;
+  batcher_->Submit(Marked(10, 5), Due(15'000'000), alone.callback());
+  EXPECT_EQ(alone.Wait().status().code(), absl::StatusCode::kDeadlineExceeded) << "nobody else waits for the encoder";
+  batcher_->Submit(Marked(9), RequestLimits(), occupied_.callback());
+  ASSERT_TRUE(occupied_.Wait().ok());
+  Close();
+  const size_t before = batch_count();
+  Answer first, good, late, last, begun, beside;
+  batcher_->Submit(Marked(11), RequestLimits(), first.callback());
+  WaitForBatches(before + 1);
+  batcher_->Submit(Marked(12, 4), Due(4'000'000 + 15'000'000), late.callback());  // Takes 16 s.
+  batcher_->Submit(Marked(13, 4), Due(4'000'000 + 17'000'000), good.callback());
+  batcher_->Submit(Marked(14), RequestLimits(), last.callback());
+  Open();
+  const absl::Status given_up = late.Wait().status();
+  EXPECT_EQ(GetErrorReason(given_up)->reason, "OVERLOADED") << given_up;
+  EXPECT_TRUE(good.Wait().ok()) << good.Wait().status();
+  EXPECT_TRUE(last.Wait().ok());
+  for (const std::vector<int32_t>& marks : BatchMarks()) EXPECT_NE(marks.at(0), 12) << "no work was done for it";
+
+  Close();
+  const size_t between = batch_count();
+  batcher_->Submit(Marked(15, 10), Due(30'000'000), begun.callback());  // Takes 40 s, and is alone.
+  WaitForBatches(between + 1);
+  batcher_->Submit(Marked(16), RequestLimits(), beside.callback());
+  Open();
+  EXPECT_EQ(begun.Wait().status().code(), absl::StatusCode::kResourceExhausted) << begun.Wait().status();
+  EXPECT_TRUE(beside.Wait().ok());
+  EXPECT_EQ(batch_count(), between + 2) << "one of its batches, and the other's";
 }
 
 TEST_F(BatcherTest, ReportsQueueAndEncodeTime) {
@@ -462,7 +569,7 @@ TEST_F(BatcherTest, RefusesAboveTheQueueLimitAndTakesAgainBelowIt) {
 }
 
 TEST_F(BatcherTest, AFullQueueMakesRoomByDroppingTheCancelled) {
-  Start({.max_batch_tokens = 8, .max_queued_tokens = 20});
+  Start({.max_batch_tokens = 12, .max_queued_tokens = 20});
   Occupy();
   Answer first, cancelled, next;
   const RequestLimits limits;

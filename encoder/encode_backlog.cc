@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "base/clock.h"
+
 namespace loci {
 namespace {
 
@@ -11,9 +13,16 @@ constexpr double kDecay = 0.9;
 
 }  // namespace
 
+int EncodeBacklog::BucketOf(int64_t now_us, int64_t deadline_us) {
+  if (deadline_us == kNoDeadlineMicros) return kNeverBucket;
+  if (deadline_us - now_us > kFarthestUs) return kLaterBucket;
+  if (deadline_us - now_us > kFarUs) return kRing + static_cast<int>((deadline_us >> kFarBits) & (kRing - 1));
+  return static_cast<int>((std::max(deadline_us, now_us) >> kNearBits) & (kRing - 1));
+}
+
 EncodeBacklog::Share EncodeBacklog::Take(std::shared_ptr<EncodeBacklog> backlog, int64_t now_us, int64_t deadline_us, int64_t tokens) {
   Share share;
-  share.bucket_ = deadline_us - now_us > kFarUs ? kFarBucket : RingIndex(std::max(deadline_us, now_us));
+  share.bucket_ = BucketOf(now_us, deadline_us);
   share.tokens_ = tokens;
   backlog->buckets_[static_cast<size_t>(share.bucket_)].fetch_add(tokens, std::memory_order_relaxed);
   backlog->tokens_.fetch_add(tokens, std::memory_order_relaxed);
@@ -37,14 +46,18 @@ void EncodeBacklog::Measured(int64_t tokens, int64_t duration_us) {
 }
 
 int64_t EncodeBacklog::DelayMicros(int64_t now_us, int64_t deadline_us) const {
+  const auto in = [this](int64_t bucket) { return buckets_[static_cast<size_t>(bucket)].load(std::memory_order_relaxed); };
   int64_t tokens = 0;
-  if (deadline_us - now_us > kFarUs) {
+  if (const int bucket = BucketOf(now_us, deadline_us); bucket == kNeverBucket) {
     tokens = this->tokens();
+  } else if (bucket == kLaterBucket) {
+    tokens = this->tokens() - in(kNeverBucket);
+  } else if (bucket >= kRing) {
+    for (int64_t near = 0; near < kRing; ++near) tokens += in(near);
+    for (int64_t step = now_us >> kFarBits; step <= deadline_us >> kFarBits; ++step) tokens += in(kRing + (step & (kRing - 1)));
   } else {
-    const int64_t last = std::max(deadline_us, now_us) >> kBucketBits;
-    for (int64_t bucket = now_us >> kBucketBits; bucket <= last; ++bucket) {
-      tokens += buckets_[static_cast<size_t>(bucket & (kRing - 1))].load(std::memory_order_relaxed);
-    }
+    const int64_t last = std::max(deadline_us, now_us) >> kNearBits;
+    for (int64_t step = now_us >> kNearBits; step <= last; ++step) tokens += in(step & (kRing - 1));
   }
   return std::llround(static_cast<double>(std::max<int64_t>(tokens, 0)) * micros_per_token() / worker_count_);
 }

@@ -43,7 +43,7 @@ class EncodeBacklog {
     int64_t tokens_ = 0;
   };
 
-  // Those with a deadline further away than this are worked on beside the others and stand in nobody's way.
+  // Those with a deadline further away than this, when they came, are worked on beside those that are due sooner and stand in none of their ways.
   static constexpr int64_t kFarUs = 10'000'000;
 
   static Share Take(std::shared_ptr<EncodeBacklog> backlog, int64_t now_us, int64_t deadline_us, int64_t tokens);
@@ -52,20 +52,25 @@ class EncodeBacklog {
   void Measured(int64_t tokens, int64_t duration_us);
 
   int64_t tokens() const { return tokens_.load(std::memory_order_relaxed); }  // Of all shares.
-  // About how long until what is due before `deadline_us` is encoded, by all workers. 0 where no batch was measured yet.
+  // About how long until what is due before `deadline_us` is encoded, by all workers. 0 where no batch was measured yet. To within a second of a
+  // deadline that is far away; without one, all there is.
   int64_t DelayMicros(int64_t now_us, int64_t deadline_us) const;
   // Of a batch, whatever goes on beside it.
   double micros_per_token() const { return micros_per_token_.load(std::memory_order_relaxed); }
 
  private:
-  // Shares by deadline, in steps of 65 ms; a ring that is longer than kFarUs, and one bucket for what is due later.
-  static constexpr int kBucketBits = 16;
+  // Shares by deadline: those that are due within kFarUs in steps of 65 ms, others in steps of a second; rings that are longer than what they hold,
+  // and a bucket each for what is due later still, and never.
+  static constexpr int kNearBits = 16;
+  static constexpr int kFarBits = 20;
   static constexpr int kRing = 256;
-  static constexpr int kFarBucket = kRing;
-  static int RingIndex(int64_t us) { return static_cast<int>((us >> kBucketBits) & (kRing - 1)); }
+  static constexpr int64_t kFarthestUs = int64_t{kRing - 1} << kFarBits;
+  static constexpr int kLaterBucket = 2 * kRing;
+  static constexpr int kNeverBucket = kLaterBucket + 1;
+  static int BucketOf(int64_t now_us, int64_t deadline_us);
 
   const int worker_count_;
-  std::array<std::atomic<int64_t>, kRing + 1> buckets_{};
+  std::array<std::atomic<int64_t>, kNeverBucket + 1> buckets_{};
   std::atomic<int64_t> tokens_{0};
   std::atomic<double> micros_per_token_{0};
   Mutex mutex_;

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <utility>
+#include <vector>
 
 namespace loci {
 namespace {
@@ -34,6 +35,25 @@ TEST(EncodeBacklog, CountsWhatIsDueNoLaterAtTheRateOfLate) {
   soon.Release();
   EXPECT_EQ(backlog->DelayMicros(kNow, kNow + 2 * kSecond), 0);
   EXPECT_EQ(backlog->tokens(), 97'000);
+}
+
+TEST(EncodeBacklog, WhoCanWaitWaitsForWhatIsDueBeforeIt) {
+  const auto backlog = std::make_shared<EncodeBacklog>();
+  backlog->Measured(100, 1'000);
+  std::vector<EncodeBacklog::Share> shares;
+  for (const auto& [due_us, tokens] : std::vector<std::pair<int64_t, int64_t>>{
+           {kSecond, 1}, {20 * kSecond, 10}, {200 * kSecond, 100}, {3'600 * kSecond, 1'000}, {7'200 * kSecond, 1'000}, {INT64_MAX - kNow, 10'000}}) {
+    shares.push_back(EncodeBacklog::Take(backlog, kNow, kNow + due_us, tokens));
+  }
+  EXPECT_EQ(backlog->DelayMicros(kNow, kNow + 9 * kSecond), 10) << "what is far stands in no near one's way";
+  EXPECT_EQ(backlog->DelayMicros(kNow, kNow + 15 * kSecond), 10);
+  EXPECT_EQ(backlog->DelayMicros(kNow, kNow + 30 * kSecond), 110);
+  EXPECT_EQ(backlog->DelayMicros(kNow, kNow + 190 * kSecond), 110);
+  EXPECT_EQ(backlog->DelayMicros(kNow, kNow + 250 * kSecond), 1'110);
+  EXPECT_EQ(backlog->DelayMicros(kNow, kNow + 5'000 * kSecond), 21'110) << "what is due in hours is not told apart";
+  EXPECT_EQ(backlog->DelayMicros(kNow, INT64_MAX), 121'110) << "without a deadline, for all";
+  EXPECT_EQ(backlog->DelayMicros(kNow + 100 * kSecond, kNow + 150 * kSecond), 10) << "as time goes by, too";
+  EXPECT_EQ(backlog->DelayMicros(kNow + 100 * kSecond, kNow + 210 * kSecond), 1'010);
 }
 
 TEST(EncodeBacklog, WhatWaitsIsDividedAmongTheWorkers) {
