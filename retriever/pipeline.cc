@@ -32,6 +32,12 @@ absl::Status BadQuery(size_t index, std::string_view field, const std::string& p
 // That a pass over all vectors goes through.
 int64_t ElementCount(const View& view) { return (view.generation().row_count() + view.overlay_row_count()) * view.dim(); }
 
+// What a large search takes, in elements of the vectors that its queries are scored with.
+int64_t LargeWork(const SearchCall& call, const View& view) {
+  return static_cast<int64_t>(call.queries.size()) * std::max<int64_t>(ElementCount(view), 1);
+}
+bool IsLarge(const SearchCall& call) { return static_cast<int64_t>(call.queries.size()) > kMaxQueriesTogether; }
+
 // INVALID_ARGUMENT as PassageIndex::Search, for vectors [queries, dim].
 absl::Status CheckQueryVectors(const std::vector<float>& vectors, int dim) {
   for (size_t q = 0; (q + 1) * static_cast<size_t>(dim) <= vectors.size(); ++q) {
@@ -57,18 +63,24 @@ struct Pipeline::SearchState {
   EncodeBacklog::Share tokens;
   WorkForecast::Waiting text;
   WorkForecast::Waiting search;
+  EncodeBacklog::Share large;  // Until it is answered.
 
   // Before it is answered: whoever waited for that may take down the pipeline and the encoder, which must not be left to a thread of the encoder's own.
   void LetGo(const absl::Status& status) {
     tokens.Release();
     text.End();
     search.End();
+    large.Release();
     if (!status.ok()) reply = SearchReply();
   }
 };
 
 Pipeline::Pipeline(Options options)
-    : options_(std::move(options)), work_(*options_.metrics), forecast_(options_.pool != nullptr ? options_.pool->thread_count() : 1) {
+    : options_(std::move(options)),
+      work_(*options_.metrics),
+      forecast_(options_.pool != nullptr ? options_.pool->thread_count() : 1),
+      large_limit_(options_.pool != nullptr ? std::max(options_.pool->thread_count() / 2, 1) : 1),
+      large_backlog_(std::make_shared<EncodeBacklog>(large_limit_)) {
   for (const std::shared_ptr<const Reader>& reader : options_.readers) readers_[reader->name()] = reader;
 }
 
@@ -210,22 +222,38 @@ absl::Status Pipeline::Reserve(SearchState* state) {
       text_bytes += static_cast<int64_t>(text->size());
     }
   }
-  const int64_t pool_us = forecast_.DelayMicros();
+  int64_t pool_us = forecast_.DelayMicros();
   TextEncoder* const encoder = state->reply.serving_set->encoder.get();
   backlog_us_.store(pool_us + (encoder == nullptr ? 0 : encoder->BacklogMicros()), std::memory_order_relaxed);
+  const int64_t now_us = options_.clock->NowMicros();
+  const int64_t deadline_us = call.options.limits.deadline_us();
+  if (IsLarge(call)) {
+    LOCI_RETURN_IF_ERROR(CheckLarge(*state, pool_us));
+    pool_us += large_backlog_->DelayMicros(now_us, deadline_us);
+  } else if (deadline_us - now_us > Batcher::kPatientUs) {
+    pool_us = 0;  // More than it takes, where many are searched together.
+  }
   if (text_count > 0 && encoder != nullptr) {
     LOCI_ASSIGN_OR_RETURN(state->tokens, encoder->Reserve(text_count, text_bytes, {.role = TextRole::kQuery, .limits = call.options.limits}, pool_us));
     state->text = forecast_.AddText();
-  } else {
-    const int64_t left_us = call.options.limits.deadline_us() - options_.clock->NowMicros();
-    if (left_us <= Batcher::kPatientUs && Batcher::kHeadroom * pool_us > left_us) {
-      return ErrorWithReason(absl::ResourceExhaustedError(absl::StrCat("the work before this request takes about ", pool_us / 1000,
-                                                                       " ms and its deadline is in ", std::max<int64_t>(left_us, 0) / 1000, " ms")),
-                             "OVERLOADED", {{"delay_ms", absl::StrCat(pool_us / 1000)}, {"retry_after_ms", absl::StrCat(pool_us / 1000)}});
-    }
+  } else if (!IsLarge(call) && pool_us > 0) {
+    LOCI_RETURN_IF_ERROR(Batcher::CheckDeadline(pool_us, 0, deadline_us - now_us));
   }
-  state->search = forecast_.AddSearch();
+  if (IsLarge(call)) {
+    state->large = EncodeBacklog::Take(large_backlog_, now_us, deadline_us, LargeWork(call, *state->reply.serving_set->view));
+  } else {
+    state->search = forecast_.AddSearch();
+  }
   return absl::OkStatus();
+}
+
+absl::Status Pipeline::CheckLarge(const SearchState& state, int64_t pool_us) const {
+  const int64_t now_us = options_.clock->NowMicros();
+  const int64_t deadline_us = state.call.options.limits.deadline_us();
+  // As with an encoder's empty queue, one that comes alone is taken, and measured.
+  if (deadline_us == kNoDeadlineMicros || (pool_us == 0 && large_backlog_->tokens() == 0)) return absl::OkStatus();
+  const int64_t own_us = static_cast<int64_t>(static_cast<double>(LargeWork(state.call, *state.reply.serving_set->view)) * large_backlog_->micros_per_token());
+  return Batcher::CheckDeadline(pool_us + large_backlog_->DelayMicros(now_us, deadline_us), own_us, deadline_us - now_us);
 }
 
 void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
@@ -284,7 +312,7 @@ void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
                     times.queue_us += encoded->queue_us;
                     times.encode_us += encoded->encode_us;
                     state->encoded = true;
-                    forecast_.TokenizeTook(encoded->tokenize_us);
+                    if (!IsLarge(state->call)) forecast_.TokenizeTook(encoded->tokenize_us);
                     const bool all_texts = text_queries.size() == state->call.queries.size();
                     if (all_texts) state->query_vectors = std::move(encoded->vectors);  // In the queries' order.
                     for (size_t i = 0; i < text_queries.size(); ++i) {
@@ -303,6 +331,7 @@ void Pipeline::QueueSearch(std::shared_ptr<SearchState> state) {
   const View* const view = state->reply.serving_set->view.get();
   // Else it would be found in the midst of others'.
   if (absl::Status valid = CheckQueryVectors(state->query_vectors, view->dim()); !valid.ok()) return state->finish(std::move(valid));
+  if (IsLarge(state->call)) return QueueLarge(std::move(state));
   // A pass over all vectors scores many queries for little more than one; an approximate index, or a filter's rows, are searched query by query.
   if (state->call.filter != nullptr || !view->generation().index().IsExact(options, RowMask())) {
     return Submit(options_.pool, [this, state] { RunSearch(state); }, [state](absl::Status status) { state->finish(std::move(status)); });
@@ -326,6 +355,60 @@ void Pipeline::QueueSearch(std::shared_ptr<SearchState> state) {
       }
     });
   });
+}
+
+void Pipeline::QueueLarge(std::shared_ptr<SearchState> state) {
+  const int64_t deadline_us = state->call.options.limits.deadline_us();
+  {
+    MutexLock lock(&large_mutex_);
+    large_searches_.emplace(deadline_us, std::move(state));
+    if (large_runners_ == large_limit_) return;
+    ++large_runners_;
+  }
+  Submit(options_.pool, [this] { RunLarge(); }, [this](absl::Status status) {
+    std::multimap<int64_t, std::shared_ptr<SearchState>> refused;
+    {
+      MutexLock lock(&large_mutex_);
+      if (--large_runners_ == 0) refused.swap(large_searches_);  // Else another takes them.
+    }
+    for (const auto& [due_us, waiting] : refused) waiting->finish(status);
+  });
+}
+
+// One of them, then what waited meanwhile for the pool goes first.
+void Pipeline::RunLarge() {
+  while (true) {
+    std::shared_ptr<SearchState> state;
+    bool alone = true;
+    {
+      MutexLock lock(&large_mutex_);
+      if (large_searches_.empty()) {
+        --large_runners_;
+        return;
+      }
+      state = std::move(large_searches_.begin()->second);
+      large_searches_.erase(large_searches_.begin());
+      alone = large_searches_.empty();
+    }
+    const int64_t now_us = options_.clock->NowMicros();
+    const int64_t left_us = state->call.options.limits.deadline_us() - now_us;
+    const int64_t work = LargeWork(state->call, *state->reply.serving_set->view);
+    const int64_t own_us = static_cast<int64_t>(static_cast<double>(work) * large_backlog_->micros_per_token());
+    if (!alone && left_us > 0 && own_us > left_us) {
+      if (state->encoded) work_.Wasted(WorkPhase::kEncode);
+      work_.Avoided(WorkPhase::kSearch);
+      state->finish(Batcher::CheckDeadline(0, own_us, left_us));
+      continue;
+    }
+    RunSearch(std::move(state));
+    bool more;
+    {
+      MutexLock lock(&large_mutex_);
+      more = !large_searches_.empty();
+      if (!more) --large_runners_;
+    }
+    if (!more || options_.pool->TrySubmit([this] { RunLarge(); })) return;
+  }
 }
 
 void Pipeline::RunWaitingSearches(const SearchKind& kind) {
@@ -467,7 +550,12 @@ void Pipeline::Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewS
     return state->finish(fetched);
   }
   const int64_t end_us = options_.clock->NowMicros();
-  forecast_.SearchTook(times.work_us + end_us - fetch_start_us);
+  const int64_t took_us = times.work_us + end_us - fetch_start_us;
+  if (IsLarge(call)) {
+    large_backlog_->Measured(LargeWork(call, *reply.serving_set->view), took_us);
+  } else {
+    forecast_.SearchTook(took_us);
+  }
   reply.times.fetch_us = end_us - fetch_start_us;
   reply.times.total_us = end_us - state->start_us;
   const bool measurable = !found->exact && call.filter == nullptr;

@@ -279,6 +279,7 @@ TEST_F(PipelineTest, RefusesASearchThatCanNotMakeItsDeadline) {
   EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
   EXPECT_EQ(GetErrorReason(refused)->reason, "OVERLOADED");
   EXPECT_EQ(GetErrorReason(refused)->metadata.count("retry_after_ms"), 1u);
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("which counts twice to be safe"));
   EXPECT_EQ(Avoided("tokenize") + Avoided("search"), avoided) << "it was not even admitted";
   EXPECT_GT(pipeline.BacklogMicros(), 0);
   release.set_value();
@@ -474,6 +475,78 @@ TEST_F(SearchesTogetherTest, OneThatIsSoonDueIsNotHeldUpByTheOthers) {
       EXPECT_THAT(queue_us, ElementsAre(0, 0, 0, 0, 0, 0, 0, 0)) << "there is time for all";
     }
   }
+}
+
+// Of more queries than are searched together, all for what `tick` makes of a look at the clock.
+class LargeSearchesTest : public SearchesTogetherTest {
+ protected:
+  void SetUp() override {
+    SearchesTogetherTest::SetUp();
+    vector_ = VectorOf("query");
+    clock_.SetTick(2'000'000);
+    auto measured = Ask(Large(RequestLimits()));
+    Release();
+    ASSERT_TRUE(measured.get().ok());
+    clock_.SetTick(0);
+    Hold();
+    never_ = Ask(Large(RequestLimits()), [this] { order_.push_back("never due"); });
+    const absl::Status refused = Ask(Large(Due(1'000))).get().status();
+    ASSERT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+    own_us_ = std::stoll(GetErrorReason(refused)->metadata.at("delay_ms")) * 1'000;
+    ASSERT_GE(own_us_, 2'000'000);
+  }
+  RequestLimits Due(int64_t in_us) { return RequestLimits(clock_.NowMicros() + in_us); }
+  SearchCall Large(RequestLimits limits) {
+    SearchCall call{.store = "many", .options = {.top_k = 2, .limits = std::move(limits)}};
+    for (int i = 0; i < 65; ++i) call.queries.emplace_back(vector_);
+    return call;
+  }
+
+  std::vector<float> vector_;
+  int64_t own_us_ = 0;              // What one of them takes.
+  std::vector<std::string> order_;  // Of answers, by the pool's one thread.
+  std::future<absl::StatusOr<SearchReply>> never_;
+};
+
+TEST_F(LargeSearchesTest, AreTakenAsFarAsTheyCanEndAndStandInNobodysWay) {
+  std::vector<std::future<absl::StatusOr<SearchReply>>> replies;
+  const auto ask_small = [this] {
+    return Ask({.store = "s", .queries = {vector_}, .options = {.top_k = 1, .limits = Due(1'000'000)}}, [this] { order_.push_back("small"); });
+  };
+  std::future<absl::StatusOr<SearchReply>> between;
+  for (int i = 0; i < 12; ++i) {
+    replies.push_back(Ask(Large(Due(own_us_ * 19 / 2)), [&] {
+      order_.push_back("large");
+      if (!held_ && order_.size() == 2) between = ask_small();  // While the others of them wait to be searched.
+    }));
+  }
+  auto small = ask_small();
+  for (size_t i = 9; i < 12; ++i) {
+    const absl::Status refused = replies[i].get().status();
+    EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << i << refused;
+    EXPECT_EQ(GetErrorReason(refused)->reason, "OVERLOADED");
+  }
+  order_.clear();  // Of those that were refused.
+  Release();
+  EXPECT_TRUE(small.get().ok());
+  for (size_t i = 0; i < 9; ++i) EXPECT_TRUE(replies[i].get().ok()) << i;
+  ASSERT_TRUE(never_.get().ok());
+  EXPECT_TRUE(between.get().ok());
+  std::vector<std::string> expected(12, "large");
+  expected[0] = expected[2] = "small";
+  expected[11] = "never due";
+  EXPECT_EQ(order_, expected);
+  EXPECT_TRUE(Ask(Large(Due(own_us_ / 2))).get().ok()) << "nothing is before it: it is measured again";
+}
+
+TEST_F(LargeSearchesTest, OneThatIsOutOfReachGivesWayToTheNext) {
+  auto late = Ask(Large(Due(own_us_ * 19 / 2)));
+  clock_.Advance(own_us_ * 9);
+  Release();
+  const absl::Status refused = late.get().status();
+  EXPECT_EQ(refused.code(), absl::StatusCode::kResourceExhausted) << refused;
+  EXPECT_TRUE(never_.get().ok());
+  EXPECT_EQ(Avoided("search"), 1);
 }
 
 TEST_F(SearchesTogetherTest, AnErrorOfThePassIsEachOnes) {
