@@ -37,13 +37,19 @@ class Cursor {
     }
     if (digits == 0 || rest_[0] == '0') return std::nullopt;
     if (digits > kMaxDigits) value = std::numeric_limits<int64_t>::max();
+    written_ = rest_.substr(0, digits);
     rest_.remove_prefix(digits);
     return value;
+  }
+  // The last number as it was written, its begin where it is long.
+  std::string written() const {
+    constexpr size_t kShownDigits = 32;
+    return absl::StrCat(AbslView(written_.substr(0, kShownDigits)), written_.size() > kShownDigits ? "..." : "");
   }
   bool done() const { return rest_.empty(); }
 
  private:
-  std::string_view rest_;
+  std::string_view rest_, written_;
 };
 
 absl::Status Invalid(const std::string& factory, std::string_view why) {
@@ -55,7 +61,7 @@ absl::Status ParseLinks(const std::string& factory, Cursor& cursor, FaissFactory
   const std::optional<int64_t> links = cursor.Number();
   if (!links.has_value()) return Invalid(factory, "the number of links must follow HNSW");
   if (*links < 2 || *links > kMaxLinks) {
-    return Invalid(factory, absl::StrCat("HNSW takes 2 to ", kMaxLinks, " links, not ", *links));
+    return Invalid(factory, absl::StrCat("HNSW takes 2 to ", kMaxLinks, " links, not ", cursor.written()));
   }
   parsed->links = *links;
   return absl::OkStatus();
@@ -120,7 +126,7 @@ absl::StatusOr<FaissFactory> ParseFaissFactory(const std::string& factory, int d
   if (cursor.Skip("IVF")) {
     const std::optional<int64_t> lists = cursor.Number();
     if (!lists.has_value()) return Invalid(factory, "the number of lists must follow IVF");
-    if (*lists > kMaxLists) return Invalid(factory, absl::StrCat("IVF takes 1 to ", kMaxLists, " lists, not ", *lists));
+    if (*lists > kMaxLists) return Invalid(factory, absl::StrCat("IVF takes 1 to ", kMaxLists, " lists, not ", cursor.written()));
     if (*lists > row_count) {
       return Invalid(factory, absl::StrCat(*lists, " lists can't be made of ", row_count, " passages; the limit is one list a passage"));
     }

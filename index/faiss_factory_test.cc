@@ -47,7 +47,12 @@ TEST(ParseFaissFactory, ANumberBeyondTheLimitIsNamedWithTheLimit) {
   EXPECT_EQ(ParseFaissFactory("IVF999999999,Flat", 384, 100'000).status().message(),
             "index \"IVF999999999,Flat\": IVF takes 1 to 65536 lists, not 999999999");
   EXPECT_EQ(ParseFaissFactory("HNSW99999999999999999999999", 384, 100'000).status().message(),
-            "index \"HNSW99999999999999999999999\": HNSW takes 2 to 256 links, not 9223372036854775807");
+            "index \"HNSW99999999999999999999999\": HNSW takes 2 to 256 links, not 99999999999999999999999");
+  EXPECT_EQ(ParseFaissFactory("IVF99999999999999999999,Flat", 384, 100'000).status().message(),
+            "index \"IVF99999999999999999999,Flat\": IVF takes 1 to 65536 lists, not 99999999999999999999");
+  const std::string nines(32, '9');
+  EXPECT_EQ(ParseFaissFactory("IVF" + nines + "9", 384, 100'000).status().message(),
+            "index \"IVF" + nines + "9\": IVF takes 1 to 65536 lists, not " + nines + "...");
 }
 
 TEST(ParseFaissFactory, NamesWhatThereIsWhereNothingOfItIsGiven) {
