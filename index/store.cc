@@ -75,7 +75,7 @@ absl::Status Store::State::RemoveLeftovers(bool active_known) {
     }
     const std::string path = JoinPath(directory, entry);
     const bool unfinished = active_known && IsTimestampId(entry) && fs.IsDirectory(path) && (!IsComplete(entry) || fs.Exists(JoinPath(path, kFoldMarkerFile)));
-    const bool temporary = entry == absl::StrCat(kCurrentFile, ".tmp") || entry == absl::StrCat(kSettingsFile, ".tmp");
+    const bool temporary = absl::EndsWith(entry, ".tmp") && !fs.IsDirectory(path);  // Of WriteFileAtomically, whoever called it.
     if (!unfinished && !temporary && !absl::StartsWith(entry, kDeletedPrefix)) continue;
     LogInfo("store", absl::StrCat("store ", name, ": removing the unfinished ", entry));
     // A fold's manifest goes before its marker, so that what a crash leaves is unfinished still.

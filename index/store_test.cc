@@ -329,10 +329,12 @@ TEST_F(StoreTest, RemovesUnfinishedBuildsAndNothingElse) {
   store_.reset();
   stdfs::create_directories(Path("20200101-000000-abcd/staging"));
   stdfs::create_directories(Path("notes"));
-  std::ofstream(Path("CURRENT.tmp")) << "half";
+  stdfs::create_directories(Path("folder.tmp"));
+  for (const char* name : {"CURRENT.tmp", "SETTINGS.tmp", "INT8_FIDELITY.tmp", "INT8_FIDELITY"}) std::ofstream(Path(name)) << "half";
   Open();
   EXPECT_FALSE(stdfs::exists(Path("20200101-000000-abcd")));
-  EXPECT_FALSE(stdfs::exists(Path("CURRENT.tmp")));
+  for (const char* name : {"CURRENT.tmp", "SETTINGS.tmp", "INT8_FIDELITY.tmp"}) EXPECT_FALSE(stdfs::exists(Path(name))) << name;
+  for (const char* name : {"INT8_FIDELITY", "folder.tmp"}) EXPECT_TRUE(stdfs::exists(Path(name))) << name;
   EXPECT_TRUE(stdfs::exists(Path("notes")));
   std::vector<std::string> ids;
   const auto manifests = store_->ListGenerations();
