@@ -15,6 +15,9 @@ absl::Status InvalidOption(std::string_view option, std::string_view problem) {
   return FieldError(absl::StrCat("options.", AbslView(option)), absl::StrCat(AbslView(option), " ", AbslView(problem)));
 }
 
+// "exact search", with 8-bit codes or without, or "the index \"IVF64,Flat\"".
+std::string Named(const PassageIndex& index) { return index.name() == "exact" ? "exact search" : absl::StrCat("the index \"", index.name(), "\""); }
+
 }  // namespace
 
 absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const float> queries, const IndexSearchOptions& options,
@@ -28,23 +31,23 @@ absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const fl
   }
   const int64_t list_count = abilities.list_count;
   if (options.nprobe != 0 && list_count == 0) {
-    return InvalidOption("nprobe", absl::StrCat("is ", options.nprobe, ", but the index \"", index.name(), "\" has no inverted lists"));
+    return InvalidOption("nprobe", absl::StrCat("is ", options.nprobe, ", but ", Named(index), " has no inverted lists"));
   }
   if (options.nprobe < 0 || options.nprobe > list_count) {
-    return InvalidOption("nprobe", absl::StrCat("is ", options.nprobe, ", the index \"", index.name(), "\" takes 1 to ", list_count));
+    return InvalidOption("nprobe", absl::StrCat("is ", options.nprobe, ", ", Named(index), " takes 1 to ", list_count));
   }
   if (options.ef_search != 0 && !abilities.is_hnsw) {
-    return InvalidOption("ef_search", absl::StrCat("is ", options.ef_search, ", but the index \"", index.name(), "\" is not HNSW"));
+    return InvalidOption("ef_search", absl::StrCat("is ", options.ef_search, ", but ", Named(index), " is not HNSW"));
   }
   if (options.ef_search < 0 || options.ef_search > kMaxEfSearch) {
     return InvalidOption("ef_search",
-                         absl::StrCat("is ", options.ef_search, ", the index \"", index.name(), "\" takes 1 to ", kMaxEfSearch));
+                         absl::StrCat("is ", options.ef_search, ", ", Named(index), " takes 1 to ", kMaxEfSearch));
   }
   if (options.rescore_factor != 0 && !abilities.rescores) {
-    return InvalidOption("rescore_factor", absl::StrCat("is ", options.rescore_factor, ", but the index \"", index.name(), "\" rescores nothing"));
+    return InvalidOption("rescore_factor", absl::StrCat("is ", options.rescore_factor, ", but ", Named(index), " rescores nothing"));
   }
   if (options.rescore_factor < 0 || options.rescore_factor > kMaxRescoreFactor) {
-    return InvalidOption("rescore_factor", absl::StrCat("is ", options.rescore_factor, ", the index \"", index.name(), "\" takes 1 to ",
+    return InvalidOption("rescore_factor", absl::StrCat("is ", options.rescore_factor, ", ", Named(index), " takes 1 to ",
                                                         kMaxRescoreFactor));
   }
   if (int64_t{options.rescore_factor} * options.top_k > kMaxCandidates) {

@@ -74,7 +74,7 @@ TEST_F(ServerBadInput, SearchNamesFieldAndLimit) {
   }
   loci::v1::SearchRequest request = TextSearch("s", "x", 1);
   request.mutable_options()->set_rescore_factor(4);
-  ExpectError(Search(request), StatusCode::INVALID_ARGUMENT, "rescore_factor is 4, but the index \"exact\" rescores nothing", "INVALID_ARGUMENT");
+  ExpectError(Search(request), StatusCode::INVALID_ARGUMENT, "rescore_factor is 4, but exact search rescores nothing", "INVALID_ARGUMENT");
   EXPECT_EQ(InfoOf(Search(request)).metadata().at("field"), "options.rescore_factor");
   request = TextSearch("s", "x", 1);
   request.mutable_options()->set_nprobe(4);
