@@ -62,7 +62,7 @@ absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const fl
   }
   for (int64_t q = 0; q < queries.rows; ++q) {
     if (absl::Status valid = CheckVector(queries.row(q), static_cast<int>(queries.cols)); !valid.ok()) {
-      return FieldError(absl::StrCat("queries[", q, "].vector"), absl::StrCat("query ", q, ": ", valid.message()));
+      return FieldError(absl::StrCat("queries[", q, "].vector"), absl::StrCat("queries[", q, "].", valid.message()));
     }
   }
   return absl::OkStatus();
@@ -71,11 +71,11 @@ absl::Status CheckSearchArguments(const PassageIndex& index, MatrixView<const fl
 absl::Status CheckVector(const float* vector, int dim) {
   double squared_length = 0;
   for (int i = 0; i < dim; ++i) {
-    if (!std::isfinite(vector[i])) return FieldError("vector", absl::StrCat("vector has ", vector[i], " at position ", i));
+    if (!std::isfinite(vector[i])) return InvalidField("vector", absl::StrCat("has ", vector[i], " at position ", i, "; it must be finite"));
     squared_length += static_cast<double>(vector[i]) * vector[i];
   }
   if (squared_length <= kMaxSquaredLength) return absl::OkStatus();
-  return FieldError("vector", absl::StrCat("vector has the length ", std::sqrt(squared_length), ", the limit is ", std::sqrt(kMaxSquaredLength)));
+  return InvalidField("vector", absl::StrCat("has the length ", std::sqrt(squared_length), "; the limit is ", std::sqrt(kMaxSquaredLength)));
 }
 
 }  // namespace loci

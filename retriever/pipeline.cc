@@ -42,7 +42,7 @@ bool IsLarge(const SearchCall& call) { return static_cast<int64_t>(call.queries.
 absl::Status CheckQueryVectors(const std::vector<float>& vectors, int dim) {
   for (size_t q = 0; (q + 1) * static_cast<size_t>(dim) <= vectors.size(); ++q) {
     if (absl::Status valid = CheckVector(vectors.data() + q * static_cast<size_t>(dim), dim); !valid.ok()) {
-      return FieldError(absl::StrCat("queries[", q, "].vector"), absl::StrCat("query ", q, ": ", valid.message()));
+      return FieldError(absl::StrCat("queries[", q, "].vector"), absl::StrCat("queries[", q, "].", valid.message()));
     }
   }
   return absl::OkStatus();

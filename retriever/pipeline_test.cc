@@ -430,7 +430,7 @@ TEST_F(SearchesTogetherTest, OneThatIsRefusedLeavesTheOthersTogether) {
   Release();
   const absl::Status refused = replies[2].get().status();
   EXPECT_EQ(refused.code(), absl::StatusCode::kInvalidArgument) << refused;
-  EXPECT_THAT(std::string(refused.message()), HasSubstr("query 1"));
+  EXPECT_THAT(std::string(refused.message()), HasSubstr("queries[1].vector has the length "));
   EXPECT_EQ(GetErrorReason(refused)->metadata.at("field"), "queries[1].vector");
   int64_t search_us = 0;
   for (const int i : {0, 1, 3, 4}) {

@@ -217,8 +217,8 @@ absl::StatusOr<std::vector<TrainingResult>> Retrieve(const View& view, MatrixVie
     const int64_t count = queries.rows * queries.cols;
     for (int64_t i = 0; i < count; ++i) {  // What float32 can't hold has no defined conversion.
       if (std::abs(queries.data[i]) <= std::numeric_limits<float>::max()) continue;
-      return FieldError("query_vectors", absl::StrCat("query ", i / dim, ": position ", i % dim, " is ", queries.data[i],
-                                                   ", which is not in the range of float32"));
+      return FieldError("query_vectors", absl::StrCat("query_vectors has ", queries.data[i], " in row ", i / dim, ", column ", i % dim,
+                                                   "; vectors must be finite in float32"));
     }
     rounded.assign(queries.data, queries.data + count);
     float_queries = {rounded.data(), queries.rows, queries.cols};
@@ -227,7 +227,7 @@ absl::StatusOr<std::vector<TrainingResult>> Retrieve(const View& view, MatrixVie
   }
   for (int64_t q = 0; q < queries.rows; ++q) {
     if (absl::Status valid = CheckVector(float_queries.row(q), dim); !valid.ok()) {
-      return FieldError("query_vectors", absl::StrCat("query ", q, ": ", valid.message()));
+      return FieldError("query_vectors", absl::StrCat("query_vectors, row ", q, ": ", valid.message()));
     }
   }
 

@@ -457,6 +457,8 @@ TEST(TrainingEstimator, RefusesWhatDoesNotFit) {
     queries.values[11] = bad;
     EXPECT_EQ(field_of(good), "query_vectors");
   }
+  const std::string too_long(RetrieveForTraining(*world.view, queries.matrix(), good, nullptr, {}).status().message());
+  EXPECT_EQ(too_long.rfind("query_vectors, row 1: vector has the length 1e+20; the limit is 1e+15", 0), 0u) << too_long;
   queries = Queries<double>(2, 7, 66);
   EXPECT_EQ(field_of(good), "query_vectors");
   queries = Queries<double>(2, 8, 66);

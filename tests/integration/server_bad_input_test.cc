@@ -97,6 +97,10 @@ TEST_F(ServerBadInput, SearchRefusesVectorsThatDoNotFit) {
   vector = Vector(values);
   vector.mutable_data()->pop_back();
   ExpectError(Search(request), StatusCode::INVALID_ARGUMENT, "has 127 bytes");
+  values[3] = 4.8e15f;
+  vector = Vector(values);
+  ExpectError(Search(request), StatusCode::INVALID_ARGUMENT, "queries[0].vector has the length 4.8e+15; the limit is 1e+15");
+  EXPECT_EQ(InfoOf(Search(request)).metadata().at("field"), "queries[0].vector");
   values.resize(kTinyDim - 1);
   vector = Vector(values);
   ExpectError(Search(request), StatusCode::INVALID_ARGUMENT, "31");
