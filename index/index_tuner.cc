@@ -308,7 +308,8 @@ absl::StatusOr<v1::IndexTuning> TuneIndex(std::shared_ptr<const VectorFile> vect
   } else if (queries.rows < kMinQueries) {
     choice.position = FastestExact(front);  // To tell times apart they are enough.
     choice.reason =
-        absl::StrCat(queries.rows, " queries are too few to choose by, of fewer than ", kMinQueries, ": searched exactly",
+        absl::StrCat(queries.rows, options.query_source.empty() ? " queries" : absl::StrCat(" queries (", options.query_source, ")"),
+                     " are too few to choose by, there must be ", kMinQueries, ": searched exactly",
                      front[static_cast<size_t>(choice.position)].index() == kExactInt8Index ? kByCodes : "");
   }
   front[static_cast<size_t>(choice.position)].set_chosen(true);

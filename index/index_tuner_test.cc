@@ -442,6 +442,18 @@ TEST_F(IndexChooserTest, TakesNothingApproximateThatIsSlowerThanCodes) {
   EXPECT_FALSE(PosixFileSystem().Exists(Path("codes")));
 }
 
+TEST_F(IndexChooserTest, SaysThatThereWereNoQueries) {
+  ChooserOptions options;
+  options.wanted = {.recall_target = 0.9};
+  options.codes_path = Path("codes");
+  options.tuner = Options();
+  options.tuner.query_source = "words of passages";
+  const auto chosen = BuildChosenIndex(file_, {nullptr, 0, kDim}, Path("chosen"), options, {});
+  ASSERT_TRUE(chosen.ok()) << chosen.status();
+  EXPECT_EQ(chosen->factory, "exact");
+  EXPECT_EQ(chosen->tuning.reason(), "0 queries (words of passages) are too few to choose by, there must be 50: searched exactly");
+}
+
 TEST_F(IndexChooserTest, PassesOverWhatThereIsNoMemoryToBuild) {
   const v1::IndexTuning earlier = Earlier({Point("HNSW32", 0.99, 1), Point("IVF64,PQ4", 0.99, 2), Point("exact", 1, 1000)}, 0.5);
   const auto needed = [](const std::string& index) {

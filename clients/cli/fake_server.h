@@ -73,6 +73,7 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   std::function<grpc::Status(const v1::TuneStoreRequest&, v1::TuneStoreResponse*)> on_tune;
   std::function<grpc::Status(const v1::QuantizeStoreRequest&, v1::QuantizeStoreResponse*)> on_quantize;
   std::function<grpc::Status(const v1::GetStoreRequest&, v1::GetStoreResponse*)> on_get_store;
+  std::function<grpc::Status(const v1::ListGenerationsRequest&, v1::ListGenerationsResponse*)> on_list_generations;
   std::function<void()> before_ingest_reply;
   grpc::Status ingest_status;
   v1::IngestResponse ingest_response;
@@ -148,6 +149,9 @@ class FakeServer final : public v1::RetrievalService::Service, public v1::AdminS
   }
   grpc::Status GetStore(grpc::ServerContext*, const v1::GetStoreRequest* request, v1::GetStoreResponse* response) override {
     return on_get_store ? on_get_store(*request, response) : Unimplemented();
+  }
+  grpc::Status ListGenerations(grpc::ServerContext*, const v1::ListGenerationsRequest* request, v1::ListGenerationsResponse* response) override {
+    return on_list_generations ? on_list_generations(*request, response) : Unimplemented();
   }
   grpc::Status ExportStore(grpc::ServerContext* context, const v1::ExportRequest* request,
                            grpc::ServerWriter<v1::ExportChunk>* writer) override {

@@ -112,6 +112,10 @@ class GetGenerationsCommand final : public Command {
     cli.PrintTable(table);
     cli.out() << "active: " << (response.generation().empty() ? "none" : SanitizeLine(response.generation())) << ", revision "
               << response.revision() << '\n';
+    for (const v1::Generation& generation : response.generations()) {
+      if (generation.generation() != response.generation() || !generation.has_tuning()) continue;
+      cli.out() << "auto took " << SanitizeLine(generation.index()) << ": " << SanitizeLine(generation.tuning().reason()) << '\n';
+    }
     return kExitOk;
   }
 

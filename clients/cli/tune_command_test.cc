@@ -92,6 +92,22 @@ TEST_F(TuneCommandTest, PrintsTheFrontWithTheChosenOneMarked) {
   EXPECT_EQ(nlohmann::json::parse(out())["tuning"]["front"][0]["index"], "IVF1024,PQ96");
 }
 
+TEST_F(TuneCommandTest, GenerationsTellWhyTheirIndexWasChosen) {
+  server_.on_list_generations = [this](const v1::ListGenerationsRequest&, v1::ListGenerationsResponse* response) {
+    response->set_generation("g4");
+    for (const char* name : {"g3", "g4"}) {
+      v1::Generation& generation = *response->add_generations();
+      generation.set_generation(name);
+      generation.set_index("exact:int8");
+      *generation.mutable_tuning() = reply_.tuning();
+      generation.mutable_tuning()->set_reason(std::string("0 queries\n of ") + name);
+    }
+    return grpc::Status::OK;
+  };
+  EXPECT_EQ(Run({"get", "generations", "movies"}), 0) << err();
+  EXPECT_THAT(out(), AllOf(HasSubstr("\nauto took exact:int8: 0 queries of g4\n"), Not(HasSubstr("of g3"))));
+}
+
 TEST_F(TuneCommandTest, SendsTheQueriesOfAFile) {
   const std::string queries = Write("queries.jsonl", "{\"_id\": \"1\", \"text\": \"one\"}\n{\"id\": 2, \"text\": \"two\"}\n");
   EXPECT_EQ(Run({"tune", "movies", "--queries", queries, "--sample", "2000"}), 0) << err();
