@@ -41,7 +41,8 @@ absl::Status CheckOtherEncoder(const ReembedOptions& options, const View& view) 
   }
   return ErrorWithReason(
       absl::FailedPreconditionError(absl::StrCat("the vectors of store \"", options.store, "\" are of the passage half ", half,
-                                                 " already, which is that of encoder ", options.encoder->spec().fingerprint.ToString())),
+                                                 " already, which is that of encoder ", options.encoder->spec().fingerprint.ToString(),
+                                                 options.encoder->precision() == VectorPrecision::kInt8 ? ", and all are in int8" : ", and none is in int8")),
       "SAME_ENCODER", {{"store", options.store}, {"passage_fingerprint", half}});
 }
 
