@@ -301,7 +301,11 @@ class SetStoreCommand final : public Command {
     if (precision) {
       const bool as_configured = response.store().encoder_precision() == "auto";
       cli.out() << "texts of store " << store << " are encoded " << (as_configured ? "as the server is configured" : "in ")
-                << (as_configured ? "" : SanitizeLine(response.store().encoder_precision())) << " from now on; loci reembed encodes the others anew\n";
+                << (as_configured ? "" : SanitizeLine(response.store().encoder_precision())) << " from now on";
+      if (!response.store().encoder_fingerprint().empty()) {
+        cli.out() << "; loci reembed " << store << " --encoder " << SanitizeLine(response.store().encoder_fingerprint()) << " encodes the others anew";
+      }
+      cli.out() << '\n';
     }
     return kExitOk;
   }

@@ -120,6 +120,7 @@ TEST_F(QuantizeCommandTest, SettingInt8WarnsWhereNothingWasMeasuredWithTheStores
   store_.set_passage_count(100);
   EXPECT_EQ(set("int8"), 0);
   EXPECT_THAT(err(), AllOf(HasSubstr("warning: nobody has measured"), HasSubstr("; loci quantize movies")));
+  EXPECT_EQ(out(), "texts of store movies are encoded in int8 from now on; loci reembed movies --encoder aa:bb encodes the others anew\n");
   EXPECT_EQ(set("auto"), 0);
   EXPECT_EQ(err(), "");
   EXPECT_EQ(Run({"set", "store", "movies", "--encoder-precision", "int8", "-o", "json"}), 0);

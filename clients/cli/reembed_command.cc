@@ -29,6 +29,7 @@ class ReembedCommand final : public Command {
            "into a new generation, which then takes the place of the active one, with what was written meanwhile. Searches and writes go on, and\n"
            "texts that wait for other encoders go first. loci rollback gives the old generation and its encoder back.\n"
            "What is encoded is kept: one that was cancelled, or ended with its server, is taken up by giving the command again.\n"
+           "With the store's own encoder (loci get stores) it makes all vectors int8, or none, after loci set store --encoder-precision.\n"
            "With --dry-run nothing is encoded but a sample, to measure; an encoder that is sent stays with the server.\n";
   }
   std::string examples() const override {
@@ -49,7 +50,7 @@ class ReembedCommand final : public Command {
   }
 
   int Run(CliContext& cli, const FlagSet&) override {
-    if (model_.empty() == encoder_.empty()) return cli.UsageError("give either --model or --encoder");
+    if (model_.empty() == encoder_.empty()) return cli.UsageError("give either --model DIR or --encoder FINGERPRINT (the store's own is in loci get stores)");
     v1::ReembedStoreRequest request;
     request.set_store(store_);
     request.set_encoder(encoder_);
