@@ -1,7 +1,11 @@
 #include "clients/cli/fidelity_table.h"
 
+#include <algorithm>
 #include <cmath>
+#include <utility>
+#include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "clients/cli/display.h"
@@ -12,20 +16,27 @@ namespace {
 
 bool IsOfAnotherEncoder(const v1::Store& store) { return store.int8_fidelity().encoder_fingerprint() != store.encoder_fingerprint(); }
 
+std::string Ratio(double tokens_per_second, double of) { return of > 0 ? absl::StrFormat("%.2fx", tokens_per_second / of) : "-"; }
+
 }  // namespace
 
 void PrintFidelity(CliContext& cli, const std::string& store, const v1::EncoderFidelity& fidelity) {
-  TextTable table({{"PRECISION"},
-                   {"COSINE MEAN", TextTable::kRight},
-                   {"COSINE MIN", TextTable::kRight},
-                   {"TOP-10 OVERLAP", TextTable::kRight},
-                   {"TOKENS/S", TextTable::kRight},
-                   {"SPEED", TextTable::kRight}});
-  const double slowest = fidelity.precisions().empty() ? 0 : fidelity.precisions(0).tokens_per_second();
+  std::vector<TextTable::Column> columns = {{"PRECISION"},
+                                            {"COSINE MEAN", TextTable::kRight},
+                                            {"COSINE MIN", TextTable::kRight},
+                                            {"TOP-10 OVERLAP", TextTable::kRight},
+                                            {"TOKENS/S", TextTable::kRight}};
+  // Speed is told against float32, and against what serves where that is another: all but the last, int8.
+  const int compared_count = std::max(fidelity.precisions_size() - 1, 0);
+  for (int i = 0; i < compared_count; ++i) {
+    columns.push_back({absl::StrCat("VS ", absl::AsciiStrToUpper(fidelity.precisions(i).element_type())), TextTable::kRight});
+  }
+  TextTable table(std::move(columns));
   for (const v1::PrecisionFidelity& precision : fidelity.precisions()) {
-    table.AddRow({precision.element_type(), FormatFixed(precision.cosine_mean(), 5), FormatFixed(precision.cosine_min(), 5),
-                  FormatFixed(precision.top_10_overlap(), 4), FormatCount(std::llround(precision.tokens_per_second())),
-                  slowest > 0 ? absl::StrFormat("%.2fx", precision.tokens_per_second() / slowest) : "-"});
+    std::vector<std::string> cells = {precision.element_type(), FormatFixed(precision.cosine_mean(), 5), FormatFixed(precision.cosine_min(), 5),
+                                      FormatFixed(precision.top_10_overlap(), 4), FormatCount(std::llround(precision.tokens_per_second()))};
+    for (int i = 0; i < compared_count; ++i) cells.push_back(Ratio(precision.tokens_per_second(), fidelity.precisions(i).tokens_per_second()));
+    table.AddRow(cells);
   }
   cli.PrintTable(table);
   cli.out() << "store " << SanitizeLine(store) << ", generation " << SanitizeLine(fidelity.generation()) << ", revision " << fidelity.revision()

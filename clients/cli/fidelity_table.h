@@ -9,7 +9,7 @@
 
 namespace loci {
 
-// A row a precision, and a line of what was measured when.
+// A row a precision, with its speed against float32 and against what serves, and a line of what was measured when.
 void PrintFidelity(CliContext& cli, const std::string& store, const v1::EncoderFidelity& fidelity);
 
 // For a table of stores: int8's top-10 overlap, "-" where nothing was measured, and "old" behind it where that was another encoder's.

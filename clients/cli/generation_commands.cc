@@ -268,8 +268,9 @@ class SetStoreCommand final : public Command {
   std::string name() const override { return "set store"; }
   std::string summary() const override { return "Change what is set of a store: how many generations it keeps, what its texts are encoded in"; }
   std::string details() const override {
-    return "In int8 texts are encoded several times as fast, and a little otherwise: loci quantize measures how much over the store's own passages.\n"
-           "A warning on standard error says where that was not done with the encoder that the store has.\n";
+    return "In int8 texts are encoded about 1.5 times as fast as in float16 and 3 times as in float32, on a CPU with AVX-512 VNNI, and a little\n"
+           "otherwise: loci quantize measures both over the store's own passages. A warning on standard error says where that was not done with\n"
+           "the encoder and the generation that the store has. What the store has keeps its vectors until loci reembed encodes it anew.\n";
   }
   std::string examples() const override {
     return "  loci set store movies --keep-generations 3\n"

@@ -18,9 +18,10 @@ class QuantizeCommand final : public Command {
   std::string details() const override {
     return "Passages sampled from what the store serves are encoded in float32, in what the server computes in, and in int8, by the store's encoder.\n"
            "COSINE is that of a passage's vector and its float32 vector; TOP-10 OVERLAP is the share of each passage's nearest ten among the others\n"
-           "that float32 finds too; TOKENS/S is of one thread's CPU time on the server's machine. The store keeps the record, which loci get stores\n"
-           "shows, and is changed in nothing else: loci set store STORE --encoder-precision int8 sets it to int8. Texts that wait for encoders go\n"
-           "first. It is a job, which goes on where this command is interrupted, until loci cancel ends it.\n";
+           "that float32 finds too; TOKENS/S is of one thread's CPU time on the server's machine, and what follows it how many times that is\n"
+           "float32's, and that of what serves. The store keeps the record, which loci get stores shows, and is changed in nothing else:\n"
+           "loci set store STORE --encoder-precision int8 sets it to int8. Texts that wait for encoders go first. It is a job, which goes on where\n"
+           "this command is interrupted, until loci cancel ends it.\n";
   }
   std::string examples() const override {
     return "  loci quantize movies\n"

@@ -82,7 +82,7 @@ TEST_F(QuantizeCommandTest, PrintsEachPrecisionAndWhatWasMeasured) {
   EXPECT_EQ(request_.sample_count(), 500);
   EXPECT_TRUE(request_.no_wait());
   EXPECT_THAT(out(), AllOf(HasSubstr("float32"), HasSubstr("bfloat16"), HasSubstr("0.99910"), HasSubstr("0.98910"), HasSubstr("0.9712"), HasSubstr("31,400"),
-                           HasSubstr("3.14x"), HasSubstr("1,000 of 54,846 passages, 135,211 tokens"), HasSubstr("generation g4, revision 7"),
+                           HasSubstr("VS FLOAT32"), HasSubstr("VS BFLOAT16"), HasSubstr("3.14x"), HasSubstr("1.31x"), HasSubstr("1,000 of 54,846 passages, 135,211 tokens"), HasSubstr("generation g4, revision 7"),
                            HasSubstr("encoder aa:bb, measured 2025-11-22"), HasSubstr("avx512"), HasSubstr("loci set store movies --encoder-precision int8")));
   EXPECT_EQ(Run({"quantize", "movies", "-o", "json"}), 0) << err();
   EXPECT_EQ(request_.sample_count(), 1'000);
