@@ -16,6 +16,9 @@ namespace {
 
 bool IsOfAnotherEncoder(const v1::Store& store) { return store.int8_fidelity().encoder_fingerprint() != store.encoder_fingerprint(); }
 
+// A fold's passages are the same ones, but nothing tells a fold's generation from an ingest's.
+bool IsOfAnotherGeneration(const v1::Store& store) { return store.int8_fidelity().generation() != store.generation(); }
+
 std::string Ratio(double tokens_per_second, double of) { return of > 0 ? absl::StrFormat("%.2fx", tokens_per_second / of) : "-"; }
 
 }  // namespace
@@ -49,7 +52,7 @@ void PrintFidelity(CliContext& cli, const std::string& store, const v1::EncoderF
 std::string FidelityCell(const v1::Store& store) {
   if (store.int8_fidelity().precisions().empty()) return "-";
   const v1::PrecisionFidelity& int8 = *store.int8_fidelity().precisions().rbegin();
-  return absl::StrCat(FormatFixed(int8.top_10_overlap(), 4), IsOfAnotherEncoder(store) ? " old" : "");
+  return absl::StrCat(FormatFixed(int8.top_10_overlap(), 4), IsOfAnotherEncoder(store) || IsOfAnotherGeneration(store) ? " old" : "");
 }
 
 void WarnOfFidelity(CliContext& cli, const v1::Store& store) {
@@ -62,6 +65,10 @@ void WarnOfFidelity(CliContext& cli, const v1::Store& store) {
               << SanitizeLine(store.int8_fidelity().encoder_fingerprint()) << ", and it has "
               << (store.encoder_fingerprint().empty() ? "none now" : SanitizeLine(store.encoder_fingerprint())) << "; loci quantize " << name
               << " measures again\n";
+  } else if (IsOfAnotherGeneration(store)) {
+    cli.err() << "warning: how near int8 is to float32 over store " << name << " was measured over generation "
+              << SanitizeLine(store.int8_fidelity().generation()) << ", and " << SanitizeLine(store.generation()) << " is the active one now; loci quantize "
+              << name << " measures again\n";
   }
 }
 

@@ -23,8 +23,8 @@ class GetStoresCommand final : public Command {
   std::string name() const override { return "get stores"; }
   std::string summary() const override { return "List the stores, or show some by name"; }
   std::string details() const override {
-    return "INT8 OVERLAP is what loci quantize measured last: - where nothing was, \"old\" behind it where that was with another encoder. Of stores that\n"
-           "are named it is shown in full.\n";
+    return "INT8 OVERLAP is what loci quantize measured last: - where nothing was, \"old\" behind it where that was with another encoder, or over\n"
+           "another generation than the active one. Of stores that are named it is shown in full.\n";
   }
   std::string examples() const override { return "  loci get stores\n  loci get stores movies -o json\n"; }
   void DeclareFlags(FlagSet* flags) override { flags->PositionalList("STORE", &names_, "Names; all stores without one.", 0); }

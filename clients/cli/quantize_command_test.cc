@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <string>
+#include <utility>
 
 #include "clients/cli/cli_fixture.h"
 #include "nlohmann/json.hpp"
@@ -117,6 +118,7 @@ TEST_F(QuantizeCommandTest, ExitsByTheJobsEndAndByWhatIsRefused) {
 TEST_F(QuantizeCommandTest, SettingInt8WarnsWhereNothingWasMeasuredWithTheStoresEncoder) {
   const auto set = [this](const std::string& precision) { return Run({"set", "store", "movies", "--encoder-precision", precision}); };
   store_.set_encoder_fingerprint("aa:bb");
+  store_.set_generation("g4");
   store_.set_passage_count(100);
   EXPECT_EQ(set("int8"), 0);
   EXPECT_THAT(err(), AllOf(HasSubstr("warning: nobody has measured"), HasSubstr("; loci quantize movies")));
@@ -129,9 +131,17 @@ TEST_F(QuantizeCommandTest, SettingInt8WarnsWhereNothingWasMeasuredWithTheStores
   *store_.mutable_int8_fidelity() = Fidelity();
   EXPECT_EQ(set("int8"), 0);
   EXPECT_EQ(err(), "");
+  store_.set_generation("g5");
+  EXPECT_EQ(set("int8"), 0);
+  EXPECT_THAT(err(), AllOf(HasSubstr("warning"), HasSubstr("over generation g4, and g5 is the active one now; loci quantize movies")));
+  EXPECT_EQ(set("auto"), 0);
+  EXPECT_EQ(err(), "");
   store_.set_encoder_fingerprint("cc:dd");
   EXPECT_EQ(set("int8"), 0);
   EXPECT_THAT(err(), AllOf(HasSubstr("warning"), HasSubstr("aa:bb"), HasSubstr("cc:dd")));
+  store_.clear_encoder_fingerprint();
+  EXPECT_EQ(set("auto"), 0);
+  EXPECT_EQ(out(), "texts of store movies are encoded as the server is configured from now on\n") << "nothing is there to encode anew";
   EXPECT_EQ(Run({"set", "store", "movies", "--keep-generations", "2"}), 0);
   EXPECT_EQ(err(), "") << "the precision was not set";
   server_.on_create_store = [](const v1::CreateStoreRequest& request, v1::CreateStoreResponse* response) {
@@ -147,16 +157,22 @@ TEST_F(QuantizeCommandTest, SettingInt8WarnsWhereNothingWasMeasuredWithTheStores
 
 TEST_F(QuantizeCommandTest, StoresShowTheirRecord) {
   server_.on_list_stores = [](v1::ListStoresResponse* response) {
-    for (const char* name : {"bare", "changed", "measured"}) {
+    for (const char* name : {"bare", "changed", "measured", "rebuilt"}) {
       v1::Store& store = *response->add_stores();
       store.set_store(name);
+      store.set_generation(name == std::string("rebuilt") ? "g5" : "g4");
       store.set_encoder_fingerprint(name == std::string("changed") ? "cc:dd" : "aa:bb");
       if (name != std::string("bare")) *store.mutable_int8_fidelity() = Fidelity();
     }
     return grpc::Status::OK;
   };
   EXPECT_EQ(Run({"get", "stores"}), 0) << err();
-  EXPECT_THAT(out(), AllOf(HasSubstr("INT8 OVERLAP"), HasSubstr("0.9712 old"), Not(HasSubstr("0.99910"))));
+  EXPECT_THAT(out(), AllOf(HasSubstr("INT8 OVERLAP"), HasSubstr("0.9712"), Not(HasSubstr("0.99910"))));
+  for (const auto& [name, is_old] : {std::pair("\nchanged ", true), std::pair("\nmeasured ", false), std::pair("\nrebuilt ", true)}) {
+    const size_t row = out().find(name);
+    ASSERT_NE(row, std::string::npos) << name;
+    EXPECT_EQ(out().substr(row, out().find('\n', row + 1) - row).find("0.9712 old") != std::string::npos, is_old) << name;
+  }
   EXPECT_EQ(Run({"get", "stores", "-o", "json"}), 0) << err();
   const nlohmann::json stores = nlohmann::json::parse(out())["stores"];
   EXPECT_EQ(stores[2]["int8_fidelity"]["measured_unix_us"], "1763800000000000");
