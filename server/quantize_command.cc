@@ -143,10 +143,11 @@ std::string QuantizeHelp() {
          "\n"
          "  --model DIR    a checkpoint's folder\n"
          "  --texts FILE   a text a line, or JSON objects with \"text\" and \"title\"; - is standard input\n"
-         "  --sample N     so many of them, drawn at random (" +
-         std::to_string(kDefaultFidelitySample) +
+         "  --sample N     so many of them, " +
+         std::to_string(kMinFidelityTexts) + " to " + std::to_string(kMaxFidelityTexts) + ", drawn at random (" + std::to_string(kDefaultFidelitySample) +
          ")\n"
-         "  --record FILE  keeps the figures as JSON (DIR/int8_fidelity.json; \"\" keeps none)\n";
+         "  --record FILE  keeps the figures as JSON, for people: no server reads them. Without it in DIR/int8_fidelity.json, and where\n"
+         "                 that can't be written the report says so; FILE that can't be is an error (exit status 1); \"\" keeps none\n";
 }
 
 }  // namespace loci

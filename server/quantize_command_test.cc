@@ -80,7 +80,15 @@ TEST_F(QuantizeCommandTest, ARecordThatCannotBeWrittenLosesNoReport) {
   EXPECT_THAT(asked->report, HasSubstr("int8 against float32, 20 texts"));
   EXPECT_THAT(asked->report, HasSubstr("\nnot recorded: "));
   EXPECT_FALSE(asked->recorded.ok());
+  for (const std::string& named : {model_, model_ + "/absent/x.json"}) {
+    const auto report = Run({"--model", model_, "--texts=-", "--record", named}, Lines(20));
+    ASSERT_TRUE(report.ok()) << report.status();
+    EXPECT_FALSE(report->recorded.ok()) << named;
+    EXPECT_THAT(report->report, HasSubstr("\nnot recorded: "));
+  }
 }
+
+TEST_F(QuantizeCommandTest, HelpGivesTheRangeOfTheSample) { EXPECT_THAT(QuantizeHelp(), HasSubstr("20 to 10000, drawn at random (1000)")); }
 
 TEST_F(QuantizeCommandTest, TheSampleIsOfAllTextsAndTheSameEachTime) {
   // Three tokens a text in the first half, six in the other: of 100 drawn from all, some 450.

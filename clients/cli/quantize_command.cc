@@ -21,7 +21,7 @@ class QuantizeCommand final : public Command {
            "that float32 finds too; TOKENS/S is of one thread's CPU time on the server's machine, and what follows it how many times that is\n"
            "float32's, and that of what serves. The store keeps the record, which loci get stores shows, and is changed in nothing else:\n"
            "loci set store STORE --encoder-precision int8 sets it to int8. Texts that wait for encoders go first. It is a job, which goes on where\n"
-           "this command is interrupted, until loci cancel ends it.\n";
+           "this command is interrupted, until loci cancel ends it; a server runs one of these or of loci tune at a time, of all its stores.\n";
   }
   std::string examples() const override {
     return "  loci quantize movies\n"
@@ -30,7 +30,7 @@ class QuantizeCommand final : public Command {
   }
   void DeclareFlags(FlagSet* flags) override {
     flags->Positional("STORE", &store_, "Name of the store; \"\" is default.");
-    flags->Int("sample", &sample_, 20, 10'000, "Passages to measure with, or all where there are fewer.");
+    flags->Int("sample", &sample_, 20, 10'000, "Passages to measure with, 20 to 10,000, or all where there are fewer.");
     flags->Bool("no-wait", &no_wait_, "Return at once, with the job that measures.");
     flags->Bool("dry-run", &dry_run_, "Say what would be measured, send nothing.");
   }

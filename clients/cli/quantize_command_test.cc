@@ -95,6 +95,8 @@ TEST_F(QuantizeCommandTest, PrintsEachPrecisionAndWhatWasMeasured) {
 TEST_F(QuantizeCommandTest, ExitsByTheJobsEndAndByWhatIsRefused) {
   for (const char* sample : {"19", "10001", "-1", "x", ""}) EXPECT_EQ(Run({"quantize", "movies", "--sample", sample}), 2) << sample;
   EXPECT_EQ(Run({"quantize"}), 2);
+  EXPECT_EQ(Run({"quantize", "--help"}), 0);
+  EXPECT_THAT(out(), HasSubstr("20 to 10,000"));
   EXPECT_EQ(Run({"quantize", "movies", "--dry-run"}), 0);
   EXPECT_EQ(request_.store(), "") << "nothing was sent";
   for (const v1::JobState state : {v1::JOB_STATE_FAILED, v1::JOB_STATE_CANCELLED, v1::JOB_STATE_INTERRUPTED}) {

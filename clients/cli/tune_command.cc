@@ -28,7 +28,8 @@ class TuneCommand final : public Command {
            "none does, by a pass over 8-bit codes first (exact:int8, which finds the same) where that is faster. Nothing is changed. MEMORY is\n"
            "what an index holds beside mapped files, which the codes are; LATENCY is CPU time of one query without its encoding. Without\n"
            "--queries the server makes queries of sampled passages. At most 20,000 passages are searched exactly, and nothing else is\n"
-           "measured. It is a job, which goes on where this command is interrupted, until loci cancel ends it.\n";
+           "measured. It is a job, which goes on where this command is interrupted, until loci cancel ends it; a server runs one of these or\n"
+           "of loci quantize at a time, of all its stores.\n";
   }
   std::string examples() const override {
     return "  loci tune movies --recall 0.95 --memory 2GiB\n"
@@ -41,7 +42,7 @@ class TuneCommand final : public Command {
     flags->Double("recall", &recall_, 1e-6, 1, "Share of the exact first 10 that must be found.");
     flags->String("memory", &memory_, "SIZE", "That an index may hold beside mapped files: bytes, or as 512MiB, 2GiB; at least 1MiB. Any without it.");
     flags->String("queries", &queries_path_, "FILE", "BEIR queries (JSONL, gzipped or not), at most 1,024, to measure with.");
-    flags->Int("sample", &sample_, 1000, 1'000'000, "Vectors to measure on, at most.");
+    flags->Int("sample", &sample_, 1000, 1'000'000, "Vectors to measure on, at most; 1,000 to 1,000,000.");
     flags->String("svg", &svg_path_, "FILE", "Write a plot of recall over latency there.");
     flags->Bool("force", &force_, "Replace the --svg file where it exists.");
     flags->Bool("no-wait", &no_wait_, "Return at once, with the job that measures.");
