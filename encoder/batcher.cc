@@ -149,7 +149,9 @@ class BatcherImpl : public Batcher {
   // what comes after it.
   int64_t EncodeMicros(int64_t tokens, int64_t first_batch_tokens) const {
     const int64_t a_worker = std::max({std::min(tokens, options_.max_batch_tokens), tokens / options_.worker_count, first_batch_tokens});
-    return std::llround(static_cast<double>(a_worker) * backlog_->micros_per_token());
+    // Many small batches of late say nothing of how fast full ones go.
+    const double rate = tokens > options_.max_batch_tokens ? full_micros_per_token_.load(std::memory_order_relaxed) : backlog_->micros_per_token();
+    return std::llround(static_cast<double>(a_worker) * rate);
   }
   absl::Status QueueFull(int64_t held_tokens, absl::string_view request_has, int64_t tokens, int64_t limit);
   // Takes what fits and the request's turn allows. False where not even the next sequence fits.
@@ -181,6 +183,7 @@ class BatcherImpl : public Batcher {
   WorkMetrics work_metrics_;
   const std::shared_ptr<EncodeBacklog> backlog_ = std::make_shared<EncodeBacklog>(options_.worker_count);
   std::atomic<int64_t> held_tokens_{0};
+  std::atomic<double> full_micros_per_token_{0};  // Of the last batch that was at least half full; 0: there was none.
 
   // Guarded by `mutex_`.
   Mutex mutex_;
@@ -430,6 +433,9 @@ void BatcherImpl::EncodeBatch(const Batch& batch, int64_t start_us, std::vector<
   metrics_.batch_tokens.Observe(static_cast<double>(batch.token_count));
   metrics_.batch_sequences.Observe(static_cast<double>(sequences.sequence_count()));
   if (status.ok()) backlog_->Measured(batch.token_count, end_us - start_us);
+  if (status.ok() && batch.token_count >= options_.max_batch_tokens / 2) {
+    full_micros_per_token_.store(static_cast<double>(end_us - start_us) / static_cast<double>(batch.token_count), std::memory_order_relaxed);
+  }
   metrics_.encode_seconds.Observe(static_cast<double>(end_us - start_us) * 1e-6);
 
   MutexLock lock(&mutex_);

@@ -391,7 +391,7 @@ TEST_F(BatcherTest, LargeRequestsThatCanWaitAreTakenAsFarAsTheyCanEnd) {
   };
   Start({.max_batch_tokens = 1'000});
   Answer measured;
-  batcher_->Submit(Marked(10), RequestLimits(), measured.callback());
+  batcher_->Submit(Marked(10, 10, 50), RequestLimits(), measured.callback());
   ASSERT_TRUE(measured.Wait().ok());
 
   const absl::StatusOr<EncodeBacklog::Share> ingest = batcher_->Reserve(500'000, RequestLimits(), 0);
