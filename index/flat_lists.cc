@@ -22,7 +22,7 @@ constexpr size_t kBlockRows = 16;
 
 constexpr size_t kCheckRows = 1024;  // Between looks at the limits: about a tenth of a millisecond.
 
-// A list's vectors, and what is asked for while its last ones are scored.
+// The vectors of a list.
 struct ListRows {
   const uint8_t* codes = nullptr;
   size_t count = 0;
@@ -99,8 +99,7 @@ class FlatLists final : public faiss::IndexIVFFlat {
   // The search of one query on its thread knows which list comes next; the rest is FAISS's.
   void search_preassigned(idx_t n, const float* x, idx_t k, const idx_t* keys, const float* coarse_dis, float* distances, idx_t* labels,
                           bool store_pairs, const faiss::IVFSearchParameters* params, faiss::IndexIVFStats* stats) const override {
-    const bool plain = parallel_mode == 0 && !store_pairs && (params != nullptr ? params->max_codes : max_codes) == 0 &&
-                       (params == nullptr || dynamic_cast<const faiss::IDSelectorRange*>(params->sel) == nullptr);
+    const bool plain = parallel_mode == 0 && !store_pairs && (params != nullptr ? params->max_codes : max_codes) == 0;
     if (!plain || k <= 0) {
       return faiss::IndexIVFFlat::search_preassigned(n, x, k, keys, coarse_dis, distances, labels, store_pairs, params, stats);
     }
