@@ -115,17 +115,18 @@ absl::Status CertifiedScan::SearchChunk(MatrixView<const float> queries, const I
   } else {
     pool_->ParallelFor(query_count, rescore);
   }
+  int64_t gone_count = 0;
   for (int64_t q = 0; q < query_count; ++q) {
     LOCI_RETURN_IF_ERROR(statuses[static_cast<size_t>(q)]);
     const bool gone = best[static_cast<size_t>(q)].given_up();
     if (gone) given_up->push_back(first_position + q);
+    gone_count += gone;
     if (prepared.rounded_away(q)) continue;
     ++outcome->queries;
     outcome->given_up += gone;
   }
-  const int64_t gone = std::count_if(best.begin(), best.end(), [](const CertifiedCandidates& each) { return each.given_up(); });
-  given_up_count_.fetch_add(gone, std::memory_order_relaxed);
-  answered_count_.fetch_add(query_count - gone, std::memory_order_relaxed);
+  given_up_count_.fetch_add(gone_count, std::memory_order_relaxed);
+  answered_count_.fetch_add(query_count - gone_count, std::memory_order_relaxed);
   return absl::OkStatus();
 }
 
