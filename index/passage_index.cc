@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "base/field_error.h"
 #include "base/strings.h"
+#include "index/index_specification.h"
 
 namespace loci {
 namespace {
@@ -16,7 +17,7 @@ absl::Status InvalidOption(std::string_view option, std::string_view problem) {
 }
 
 // "exact search", with 8-bit codes or without, or "the index \"IVF64,Flat\"".
-std::string Named(const PassageIndex& index) { return index.name() == "exact" ? "exact search" : absl::StrCat("the index \"", index.name(), "\""); }
+std::string Named(const PassageIndex& index) { return index.name() == kExactIndex ? "exact search" : absl::StrCat("the index \"", index.name(), "\""); }
 
 }  // namespace
 
