@@ -24,6 +24,8 @@ constexpr size_t kQuickQueries = 16;
 
 // Queries that are searched together at most. More are hardly cheaper, and none of them is answered, or given up, before all are searched.
 constexpr int64_t kMaxQueriesTogether = 64;
+// Of a large search at once. Where vectors have no 8-bit codes on disk, they are coded once for all of these: 256 take about twice the time of 64.
+constexpr int64_t kPieceQueries = 256;
 
 absl::Status BadQuery(size_t index, std::string_view field, const std::string& problem) {
   return InvalidField(absl::StrCat("queries[", index, "].", absl::string_view(field.data(), field.size())), problem);
@@ -63,7 +65,11 @@ struct Pipeline::SearchState {
   EncodeBacklog::Share tokens;
   WorkForecast::Waiting text;
   WorkForecast::Waiting search;
-  EncodeBacklog::Share large;  // Until it is answered.
+  LargeWorkLine::Place large;  // Until it is answered.
+  // What was searched so far.
+  std::optional<FilteredRows> filtered;
+  ViewSearchResult found;
+  SearchTimes spent;
 
   // Before it is answered: whoever waited for that may take down the pipeline and the encoder, which must not be left to a thread of the encoder's own.
   void LetGo(const absl::Status& status) {
@@ -79,8 +85,7 @@ Pipeline::Pipeline(Options options)
     : options_(std::move(options)),
       work_(*options_.metrics),
       forecast_(options_.pool != nullptr ? options_.pool->thread_count() : 1),
-      large_limit_(options_.pool != nullptr ? std::max(options_.pool->thread_count() / 2, 1) : 1),
-      large_backlog_(std::make_shared<EncodeBacklog>(large_limit_)) {
+      large_line_(options_.large_line != nullptr ? options_.large_line : std::make_shared<LargeWorkLine>(options_.pool, options_.clock)) {
   for (const std::shared_ptr<const Reader>& reader : options_.readers) readers_[reader->name()] = reader;
 }
 
@@ -228,8 +233,8 @@ absl::Status Pipeline::Reserve(SearchState* state) {
   const int64_t now_us = options_.clock->NowMicros();
   const int64_t deadline_us = call.options.limits.deadline_us();
   if (IsLarge(call)) {
-    LOCI_RETURN_IF_ERROR(CheckLarge(*state, pool_us));
-    pool_us += large_backlog_->DelayMicros(now_us, deadline_us);
+    LOCI_RETURN_IF_ERROR(large_line_->Check(LargeWork(call, *state->reply.serving_set->view), deadline_us, pool_us));
+    pool_us += large_line_->DelayMicros(deadline_us);
   } else if (deadline_us - now_us > Batcher::kPatientUs) {
     pool_us = 0;  // More than it takes, where many are searched together.
   }
@@ -240,20 +245,11 @@ absl::Status Pipeline::Reserve(SearchState* state) {
     LOCI_RETURN_IF_ERROR(Batcher::CheckDeadline(pool_us, 0, deadline_us - now_us));
   }
   if (IsLarge(call)) {
-    state->large = EncodeBacklog::Take(large_backlog_, now_us, deadline_us, LargeWork(call, *state->reply.serving_set->view));
+    state->large = large_line_->Take(LargeWork(call, *state->reply.serving_set->view), deadline_us);
   } else {
     state->search = forecast_.AddSearch();
   }
   return absl::OkStatus();
-}
-
-absl::Status Pipeline::CheckLarge(const SearchState& state, int64_t pool_us) const {
-  const int64_t now_us = options_.clock->NowMicros();
-  const int64_t deadline_us = state.call.options.limits.deadline_us();
-  // As with an encoder's empty queue, one that comes alone is taken, and measured.
-  if (deadline_us == kNoDeadlineMicros || (pool_us == 0 && large_backlog_->tokens() == 0)) return absl::OkStatus();
-  const int64_t own_us = static_cast<int64_t>(static_cast<double>(LargeWork(state.call, *state.reply.serving_set->view)) * large_backlog_->micros_per_token());
-  return Batcher::CheckDeadline(pool_us + large_backlog_->DelayMicros(now_us, deadline_us), own_us, deadline_us - now_us);
 }
 
 void Pipeline::EncodeQueries(std::shared_ptr<SearchState> state) {
@@ -358,57 +354,17 @@ void Pipeline::QueueSearch(std::shared_ptr<SearchState> state) {
 }
 
 void Pipeline::QueueLarge(std::shared_ptr<SearchState> state) {
+  const int64_t elements = LargeWork(state->call, *state->reply.serving_set->view);
   const int64_t deadline_us = state->call.options.limits.deadline_us();
-  {
-    MutexLock lock(&large_mutex_);
-    large_searches_.emplace(deadline_us, std::move(state));
-    if (large_runners_ == large_limit_) return;
-    ++large_runners_;
-  }
-  Submit(options_.pool, [this] { RunLarge(); }, [this](absl::Status status) {
-    std::multimap<int64_t, std::shared_ptr<SearchState>> refused;
-    {
-      MutexLock lock(&large_mutex_);
-      if (--large_runners_ == 0) refused.swap(large_searches_);  // Else another takes them.
-    }
-    for (const auto& [due_us, waiting] : refused) waiting->finish(status);
-  });
-}
-
-// One of them, then what waited meanwhile for the pool goes first.
-void Pipeline::RunLarge() {
-  while (true) {
-    std::shared_ptr<SearchState> state;
-    bool alone = true;
-    {
-      MutexLock lock(&large_mutex_);
-      if (large_searches_.empty()) {
-        --large_runners_;
-        return;
-      }
-      state = std::move(large_searches_.begin()->second);
-      large_searches_.erase(large_searches_.begin());
-      alone = large_searches_.empty();
-    }
-    const int64_t now_us = options_.clock->NowMicros();
-    const int64_t left_us = state->call.options.limits.deadline_us() - now_us;
-    const int64_t work = LargeWork(state->call, *state->reply.serving_set->view);
-    const int64_t own_us = static_cast<int64_t>(static_cast<double>(work) * large_backlog_->micros_per_token());
-    if (!alone && left_us > 0 && own_us > left_us) {
-      if (state->encoded) work_.Wasted(WorkPhase::kEncode);
-      work_.Avoided(WorkPhase::kSearch);
-      state->finish(Batcher::CheckDeadline(0, own_us, left_us));
-      continue;
-    }
-    RunSearch(std::move(state));
-    bool more;
-    {
-      MutexLock lock(&large_mutex_);
-      more = !large_searches_.empty();
-      if (!more) --large_runners_;
-    }
-    if (!more || options_.pool->TrySubmit([this] { RunLarge(); })) return;
-  }
+  large_line_->Add({.elements = elements,
+                    .deadline_us = deadline_us,
+                    .step = [this, state] { return RunSearch(state); },
+                    .refuse =
+                        [this, state](absl::Status status) {
+                          if (state->encoded) work_.Wasted(WorkPhase::kEncode);
+                          work_.Avoided(WorkPhase::kSearch);
+                          state->finish(std::move(status));
+                        }});
 }
 
 void Pipeline::RunWaitingSearches(const SearchKind& kind) {
@@ -419,7 +375,7 @@ void Pipeline::RunWaitingSearches(const SearchKind& kind) {
     while (!taken.items.empty()) {
       std::vector<std::shared_ptr<SearchState>> next = TakeNext(&taken.items);
       if (next.size() == 1) {
-        RunSearch(std::move(next[0]));
+        RunSearch(next[0]);
       } else {
         RunTogether(std::move(next));
       }
@@ -509,30 +465,43 @@ void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states) {
   });
 }
 
-void Pipeline::RunSearch(std::shared_ptr<SearchState> state) {
+bool Pipeline::RunSearch(const std::shared_ptr<SearchState>& state) {
   const int64_t start_us = options_.clock->NowMicros();
-  if (!BeginSearch(state.get(), start_us)) return;
   const SearchCall& call = state->call;
   SearchReply& reply = state->reply;
+  ViewSearchResult& found = state->found;
+  const int64_t query_count = static_cast<int64_t>(call.queries.size()), first = static_cast<int64_t>(found.hits.size());
+  if (first == 0 && !BeginSearch(state.get(), start_us)) return false;
   const View& view = *reply.serving_set->view;
-  std::optional<FilteredRows> filtered;
   int64_t filter_end_us = start_us;
-  if (call.filter != nullptr) {
+  if (first == 0 && call.filter != nullptr) {
     absl::StatusOr<FilteredRows> rows = view.Filter(*call.filter, call.options.limits);
     if (!rows.ok()) {
       if (IsAbandoned(rows.status())) work_.Wasted(WorkPhase::kSearch);
-      return state->finish(rows.status());
+      state->finish(rows.status());
+      return false;
     }
-    filtered = *std::move(rows);
+    state->filtered = *std::move(rows);
     filter_end_us = options_.clock->NowMicros();
     reply.times.filter_us = filter_end_us - start_us;
-    reply.match_count = filtered->match_count;
+    reply.match_count = state->filtered->match_count;
   }
-  const MatrixView<const float> queries{state->query_vectors.data(), static_cast<int64_t>(call.queries.size()), view.dim()};
-  absl::StatusOr<ViewSearchResult> found = view.Search(queries, call.options, filtered.has_value() ? &*filtered : nullptr);
+  const int64_t count = std::min(query_count - first, kPieceQueries);
+  const MatrixView<const float> queries{state->query_vectors.data() + first * view.dim(), count, view.dim()};
+  absl::StatusOr<ViewSearchResult> piece = view.Search(queries, call.options, state->filtered.has_value() ? &*state->filtered : nullptr);
   const int64_t end_us = options_.clock->NowMicros();
-  if (found.ok() && found->exact && call.filter == nullptr) passes_.Took(queries.rows, ElementCount(view), end_us - start_us);
-  Conclude(std::move(state), std::move(found), {.search_us = end_us - filter_end_us, .work_us = end_us - start_us});
+  state->spent.search_us += end_us - filter_end_us;
+  state->spent.work_us += end_us - start_us;
+  if (!piece.ok()) {
+    Conclude(state, piece.status(), state->spent);
+    return false;
+  }
+  if (piece->exact && call.filter == nullptr) passes_.Took(count, ElementCount(view), end_us - start_us);
+  found.exact = piece->exact && (first == 0 || found.exact);
+  std::move(piece->hits.begin(), piece->hits.end(), std::back_inserter(found.hits));
+  if (first + count < query_count) return true;
+  Conclude(state, std::move(found), state->spent);
+  return false;
 }
 
 void Pipeline::Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewSearchResult> found, const SearchTimes& times) {
@@ -552,7 +521,7 @@ void Pipeline::Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewS
   const int64_t end_us = options_.clock->NowMicros();
   const int64_t took_us = times.work_us + end_us - fetch_start_us;
   if (IsLarge(call)) {
-    large_backlog_->Measured(LargeWork(call, *reply.serving_set->view), took_us);
+    large_line_->Measured(LargeWork(call, *reply.serving_set->view), took_us);
   } else {
     forecast_.SearchTook(took_us);
   }

@@ -19,11 +19,11 @@
 #include "base/metrics.h"
 #include "base/mutex.h"
 #include "base/thread_pool.h"
-#include "encoder/encode_backlog.h"
 #include "encoder/work_metrics.h"
 #include "index/filter_expression.h"
 #include "index/view.h"
 #include "retriever/generation_manager.h"
+#include "retriever/large_work_line.h"
 #include "retriever/live_recall.h"
 #include "retriever/pass_forecast.h"
 #include "retriever/reader.h"
@@ -106,16 +106,16 @@ struct AnswerReply {
 // NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT as api.proto says (a query vector of another dimension, an empty query).
 //
 // Searches that score every vector, of one view and with the same options, have one place in the pool's queue and are searched in one pass, up to 64
-// queries at once. How many wait in that place is bounded by who admits requests, and by nothing here. A *large* search, of more queries than that, waits
-// in a line of such, the earliest deadline first, of which half the pool's threads take one after the other: others wait for none but what runs.
-// Deadlines and cancellation are
-// looked at before tokenizing, before encoding and before searching; a request that can't make its deadline, with the work that was admitted
-// before it, is refused before any is done for it (see Batcher::Reserve). Free of gRPC. Thread-safe.
+// queries at once. How many wait in that place is bounded by who admits requests, and by nothing here. A *large* search, of more queries than that, is
+// searched in pieces of up to 256, in the line of large work (retriever/large_work_line.h). Deadlines and cancellation are looked at before tokenizing,
+// before encoding and before searching; a request that can't make its deadline, with the work that was admitted before it, is refused before any is
+// done for it (see Batcher::Reserve). Free of gRPC. Thread-safe.
 class Pipeline {
  public:
   struct Options {
     GenerationManager* manager = nullptr;  // Borrowed, like all below.
     ThreadPool* pool = nullptr;            // Tokenizes but for a few short queries, searches, fetches.
+    std::shared_ptr<LargeWorkLine> large_line;  // Of `pool`; null: one of its own.
     ThreadPool* load_pool = nullptr;       // Opens inactive generations that requests name; null: `pool` does.
     Clock* clock = &RealClock();
     MetricsSink* metrics = &NullMetrics();
@@ -167,11 +167,8 @@ class Pipeline {
   // would not be alone, by how long such passes took; then those go first, in as many passes as it takes.
   std::vector<std::shared_ptr<SearchState>> TakeNext(std::vector<std::shared_ptr<SearchState>>* states);
   void RunTogether(std::vector<std::shared_ptr<SearchState>> states);  // Of one kind.
-  void RunSearch(std::shared_ptr<SearchState> state);
+  bool RunSearch(const std::shared_ptr<SearchState>& state);  // Its next queries, all unless it is large. True: there are more.
   void QueueLarge(std::shared_ptr<SearchState> state);
-  void RunLarge();
-  // RESOURCE_EXHAUSTED, reason OVERLOADED, where what is before the large search, `pool_us` of it for the pool, takes it past its deadline.
-  absl::Status CheckLarge(const SearchState& state, int64_t pool_us) const;
   void Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewSearchResult> found, const SearchTimes& times);
 
   // Ends its waiting. False: nobody waits for it any more, which it was told.
@@ -183,11 +180,7 @@ class Pipeline {
   WorkMetrics work_;
   WorkForecast forecast_;
   PassForecast passes_;
-  const int large_limit_;  // Large searches that run at once.
-  const std::shared_ptr<EncodeBacklog> large_backlog_;  // Of large searches, in their queries' passes over elements.
-  Mutex large_mutex_;
-  std::multimap<int64_t, std::shared_ptr<SearchState>> large_searches_ ABSL_GUARDED_BY(large_mutex_);  // That wait, by deadline.
-  int large_runners_ ABSL_GUARDED_BY(large_mutex_) = 0;  // Of RunLarge, begun or in the pool's queue.
+  const std::shared_ptr<LargeWorkLine> large_line_;
   std::atomic<int64_t> backlog_us_{0};
   WaitingGroups<SearchKind, std::shared_ptr<SearchState>> waiting_searches_;
   Mutex default_mutex_;

@@ -1,0 +1,195 @@
+#include "retriever/large_work_line.h"
+
+#include <algorithm>
+#include <chrono>
+#include <future>
+#include <memory>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "base/clock.h"
+#include "base/error.h"
+#include "base/mutex.h"
+#include "base/thread_pool.h"
+
+namespace loci {
+namespace {
+
+using ::testing::ElementsAre;
+
+// On a pool of one thread, which is held until Release.
+class LargeWorkLineTest : public ::testing::Test {
+ protected:
+  void SetUp() override { Hold(); }
+  void TearDown() override { Release(); }
+
+  void Hold() {
+    gate_ = std::promise<void>();
+    std::promise<void> begun;
+    held_ = pool_.TrySubmit([&begun, open = gate_.get_future().share()] {
+      begun.set_value();
+      open.wait();
+    });
+    ASSERT_TRUE(held_);
+    begun.get_future().wait();
+  }
+  void Release() {
+    if (std::exchange(held_, false)) gate_.set_value();
+  }
+  // Until the pool has done what is queued and what that queues.
+  void Finish() {
+    Release();
+    for (int i = 0; i < 200; ++i) {
+      std::promise<void> done;
+      while (!pool_.TrySubmit([&done] { done.set_value(); })) std::this_thread::yield();
+      done.get_future().wait();
+    }
+  }
+  // Work of so many steps, each of which tells `name`.
+  LargeWorkLine::Work Steps(std::string name, int count, int64_t deadline_us, int64_t elements = 1) {
+    auto left = std::make_shared<int>(count);
+    return {.elements = elements,
+            .deadline_us = deadline_us,
+            .step =
+                [this, name, left] {
+                  told_.push_back(name);
+                  return --*left > 0;
+                },
+            .refuse =
+                [this, name](absl::Status status) {
+                  told_.push_back("no " + name);
+                  refused_ = std::move(status);
+                }};
+  }
+  int64_t In(int64_t us) { return clock_.NowMicros() + us; }
+
+  FakeClock clock_;
+  std::promise<void> gate_;
+  bool held_ = false;
+  std::vector<std::string> told_;  // On the pool's thread, or while that is held.
+  absl::Status refused_;
+  ThreadPool pool_{"test", 1, 4};
+  LargeWorkLine line_{&pool_, &clock_};
+};
+
+TEST_F(LargeWorkLineTest, ShortTasksGoBetweenSteps) {
+  line_.Add(Steps("large", 3, kNoDeadlineMicros));
+  ASSERT_TRUE(pool_.TrySubmit([this] { told_.push_back("short"); }));
+  Finish();
+  EXPECT_THAT(told_, ElementsAre("large", "short", "large", "large")) << "alone it goes on at once";
+}
+
+TEST_F(LargeWorkLineTest, WhatIsDueFirstGoesFirstBetweenStepsToo) {
+  line_.Add(Steps("later", 2, In(3'000'000)));
+  LargeWorkLine::Work soon = Steps("soon", 2, In(2'000'000));
+  soon.step = [this, step = soon.step, added = false]() mutable {
+    if (!std::exchange(added, true)) line_.Add(Steps("sooner", 1, In(1'000'000)));
+    return step();
+  };
+  line_.Add(std::move(soon));
+  Finish();
+  EXPECT_THAT(told_, ElementsAre("soon", "sooner", "soon", "later", "later"));
+}
+
+TEST_F(LargeWorkLineTest, WhatHasNoDeadlineIsNotPassedByForEver) {
+  line_.Add(Steps("never due", 1, kNoDeadlineMicros));
+  line_.Add(Steps("due", 1, In(LargeWorkLine::kTurnUs - 1)));
+  clock_.Advance(2);
+  line_.Add(Steps("due later", 1, In(LargeWorkLine::kTurnUs - 1)));
+  Finish();
+  EXPECT_THAT(told_, ElementsAre("due", "never due", "due later"));
+}
+
+TEST_F(LargeWorkLineTest, AFullQueueRefusesWhatHasNotBegun) {
+  for (int i = 0; i < 4; ++i) ASSERT_TRUE(pool_.TrySubmit([] {}));
+  line_.Add(Steps("large", 2, kNoDeadlineMicros));
+  EXPECT_THAT(told_, ElementsAre("no large"));
+  EXPECT_EQ(refused_.code(), absl::StatusCode::kResourceExhausted) << refused_;
+  EXPECT_EQ(GetErrorReason(refused_)->reason, "OVERLOADED");
+  Finish();
+  line_.Add(Steps("next", 1, kNoDeadlineMicros));
+  Finish();
+  EXPECT_THAT(told_, ElementsAre("no large", "next"));
+}
+
+TEST_F(LargeWorkLineTest, WhatHasBegunGoesOnWhereTheQueueIsFull) {
+  LargeWorkLine::Work first = Steps("first", 3, In(1'000'000));
+  first.step = [this, step = first.step, filled = false]() mutable {
+    if (!std::exchange(filled, true)) {
+      while (pool_.TrySubmit([this] { told_.push_back("short"); })) {
+      }
+    }
+    return step();
+  };
+  line_.Add(std::move(first));
+  Finish();
+  ASSERT_GT(told_.size(), 3u);
+  EXPECT_EQ(std::count(told_.begin(), told_.begin() + 3, "first"), 3) << "it does not wait for room";
+}
+
+TEST_F(LargeWorkLineTest, IsRefusedWhereWhatIsBeforeItTakesTooLong) {
+  EXPECT_TRUE(line_.Check(1'000, In(1), 0).ok()) << "nothing was measured, and it comes alone";
+  line_.Measured(1'000, 1'000'000);
+  EXPECT_TRUE(line_.Check(1'000, In(1), 0).ok()) << "it comes alone";
+  EXPECT_FALSE(line_.Check(1'000, In(1'000'000), 1'000).ok());
+  {
+    const LargeWorkLine::Place place = line_.Take(2'000, In(1'000'000));
+    EXPECT_EQ(line_.DelayMicros(In(5'000'000)), 2'000'000);
+    const absl::Status late = line_.Check(1'000, In(4'900'000), 0);  // What is before it counts twice.
+    EXPECT_EQ(late.code(), absl::StatusCode::kResourceExhausted) << late;
+    EXPECT_EQ(GetErrorReason(late)->reason, "OVERLOADED");
+    EXPECT_TRUE(line_.Check(1'000, In(5'000'001), 0).ok());
+    EXPECT_TRUE(line_.Check(1'000, kNoDeadlineMicros, 0).ok());
+  }
+  EXPECT_EQ(line_.DelayMicros(In(5'000'000)), 0) << "its place was given up";
+}
+
+TEST_F(LargeWorkLineTest, WhatCanNoLongerBeInTimeGivesWay) {
+  line_.Measured(1'000, 1'000'000);
+  line_.Add(Steps("late", 1, In(1'500'000), 1'000));
+  line_.Add(Steps("next", 1, kNoDeadlineMicros, 1'000));
+  clock_.Advance(600'000);
+  Finish();
+  EXPECT_THAT(told_, ElementsAre("no late", "next"));
+  EXPECT_EQ(GetErrorReason(refused_)->reason, "OVERLOADED");
+}
+
+TEST(LargeWorkLineThreadsTest, HalfTheThreadsTakeAllOfIt) {
+  ThreadPool pool("test", 4, 1'000);
+  auto line = std::make_unique<LargeWorkLine>(&pool, &RealClock());
+  constexpr int kCount = 10, kSteps = 5;
+  Mutex mutex;
+  CondVar ended;
+  int left = kCount, running = 0, most = 0, steps = 0;
+  for (int i = 0; i < kCount; ++i) {
+    line->Add({.elements = 1,
+               .step =
+                   [&, done = 0]() mutable {
+                     {
+                       MutexLock lock(&mutex);
+                       most = std::max(most, ++running);
+                     }
+                     std::this_thread::sleep_for(std::chrono::milliseconds(1));  // Others would begin meanwhile.
+                     MutexLock lock(&mutex);
+                     --running;
+                     ++steps;
+                     if (++done < kSteps) return true;
+                     if (--left == 0) ended.NotifyAll();
+                     return false;
+                   },
+               .refuse = [](absl::Status status) { ADD_FAILURE() << status; }});
+  }
+  MutexLock lock(&mutex);
+  while (left > 0) ended.Wait(&mutex);
+  line.reset();  // What it has in the pool's queue finds nothing to do.
+  EXPECT_EQ(steps, kCount * kSteps);
+  EXPECT_LE(most, 2);
+}
+
+}  // namespace
+}  // namespace loci
