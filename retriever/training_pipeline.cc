@@ -34,6 +34,16 @@ absl::Status CheckElements(int64_t query_count, int64_t dim, const char* field) 
   return InvalidField(field, absl::StrCat("have ", query_count, " rows of ", dim, " numbers; the limit is ", kMaxTrainingQueryElements, " numbers at once"));
 }
 
+// What a Retrieve takes, in elements that are scored. Scanning all passages for log Z, and for the mean vector too, takes about so many times what finding
+// the head does, and float64 so many times float32; where it is otherwise, that is measured with the rest.
+int64_t ElementCount(const TrainingRetrieveCall& call, const View& view) {
+  constexpr int64_t kScan = 2, kMean = 2, kDouble = 6;
+  const bool mean = call.options.estimator != Estimator::kTopK;
+  const int64_t passes = 1 + (mean || call.options.measure_head_mass ? kScan : 0) + (mean ? kMean : 0);
+  const int64_t width = std::holds_alternative<std::vector<double>>(call.queries) ? kDouble : 1;
+  return call.query_count * std::max<int64_t>(view.passage_count() * view.dim(), 1) * passes * width;
+}
+
 }  // namespace
 
 // One Retrieve on its way through the phases. Used by one thread at a time: each phase hands it to the next.
@@ -44,13 +54,24 @@ struct TrainingPipeline::RetrieveState {
   TrainingRetrieveReply reply;
   int64_t start_us = 0;
   int64_t phase_start_us = 0;  // When what is waited for was queued.
+  LargeWorkLine::Place place;  // Until it is answered.
+  // What was retrieved so far.
+  bool begun = false;
+  std::optional<FilteredRows> filtered;
+  std::shared_ptr<TrainingRetrieval> retrieval = std::make_shared<TrainingRetrieval>();
+  int64_t work_us = 0;
 
   void Finish(absl::Status status) {
+    place.Release();
     use.Release();  // Before the answer: who has it finds its lease renewed.
     if (!status.ok()) return done(std::move(status));
     done(std::move(reply));
   }
 };
+
+TrainingPipeline::TrainingPipeline(Options options)
+    : options_(options),
+      large_line_(options.large_line != nullptr ? options.large_line : std::make_shared<LargeWorkLine>(options.pool, options.clock)) {}
 
 absl::StatusOr<TrainingSessionInfo> TrainingPipeline::Open(const std::string& store, const std::string& generation, int32_t lease_ms,
                                                            const RequestLimits& limits) {
@@ -114,14 +135,17 @@ void TrainingPipeline::Retrieve(TrainingRetrieveCall call, std::function<void(ab
   } else {
     fits = CheckElements(taken.query_count, view.dim(), has_texts ? "query_texts" : "query_vectors");
   }
+  if (fits.ok() && !taken.excluded.empty() && static_cast<int64_t>(taken.excluded.size()) != taken.query_count) {
+    fits = InvalidField("exclusions", absl::StrCat("has ", taken.excluded.size(), " lists for ", taken.query_count, " queries; there must be one a query, or none"));
+  }
   if (fits.ok() && taken.filter != nullptr) fits = view.CheckFilter();
   if (!fits.ok()) return state->Finish(std::move(fits));
-  Submit(
-      [this, state, has_texts] {
-        if (has_texts) return Encode(state);
-        Run(state);
-      },
-      [state](absl::Status status) { state->Finish(std::move(status)); });
+  const int64_t elements = ElementCount(taken, view);
+  const int64_t deadline_us = taken.options.search.limits.deadline_us();
+  if (absl::Status reached = large_line_->Check(elements, deadline_us, 0); !reached.ok()) return state->Finish(std::move(reached));
+  state->place = large_line_->Take(elements, deadline_us);
+  if (!has_texts) return Queue(std::move(state));
+  Submit([this, state] { Encode(state); }, [state](absl::Status status) { state->Finish(std::move(status)); });
 }
 
 void TrainingPipeline::Encode(std::shared_ptr<RetrieveState> state) {
@@ -147,71 +171,90 @@ void TrainingPipeline::Encode(std::shared_ptr<RetrieveState> state) {
     state->call.queries = std::move(encoded->vectors);
     state->reply.usage = std::move(encoded->usage);
     state->phase_start_us = options_.clock->NowMicros();
-    // The encoder's thread goes back to encoding.
-    Submit([this, state] { Run(state); }, [state](absl::Status status) { state->Finish(std::move(status)); });
+    Queue(state);  // The encoder's thread goes back to encoding.
   });
 }
 
-void TrainingPipeline::Run(const std::shared_ptr<RetrieveState>& state) {
-  const int64_t now_us = options_.clock->NowMicros();
-  state->reply.times.queue_us += now_us - state->phase_start_us;
-  absl::Status status = state->call.options.search.limits.Check(now_us);
-  if (status.ok()) status = Retrieve(*state);
-  state->reply.times.total_us = options_.clock->NowMicros() - state->start_us;
+void TrainingPipeline::Queue(std::shared_ptr<RetrieveState> state) {
+  const int64_t elements = ElementCount(state->call, *state->use.serving_set().view);
+  const int64_t deadline_us = state->call.options.search.limits.deadline_us();
+  large_line_->Add({.elements = elements,
+                            .deadline_us = deadline_us,
+                            .step = [this, state] { return RunPiece(state); },
+                            .refuse = [state](absl::Status status) { state->Finish(std::move(status)); }});
+}
+
+bool TrainingPipeline::RunPiece(const std::shared_ptr<RetrieveState>& state) {
+  TrainingRetrieveCall& call = state->call;
+  TrainingRetrieveReply& reply = state->reply;
+  const int64_t start_us = options_.clock->NowMicros();
+  absl::Status status = call.options.search.limits.Check(start_us);
+  if (!std::exchange(state->begun, true)) {
+    reply.times.queue_us += start_us - state->phase_start_us;
+    if (status.ok()) status = Filter(*state);
+  }
+  if (status.ok()) status = RetrievePiece(*state);
+  const bool whole = static_cast<int64_t>(state->retrieval->results.size()) == call.query_count;
+  if (status.ok() && whole) status = Conclude(*state);
+  const int64_t end_us = options_.clock->NowMicros();
+  state->work_us += end_us - start_us;
+  if (status.ok() && !whole) return true;
+  if (status.ok()) large_line_->Measured(ElementCount(call, *state->use.serving_set().view), state->work_us);
+  reply.times.total_us = end_us - state->start_us;
   state->Finish(std::move(status));
+  return false;
 }
 
-template <typename T>
-absl::StatusOr<std::vector<TrainingResult>> TrainingPipeline::RetrieveInPieces(const View& view, MatrixView<const T> queries,
-                                                                               const TrainingRetrieveCall& call, const FilteredRows* filtered) const {
-  TrainingOptions options = call.options;
-  int64_t piece_rows = queries.rows;
-  if (options.estimator == Estimator::kExactZTail) {
+absl::Status TrainingPipeline::Filter(RetrieveState& state) const {
+  const TrainingRetrieveCall& call = state.call;
+  if (call.filter == nullptr) return absl::OkStatus();
+  const int64_t start_us = options_.clock->NowMicros();
+  LOCI_ASSIGN_OR_RETURN(state.filtered, state.use.serving_set().view->Filter(*call.filter, call.options.search.limits));
+  state.reply.times.filter_us = options_.clock->NowMicros() - start_us;
+  return absl::OkStatus();
+}
+
+absl::Status TrainingPipeline::RetrievePiece(RetrieveState& state) const {
+  const TrainingRetrieveCall& call = state.call;
+  const View& view = *state.use.serving_set().view;
+  std::vector<TrainingResult>& results = state.retrieval->results;
+  const int64_t start_us = options_.clock->NowMicros();
+  const int64_t first = static_cast<int64_t>(results.size());
+  int64_t count = std::min(kPieceQueries, call.query_count - first);
+  if (call.options.estimator == Estimator::kExactZTail) {
     const int64_t block_count = view.passage_count() / kMassBlockRows + 1;
-    piece_rows = std::clamp<int64_t>(options_.max_block_masses / block_count, 1, queries.rows);
+    count = std::min(count, std::max<int64_t>(options_.max_block_masses / block_count, 1));
   }
-  if (piece_rows == queries.rows) return RetrieveForTraining(view, queries, options, filtered, call.excluded);
-  const std::span<const std::vector<std::string>> excluded = call.excluded;
-  std::vector<TrainingResult> results;
-  for (int64_t first = 0; first < queries.rows; first += piece_rows) {
-    const int64_t rows = std::min(piece_rows, queries.rows - first);
-    options.first_query = first;
-    LOCI_ASSIGN_OR_RETURN(std::vector<TrainingResult> piece,
-                          RetrieveForTraining(view, MatrixView<const T>{queries.data + first * queries.cols, rows, queries.cols}, options, filtered,
-                                              excluded.empty() ? excluded : excluded.subspan(static_cast<size_t>(first), static_cast<size_t>(rows))));
-    std::move(piece.begin(), piece.end(), std::back_inserter(results));
-  }
-  return results;
+  TrainingOptions options = call.options;
+  options.first_query = first;
+  std::span<const std::vector<std::string>> excluded = call.excluded;
+  if (!excluded.empty()) excluded = excluded.subspan(static_cast<size_t>(first), static_cast<size_t>(count));
+  const auto retrieve = [&](const auto& queries) {
+    using Element = typename std::decay_t<decltype(queries)>::value_type;
+    const MatrixView<const Element> piece{queries.data() + first * view.dim(), count, view.dim()};
+    return RetrieveForTraining(view, piece, options, state.filtered.has_value() ? &*state.filtered : nullptr, excluded);
+  };
+  const auto* const doubles = std::get_if<std::vector<double>>(&call.queries);
+  LOCI_ASSIGN_OR_RETURN(std::vector<TrainingResult> piece, doubles != nullptr ? retrieve(*doubles) : retrieve(std::get<std::vector<float>>(call.queries)));
+  std::move(piece.begin(), piece.end(), std::back_inserter(results));
+  state.reply.times.search_us += options_.clock->NowMicros() - start_us;
+  return absl::OkStatus();
 }
 
-absl::Status TrainingPipeline::Retrieve(RetrieveState& state) {
+absl::Status TrainingPipeline::Conclude(RetrieveState& state) const {
   TrainingRetrieveCall& call = state.call;
   TrainingRetrieveReply& reply = state.reply;
   const View& view = *state.use.serving_set().view;
   const RequestLimits& limits = call.options.search.limits;
-  const int64_t filter_start_us = options_.clock->NowMicros();
-  std::optional<FilteredRows> filtered;
-  if (call.filter != nullptr) {
-    LOCI_ASSIGN_OR_RETURN(filtered, view.Filter(*call.filter, limits));
-    reply.times.filter_us = options_.clock->NowMicros() - filter_start_us;
-  }
-  const FilteredRows* const rows = filtered.has_value() ? &*filtered : nullptr;
-
-  const int64_t search_start_us = options_.clock->NowMicros();
-  auto retrieval = std::make_shared<TrainingRetrieval>();
+  const std::shared_ptr<TrainingRetrieval> retrieval = std::move(state.retrieval);
   retrieval->options = call.options;
   if (auto* const doubles = std::get_if<std::vector<double>>(&call.queries)) {
-    const MatrixView<const double> queries{doubles->data(), call.query_count, view.dim()};
-    LOCI_ASSIGN_OR_RETURN(retrieval->results, RetrieveInPieces(view, queries, call, rows));
     retrieval->queries = std::move(*doubles);
   } else {
     const std::vector<float>& floats = std::get<std::vector<float>>(call.queries);
-    const MatrixView<const float> queries{floats.data(), call.query_count, view.dim()};
-    LOCI_ASSIGN_OR_RETURN(retrieval->results, RetrieveInPieces(view, queries, call, rows));
     retrieval->queries.assign(floats.begin(), floats.end());
   }
   const int64_t fetch_start_us = options_.clock->NowMicros();
-  reply.times.search_us = fetch_start_us - search_start_us;
 
   HitFetcher fetcher(view, {.include_text = call.include_text,
                             .include_vectors = call.include_vectors,
@@ -240,7 +283,7 @@ absl::Status TrainingPipeline::Retrieve(RetrieveState& state) {
   reply.times.fetch_us = options_.clock->NowMicros() - fetch_start_us;
 
   state.use.monitor().Retrieved(retrieval->results);
-  reply.retrieval = std::move(retrieval);
+  reply.retrieval = retrieval;
   // After all that can refuse the reply: its handle may push an older one out.
   LOCI_ASSIGN_OR_RETURN(reply.handle, state.use.Keep(reply.retrieval));
   reply.dim = view.dim();

@@ -18,6 +18,7 @@
 #include "index/filter_expression.h"
 #include "retriever/encoder_drift_table.h"
 #include "retriever/generation_manager.h"
+#include "retriever/large_work_line.h"
 #include "retriever/pipeline.h"
 #include "retriever/training_estimator.h"
 #include "retriever/training_sessions.h"
@@ -89,8 +90,9 @@ struct TrainingSessionInfo {
 };
 
 // Retrieve and Backward return at once and may be called on a gRPC thread; `done` is called exactly once, on a pool's or a batcher's thread, or on
-// the calling one where the request is refused. Deadlines and cancellation are looked at before each phase, and in the long ones. Free of
-// gRPC. Thread-safe.
+// the calling one where the request is refused. Every Retrieve is large work (retriever/large_work_line.h): it is done in pieces of up to kPieceQueries
+// queries, between which searches have their turn, and refused where it can't make its deadline. Deadlines and cancellation are looked at
+// before each phase, and in the long ones. Free of gRPC. Thread-safe.
 class TrainingPipeline {
  public:
   struct Options {
@@ -98,12 +100,14 @@ class TrainingPipeline {
     TrainingSessions* sessions = nullptr;
     const EncoderDriftTable* drifts = nullptr;  // Null: none.
     ThreadPool* pool = nullptr;  // Tokenizes, retrieves, differentiates.
+    std::shared_ptr<LargeWorkLine> large_line;  // Of `pool`; null: one of its own.
     // Of the blocks that tails are drawn from, at once for one request: a query has one for each 1,024 passages. Queries are taken in pieces that
     // need no more, one at least; what is found does not depend on it.
     int64_t max_block_masses = int64_t{1} << 24;
     Clock* clock = &RealClock();
   };
-  explicit TrainingPipeline(Options options) : options_(options) {}
+  static constexpr int64_t kPieceQueries = 64;
+  explicit TrainingPipeline(Options options);
 
   // Errors as GenerationManager::Capture and TrainingSessions::Open. Blocks where an inactive generation has to be opened, or an encoder loaded. Where
   // `limits` are passed by then there is no session: nobody would have its id. CANCELLED, DEADLINE_EXCEEDED.
@@ -125,14 +129,16 @@ class TrainingPipeline {
   struct RetrieveState;
   void Submit(std::function<void()> task, const std::function<void(absl::Status)>& refuse);
   void Encode(std::shared_ptr<RetrieveState> state);
-  void Run(const std::shared_ptr<RetrieveState>& state);
-  absl::Status Retrieve(RetrieveState& state);
-  template <typename T>
-  absl::StatusOr<std::vector<TrainingResult>> RetrieveInPieces(const View& view, MatrixView<const T> queries, const TrainingRetrieveCall& call,
-                                                               const FilteredRows* filtered) const;
+  void Queue(std::shared_ptr<RetrieveState> state);  // Its query vectors are there.
+  // The next piece of it; ends it after the last. True: there is more.
+  bool RunPiece(const std::shared_ptr<RetrieveState>& state);
+  absl::Status Filter(RetrieveState& state) const;
+  absl::Status RetrievePiece(RetrieveState& state) const;
+  absl::Status Conclude(RetrieveState& state) const;
   absl::StatusOr<TrainingBackwardReply> Differentiate(const TrainingBackwardCall& call, const TrainingSessions::Use& use) const;
 
   const Options options_;
+  const std::shared_ptr<LargeWorkLine> large_line_;
 };
 
 }  // namespace loci

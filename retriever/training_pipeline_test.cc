@@ -221,6 +221,80 @@ TEST_F(TrainingPipelineTest, WhatIsFoundDoesNotDependOnThePieces) {
   EXPECT_EQ(found[2], found[0]);
 }
 
+TEST_F(TrainingPipelineTest, EachOfManyQueriesIsAnsweredAsOneAlone) {
+  const std::string session = OpenId();
+  constexpr int kCount = 2 * TrainingPipeline::kPieceQueries + 2;
+  TrainingRetrieveCall call = CallOf(session, 2);
+  std::vector<double> queries;
+  for (int i = 0; i < kCount * kDim; ++i) queries.push_back(std::sin(i * i));
+  call.query_count = kCount;
+  call.queries = queries;
+  call.excluded.resize(kCount);
+  call.excluded[TrainingPipeline::kPieceQueries] = {"b"};
+  const absl::StatusOr<TrainingRetrieveReply> all = Retrieve(call);
+  ASSERT_TRUE(all.ok()) << all.status();
+  ASSERT_EQ(all->retrieval->results.size(), static_cast<size_t>(kCount));
+  EXPECT_EQ(all->retrieval->queries, queries);
+  for (const int64_t q : {int64_t{0}, TrainingPipeline::kPieceQueries - 1, TrainingPipeline::kPieceQueries, int64_t{kCount - 1}}) {
+    TrainingRetrieveCall one = CallOf(session, 2);
+    one.queries = std::vector<double>(queries.begin() + q * kDim, queries.begin() + (q + 1) * kDim);
+    one.excluded = {call.excluded[static_cast<size_t>(q)]};
+    const absl::StatusOr<TrainingRetrieveReply> alone = Retrieve(one);
+    ASSERT_TRUE(alone.ok()) << alone.status();
+    const size_t i = static_cast<size_t>(q);
+    EXPECT_EQ(all->retrieval->results[i].log_z, alone->retrieval->results[0].log_z) << q;
+    ASSERT_EQ(all->hits[i].size(), 2u);
+    for (size_t k = 0; k < 2; ++k) {
+      EXPECT_EQ(all->hits[i][k].id, alone->hits[0][k].id) << q;
+      EXPECT_EQ(all->hits[i][k].score, alone->hits[0][k].score) << q;
+    }
+  }
+  call.excluded.pop_back();
+  EXPECT_TRUE(absl::IsInvalidArgument(Retrieve(call).status()));
+}
+
+TEST_F(TrainingPipelineTest, OthersHaveTheirTurnBetweenPieces) {
+  ThreadPool one("one", 1, 64);
+  pipeline_ = std::make_unique<TrainingPipeline>(
+      TrainingPipeline::Options{.manager = manager_.get(), .sessions = sessions_.get(), .pool = &one, .clock = &clock_});
+  TrainingRetrieveCall call = CallOf(OpenId(), 1);
+  call.query_count = TrainingPipeline::kPieceQueries + 1;
+  call.queries = std::vector<double>(static_cast<size_t>(call.query_count * kDim), 0.5);
+  std::promise<void> gate, answered;
+  ASSERT_TRUE(one.TrySubmit([open = gate.get_future().share()] { open.wait(); }));
+  std::vector<std::string> order;  // By the pool's one thread.
+  pipeline_->Retrieve(std::move(call), [&](const absl::StatusOr<TrainingRetrieveReply>& reply) {
+    EXPECT_TRUE(reply.ok()) << reply.status();
+    order.push_back("answered");
+    answered.set_value();
+  });
+  ASSERT_TRUE(one.TrySubmit([&order] { order.push_back("between"); }));
+  gate.set_value();
+  answered.get_future().wait();
+  EXPECT_THAT(order, testing::ElementsAre("between", "answered"));
+}
+
+TEST_F(TrainingPipelineTest, IsRefusedWhereItCanNotMakeItsDeadline) {
+  const auto line = std::make_shared<LargeWorkLine>(&work_pool_, &clock_);
+  pipeline_ = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{
+      .manager = manager_.get(), .sessions = sessions_.get(), .pool = &work_pool_, .large_line = line, .clock = &clock_});
+  constexpr int64_t kHourUs = 3'600'000'000;
+  line->Measured(1, kHourUs);
+  TrainingRetrieveCall call = CallOf(OpenId(), 1);
+  call.options.search.limits = RequestLimits(clock_.NowMicros() + kHourUs);
+  {
+    const LargeWorkLine::Place before = line->Take(1'000, clock_.NowMicros());
+    for (const bool texts : {false, true}) {
+      if (texts) call.queries = std::vector<std::string>{"the red fox"};
+      const absl::Status refused = Retrieve(call).status();
+      EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
+      EXPECT_EQ(ReasonOf(refused), "OVERLOADED");
+    }
+  }
+  EXPECT_TRUE(Retrieve(call).ok()) << "it comes alone";
+  EXPECT_LT(line->DelayMicros(kNoDeadlineMicros), 1) << "its place is given up";
+}
+
 TEST_F(TrainingPipelineTest, AnEncoderThatComesLaterEncodesASessionsTexts) {
   pipeline_.reset();
   sessions_.reset();

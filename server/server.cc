@@ -27,6 +27,7 @@
 #include "retriever/encoder_registry.h"
 #include "retriever/generation_manager.h"
 #include "retriever/job_registry.h"
+#include "retriever/large_work_line.h"
 #include "retriever/live_recall.h"
 #include "retriever/pipeline.h"
 #include "retriever/training_pipeline.h"
@@ -269,9 +270,11 @@ absl::Status Server::State::OpenData(const DeviceChoice& device, Precision preci
   recall_options.metrics = &metrics;
   live_recall = std::make_unique<LiveRecall>(recall_options);
 
+  const auto large_line = std::make_shared<LargeWorkLine>(compute_pool.get(), options.clock);
   Pipeline::Options pipeline_options;
   pipeline_options.manager = manager.get();
   pipeline_options.pool = compute_pool.get();
+  pipeline_options.large_line = large_line;
   pipeline_options.load_pool = load_pool.get();
   pipeline_options.clock = options.clock;
   pipeline_options.metrics = &metrics;
@@ -281,7 +284,12 @@ absl::Status Server::State::OpenData(const DeviceChoice& device, Precision preci
 
   training_sessions = std::make_unique<TrainingSessions>(TrainingSessions::Options{.clock = options.clock, .metrics = &metrics, .drifts = &drifts});
   training_pipeline = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{
-      .manager = manager.get(), .sessions = training_sessions.get(), .drifts = &drifts, .pool = compute_pool.get(), .clock = options.clock});
+      .manager = manager.get(),
+      .sessions = training_sessions.get(),
+      .drifts = &drifts,
+      .pool = compute_pool.get(),
+      .large_line = large_line,
+      .clock = options.clock});
   return absl::OkStatus();
 }
 
