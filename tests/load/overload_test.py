@@ -85,6 +85,7 @@ class OverloadTest(unittest.TestCase):
 
     def setUp(self) -> None:
         self.load = Load(self.options)
+        self.addCleanup(self.load.close)
 
     def test_overload_costs_little_is_told_and_passes(self) -> None:
         options, load = self.options, self.load
@@ -134,7 +135,6 @@ class OverloadTest(unittest.TestCase):
             self.assertGreaterEqual(per_cpu_over / per_cpu_saturated, 0.9)
             self.assertLessEqual(over["codes"].get("DEADLINE_EXCEEDED", 0), 0.01 * over["codes"]["OK"], "the refused are refused at once")
             self.assertLessEqual(recovered_ms, 1000)
-        load.close()
 
 
 if __name__ == "__main__":
