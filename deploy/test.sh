@@ -31,8 +31,26 @@ finish() {
 }
 trap finish EXIT
 
-# What was not used for 30 days goes: Bazel's disk cache has no limit of its own.
-find "$cache"/bazel* -type f -atime +30 -delete 2>/dev/null || true
+# Bazel's disk caches have no limit of their own: of each, what was read longest ago goes until LOCI_TEST_CACHE_GIB are left (4: everything once is less
+# than half of that); on a disk with little room, all of it. Then what was read of late counts as read yesterday: where a disk is mounted with
+# relatime, as most are, only the first reading in a day shows.
+trim_caches() {
+  local limit=$((${LOCI_TEST_CACHE_GIB:-4} << 30)) free folder
+  free=$(($(df --output=avail -B1 "$cache" | tail -n 1)))
+  if [ "$free" -lt $((12 << 30)) ]; then
+    echo "test: the disk of $cache has $((free >> 30)) GiB left: what was built before goes" >&2
+    limit=0
+  fi
+  for folder in "$cache"/bazel*; do
+    [ -d "$folder" ] || continue
+    (
+      cd "$folder"
+      find . -type f -printf '%A@ %s %P\n' | sort -rn | awk -v limit="$limit" '(size += $2) > limit { print $3 }' | xargs -r rm -f
+      find . -type f -amin -1500 -exec touch -a -d '26 hours ago' {} +
+    )
+  done
+}
+trim_caches
 
 failed_step=0
 step() {  # NAME VERB OPTION...
