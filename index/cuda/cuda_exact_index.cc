@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <functional>
 #include <limits>
 #include <numeric>
 #include <utility>
@@ -12,6 +13,7 @@
 #include "base/logging.h"
 #include "base/status_macros.h"
 #include "index/certified_bound.h"
+#include "index/exact_index.h"
 
 namespace loci {
 namespace {
@@ -29,6 +31,8 @@ constexpr std::chrono::milliseconds kLaneWait(5);
 // What CheckItself compares: the best hits of so many queries at once, of which each takes another tiling.
 constexpr int kCheckedHits = 10;
 constexpr int64_t kCheckedQueries[] = {3, 33, 258};
+// Rows that it scores between two looks at whether it is to end.
+constexpr int64_t kCheckedRows = 1024;
 
 int64_t RoundUpTo(int64_t value, int64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -65,6 +69,22 @@ PassLayout LayOutPass(int64_t query_count, int64_t padded_queries, int depth, in
   layout.hits = take(hit_count * static_cast<int64_t>(sizeof(DeviceHit)));
   layout.end = at;
   return layout;
+}
+
+// The best of all rows, by the definition of their score, on this thread alone: the CPU's index would take the threads that requests want.
+absl::Status FindByDefinition(const VectorFile& vectors, MatrixView<const float> queries,
+                              const std::function<absl::Status()>& go_on, RowHit* hits) {
+  TopKCollector best(queries.rows, kCheckedHits);
+  std::vector<float> scores(static_cast<size_t>(queries.rows * std::min(kCheckedRows, vectors.rows())));
+  for (int64_t first = 0; first < vectors.rows(); first += kCheckedRows) {
+    LOCI_RETURN_IF_ERROR(go_on());
+    const int64_t rows = std::min(kCheckedRows, vectors.rows() - first);
+    ExactScores(queries, {.data = vectors.row(first), .type = vectors.element_type(), .rows = rows, .dim = vectors.dim()},
+                scores.data());
+    best.AddBlock(scores.data(), first, rows, RowMask());
+  }
+  best.Finish(hits);
+  return vectors.Check();
 }
 
 // A step through `count` tiles that comes to all of them and leaves neighbours far apart.
@@ -143,7 +163,10 @@ absl::StatusOr<std::unique_ptr<CudaExactIndex>> CudaExactIndex::Create(
     LOCI_RETURN_IF_ERROR(lane.status());
     index->lanes_.push_back(*std::move(lane));
   }
-  if (options.self_check) LOCI_RETURN_IF_ERROR(index->CheckItself());
+  if (options.self_check) {
+    LOCI_RETURN_IF_ERROR(
+        index->CheckItself([&] { return progress == nullptr ? absl::OkStatus() : progress(index->row_count()); }));
+  }
   index->device_bytes_ = index->resident_->plan().device_bytes() + options.limits.working_bytes;
   index->pinned_bytes_ = memory.pinned_bytes;
   MutexLock lock(&index->mutex_);
@@ -169,7 +192,7 @@ absl::StatusOr<std::unique_ptr<CudaExactIndex::Lane>> CudaExactIndex::MakeLane()
   return lane;
 }
 
-absl::Status CudaExactIndex::CheckItself() const {
+absl::Status CudaExactIndex::CheckItself(const std::function<absl::Status()>& go_on) const {
   std::vector<float> probes;
   std::vector<float> row(static_cast<size_t>(dim()));
   for (const int64_t r : {int64_t{0}, row_count() / 2, row_count() - 1}) {
@@ -184,8 +207,9 @@ absl::Status CudaExactIndex::CheckItself() const {
   options.top_k = kCheckedHits;
   int64_t compared = 0;
   std::vector<RowHit> expected(static_cast<size_t>(probe_count * kCheckedHits));
-  LOCI_RETURN_IF_ERROR(cpu_->Search({probes.data(), probe_count, dim()}, options, RowMask(), expected.data()));
+  LOCI_RETURN_IF_ERROR(FindByDefinition(*vectors_, {probes.data(), probe_count, dim()}, go_on, expected.data()));
   for (const int64_t count : kCheckedQueries) {
+    LOCI_RETURN_IF_ERROR(go_on());
     std::vector<float> queries;
     for (int64_t q = 0; q < count; ++q) {
       const auto probe = probes.begin() + q % probe_count * dim();

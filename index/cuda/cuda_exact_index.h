@@ -11,6 +11,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -39,7 +40,8 @@ struct CudaSearchOptions {
   int growth = 3;
   // Where fewer rows are visible, the CPU is faster.
   int64_t min_visible_rows = 65536;
-  // Before an index is served, each kernel has found, for a few of its rows, what the CPU finds.
+  // Before an index is served, each kernel has found, for a few of its rows, what the CPU finds: on the thread that makes it, which scores every row
+  // for that.
   bool self_check = true;
 };
 
@@ -53,7 +55,7 @@ CudaSearchMemory PlanCudaSearch(int64_t rows, int dim, const CudaSearchOptions& 
 // Thread-safe: as many Search calls run on the device at once as there are lanes, others wait for one.
 class CudaExactIndex : public DeviceExactIndex {
  public:
-  // Uploads all rows. `cpu` is the exact index of the same `vectors`; `codes` those of `vectors`, or null. Errors as ResidentVectors::Create, and
+  // Uploads all rows. `progress` is asked while it checks itself too, with all rows done. `cpu` is the exact index of the same `vectors`; `codes` those of `vectors`, or null. Errors as ResidentVectors::Create, and
   // FAILED_PRECONDITION for a dimension that the device has too little shared memory for, or where it does not find what the CPU finds;
   // INVALID_ARGUMENT for options out of their range. Blocks.
   static absl::StatusOr<std::unique_ptr<CudaExactIndex>> Create(SearchDevice device, std::shared_ptr<const VectorFile> vectors,
@@ -91,7 +93,7 @@ class CudaExactIndex : public DeviceExactIndex {
   CudaExactIndex(SearchDevice device, std::shared_ptr<const VectorFile> vectors, std::shared_ptr<const PassageIndex> cpu,
                  const CudaSearchOptions& options);
   absl::StatusOr<std::unique_ptr<Lane>> MakeLane() const;
-  absl::Status CheckItself() const;
+  absl::Status CheckItself(const std::function<absl::Status()>& go_on) const;
   int Capacity(int top_k) const;
   absl::Status SearchOnDevice(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options,
                               const RowMask& hidden, RowHit* hits, std::vector<int64_t>* left) const;

@@ -395,25 +395,6 @@ TEST(CudaExactIndex, AsksForNoMoreSharedMemoryThanThereIs) {
 }
 
 // Finds the wrong row.
-class WrongIndex : public PassageIndex {
- public:
-  explicit WrongIndex(std::shared_ptr<const PassageIndex> index) : index_(std::move(index)) {}
-  int64_t row_count() const override { return index_->row_count(); }
-  int dim() const override { return index_->dim(); }
-  std::string name() const override { return index_->name(); }
-  int64_t memory_bytes() const override { return 0; }
-  bool IsExact(const IndexSearchOptions&, const RowMask&) const override { return true; }
-  absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
-                      RowHit* hits) const override {
-    const absl::Status status = index_->Search(queries, options, hidden, hits);
-    hits[1].row += 1;
-    return status;
-  }
-
- private:
-  std::shared_ptr<const PassageIndex> index_;
-};
-
 TEST(CudaExactIndex, IsNotMadeOnADeviceThatFindsOtherHits) {
   const int dim = 24;
   std::vector<float> rows = NormalValues(300 * dim, 32);
@@ -429,17 +410,69 @@ TEST(CudaExactIndex, IsNotMadeOnADeviceThatFindsOtherHits) {
     ExpectSameHits(*index, files, NormalValues(2 * dim, 33), 4, RowMask(), "checked");
     EXPECT_EQ(index->counts().answered, 2);
   }
-  const auto refused = CudaExactIndex::Create(device.device, files.vectors, files.codes, std::make_shared<WrongIndex>(files.cpu),
-                                              options, nullptr);
+  // Codes of other vectors, by which it passes over the best rows.
+  const Files others = MakeFiles(NormalValues(300 * dim, 51), dim);
+  const auto refused = CudaExactIndex::Create(device.device, files.vectors, others.codes, files.cpu, options, nullptr);
   EXPECT_EQ(refused.status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(refused.status().message()),
-              HasSubstr("does not find what the CPU finds: of 3 queries at once, hit 1 of query 0"));
+              HasSubstr("does not find what the CPU finds: of 3 queries at once, hit 0 of query 0"));
   EXPECT_EQ(device.fake->device_bytes(), 0);
   device.fake->SetFault(
       [](const std::string& call) { return call == "CopyToHost" ? absl::UnavailableError("broken") : absl::OkStatus(); });
   EXPECT_EQ(CudaExactIndex::Create(device.device, files.vectors, files.codes, files.cpu, options, nullptr).status().code(),
             absl::StatusCode::kUnavailable);
   EXPECT_FALSE(device.device.health->Check().ok());
+}
+
+// Counts what it is asked.
+class AskedIndex : public PassageIndex {
+ public:
+  explicit AskedIndex(std::shared_ptr<const PassageIndex> index) : index_(std::move(index)) {}
+  int64_t row_count() const override { return index_->row_count(); }
+  int dim() const override { return index_->dim(); }
+  std::string name() const override { return index_->name(); }
+  int64_t memory_bytes() const override { return 0; }
+  bool IsExact(const IndexSearchOptions&, const RowMask&) const override { return true; }
+  absl::Status Search(MatrixView<const float> queries, const IndexSearchOptions& options, const RowMask& hidden,
+                      RowHit* hits) const override {
+    ++searches;
+    return index_->Search(queries, options, hidden, hits);
+  }
+
+  mutable std::atomic<int> searches{0};
+
+ private:
+  const std::shared_ptr<const PassageIndex> index_;
+};
+
+TEST(CudaExactIndex, ItsCheckTakesNoThreadOfTheCpusIndexAndEndsWhenItIsToldTo) {
+  const int dim = 16;
+  const int64_t rows = 2500;  // Which are scored in pieces.
+  const Files files = MakeFiles(NormalValues(rows * dim, 52), dim);
+  const auto cpu = std::make_shared<AskedIndex>(files.cpu);
+  CudaSearchOptions options = SmallSearch();
+  options.limits.upload_bytes = 1 << 20;
+  options.self_check = true;
+  const SimulatedSearchDevice device = Simulated();
+  // Ended at each look after the upload, until one is not.
+  int last = 0;
+  for (int at = 1;; ++at) {
+    int seen = 0;
+    const auto index = CudaExactIndex::Create(device.device, files.vectors, files.codes, cpu, options, [&](int64_t done_rows) {
+      seen += done_rows == rows;
+      return seen > at ? absl::CancelledError("enough") : absl::OkStatus();
+    });
+    EXPECT_EQ(cpu->searches, 0);
+    if (index.ok()) {
+      last = at;
+      break;
+    }
+    EXPECT_EQ(index.status(), absl::CancelledError("enough"));
+    EXPECT_EQ(device.fake->device_bytes(), 0);
+    EXPECT_EQ(device.fake->live_handles(), 0);
+    EXPECT_TRUE(device.device.health->Check().ok());
+  }
+  EXPECT_EQ(last, 1 + 3 + 3) << "the upload's last piece, three pieces that are scored, three searches";
 }
 
 TEST(CudaExactIndex, SaysWhatMemoryItWouldTakeBeforeItTakesAny) {
