@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/status_macros.h"
 #include "index/cuda/cuda_exact_placer.h"
+#include "server/search_device_trial.h"
 
 namespace loci {
 
@@ -32,15 +33,15 @@ absl::StatusOr<SelectedSearchDevice> SelectSearchDevice(std::string_view request
   selected.choice = *std::move(choice);
   if (!selected.choice.cuda) return selected;
   absl::StatusOr<std::shared_ptr<ExactPlacer>> placer = open(selected.choice.ordinal, encoders, memory_limit_bytes);
-  if (placer.ok()) {
+  const absl::Status works = placer.ok() ? TrySearchDevice(**placer) : placer.status();
+  if (works.ok()) {
     selected.placer = *std::move(placer);
     return selected;
   }
   if (request != "auto") {
-    return absl::FailedPreconditionError(
-        absl::StrCat("exact search: device ", selected.choice.name, " can't be used: ", placer.status().message()));
+    return absl::FailedPreconditionError(absl::StrCat("exact search: device ", selected.choice.name, " can't be used: ", works.message()));
   }
-  LeaveSearchDevice(placer.status(), &selected);
+  LeaveSearchDevice(works, &selected);
   return selected;
 }
 

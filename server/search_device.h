@@ -28,7 +28,8 @@ struct SelectedSearchDevice {
   std::shared_ptr<ExactPlacer> placer;  // Null for the CPU.
 };
 
-// As SelectDevice: where the device can't be opened, `auto` takes the CPU with the reason, and an explicit cuda:N is FAILED_PRECONDITION.
+// As SelectDevice: where the device can't be opened, or TrySearchDevice says that it can't search, `auto` takes the CPU with the reason, and an explicit
+// cuda:N is FAILED_PRECONDITION. Either way the device, which encoders may share, may have failed.
 absl::StatusOr<SelectedSearchDevice> SelectSearchDevice(std::string_view request, const CudaProbe& probe,
                                                         const std::shared_ptr<CudaBackend>& encoders, int64_t memory_limit_bytes,
                                                         const SearchDeviceOpener& open);

@@ -403,6 +403,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(ServerOptions options) {
   LogInfo("server", absl::StrCat("device ", device.name, ": ", device.reason));
   LOCI_ASSIGN_OR_RETURN(state->search, SelectSearchDevice(state->options.search_device, probe, state->cuda,
                                                           state->options.search_device_memory_bytes, state->options.open_search_device));
+  if (const absl::Status failed = state->cuda == nullptr ? absl::OkStatus() : state->cuda->health().Check(); !failed.ok()) {
+    // With what search tried there: encoders are to run where it has just failed.
+    if (state->options.device != "auto") {
+      return absl::FailedPreconditionError(absl::StrCat("device ", device.name, " can't be used: ", failed.message()));
+    }
+    selected = {.choice = {.name = "cpu", .reason = absl::StrCat("auto takes the CPU: ", device.name, " can't be used: ", failed.message())}, .cuda = nullptr};
+    state->cuda = nullptr;
+    LogInfo("server", absl::StrCat("device ", device.name, ": ", device.reason));
+  }
   if (state->options.search_device != "cpu") {
     LogInfo("server", absl::StrCat("exact search on ", state->search.choice.name, ": ", state->search.choice.reason));
   }

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "base/file.h"
 #include "encoder/cuda/testing/test_devices.h"
 #include "gmock/gmock.h"
 #include "index/cuda/cuda_exact_placer.h"
@@ -48,6 +49,7 @@ class ServerSearchDevice : public ServerFixture {
                           .runtime = std::shared_ptr<CudaRuntime>(encoders, &encoders->runtime()),
                           .health = std::shared_ptr<CudaHealth>(encoders, &encoders->health()),
                           .kernels = cuda::MakeSimulatedSearchKernels(*device_.fake, {})};
+        device_.fake->SetFault(fault_);
       }
       return std::make_shared<CudaExactPlacer>(device_.device, SmallSearch(), memory_limit_bytes);
     };
@@ -193,13 +195,47 @@ TEST_F(ServerSearchDevice, AFailureIsToldByHealthAndByEverySearch) {
   EXPECT_TRUE(Encode().ok()) << "encoders run on the CPU";
 }
 
+TEST_F(ServerSearchDevice, ThatFailsItsTrialIsLeftByAuto) {
+  fault_ = [](const std::string& call) { return call == "Record" ? absl::InternalError("no kernel image is available for execution") : absl::OkStatus(); };
+  EXPECT_EQ(StartError().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(StartError().message()), AllOf(HasSubstr("exact search: device cuda:0 can't be used"), HasSubstr("no kernel image")));
+  EXPECT_FALSE(PosixFileSystem().Exists(options.data_directory)) << "nothing was opened";
+  options.search_device = "auto";
+  StartServer();
+  EXPECT_THAT(ReasonOf("cpu"), AllOf(HasSubstr("exact search runs here: auto takes the CPU: cuda:0 can't be used"), HasSubstr("no kernel image")));
+  EXPECT_EQ(device_.fake->device_bytes(), 0);
+  EXPECT_EQ(Metric("loci_store_device_search{store=\"s\"}"), -1);
+  Ingest("s", {{"a", "a red fox"}, {"b", "a blue whale"}});
+  EXPECT_EQ(DetailOfActive(), "");
+}
+
+TEST_F(ServerSearchDevice, WhatBreaksInItsTrialEncodersDoNotRunOn) {
+  options.device = options.search_device = "auto";
+  fault_ = [](const std::string& call) {
+    return call == "Wait" ? absl::UnavailableError("an illegal memory access was encountered") : absl::OkStatus();
+  };
+  StartServer();
+  EXPECT_EQ(Health(), 1);
+  EXPECT_THAT(ReasonOf("cpu"), AllOf(HasSubstr("encoders: auto takes the CPU: cuda:0 can't be used"), HasSubstr("exact search runs here: auto takes the CPU"),
+                                     HasSubstr("illegal memory access")));
+  EXPECT_TRUE(Encode().ok());
+  server.reset();
+  options.device = "cuda:0";
+  EXPECT_EQ(StartError().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(StartError().message()), HasSubstr("device cuda:0 can't be used"));
+}
+
 TEST_F(ServerSearchDevice, ThatFailsWithWhatServesIsLeftByAutoAtTheStart) {
   options.search_device = "auto";
   StartServer();
   Ingest("s", {{"a", "a red fox"}, {"b", "a blue whale"}});
   server.reset();
-  fault_ = [](const std::string& call) {
-    return call == "Wait" ? absl::UnavailableError("an illegal memory access was encountered") : absl::OkStatus();
+  // After the trial.
+  options.metrics_listen = "127.0.0.1:0";
+  options.on_metrics_listening = [this](const std::string&) {
+    device_.fake->SetFault([](const std::string& call) {
+      return call == "Wait" ? absl::UnavailableError("an illegal memory access was encountered") : absl::OkStatus();
+    });
   };
   StartServer();
   EXPECT_EQ(Health(), 1);
