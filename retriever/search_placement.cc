@@ -55,11 +55,16 @@ absl::Status SearchPlacement::Bring(const Generation& generation, const std::fun
   }
   const absl::Status& why = index.status();
   if (!absl::IsResourceExhausted(why) && !absl::IsFailedPrecondition(why)) return why;
+  Refuse(generation, why);
+  return absl::OkStatus();
+}
+
+void SearchPlacement::Refuse(const Generation& generation, const absl::Status& why) {
+  const PlacedExactIndex& exact = generation.exact_index();
   const absl::Status refusal = OnTheCpu(options_.placer->device(), why);
   // One that waits is told once.
   if (exact.refusal().code() != refusal.code()) LogWarning("search_placement", absl::StrCat(Describe(generation), refusal.message()));
   exact.SetRefusal(refusal);
-  return absl::OkStatus();
 }
 
 void SearchPlacement::TakeAway(const Generation& generation) {
@@ -91,7 +96,8 @@ void SearchPlacement::PlaceWaiting() {
     const std::shared_ptr<const Generation> generation = each.lock();
     if (closing_ || generation == nullptr || !IsMeant(*generation)) continue;
     const PlacedExactIndex& exact = generation->exact_index();
-    if (exact.device() != nullptr || absl::IsFailedPrecondition(exact.refusal())) continue;
+    // What was refused for another reason than room is refused again.
+    if (exact.device() != nullptr || !(exact.refusal().ok() || absl::IsResourceExhausted(exact.refusal()))) continue;
     absl::Status status;
     RunInBackground("loci-place", [&] {
       status = Bring(*generation, [&](int64_t) {
@@ -99,12 +105,10 @@ void SearchPlacement::PlaceWaiting() {
         return closing_ || !IsServing(*generation) ? absl::CancelledError("it does not serve any more") : absl::OkStatus();
       });
     });
+    // Its vectors can't be read, say: nobody waits for an answer, so that it is told as a refusal is.
+    if (!status.ok() && !absl::IsCancelled(status)) Refuse(*generation, status);
     // Whoever replaces it takes it away, but may have done so before it was there.
-    if (!IsServing(*generation)) {
-      TakeAway(*generation);
-    } else if (!status.ok()) {
-      LogError("search_placement", absl::StrCat(Describe(*generation), "is not brought to ", options_.placer->device(), ": ", status.message()));
-    }
+    if (!IsServing(*generation)) TakeAway(*generation);
   }
 }
 

@@ -46,12 +46,14 @@ class SearchPlacement {
   // The CPU searches it from now on, unless the device failed. Device memory is freed on the drainer's thread, after the searches that have begun.
   void TakeAway(const Generation& generation);
 
-  // There may be room: tries those that serve and wait for some, in the background.
+  // There may be room: tries those that serve and wait for some, in the background. An error of one, whatever it is, becomes its refusal(), and it
+  // is not tried again unless it is about room.
   void Wake();
 
  private:
   bool IsMeant(const storage::Manifest& manifest) const;
   void PlaceWaiting();
+  void Refuse(const Generation& generation, const absl::Status& why);
   bool IsServing(const Generation& generation) const;
 
   const Options options_;

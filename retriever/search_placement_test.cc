@@ -279,6 +279,24 @@ TEST_F(SearchPlacementTest, DamageFoundOnTheWayToTheDeviceLeavesTheStoreOpen) {
   EXPECT_EQ(SearchIds("s", "written later", 1), std::vector<std::string>{"w"});
 }
 
+TEST_F(SearchPlacementTest, DamageFoundWhileItServesIsToldAndNotLookedForAgain) {
+  Build("one", "fox");
+  Build("two", "whale");
+  placer_.damaged = true;
+  ASSERT_TRUE(manager_->DeleteStore("one").ok());
+  EXPECT_TRUE(WaitUntil([&] { return DetailOf("two").find("can't be read") != std::string::npos; })) << DetailOf("two");
+  EXPECT_THAT(DetailOf("two"), HasSubstr("exact search runs on the CPU, not on cuda:0: its vectors"));
+  EXPECT_EQ(Metric("loci_store_device_search_refused", {{"store", "two"}}), 1);
+  placer_.damaged = false;
+  placer_.room = 0;
+  Build("zebra", "fox");
+  placer_.room = 1;
+  ASSERT_TRUE(Ingest("small", {MakePassage("a", "one")}).ok());  // Which wakes what waits, in the order of names.
+  EXPECT_TRUE(WaitUntil([&] { return IsOnDevice("zebra"); }));
+  EXPECT_FALSE(IsOnDevice("two"));
+  ExpectServes("two");
+}
+
 TEST_F(SearchPlacementTest, ADeviceThatFailedIsNotReplacedByTheCpu) {
   placer_.room = 2;
   const std::string first = Build("s", "fox");
