@@ -165,6 +165,8 @@ absl::StatusOr<std::shared_ptr<const ServingSet>> GenerationManager::Capture(std
   return serving_set;
 }
 
+void GenerationManager::StopPlacing() { state_->placement.Close(); }
+
 absl::Status GenerationManager::CheckPlacements() const {
   for (const std::shared_ptr<StoreEntry>& entry : state_->Entries()) {
     const std::shared_ptr<const ServingSet> active = entry->holder.Get();

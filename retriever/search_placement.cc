@@ -44,9 +44,15 @@ int64_t SearchPlacement::HostBytes(const storage::Manifest& manifest) const {
 
 absl::Status SearchPlacement::Bring(const Generation& generation, const std::function<absl::Status(int64_t done_rows)>& progress) {
   const PlacedExactIndex& exact = generation.exact_index();
-  if (!IsMeant(generation) || exact.device() != nullptr) return absl::OkStatus();
+  if (closing_ || !IsMeant(generation) || exact.device() != nullptr) return absl::OkStatus();
+  bool ended = false;
   absl::StatusOr<std::shared_ptr<const DeviceExactIndex>> index =
-      options_.placer->Place(generation.shared_vectors(), generation.shared_codes(), exact.cpu(), progress);
+      options_.placer->Place(generation.shared_vectors(), generation.shared_codes(), exact.cpu(), [&](int64_t done_rows) {
+        ended = closing_;
+        if (ended) return absl::CancelledError("the server is stopping");
+        return progress == nullptr ? absl::OkStatus() : progress(done_rows);
+      });
+  if (ended && absl::IsCancelled(index.status())) return absl::OkStatus();
   if (index.ok()) {
     LogInfo("search_placement", absl::StrCat(Describe(generation), "rows=", generation.row_count(), " are searched exactly on ",
                                              options_.placer->device(), ", device_bytes=", (*index)->device_bytes()));
@@ -102,7 +108,7 @@ void SearchPlacement::PlaceWaiting() {
     RunInBackground("loci-place", [&] {
       status = Bring(*generation, [&](int64_t) {
         // Who replaces it may wait until nobody holds it.
-        return closing_ || !IsServing(*generation) ? absl::CancelledError("it does not serve any more") : absl::OkStatus();
+        return IsServing(*generation) ? absl::OkStatus() : absl::CancelledError("it does not serve any more");
       });
     });
     // Its vectors can't be read, say: nobody waits for an answer, so that it is told as a refusal is.

@@ -30,7 +30,7 @@ class SearchPlacement {
 
   explicit SearchPlacement(Options options);
   ~SearchPlacement();  // Ends the thread: nothing may be called any more, by the drainer either.
-  // Has the thread end what it does. What waits then stays the CPU's.
+  // Ends every upload that is under way, and lets none begin: what is not on the device by then stays the CPU's.
   void Close() { closing_.store(true, std::memory_order_relaxed); }
 
   // Whether the device is meant to search it: its index is exact, and it is large enough.
@@ -38,7 +38,8 @@ class SearchPlacement {
   // The same by its manifest, and the host memory that takes; 0 where it is not.
   int64_t HostBytes(const storage::Manifest& manifest) const;
 
-  // OK where the device searches it from now on, or the CPU does because it is not meant for the device or, exact_index().refusal(), can't be there.
+  // OK where the device searches it from now on, or the CPU does because it is not meant for the device, after Close, or, exact_index().refusal(), since it
+  // can't be there.
   // UNAVAILABLE where the device failed, DATA_LOSS as ExactPlacer::Place, what `progress(done_rows)` (may be null) returns. Blocks. Not at once for one
   // generation.
   absl::Status Bring(const Generation& generation, const std::function<absl::Status(int64_t done_rows)>& progress);

@@ -41,6 +41,14 @@ class FakePlacer : public ExactPlacer {
     if (progress) {
       if (absl::Status status = progress(1); !status.ok()) return status;
     }
+    // An upload that takes as long as it is not ended, but for ever.
+    const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+    for (uploading = slow.load(); slow && std::chrono::steady_clock::now() < until; std::this_thread::sleep_for(std::chrono::milliseconds(1))) {
+      if (absl::Status status = progress(2); !status.ok()) {
+        ended = true;
+        return status;
+      }
+    }
     if (placed.fetch_add(1) >= room) {
       --placed;
       return absl::ResourceExhaustedError("no room");
@@ -49,7 +57,7 @@ class FakePlacer : public ExactPlacer {
   }
 
   std::atomic<int> room{1}, placed{0}, attempts{0}, searches{0};
-  std::atomic<bool> refuses{false}, damaged{false};
+  std::atomic<bool> refuses{false}, damaged{false}, slow{false}, uploading{false}, ended{false};
   std::atomic<bool> freed_by_test{false};
   std::thread::id test_thread = std::this_thread::get_id();
   // Searches that have begun wait while it is held.
@@ -338,6 +346,42 @@ TEST_F(SearchPlacementTest, WhatIsNotPublishedGivesItsRoomBack) {
   };
   EXPECT_EQ(manager_->Activate("s", second, WritesPolicy::kRefuse, false, early).status().code(), absl::StatusCode::kCancelled);
   EXPECT_EQ(placer_.placed, 1);
+}
+
+TEST_F(SearchPlacementTest, AnUploadEndsWhenTheServerStopsAndWhatWantedItIsDone) {
+  placer_.room = 2;
+  Build("s", "fox");
+  const std::string second = Build("s", "whale", {.activate = false});
+  placer_.slow = true;
+  std::thread activation([&] {
+    const auto activated = manager_->Activate("s", second, WritesPolicy::kRefuse, false);
+    EXPECT_TRUE(activated.ok()) << activated.status();
+  });
+  EXPECT_TRUE(WaitUntil([&] { return placer_.uploading.load(); }));
+  manager_->StopPlacing();
+  activation.join();
+  EXPECT_TRUE(placer_.ended);
+  EXPECT_EQ(manager_->GetStore("s")->generation, second);
+  EXPECT_FALSE(IsOnDevice("s"));
+  EXPECT_EQ(DetailOf("s"), "");
+  // None begins after it.
+  const int attempts = placer_.attempts;
+  Build("other", "fox");
+  EXPECT_EQ(placer_.attempts, attempts);
+  placer_.slow = false;
+  Restart();
+  EXPECT_TRUE(IsOnDevice("s"));
+}
+
+TEST_F(SearchPlacementTest, AnUploadInTheBackgroundDoesNotKeepTheManager) {
+  Build("one", "fox");
+  Build("two", "whale");
+  placer_.slow = true;
+  ASSERT_TRUE(manager_->DeleteStore("one").ok());
+  EXPECT_TRUE(WaitUntil([&] { return placer_.uploading.load(); }));
+  manager_.reset();
+  EXPECT_TRUE(placer_.ended);
+  placer_.slow = false;
 }
 
 TEST_F(SearchPlacementTest, InPlaceTheDeviceIsFreedBeforeItIsWantedAgain) {

@@ -543,6 +543,7 @@ void Server::Stop() {
   state.ingests->Drain();
   state.exports->Drain();
   state.jobs->Drain();  // Who watches one lets go.
+  state.manager->StopPlacing();  // An activation that waits for its upload ends without it.
   state.folder.reset();  // With what it has begun, which nobody waits for.
   const int64_t until_us = RealClock().NowMicros() + state.options.drain_timeout_ms * 1000;
   const auto left_ms = [until_us] { return std::max<int64_t>(0, (until_us - RealClock().NowMicros()) / 1000); };

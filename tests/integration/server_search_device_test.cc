@@ -1,6 +1,8 @@
 // A server that searches exactly on a CUDA device, simulated: what it takes and tells, hot swaps, and what happens when the device fails.
+#include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -25,6 +27,36 @@ using Retrieval = loci::v1::RetrievalService::Stub;
 using Admin = loci::v1::AdminService::Stub;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+
+// A placer whose uploads, once it is told to, take until they are ended. Thread-safe.
+class SlowPlacer : public ExactPlacer {
+ public:
+  explicit SlowPlacer(std::shared_ptr<ExactPlacer> placer) : placer_(std::move(placer)) {}
+  const std::string& device() const override { return placer_->device(); }
+  CudaHealth& health() const override { return placer_->health(); }
+  bool IsFor(int64_t rows, int dim) const override { return placer_->IsFor(rows, dim); }
+  int64_t host_bytes(int64_t rows, int dim) const override { return placer_->host_bytes(rows, dim); }
+  absl::StatusOr<std::shared_ptr<const DeviceExactIndex>> Place(std::shared_ptr<const VectorFile> vectors,
+                                                                std::shared_ptr<const QuantizedVectors> codes,
+                                                                std::shared_ptr<const PassageIndex> cpu,
+                                                                const std::function<absl::Status(int64_t)>& progress) override {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::minutes(1);
+    while (slow && std::chrono::steady_clock::now() < until) {
+      uploading = true;
+      if (const absl::Status status = progress(0); !status.ok()) {
+        ended = true;
+        return status;
+      }
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    return placer_->Place(std::move(vectors), std::move(codes), std::move(cpu), progress);
+  }
+
+  std::atomic<bool> slow{false}, uploading{false}, ended{false};
+
+ private:
+  const std::shared_ptr<ExactPlacer> placer_;
+};
 
 class ServerSearchDevice : public ServerFixture {
  protected:
@@ -247,6 +279,29 @@ TEST_F(ServerSearchDevice, ThatFailsWithWhatServesIsLeftByAutoAtTheStart) {
   server.reset();
   options.search_device = "cuda:0";
   EXPECT_FALSE(StartError().ok()) << "who names the device is told";
+}
+
+TEST_F(ServerSearchDevice, AStopEndsTheUploadThatAnIngestWaitsFor) {
+  std::shared_ptr<SlowPlacer> placer;
+  options.open_search_device = [&, open = options.open_search_device](int ordinal, const auto& encoders,
+                                                                      int64_t limit) -> absl::StatusOr<std::shared_ptr<ExactPlacer>> {
+    auto opened = open(ordinal, encoders, limit);
+    if (!opened.ok()) return opened.status();
+    return placer = std::make_shared<SlowPlacer>(*std::move(opened));
+  };
+  StartServer();
+  placer->slow = true;
+  std::thread ingest([&] { EXPECT_FALSE(Ingest("s", {{"a", "a red fox"}, {"b", "a blue whale"}}).generation().empty()); });
+  while (!placer->uploading) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  server.reset();
+  ingest.join();
+  EXPECT_TRUE(placer->ended);
+  placer.reset();
+  StartServer();
+  std::string best;
+  ASSERT_TRUE(Search("a blue whale", &best).ok());
+  EXPECT_EQ(best, "b");
+  EXPECT_EQ(Metric("loci_store_device_search{store=\"s\"}"), 1);
 }
 
 TEST_F(ServerSearchDevice, SharesTheEncodersDeviceAndItsHealth) {
