@@ -51,7 +51,7 @@ absl::StatusOr<GenerationList> GenerationManager::ListGenerations(std::string_vi
       info.detail = status.detail;
     }
     if (serving && info.detail.empty()) {
-      info.detail = std::string(StdView(active_generation->exact_index().refusal().message()));
+      info.detail = state_->placement.Tell(active_generation->exact_index().refusal());
     }
     info.size_bytes = FileBytes(manifest);
     info.pinned = std::find(settings.pinned().begin(), settings.pinned().end(), manifest.generation()) != settings.pinned().end();

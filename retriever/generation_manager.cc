@@ -174,7 +174,9 @@ absl::Status GenerationManager::CheckPlacements() const {
     const Generation& generation = active->view->generation();
     const absl::Status refusal = generation.exact_index().refusal();
     if (refusal.ok()) continue;
-    return absl::FailedPreconditionError(absl::StrCat("generation ", generation.id(), " of store ", entry->name, ": ", refusal.message()));
+    const absl::StatusCode code = absl::IsResourceExhausted(refusal) ? refusal.code() : absl::StatusCode::kFailedPrecondition;
+    return absl::Status(code, absl::StrCat("generation ", generation.id(), " of store ", entry->name, " can't be searched on ",
+                                           state_->options.exact_placer->device(), ": ", refusal.message()));
   }
   return absl::OkStatus();
 }

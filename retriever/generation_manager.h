@@ -249,7 +249,7 @@ class GenerationManager {
   absl::Status CheckGeneration(std::string_view store, const std::string& generation);
 
   // OK where each active generation that is meant for the placer's device is there; FAILED_PRECONDITION with store, generation and reason of the
-  // first that is not.
+  // first that is not, RESOURCE_EXHAUSTED where it is room that it lacks.
   absl::Status CheckPlacements() const;
   // Ends uploads to the placer's device, whoever waits for them, and lets none begin. What they are for goes on with the CPU's search. Before the end,
   // so that it need not wait for them.

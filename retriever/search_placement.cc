@@ -16,12 +16,6 @@ std::string Describe(const Generation& generation) {
   return absl::StrCat("store=", generation.manifest().store(), " generation=", generation.id(), " ");
 }
 
-// Of a refusal; the message is for people.
-absl::Status OnTheCpu(const std::string& device, const absl::Status& why) {
-  return absl::Status(why.code(), absl::StrCat("exact search runs on the CPU, not on ", device,
-                                               absl::IsResourceExhausted(why) ? ", until there is room: " : ": ", why.message()));
-}
-
 }  // namespace
 
 SearchPlacement::SearchPlacement(Options options) : options_(std::move(options)) {
@@ -67,10 +61,15 @@ absl::Status SearchPlacement::Bring(const Generation& generation, const std::fun
 
 void SearchPlacement::Refuse(const Generation& generation, const absl::Status& why) {
   const PlacedExactIndex& exact = generation.exact_index();
-  const absl::Status refusal = OnTheCpu(options_.placer->device(), why);
   // One that waits is told once.
-  if (exact.refusal().code() != refusal.code()) LogWarning("search_placement", absl::StrCat(Describe(generation), refusal.message()));
-  exact.SetRefusal(refusal);
+  if (exact.refusal().code() != why.code()) LogWarning("search_placement", absl::StrCat(Describe(generation), Tell(why)));
+  exact.SetRefusal(why);
+}
+
+std::string SearchPlacement::Tell(const absl::Status& refusal) const {
+  if (refusal.ok()) return "";
+  return absl::StrCat("exact search runs on the CPU, not on ", options_.placer->device(),
+                      absl::IsResourceExhausted(refusal) ? ", until there is room: " : ": ", refusal.message());
 }
 
 void SearchPlacement::TakeAway(const Generation& generation) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -46,6 +47,9 @@ class SearchPlacement {
 
   // The CPU searches it from now on, unless the device failed. Device memory is freed on the drainer's thread, after the searches that have begun.
   void TakeAway(const Generation& generation);
+
+  // What people are told of a generation's exact_index().refusal(), which is the placer's; empty for OK.
+  std::string Tell(const absl::Status& refusal) const;
 
   // There may be room: tries those that serve and wait for some, in the background. An error of one, whatever it is, becomes its refusal(), and it
   // is not tried again unless it is about room.

@@ -1,5 +1,6 @@
 #include "server/search_device.h"
 
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -43,6 +44,15 @@ absl::StatusOr<SelectedSearchDevice> SelectSearchDevice(std::string_view request
   }
   LeaveSearchDevice(works, &selected);
   return selected;
+}
+
+absl::Status CantStartOn(const absl::Status& placed, int64_t memory_limit_bytes) {
+  std::string remedy = "with --search-device auto the server starts, and the CPU searches it";
+  if (absl::IsResourceExhausted(placed)) {
+    absl::StrAppend(&remedy, " until there is room; else free memory of the device");
+    if (memory_limit_bytes > 0) absl::StrAppend(&remedy, ", or raise search_device_memory_bytes, now ", memory_limit_bytes);
+  }
+  return absl::FailedPreconditionError(absl::StrCat("exact search: ", placed.message(), ". What can be done: ", remedy));
 }
 
 void LeaveSearchDevice(const absl::Status& why, SelectedSearchDevice* selected) {

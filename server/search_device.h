@@ -7,6 +7,7 @@
 #include <memory>
 #include <string_view>
 
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "base/device.h"
 #include "encoder/cuda/backend.h"
@@ -33,6 +34,10 @@ struct SelectedSearchDevice {
 absl::StatusOr<SelectedSearchDevice> SelectSearchDevice(std::string_view request, const CudaProbe& probe,
                                                         const std::shared_ptr<CudaBackend>& encoders, int64_t memory_limit_bytes,
                                                         const SearchDeviceOpener& open);
+
+// Why a start that was told cuda:N ends: FAILED_PRECONDITION with `placed`, what GenerationManager::CheckPlacements says that is not OK, and what can be done
+// about it. `memory_limit_bytes` as above.
+absl::Status CantStartOn(const absl::Status& placed, int64_t memory_limit_bytes);
 
 // Of `auto`: the CPU from now on, as the device can't be used. Nothing may hold the placer.
 void LeaveSearchDevice(const absl::Status& why, SelectedSearchDevice* selected);

@@ -239,7 +239,8 @@ absl::Status Server::State::OpenData(const DeviceChoice& device, Precision preci
   }
   if (search.placer != nullptr) {
     // Who named the device is told before anything serves; what an activation finds later is told by what it leaves behind.
-    if (options.search_device != "auto") LOCI_RETURN_IF_ERROR(manager->CheckPlacements());
+    const absl::Status placed = options.search_device == "auto" ? absl::OkStatus() : manager->CheckPlacements();
+    if (!placed.ok()) return CantStartOn(placed, options.search_device_memory_bytes);
   }
 
   JobRegistry::Options job_options;

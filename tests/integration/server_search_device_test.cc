@@ -27,6 +27,7 @@ using Retrieval = loci::v1::RetrievalService::Stub;
 using Admin = loci::v1::AdminService::Stub;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // A placer whose uploads, once it is told to, take until they are ended. Thread-safe.
 class SlowPlacer : public ExactPlacer {
@@ -349,7 +350,12 @@ TEST_F(ServerSearchDevice, ADeviceThatIsNamedAndCantBeHadEndsTheStart) {
   memory_bytes_ = IndexBytes() - 1;
   const absl::Status too_little = StartError();
   EXPECT_EQ(too_little.code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_THAT(std::string(too_little.message()), AllOf(HasSubstr("of store s"), HasSubstr(absl::StrCat("take ", IndexBytes(), " bytes on the device"))));
+  EXPECT_THAT(std::string(too_little.message()),
+              AllOf(testing::StartsWith("exact search: generation "), HasSubstr(" of store s can't be searched on cuda:0: 3 rows of 32 float"),
+                    HasSubstr(absl::StrCat("take ", IndexBytes(), " bytes on the device")), HasSubstr(absl::StrCat("; ", memory_bytes_, " are free")),
+                    testing::EndsWith(". What can be done: with --search-device auto the server starts, and the CPU searches it until there is room; "
+                                      "else free memory of the device")));
+  EXPECT_THAT(std::string(too_little.message()), Not(HasSubstr("runs on the CPU"))) << "no server does";
   options.search_device = "auto";
   StartServer();
   EXPECT_THAT(DetailOfActive(), HasSubstr("exact search runs on the CPU"));
@@ -357,7 +363,11 @@ TEST_F(ServerSearchDevice, ADeviceThatIsNamedAndCantBeHadEndsTheStart) {
   memory_bytes_ = int64_t{1} << 30;
   options.search_device = "cuda:0";
   options.search_device_memory_bytes = IndexBytes() - 1;
-  EXPECT_EQ((server.reset(), StartError()).code(), absl::StatusCode::kFailedPrecondition);
+  server.reset();
+  const absl::Status over_limit = StartError();
+  EXPECT_EQ(over_limit.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(over_limit.message()), AllOf(HasSubstr(absl::StrCat("the limit of ", IndexBytes() - 1, " bytes leaves ", IndexBytes() - 1)),
+                                                       testing::EndsWith(absl::StrCat("raise search_device_memory_bytes, now ", IndexBytes() - 1))));
   options.search_device_memory_bytes = IndexBytes();
   StartServer();
   EXPECT_EQ(DetailOfActive(), "");
