@@ -155,7 +155,8 @@ absl::StatusOr<ActivationResult> GenerationManager::ActivateInPlace(StoreEntry& 
   Report(control, "draining");
   const ScopedSwitching switching(entry, {.from = before,
                                           .to = generation,
-                                          .until_us = state_->options.clock->NowMicros() + state_->load_rates.PredictUs(manifest, 0, /*verified=*/true)});
+                                          .until_us = state_->options.clock->NowMicros() +
+                                                      state_->load_rates.PredictUs(manifest, 0, state_->placement.IsMeant(manifest), /*verified=*/true)});
   Store::Released released;
   {
     MutexLock writer(&entry.writer);

@@ -216,7 +216,8 @@ void GenerationManager::ObserveActivation(std::string_view store, int64_t durati
   if (!entry.ok()) return;
   const std::shared_ptr<const ServingSet> active = (*entry)->holder.Get();
   if (active == nullptr) return;
-  state_->load_rates.ObserveWhole(active->view->generation().manifest(), ChangeCount(*active->view), duration_us);
+  const Generation& generation = active->view->generation();
+  state_->load_rates.ObserveWhole(generation.manifest(), ChangeCount(*active->view), generation.exact_index().device() != nullptr, duration_us);
 }
 
 absl::StatusOr<ActivationResult> GenerationManager::Rollback(std::string_view store, WritesPolicy policy, bool dry_run,

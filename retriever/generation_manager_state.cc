@@ -60,6 +60,7 @@ absl::Status GenerationManager::State::Place(const StoreEntry& entry, const Gene
   // What is active is there, or waits for its turn.
   if (!placement.IsMeant(generation) || IsActive(entry, generation)) return absl::OkStatus();
   Report(control, "placing", 0, generation.row_count());
+  const int64_t start_us = options.clock->NowMicros();
   absl::Status placed;
   const auto bring = [&] {
     placed = placement.Bring(generation, [&](int64_t done_rows) {
@@ -72,6 +73,7 @@ absl::Status GenerationManager::State::Place(const StoreEntry& entry, const Gene
   } else {
     bring();
   }
+  if (generation.exact_index().device() != nullptr) load_rates.ObservePlace(generation.manifest(), options.clock->NowMicros() - start_us);
   return placed;
 }
 

@@ -169,7 +169,7 @@ absl::StatusOr<ActivationPlan> GenerationManager::PlanActivation(std::string_vie
       plan.writes_since_count = replay.write_count;
     }
     plan.need = state_->NeedOf(*entry, manifest, replay);
-    plan.estimated_load_ms = (state_->load_rates.PredictUs(manifest, replay.change_count) + 999) / 1000;
+    plan.estimated_load_ms = (state_->load_rates.PredictUs(manifest, replay.change_count, state_->placement.IsMeant(manifest)) + 999) / 1000;
     if (active != nullptr) plan.released_bytes = active->view->generation().memory_bytes() + active->view->overlay_memory_bytes();
   }
   for (const storage::FileEntry& file : manifest.files()) {

@@ -61,25 +61,31 @@ void LoadRates::ObserveWarm(const storage::Manifest& manifest, int64_t duration_
   warm_.Observe(sizes.warm_bytes, duration_us);
 }
 
+void LoadRates::ObservePlace(const storage::Manifest& manifest, int64_t duration_us) {
+  const Sizes sizes = SizesOf(manifest);
+  MutexLock lock(&mutex_);
+  place_.Observe(sizes.vector_bytes, duration_us);
+}
+
 void LoadRates::ObservePublish(int64_t change_count, int64_t duration_us) {
   MutexLock lock(&mutex_);
   publish_.Observe(change_count, duration_us);
 }
 
-void LoadRates::ObserveWhole(const storage::Manifest& manifest, int64_t change_count, int64_t duration_us) {
+void LoadRates::ObserveWhole(const storage::Manifest& manifest, int64_t change_count, bool placed, int64_t duration_us) {
   MutexLock lock(&mutex_);
-  rest_.Observe(0, std::max<int64_t>(0, duration_us - static_cast<int64_t>(PartsUs(manifest, change_count, /*verified=*/false))));
+  rest_.Observe(0, std::max<int64_t>(0, duration_us - static_cast<int64_t>(PartsUs(manifest, change_count, placed, /*verified=*/false))));
 }
 
-double LoadRates::PartsUs(const storage::Manifest& manifest, int64_t change_count, bool verified) const {
+double LoadRates::PartsUs(const storage::Manifest& manifest, int64_t change_count, bool placed, bool verified) const {
   const Sizes sizes = SizesOf(manifest);
   return (verified ? 0 : verify_.PredictUs(sizes.all_bytes)) + parse_.PredictUs(sizes.parsed_bytes) + probe_.PredictUs(sizes.vector_bytes) +
-         warm_.PredictUs(sizes.warm_bytes) + publish_.PredictUs(change_count);
+         warm_.PredictUs(sizes.warm_bytes) + (placed ? place_.PredictUs(sizes.vector_bytes) : 0) + publish_.PredictUs(change_count);
 }
 
-int64_t LoadRates::PredictUs(const storage::Manifest& manifest, int64_t change_count, bool verified) const {
+int64_t LoadRates::PredictUs(const storage::Manifest& manifest, int64_t change_count, bool placed, bool verified) const {
   MutexLock lock(&mutex_);
-  return static_cast<int64_t>(PartsUs(manifest, change_count, verified) + rest_.PredictUs(0));
+  return static_cast<int64_t>(PartsUs(manifest, change_count, placed, verified) + rest_.PredictUs(0));
 }
 
 }  // namespace loci

@@ -21,14 +21,16 @@ class LoadRates {
   void ObserveOpen(const storage::Manifest& manifest, const OpenTimes& times);
   void ObserveVerify(int64_t size_bytes, int64_t duration_us);
   void ObserveWarm(const storage::Manifest& manifest, int64_t duration_us);  // Vectors, and their codes.
+  // Bringing the vectors to a device that searches them.
+  void ObservePlace(const storage::Manifest& manifest, int64_t duration_us);
   // Laying writes over the generation and writing CURRENT.
   void ObservePublish(int64_t change_count, int64_t duration_us);
   // All of an activation, from its request to its reply: what is left beside the parts, once they were observed, is the job's record and the calls'.
-  void ObserveWhole(const storage::Manifest& manifest, int64_t change_count, int64_t duration_us);
+  void ObserveWhole(const storage::Manifest& manifest, int64_t change_count, bool placed, int64_t duration_us);
 
-  // Of opening, verifying (unless it was `verified` before), warming and publishing with `change_count` passages written or deleted since, and of
-  // the rest.
-  int64_t PredictUs(const storage::Manifest& manifest, int64_t change_count, bool verified = false) const;
+  // Of opening, verifying (unless it was `verified` before), warming, placing (where it is `placed`) and publishing with `change_count` passages written
+  // or deleted since, and of the rest.
+  int64_t PredictUs(const storage::Manifest& manifest, int64_t change_count, bool placed, bool verified = false) const;
 
  private:
   class Rate {
@@ -43,13 +45,14 @@ class LoadRates {
     bool observed_fixed_ = false, observed_unit_ = false;
   };
 
-  double PartsUs(const storage::Manifest& manifest, int64_t change_count, bool verified) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
+  double PartsUs(const storage::Manifest& manifest, int64_t change_count, bool placed, bool verified) const ABSL_SHARED_LOCKS_REQUIRED(mutex_);
 
   mutable Mutex mutex_;
   Rate verify_ ABSL_GUARDED_BY(mutex_){2'000, 1e6 / 400e6, 1 << 20};
   Rate parse_ ABSL_GUARDED_BY(mutex_){3'000, 1e6 / 1e9, 1 << 20};
   Rate probe_ ABSL_GUARDED_BY(mutex_){2'000, 1e6 / 2e9, 1 << 20};
   Rate warm_ ABSL_GUARDED_BY(mutex_){100, 1e6 / 10e9, 1 << 20};
+  Rate place_ ABSL_GUARDED_BY(mutex_){20'000, 1e6 / 2e9, 1 << 20};
   Rate publish_ ABSL_GUARDED_BY(mutex_){5'000, 20, 100};
   Rate rest_ ABSL_GUARDED_BY(mutex_){5'000, 0, 1};
 };

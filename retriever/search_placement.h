@@ -36,7 +36,8 @@ class SearchPlacement {
 
   // Whether the device is meant to search it: its index is exact, and it is large enough.
   bool IsMeant(const Generation& generation) const;
-  // The same by its manifest, and the host memory that takes; 0 where it is not.
+  bool IsMeant(const storage::Manifest& manifest) const;
+  // The host memory that takes; 0 where it is not meant to.
   int64_t HostBytes(const storage::Manifest& manifest) const;
 
   // OK where the device searches it from now on, or the CPU does because it is not meant for the device, after Close, or, exact_index().refusal(), since it
@@ -56,7 +57,6 @@ class SearchPlacement {
   void Wake();
 
  private:
-  bool IsMeant(const storage::Manifest& manifest) const;
   void PlaceWaiting();
   void Refuse(const Generation& generation, const absl::Status& why);
   bool IsServing(const Generation& generation) const;

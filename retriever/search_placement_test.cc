@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "base/mutex.h"
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -35,6 +36,7 @@ class FakePlacer : public ExactPlacer {
                                                                 std::shared_ptr<const PassageIndex> cpu,
                                                                 const std::function<absl::Status(int64_t)>& progress) override {
     ++attempts;
+    clock.Advance(upload_us);
     if (absl::Status failure = health_.Check(); !failure.ok()) return failure;
     if (refuses) return absl::FailedPreconditionError("it is too wide");
     if (damaged) return absl::DataLossError("its vectors can't be read");
@@ -56,6 +58,8 @@ class FakePlacer : public ExactPlacer {
     return std::make_shared<const Index>(this, std::move(cpu));
   }
 
+  FakeClock clock;
+  std::atomic<int64_t> upload_us{0};
   std::atomic<int> room{1}, placed{0}, attempts{0}, searches{0};
   std::atomic<bool> refuses{false}, damaged{false}, slow{false}, uploading{false}, ended{false};
   std::atomic<bool> freed_by_test{false};
@@ -102,12 +106,15 @@ class SearchPlacementTest : public RetrieverFixture {
   ~SearchPlacementTest() override { Stop(); }  // Before the placer.
 
   void SetUp() override { Restart(); }
-  void Restart() {
+  void Restart(Clock& clock = RealClock()) {
     Stop();
     Start();
     manager_.reset();
-    auto manager = GenerationManager::Open(
-        {.data_directory = DataDirectory(), .encoders = registry_.get(), .search_pool = &pool_, .exact_placer = &placer_});
+    auto manager = GenerationManager::Open({.data_directory = DataDirectory(),
+                                            .clock = &clock,
+                                            .encoders = registry_.get(),
+                                            .search_pool = &pool_,
+                                            .exact_placer = &placer_});
     ASSERT_TRUE(manager.ok()) << manager.status();
     manager_ = *std::move(manager);
   }
@@ -383,6 +390,25 @@ TEST_F(SearchPlacementTest, AnUploadInTheBackgroundDoesNotKeepTheManager) {
   manager_.reset();
   EXPECT_TRUE(placer_.ended);
   placer_.slow = false;
+}
+
+TEST_F(SearchPlacementTest, APlanCountsTheUploadOfWhatComesToTheDeviceAlone) {
+  constexpr int64_t kUploadMs = 10'000;
+  Restart(placer_.clock);
+  placer_.upload_us = 1000 * kUploadMs;
+  placer_.room = 10;
+  for (int i = 0; i < 3; ++i) {
+    const int64_t start_us = placer_.clock.NowMicros();
+    Build("s", "fox");
+    manager_->ObserveActivation("s", placer_.clock.NowMicros() - start_us);
+  }
+  const std::string next = Build("s", "whale", {.activate = false});
+  const int64_t planned_ms = manager_->PlanActivation("s", next)->estimated_load_ms;
+  EXPECT_GE(planned_ms, kUploadMs);
+  EXPECT_LT(planned_ms, kUploadMs * 3 / 2) << "once";
+  const auto small = Ingest("small", {MakePassage("a", "one")}, {.activate = false});
+  ASSERT_TRUE(small.ok()) << small.status();
+  EXPECT_LT(manager_->PlanActivation("small", small->generation)->estimated_load_ms, kUploadMs / 2);
 }
 
 TEST_F(SearchPlacementTest, InPlaceTheDeviceIsFreedBeforeItIsWantedAgain) {
