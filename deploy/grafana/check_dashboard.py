@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Fails if a Grafana dashboard uses a series, or a label of one, that a Prometheus text does not have.
+"""Fails if a Grafana dashboard uses a series, or a label of one, that neither a Prometheus text nor search_device_metrics.txt beside this has.
 
 usage: check_dashboard.py DASHBOARD.json METRICS.txt        METRICS.txt is what /metrics of a server with at least one store says; - is stdin
 
@@ -9,6 +9,7 @@ Exits 0 where all is there, 1 with a line a fault, 2 where a file cannot be read
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 from typing import Iterator
@@ -38,6 +39,17 @@ def parse_metrics(text: str) -> dict[str, dict[str, set[str]]]:
         for name, value in _LABEL.findall(sample[2] or ""):
             labels.setdefault(name, set()).add(value)
     return series
+
+
+def with_search_device(series: dict[str, dict[str, set[str]]]) -> dict[str, dict[str, set[str]]]:
+    """And what only a server with a device for search exports."""
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "search_device_metrics.txt"), encoding="utf-8") as file:
+        further = parse_metrics(file.read())
+    both = {name: {label: set(values) for label, values in labels.items()} for name, labels in series.items()}
+    for name, labels in further.items():
+        for label, values in labels.items():
+            both.setdefault(name, {}).setdefault(label, set()).update(values)
+    return both
 
 
 def expressions(dashboard: dict) -> Iterator[tuple[str, str]]:
@@ -107,7 +119,7 @@ def main(arguments: list[str]) -> int:
         else:
             with open(arguments[1], encoding="utf-8") as file:
                 text = file.read()
-        series = parse_metrics(text)
+        series = with_search_device(parse_metrics(text))
     except (OSError, ValueError) as error:
         print(f"check_dashboard: {error}", file=sys.stderr)
         return 2

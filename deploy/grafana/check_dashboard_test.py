@@ -53,6 +53,11 @@ class CheckTest(unittest.TestCase):
         self.assertIn("two panels have one id", found)
         self.assertIn("panel 'a': no series of Loci in ''", found)
 
+    def test_adds_what_only_a_search_device_has(self) -> None:
+        series = check_dashboard.with_search_device(check_dashboard.parse_metrics('loci_memory_bytes{owner="index",encoder="e"} 1'))
+        self.assertEqual({"index", "search"}, series["loci_memory_bytes"]["owner"])
+        self.assertEqual({"answered", "repeated", "left"}, series["loci_store_device_search_queries"]["result"])
+
     def test_looks_into_rows_and_variables(self) -> None:
         dashboard = {"panels": [{"id": 1, "type": "row", "panels": [{"id": 2, "type": "stat", "title": "in", "targets": [{"expr": "loci_x"}]}]}],
                      "templating": {"list": [{"name": "v", "type": "query", "query": {"query": "label_values(loci_y, store)"}}]}}
@@ -83,6 +88,8 @@ class DashboardTest(unittest.TestCase):
                 series = check_dashboard.parse_metrics(reply.read().decode("utf-8"))
         with open(DASHBOARD, encoding="utf-8") as file:
             dashboard = json.load(file)
+        self.assertIn("no series loci_store_device_search", " ".join(check_dashboard.faults(dashboard, series)))
+        series = check_dashboard.with_search_device(series)
         self.assertEqual([], check_dashboard.faults(dashboard, series))
         self.assertGreaterEqual(len(list(check_dashboard.expressions(dashboard))), 30)
         for name in check_dashboard.not_shown(dashboard, series):

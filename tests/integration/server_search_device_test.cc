@@ -3,6 +3,7 @@
 #include <chrono>
 #include <condition_variable>
 #include <cstdint>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -153,6 +154,16 @@ TEST_F(ServerSearchDevice, SearchesWhatServesOnTheDeviceThatIsNamed) {
   EXPECT_EQ(Metric("loci_store_device_search_queries{result=\"answered\",store=\"s\"}"), 2);
   EXPECT_EQ(Metric("loci_store_device_search_queries{result=\"left\",store=\"s\"}"), 0);
   EXPECT_EQ(Metric("loci_memory_bytes{kind=\"device\",owner=\"search\",store=\"s\"}"), static_cast<double>(IndexBytes()));
+  // What deploy/grafana/check_dashboard.py takes for there.
+  std::ifstream file("deploy/grafana/search_device_metrics.txt");
+  int series_count = 0;
+  for (std::string line; std::getline(file, line);) {
+    if (line.empty() || line[0] == '#') continue;
+    const std::string series = line.substr(0, line.rfind(' '));
+    EXPECT_NE(Metric(series), -1) << series;
+    ++series_count;
+  }
+  EXPECT_EQ(series_count, 7);
   StartServer();  // A restart.
   EXPECT_EQ(device_.fake->device_bytes(), IndexBytes());
   ASSERT_TRUE(Search("a yellow submarine", &best).ok());
