@@ -369,18 +369,27 @@ void Pipeline::QueueLarge(std::shared_ptr<SearchState> state) {
 
 void Pipeline::RunWaitingSearches(const SearchKind& kind) {
   while (true) {
-    auto taken = waiting_searches_.Take(kind, kMaxQueriesTogether);
-    // Other threads may take the others.
-    const bool handed_over = taken.more && options_.pool->TrySubmit([this, kind] { RunWaitingSearches(kind); });
+    // A device takes one pass after another: a thread that came with the next would wait for it, and searches that come meanwhile share it. (Those that
+    // wait hold the view.)
+    const bool on_device = kind.view->generation().exact_index().device() != nullptr;
+    auto taken = waiting_searches_.Take(kind, kMaxQueriesTogether, /*stay=*/on_device);
+    bool stays = on_device, more = taken.more, handed_over = false;
+    const auto hand_over = [&] {
+      if (std::exchange(stays, false)) more = waiting_searches_.Leave(kind);
+      if (more && !handed_over) handed_over = options_.pool->TrySubmit([this, kind] { RunWaitingSearches(kind); });
+    };
+    if (!on_device) hand_over();  // Other threads may take the others.
     while (!taken.items.empty()) {
       std::vector<std::shared_ptr<SearchState>> next = TakeNext(&taken.items);
+      const std::function<void()> searched = on_device && taken.items.empty() ? hand_over : std::function<void()>();
       if (next.size() == 1) {
-        RunSearch(next[0]);
+        RunSearch(next[0], searched);
       } else {
-        RunTogether(std::move(next));
+        RunTogether(std::move(next), searched);
       }
     }
-    if (!taken.more || handed_over) return;
+    hand_over();
+    if (!more || handed_over) return;
   }
 }
 
@@ -423,7 +432,7 @@ bool Pipeline::BeginSearch(SearchState* state, int64_t now_us) {
   return false;
 }
 
-void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states) {
+void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states, const std::function<void()>& searched) {
   const int64_t start_us = options_.clock->NowMicros();
   std::erase_if(states, [&](const std::shared_ptr<SearchState>& state) { return !BeginSearch(state.get(), start_us); });
   if (states.empty()) return;
@@ -440,6 +449,8 @@ void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states) {
   for (const std::shared_ptr<SearchState>& state : states) vectors.insert(vectors.end(), state->query_vectors.begin(), state->query_vectors.end());
   const int64_t query_count = static_cast<int64_t>(vectors.size()) / view.dim();
   absl::StatusOr<ViewSearchResult> found = view.Search({vectors.data(), query_count, view.dim()}, options);
+  const int64_t end_us = options_.clock->NowMicros();
+  if (searched) searched();
   std::vector<absl::StatusOr<ViewSearchResult>> results;
   size_t first_query = 0;
   for (const std::shared_ptr<SearchState>& state : states) {
@@ -452,7 +463,6 @@ void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states) {
     first_query += state->call.queries.size();
     own.hits.assign(std::move_iterator(begin), std::move_iterator(found->hits.begin() + static_cast<std::ptrdiff_t>(first_query)));
   }
-  const int64_t end_us = options_.clock->NowMicros();
   if (found.ok()) passes_.Took(query_count, ElementCount(view), end_us - start_us);
   const int64_t count = static_cast<int64_t>(states.size());
   const SearchTimes times{.search_us = end_us - start_us, .work_us = (end_us - start_us) / count};
@@ -465,7 +475,7 @@ void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states) {
   });
 }
 
-bool Pipeline::RunSearch(const std::shared_ptr<SearchState>& state) {
+bool Pipeline::RunSearch(const std::shared_ptr<SearchState>& state, const std::function<void()>& searched) {
   const int64_t start_us = options_.clock->NowMicros();
   const SearchCall& call = state->call;
   SearchReply& reply = state->reply;
@@ -490,6 +500,7 @@ bool Pipeline::RunSearch(const std::shared_ptr<SearchState>& state) {
   const MatrixView<const float> queries{state->query_vectors.data() + first * view.dim(), count, view.dim()};
   absl::StatusOr<ViewSearchResult> piece = view.Search(queries, call.options, state->filtered.has_value() ? &*state->filtered : nullptr);
   const int64_t end_us = options_.clock->NowMicros();
+  if (searched) searched();
   state->spent.search_us += end_us - filter_end_us;
   state->spent.work_us += end_us - start_us;
   if (!piece.ok()) {

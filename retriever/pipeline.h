@@ -106,10 +106,11 @@ struct AnswerReply {
 // NOT_FOUND, FAILED_PRECONDITION, INVALID_ARGUMENT as api.proto says (a query vector of another dimension, an empty query).
 //
 // Searches that score every vector, of one view and with the same options, have one place in the pool's queue and are searched in one pass, up to 64
-// queries at once. How many wait in that place is bounded by who admits requests, and by nothing here. A *large* search, of more queries than that, is
-// searched in pieces of up to 256, in the line of large work (retriever/large_work_line.h). Deadlines and cancellation are looked at before tokenizing,
-// before encoding and before searching; a request that can't make its deadline, with the work that was admitted before it, is refused before any is
-// done for it (see Batcher::Reserve). Free of gRPC. Thread-safe.
+// queries at once; where a device searches them, one pass at a time, so that who waits for the device holds no thread. How many wait in that place is
+// bounded by who admits requests, and by nothing here. A *large* search, of more queries than that, is searched in pieces of up to 256, in the line of
+// large work (retriever/large_work_line.h). Deadlines and cancellation are looked at before tokenizing, before encoding and before searching; a request
+// that can't make its deadline, with the work that was admitted before it, is refused before any is done for it (see Batcher::Reserve). Free of gRPC.
+// Thread-safe.
 class Pipeline {
  public:
   struct Options {
@@ -166,8 +167,10 @@ class Pipeline {
   // Takes what is searched together next out of `states`, which are of one kind and not empty: all, but where some of them would be late that way and
   // would not be alone, by how long such passes took; then those go first, in as many passes as it takes.
   std::vector<std::shared_ptr<SearchState>> TakeNext(std::vector<std::shared_ptr<SearchState>>* states);
-  void RunTogether(std::vector<std::shared_ptr<SearchState>> states);  // Of one kind.
-  bool RunSearch(const std::shared_ptr<SearchState>& state);  // Its next queries, all unless it is large. True: there are more.
+  // Of one kind. `searched` (may be null) is called once the pass is over, before its answers are made; not where there is none.
+  void RunTogether(std::vector<std::shared_ptr<SearchState>> states, const std::function<void()>& searched = nullptr);
+  // Searches its next queries, all unless it is large. True: there are more.
+  bool RunSearch(const std::shared_ptr<SearchState>& state, const std::function<void()>& searched = nullptr);
   void QueueLarge(std::shared_ptr<SearchState> state);
   void Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewSearchResult> found, const SearchTimes& times);
 

@@ -48,6 +48,29 @@ TEST(WaitingGroups, TakesWhatFits) {
   EXPECT_THAT(waiting.Take("never", 4).items, IsEmpty());
 }
 
+TEST(WaitingGroups, WhoStaysIsTheOnlyCaller) {
+  Waiting waiting;
+  EXPECT_THAT(waiting.Take("a", 10, /*stay=*/true).items, IsEmpty());
+  EXPECT_TRUE(waiting.Add("a", 1, 1)) << "nobody stays for nothing";
+  Waiting::Taken taken = waiting.Take("a", 10, /*stay=*/true);
+  EXPECT_THAT(taken.items, ElementsAre(1));
+  EXPECT_FALSE(taken.more);
+  EXPECT_FALSE(waiting.Add("a", 2, 1));
+  EXPECT_FALSE(waiting.Add("a", 3, 1));
+  EXPECT_TRUE(waiting.Add("b", 4, 1));
+  EXPECT_TRUE(waiting.Leave("a"));
+  EXPECT_FALSE(waiting.Add("a", 5, 1)) << "who left is to call again";
+  taken = waiting.Take("a", 2, /*stay=*/true);
+  EXPECT_THAT(taken.items, ElementsAre(2, 3));
+  EXPECT_FALSE(taken.more) << "that is for Leave to say";
+  EXPECT_TRUE(waiting.Leave("a"));
+  EXPECT_THAT(waiting.Take("a", 2, /*stay=*/true).items, ElementsAre(5));
+  EXPECT_FALSE(waiting.Leave("a"));
+  EXPECT_TRUE(waiting.Add("a", 6, 1));
+  EXPECT_THAT(waiting.Take("a", 2).items, ElementsAre(6));
+  EXPECT_FALSE(waiting.Leave("a"));
+}
+
 TEST(WaitingGroups, KeepsNothingOfWhatWasTaken) {
   WaitingGroups<int, std::shared_ptr<int>> waiting;
   const auto item = std::make_shared<int>(0);
