@@ -359,12 +359,7 @@ void Pipeline::QueueLarge(std::shared_ptr<SearchState> state) {
   large_line_->Add({.elements = elements,
                     .deadline_us = deadline_us,
                     .step = [this, state] { return RunSearch(state); },
-                    .refuse =
-                        [this, state](absl::Status status) {
-                          if (state->encoded) work_.Wasted(WorkPhase::kEncode);
-                          work_.Avoided(WorkPhase::kSearch);
-                          state->finish(std::move(status));
-                        }});
+                    .refuse = [this, state](absl::Status status) { GiveUp(state.get(), std::move(status)); }});
 }
 
 void Pipeline::RunWaitingSearches(const SearchKind& kind) {
@@ -421,20 +416,29 @@ std::vector<std::shared_ptr<Pipeline::SearchState>> Pipeline::TakeNext(std::vect
   return next;
 }
 
-bool Pipeline::BeginSearch(SearchState* state, int64_t now_us) {
+absl::Status Pipeline::BeginSearch(SearchState* state, int64_t now_us) {
   state->reply.times.queue_us += now_us - state->phase_start_us;
   state->search.End();
-  absl::Status live = state->call.options.limits.Check(now_us);
-  if (live.ok()) return true;
+  return state->call.options.limits.Check(now_us);
+}
+
+void Pipeline::GiveUp(SearchState* state, absl::Status why) {
   if (state->encoded) work_.Wasted(WorkPhase::kEncode);
   work_.Avoided(WorkPhase::kSearch);
-  state->finish(std::move(live));
-  return false;
+  state->finish(std::move(why));
 }
 
 void Pipeline::RunTogether(std::vector<std::shared_ptr<SearchState>> states, const std::function<void()>& searched) {
   const int64_t start_us = options_.clock->NowMicros();
-  std::erase_if(states, [&](const std::shared_ptr<SearchState>& state) { return !BeginSearch(state.get(), start_us); });
+  std::vector<std::pair<std::shared_ptr<SearchState>, absl::Status>> late;
+  std::erase_if(states, [&](const std::shared_ptr<SearchState>& state) {
+    absl::Status live = BeginSearch(state.get(), start_us);
+    if (live.ok()) return false;
+    late.emplace_back(state, std::move(live));
+    return true;
+  });
+  if (states.empty() && searched) searched();
+  for (auto& [state, why] : late) GiveUp(state.get(), std::move(why));
   if (states.empty()) return;
 
   const View& view = *states[0]->reply.serving_set->view;
@@ -481,7 +485,11 @@ bool Pipeline::RunSearch(const std::shared_ptr<SearchState>& state, const std::f
   SearchReply& reply = state->reply;
   ViewSearchResult& found = state->found;
   const int64_t query_count = static_cast<int64_t>(call.queries.size()), first = static_cast<int64_t>(found.hits.size());
-  if (first == 0 && !BeginSearch(state.get(), start_us)) return false;
+  if (absl::Status live = first == 0 ? BeginSearch(state.get(), start_us) : absl::OkStatus(); !live.ok()) {
+    if (searched) searched();
+    GiveUp(state.get(), std::move(live));
+    return false;
+  }
   const View& view = *reply.serving_set->view;
   int64_t filter_end_us = start_us;
   if (first == 0 && call.filter != nullptr) {

@@ -167,15 +167,16 @@ class Pipeline {
   // Takes what is searched together next out of `states`, which are of one kind and not empty: all, but where some of them would be late that way and
   // would not be alone, by how long such passes took; then those go first, in as many passes as it takes.
   std::vector<std::shared_ptr<SearchState>> TakeNext(std::vector<std::shared_ptr<SearchState>>* states);
-  // Of one kind. `searched` (may be null) is called once the pass is over, before its answers are made; not where there is none.
+  // Of one kind. `searched` (may be null) is called once the pass is over, or there is none to make, and before anybody who shared it is answered: then
+  // there may be no pipeline any more.
   void RunTogether(std::vector<std::shared_ptr<SearchState>> states, const std::function<void()>& searched = nullptr);
   // Searches its next queries, all unless it is large. True: there are more.
   bool RunSearch(const std::shared_ptr<SearchState>& state, const std::function<void()>& searched = nullptr);
   void QueueLarge(std::shared_ptr<SearchState> state);
   void Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewSearchResult> found, const SearchTimes& times);
 
-  // Ends its waiting. False: nobody waits for it any more, which it was told.
-  bool BeginSearch(SearchState* state, int64_t now_us);
+  absl::Status BeginSearch(SearchState* state, int64_t now_us);  // Ends its waiting. Not OK: nobody waits for it any more.
+  void GiveUp(SearchState* state, absl::Status why);             // Before it is searched.
   // Fills reply->results; takes the ids out of `found`.
   absl::Status Fetch(ViewSearchResult& found, const SearchCall& call, SearchReply* reply) const;
 
