@@ -207,15 +207,18 @@ absl::StatusOr<SoftmaxScan> Scan(std::span<const ScanSegment> segments, MatrixVi
       sums.weighted.assign(total.weighted.begin() + q * weighted_dim, total.weighted.begin() + (q + 1) * weighted_dim);
     }
   }
-  // Squares below float32's smallest normal number may have been lost.
-  if (max_squared_length >= 0) {
-    const double lost = static_cast<double>(std::numeric_limits<float>::min()) * dim;
-    scan.max_length = std::sqrt(static_cast<double>(max_squared_length) * (1 + 1e-5 + 1e-7 * dim) + lost);
-  }
+  scan.max_length = LengthNotBelow(max_squared_length, dim);
   return scan;
 }
 
 }  // namespace
+
+double LengthNotBelow(float max_squared_length, int dim) {
+  if (max_squared_length < 0) return 0;
+  // Squares below float32's smallest normal number may have been lost.
+  const double lost = static_cast<double>(std::numeric_limits<float>::min()) * dim;
+  return std::sqrt(static_cast<double>(max_squared_length) * (1 + 1e-5 + 1e-7 * dim) + lost);
+}
 
 double SoftmaxSums::LogMass(double temperature) const { return sum > 0 ? max_score / temperature + std::log(sum) : -kInfinity; }
 

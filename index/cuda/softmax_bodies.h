@@ -1,5 +1,9 @@
 // Kernel bodies of the softmax of all rows: for each query the largest score, the sum of the weights and the weighted sum of the rows, in one pass
 // that writes no score. index/softmax_scan.h says what they are for.
+//
+// Rows that count zero for one query alone come as lists: of each query and part of the grid the tiles in which it skips rows, in the order in which
+// the part comes to them, so that its warp holds one place in its list. They are as long as what is skipped, whatever the rows, and nothing has to be
+// cleared after a pass.
 #ifndef LOCI_INDEX_CUDA_SOFTMAX_BODIES_H_
 #define LOCI_INDEX_CUDA_SOFTMAX_BODIES_H_
 
@@ -14,14 +18,24 @@ inline constexpr int kSoftmaxTileRows = 32;    // A lane each while rows are wei
 inline constexpr int kSoftmaxTileQueries = 8;  // A warp each then.
 inline constexpr int kMaxSoftmaxDim = 1024;
 
+// Rows of a tile that one query skips.
+struct SoftmaxSkip {
+  int32_t tile;
+  uint32_t rows;  // Bit r: row tile * kSoftmaxTileRows + r.
+};
+
 template <typename T>
 struct SoftmaxArgs {
   const T* rows;           // [row_count, dim], readable up to the next multiple of 16 bytes
   const float* queries;    // [query tiles * kSoftmaxTileQueries, padded_dim], zero beyond dim
   const uint32_t* hidden;  // Null, or bit row % 32 of word row / 32.
+  // Null, or what query q skips of the tiles p, p + parts, p + 2 parts, ..., ascending, is [skip_begins[i], skip_begins[i + 1]) with i = q * parts + p.
+  const SoftmaxSkip* skips;
+  const int32_t* skip_begins;  // [query tiles * kSoftmaxTileQueries * parts + 1]
   float* maxima;           // [query tiles * kSoftmaxTileQueries, parts]: of the scores.
   double* sums;            // The same: of 2^((score - maximum) * scale).
   float* weighted;         // Null, or [query tiles * kSoftmaxTileQueries, parts, dim]: of that times the row.
+  float* squared_lengths;  // Null, or [parts]: of the longest row that is not hidden; -1 of none.
   float scale;             // log2(e) / temperature.
   int32_t row_count;
   int32_t dim;
@@ -29,7 +43,7 @@ struct SoftmaxArgs {
 };
 
 constexpr int SoftmaxSharedBytes(int element_size, int dim, int padded_dim) {
-  return 4 * kSoftmaxTileQueries * (padded_dim + kSoftmaxTileRows + 1) + kSoftmaxTileRows * dim * element_size;
+  return 4 * kSoftmaxTileQueries * (padded_dim + kSoftmaxTileRows + 1) + 4 * kSoftmaxTileRows + kSoftmaxTileRows * dim * element_size;
 }
 
 // Scores are exact_index.h's, bit for bit. Grid: the parts, each of which takes every parts-th tile of rows, times the tiles of queries.
@@ -42,6 +56,8 @@ LOCI_BODY void SoftmaxBody(Thread& thread, const SoftmaxArgs<T>& args) {
   float* const queries = reinterpret_cast<float*>(tile + kTileRows * dim);
   float* const weights = queries + kTileQueries * padded_dim;  // [row][query]: scores at first
   float* const factors = weights + kTileRows * kTileQueries;   // [query]: of what was there before this tile
+  float* const squares = factors + kTileQueries;               // [row]: squared lengths, where they are asked for
+  const bool measures = args.squared_lengths != nullptr && thread.block_y() == 0;
   for (int i = index; i < kTileQueries * padded_dim; i += kSoftmaxBlockSize) {
     queries[i] = args.queries[static_cast<int64_t>(first_query) * padded_dim + i];
   }
@@ -49,6 +65,13 @@ LOCI_BODY void SoftmaxBody(Thread& thread, const SoftmaxArgs<T>& args) {
   LOCI_UNROLL for (int j = 0; j < kPieces; ++j) { LOCI_UNROLL for (int q = 0; q < kTileQueries; ++q) sums[j][q] = 0; }
   float maximum = -Infinity();  // Of the warp's query, as is `total`.
   double total = 0;
+  float longest = -1;  // Of the lane's rows, squared.
+  int32_t skip = 0, skip_end = 0;  // What is left of the warp's list.
+  if (args.skips != nullptr) {
+    const int64_t list = static_cast<int64_t>(first_query + warp) * thread.grid_x() + thread.block_x();
+    skip = args.skip_begins[list];
+    skip_end = args.skip_begins[list + 1];
+  }
   for (int64_t first = static_cast<int64_t>(thread.block_x()) * kTileRows; first < args.row_count;
        first += static_cast<int64_t>(thread.grid_x()) * kTileRows) {
     const int rows = static_cast<int>(args.row_count - first < kTileRows ? args.row_count - first : kTileRows);
@@ -69,9 +92,14 @@ LOCI_BODY void SoftmaxBody(Thread& thread, const SoftmaxArgs<T>& args) {
     const T* const high_row = tile + (half + kTileRows / 2) * dim;
     float low[kTileQueries], high[kTileQueries];
     LOCI_UNROLL for (int q = 0; q < kTileQueries; ++q) low[q] = high[q] = 0;
+    float low_square = 0, high_square = 0;
     for (int d = l; d < padded_dim; d += 16) {
       const float x = d < dim && half < rows ? ToFloat(low_row[d]) : 0.0f;
       const float y = d < dim && half + kTileRows / 2 < rows ? ToFloat(high_row[d]) : 0.0f;
+      if (measures) {
+        low_square = MultiplyThenAdd(x, x, low_square);
+        high_square = MultiplyThenAdd(y, y, high_square);
+      }
       LOCI_UNROLL for (int q = 0; q < kTileQueries; ++q) {
         const float z = queries[q * padded_dim + d];
         low[q] = MultiplyThenAdd(z, x, low[q]);
@@ -88,11 +116,25 @@ LOCI_BODY void SoftmaxBody(Thread& thread, const SoftmaxArgs<T>& args) {
         weights[(half + kTileRows / 2) * kTileQueries + q] = high[q];
       }
     }
+    if (measures) {
+      for (int mask = 8; mask > 0; mask /= 2) {
+        low_square += thread.ShuffleXor(low_square, mask);
+        high_square += thread.ShuffleXor(high_square, mask);
+      }
+      if (l == 0) {
+        squares[half] = low_square;
+        squares[half + kTileRows / 2] = high_square;
+      }
+    }
     thread.Sync();
 
     {
       const int64_t row = first + lane;
-      const bool there = lane < rows && (args.hidden == nullptr || (args.hidden[row / 32] >> (row % 32) & 1u) == 0);
+      const bool visible = lane < rows && (args.hidden == nullptr || (args.hidden[row / 32] >> (row % 32) & 1u) == 0);
+      if (measures && visible) longest = Max(longest, squares[lane]);
+      uint32_t skipped = 0;
+      if (skip < skip_end && args.skips[skip].tile == static_cast<int32_t>(first / kTileRows)) skipped = args.skips[skip++].rows;
+      const bool there = visible && (skipped >> lane & 1u) == 0;
       float& weight = weights[lane * kTileQueries + warp];
       const float score = there && weight == weight ? weight : -Infinity();
       float larger = score;
@@ -126,6 +168,10 @@ LOCI_BODY void SoftmaxBody(Thread& thread, const SoftmaxArgs<T>& args) {
   if (lane == 0) {
     args.maxima[part] = maximum;
     args.sums[part] = total;
+  }
+  if (measures && warp == 0) {
+    for (int mask = 16; mask > 0; mask /= 2) longest = Max(longest, thread.ShuffleXor(longest, mask));
+    if (lane == 0) args.squared_lengths[thread.block_x()] = longest;
   }
   if (args.weighted != nullptr) {
     LOCI_UNROLL for (int j = 0; j < kPieces; ++j) {
