@@ -2,6 +2,8 @@
 
 namespace loci {
 
+const DeviceSoftmax* DeviceExactIndex::softmax(const RowMask&) const { return nullptr; }
+
 int64_t PlacedExactIndex::memory_bytes() const {
   const std::shared_ptr<const DeviceExactIndex> device = this->device();
   return cpu_->memory_bytes() + (device == nullptr ? 0 : device->memory_bytes());

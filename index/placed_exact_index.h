@@ -24,6 +24,8 @@
 
 namespace loci {
 
+class DeviceSoftmax;
+
 // An exact index whose rows are resident on a device. Search is UNAVAILABLE once the device failed.
 class DeviceExactIndex : public PassageIndex {
  public:
@@ -35,6 +37,10 @@ class DeviceExactIndex : public PassageIndex {
   };
   virtual int64_t device_bytes() const = 0;  // memory_bytes() are the host's.
   virtual Counts counts() const = 0;
+
+  // What gives log Z and the mean vector over the rows that `hidden` leaves (device_softmax.h), for as long as this index is there. Null: the CPU does,
+  // since few rows are left, or the device had no room for it or found something else when the index was made.
+  virtual const DeviceSoftmax* softmax(const RowMask& hidden) const;
 };
 
 // A device that exact indexes are made resident on. Thread-safe.

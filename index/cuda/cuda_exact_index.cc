@@ -169,6 +169,7 @@ absl::StatusOr<std::unique_ptr<CudaExactIndex>> CudaExactIndex::Create(
   }
   index->device_bytes_ = index->resident_->plan().device_bytes() + options.limits.working_bytes;
   index->pinned_bytes_ = memory.pinned_bytes;
+  LOCI_RETURN_IF_ERROR(index->MakeSoftmax());
   MutexLock lock(&index->mutex_);
   for (const std::unique_ptr<Lane>& lane : index->lanes_) index->free_lanes_.push_back(lane.get());
   return index;
@@ -238,6 +239,27 @@ absl::Status CudaExactIndex::CheckItself(const std::function<absl::Status()>& go
   }
   repeated_.store(0, std::memory_order_relaxed);
   return absl::OkStatus();
+}
+
+// Last, so that it takes no room from search.
+absl::Status CudaExactIndex::MakeSoftmax() {
+  if (!options_.softmax.has_value()) return absl::OkStatus();
+  absl::StatusOr<std::unique_ptr<CudaSoftmax>> softmax = CudaSoftmax::Create(device_, resident_, vectors_, *options_.softmax);
+  if (absl::IsResourceExhausted(softmax.status()) || absl::IsFailedPrecondition(softmax.status())) {
+    Log(LogLevel::kWarning, "cuda_exact_index", absl::StrCat("log Z and mean vectors are the CPU's: ", softmax.status().message()),
+        {{"device", device_.name}});
+    return absl::OkStatus();
+  }
+  LOCI_RETURN_IF_ERROR(softmax.status());
+  softmax_ = *std::move(softmax);
+  device_bytes_ += softmax_->memory().device_bytes;
+  pinned_bytes_ += softmax_->memory().pinned_bytes;
+  return absl::OkStatus();
+}
+
+const DeviceSoftmax* CudaExactIndex::softmax(const RowMask& hidden) const {
+  const int64_t visible = row_count() - hidden.hidden_count();
+  return visible < std::max<int64_t>(options_.min_visible_rows, 1) ? nullptr : softmax_.get();
 }
 
 int CudaExactIndex::Capacity(int top_k) const { return std::max(options_.min_capacity, options_.capacity_factor * top_k); }

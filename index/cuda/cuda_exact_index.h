@@ -13,11 +13,13 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "base/mutex.h"
+#include "index/cuda/cuda_softmax.h"
 #include "index/cuda/resident_vectors.h"
 #include "index/passage_index.h"
 #include "index/placed_exact_index.h"
@@ -43,9 +45,11 @@ struct CudaSearchOptions {
   // Before an index is served, each kernel has found, for a few of its rows, what the CPU finds: on the thread that makes it, which scores every row
   // for that.
   bool self_check = true;
+  // Log Z and means too, where there is room for that besides; none: they are the CPU's.
+  std::optional<CudaSoftmaxOptions> softmax = CudaSoftmaxOptions();
 };
 
-// What an index takes besides its vectors, whose device memory PlanResident knows.
+// What an index takes besides its vectors, whose device memory PlanResident knows, and besides what PlanCudaSoftmax says.
 struct CudaSearchMemory {
   int64_t working_bytes = 0;  // On the device.
   int64_t pinned_bytes = 0;   // On the host.
@@ -78,7 +82,7 @@ class CudaExactIndex : public DeviceExactIndex {
                       RowHit* hits) const override;
 
   Counts counts() const override;
-  // For CudaSoftmax.
+  const DeviceSoftmax* softmax(const RowMask& hidden) const override;
   std::shared_ptr<const ResidentVectors> resident() const { return resident_; }
 
  private:
@@ -94,6 +98,7 @@ class CudaExactIndex : public DeviceExactIndex {
                  const CudaSearchOptions& options);
   absl::StatusOr<std::unique_ptr<Lane>> MakeLane() const;
   absl::Status CheckItself(const std::function<absl::Status()>& go_on) const;
+  absl::Status MakeSoftmax();
   int Capacity(int top_k) const;
   absl::Status SearchOnDevice(Lane* lane, MatrixView<const float> queries, const IndexSearchOptions& options,
                               const RowMask& hidden, RowHit* hits, std::vector<int64_t>* left) const;
@@ -110,6 +115,7 @@ class CudaExactIndex : public DeviceExactIndex {
   const CudaSearchOptions options_;
   std::shared_ptr<const ResidentVectors> resident_;
   std::vector<std::unique_ptr<Lane>> lanes_;
+  std::unique_ptr<CudaSoftmax> softmax_;  // Null: the CPU's.
   int64_t device_bytes_ = 0;
   int64_t pinned_bytes_ = 0;
 

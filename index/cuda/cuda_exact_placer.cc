@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "base/logging.h"
 #include "base/mutex.h"
 #include "base/status_macros.h"
 
@@ -41,7 +42,8 @@ CudaExactPlacer::CudaExactPlacer(SearchDevice device, CudaSearchOptions options,
 bool CudaExactPlacer::IsFor(int64_t rows, int) const { return rows >= std::max<int64_t>(options_.min_visible_rows, 1); }
 
 int64_t CudaExactPlacer::host_bytes(int64_t rows, int dim) const {
-  return PlanCudaSearch(rows, dim, options_).pinned_bytes + 2 * options_.limits.upload_bytes;
+  const int64_t softmax_bytes = options_.softmax.has_value() ? PlanCudaSoftmax(rows, dim, *options_.softmax).pinned_bytes : 0;
+  return PlanCudaSearch(rows, dim, options_).pinned_bytes + softmax_bytes + 2 * options_.limits.upload_bytes;
 }
 
 absl::StatusOr<std::shared_ptr<const DeviceExactIndex>> CudaExactPlacer::Place(
@@ -50,14 +52,25 @@ absl::StatusOr<std::shared_ptr<const DeviceExactIndex>> CudaExactPlacer::Place(
   LOCI_RETURN_IF_ERROR(device_.health->Check());
   LOCI_ASSIGN_OR_RETURN(const ResidentPlan plan, PlanResident(vectors->rows(), vectors->dim(), vectors->element_type(),
                                                               std::numeric_limits<int64_t>::max(), options_.limits));
-  const int64_t bytes = plan.device_bytes() + PlanCudaSearch(vectors->rows(), vectors->dim(), options_).working_bytes;
-  LOCI_RETURN_IF_ERROR(budget_->Take(bytes, vectors->rows()));
-  absl::StatusOr<std::unique_ptr<CudaExactIndex>> index =
-      CudaExactIndex::Create(device_, std::move(vectors), std::move(codes), std::move(cpu), options_, progress);
-  if (!index.ok()) {
-    budget_->GiveBack(bytes);
-    return index.status();
+  const int64_t rows = vectors->rows();
+  CudaSearchOptions options = options_;
+  int64_t bytes = plan.device_bytes() + PlanCudaSearch(rows, vectors->dim(), options).working_bytes;
+  const int64_t softmax_bytes = options.softmax.has_value() ? PlanCudaSoftmax(rows, vectors->dim(), *options.softmax).device_bytes : 0;
+  if (const absl::Status both = budget_->Take(bytes + softmax_bytes, rows); both.ok()) {
+    bytes += softmax_bytes;
+  } else {
+    LOCI_RETURN_IF_ERROR(budget_->Take(bytes, rows));
+    options.softmax.reset();
+    Log(LogLevel::kWarning, "cuda_exact_placer", absl::StrCat("log Z and mean vectors are the CPU's: ", both.message()),
+        {{"device", device_.name}});
   }
+  absl::StatusOr<std::unique_ptr<CudaExactIndex>> index =
+      CudaExactIndex::Create(device_, std::move(vectors), std::move(codes), std::move(cpu), options, progress);
+  // What it did without.
+  const int64_t unused_bytes = index.ok() ? bytes - (*index)->device_bytes() : bytes;
+  budget_->GiveBack(unused_bytes);
+  bytes -= unused_bytes;
+  LOCI_RETURN_IF_ERROR(index.status());
   return std::shared_ptr<const DeviceExactIndex>(index->release(), [budget = budget_, bytes](const CudaExactIndex* freed) {
     delete freed;
     budget->GiveBack(bytes);
