@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <map>
+#include <memory>
 #include <type_traits>
 #include <utility>
 
@@ -13,6 +14,7 @@
 #include "base/field_error.h"
 #include "base/status_macros.h"
 #include "base/strings.h"
+#include "index/device_softmax.h"
 
 namespace loci {
 namespace {
@@ -133,6 +135,29 @@ absl::StatusOr<std::vector<std::vector<ViewHit>>> FindHead(const View& view, Mat
   return heads;
 }
 
+// Of all segments of the view: of the body by the device that holds it, of what was written since by the CPU.
+absl::StatusOr<SoftmaxScan> ScanView(const View& view, std::span<const ScanSegment> segments, MatrixView<const float> queries,
+                                     std::span<const std::vector<ViewRow>> skipped, const SoftmaxScanOptions& options) {
+  // Held to the end: the scan ends where it began.
+  const std::shared_ptr<const DeviceExactIndex> device = view.generation().exact_index().device();
+  const bool has_body = !segments.empty() && !segments.front().in_overlay;
+  const DeviceSoftmax* const softmax =
+      device == nullptr || !has_body || options.block_masses ? nullptr : device->softmax(*segments.front().hidden);
+  if (softmax == nullptr) return ScanSoftmax(segments, queries, skipped, options);
+  LOCI_ASSIGN_OR_RETURN(SoftmaxScan scan, softmax->Scan(queries, *segments.front().hidden, skipped, options));
+  if (segments.size() == 1) return scan;
+  LOCI_ASSIGN_OR_RETURN(const SoftmaxScan overlay, ScanSoftmax(segments.subspan(1), queries, skipped, options));
+  for (size_t q = 0; q < scan.sums.size(); ++q) scan.sums[q].Merge(overlay.sums[q], options.temperature);
+  scan.max_length = std::max(scan.max_length, overlay.max_length);
+  return scan;
+}
+
+// Masses and scores in float64 are the CPU's alone.
+absl::StatusOr<SoftmaxScan> ScanView(const View&, std::span<const ScanSegment> segments, MatrixView<const double> queries,
+                                     std::span<const std::vector<ViewRow>> skipped, const SoftmaxScanOptions& options) {
+  return ScanSoftmax(segments, queries, skipped, options);
+}
+
 // Fills all but tail_hits. `scores` [hits.size()] not divided by the temperature; `vectors` [hits.size(), dim]; `tail` null where no scan
 // was made.
 void Assemble(const TrainingOptions& options, std::span<const double> scores, const float* vectors, int dim, const SoftmaxSums* tail,
@@ -249,7 +274,7 @@ absl::StatusOr<std::vector<TrainingResult>> Retrieve(const View& view, MatrixVie
   const std::vector<ScanSegment> segments = scans ? view.ScanSegments(filtered) : std::vector<ScanSegment>();
   SoftmaxScan scan;
   if (scans) {
-    LOCI_ASSIGN_OR_RETURN(scan, ScanSoftmax(segments, queries, skipped, scan_options));
+    LOCI_ASSIGN_OR_RETURN(scan, ScanView(view, segments, queries, skipped, scan_options));
   }
 
   std::vector<TrainingResult> results(static_cast<size_t>(queries.rows));

@@ -83,8 +83,10 @@ struct TrainingResult {
 // queries [n, dim], finite: float32 scores in ExactIndex's order of summation. The float64 overload scores in double against the stored
 // vectors; its head is that of the queries rounded to float32, ordered by the float64 scores. `filtered` (null: all), of this view's
 // Filter. `excluded` (empty, or one list a query): ids that count zero and are never hits; unknown ids and repeats are passed over.
+// Where a device searches the view's body it scans it too, for float32 queries and all estimators but kExactZTail (device_softmax.h): log Z, masses and
+// means then agree with the CPU's to about 1e-5 and have the same bits each time on that device; hits and scores are the same.
 // INVALID_ARGUMENT (with `field`: query_vectors, top_k, estimator, temperature, tail_samples, exclusions, options...), DEADLINE_EXCEEDED,
-// CANCELLED, DATA_LOSS. Blocks; call from a pool thread.
+// CANCELLED, DATA_LOSS, UNAVAILABLE where that device failed. Blocks; call from a pool thread.
 absl::StatusOr<std::vector<TrainingResult>> RetrieveForTraining(const View& view, MatrixView<const float> queries,
                                                                 const TrainingOptions& options, const FilteredRows* filtered,
                                                                 std::span<const std::vector<std::string>> excluded);

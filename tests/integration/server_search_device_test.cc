@@ -19,6 +19,7 @@
 #include "index/cuda/cuda_exact_placer.h"
 #include "index/cuda/testing/search_devices.h"
 #include "index/cuda/testing/small_search.h"
+#include "proto/loci/v1/training.grpc.pb.h"
 #include "tests/integration/server_fixture.h"
 
 namespace loci {
@@ -26,6 +27,7 @@ namespace {
 
 using Retrieval = loci::v1::RetrievalService::Stub;
 using Admin = loci::v1::AdminService::Stub;
+using Training = loci::v1::TrainingService::Stub;
 using ::testing::AllOf;
 using ::testing::HasSubstr;
 using ::testing::Not;
@@ -85,7 +87,7 @@ class ServerSearchDevice : public ServerFixture {
                           .kernels = cuda::MakeSimulatedSearchKernels(*device_.fake, {})};
         device_.fake->SetFault(fault_);
       }
-      return std::make_shared<CudaExactPlacer>(device_.device, SmallSearch(), memory_limit_bytes);
+      return std::make_shared<CudaExactPlacer>(device_.device, search_options_, memory_limit_bytes);
     };
   }
   void TearDown() override {
@@ -133,6 +135,7 @@ class ServerSearchDevice : public ServerFixture {
   }
   absl::Status StartError() { return Server::Start(options).status(); }
 
+  CudaSearchOptions search_options_ = SmallSearch();
   int64_t memory_bytes_ = int64_t{1} << 30;
   std::function<absl::Status(const std::string& call)> fault_;  // Of each device from its opening on.
   SimulatedSearchDevice device_;
@@ -175,6 +178,58 @@ TEST_F(ServerSearchDevice, SearchesWhatServesOnTheDeviceThatIsNamed) {
   EXPECT_EQ(fake->device_bytes(), 0);
   EXPECT_EQ(fake->pinned_bytes(), 0);
   EXPECT_EQ(fake->live_handles(), 0);
+}
+
+TEST_F(ServerSearchDevice, TrainingHasLogZFromTheDevice) {
+  search_options_.softmax = SmallSoftmax();
+  StartServer();
+  Ingest("s", {{"a", "a red fox"}, {"b", "a blue whale"}, {"c", "green tea"}, {"d", "black tea"}});
+  Upsert("s", "e", "a yellow submarine");
+  Upsert("s", "c", "rooibos");
+  EXPECT_GT(device_.fake->device_bytes(), IndexBytes());
+  EXPECT_EQ(Metric("loci_memory_bytes{kind=\"device\",owner=\"search\",store=\"s\"}"), static_cast<double>(device_.fake->device_bytes()));
+  const auto training = loci::v1::TrainingService::NewStub(channel);
+  loci::v1::OpenSessionRequest open;
+  open.set_store("s");
+  loci::v1::OpenSessionResponse session;
+  ASSERT_TRUE(Call(*training, &Training::OpenSession, open, &session).ok());
+  const auto retrieve = [&](loci::v1::Estimator estimator, loci::v1::RetrieveResponse* response) {
+    loci::v1::RetrieveRequest request;
+    request.set_session_id(session.session_id());
+    request.add_query_texts("a blue whale");
+    request.add_query_texts("black coffee");
+    request.set_top_k(1);
+    request.set_estimator(estimator);
+    request.set_temperature(0.2);
+    request.add_exclusions()->add_ids("b");
+    request.add_exclusions();
+    if (estimator == loci::v1::ESTIMATOR_EXACT_Z_TAIL) request.set_tail_samples(1);
+    const int64_t before = device_.fake->waits();
+    const grpc::Status status = Call(*training, &Training::Retrieve, request, response);
+    return std::make_pair(status, device_.fake->waits() - before);
+  };
+  loci::v1::RetrieveResponse by_device, by_cpu;
+  const auto [status, waits] = retrieve(loci::v1::ESTIMATOR_EXACT_Z_NULL, &by_device);
+  ASSERT_TRUE(status.ok()) << status.error_message();
+  const auto [cpu_status, cpu_waits] = retrieve(loci::v1::ESTIMATOR_EXACT_Z_TAIL, &by_cpu);
+  ASSERT_TRUE(cpu_status.ok()) << cpu_status.error_message();
+  EXPECT_EQ(waits, cpu_waits + 1) << "the masses of blocks are the CPU's";
+  for (int q = 0; q < 2; ++q) {
+    EXPECT_NEAR(by_device.results(q).log_z(), by_cpu.results(q).log_z(), 1e-5);
+    EXPECT_NEAR(by_device.results(q).head_mass(), by_cpu.results(q).head_mass(), 1e-5);
+    EXPECT_EQ(by_device.results(q).hits(0).id(), by_cpu.results(q).hits(0).id());
+  }
+  EXPECT_NE(by_device.results(0).hits(0).id(), "b");
+  // It fails in the scan, after the search.
+  int64_t waited = 0;
+  device_.fake->SetFault([&, last = waits](const std::string& call) {
+    return call == "Wait" && ++waited == last ? absl::UnavailableError("an illegal memory access was encountered") : absl::OkStatus();
+  });
+  loci::v1::RetrieveResponse failed;
+  EXPECT_EQ(retrieve(loci::v1::ESTIMATOR_EXACT_Z_NULL, &failed).first.error_code(), grpc::StatusCode::UNAVAILABLE);
+  EXPECT_EQ(Health(), 2);
+  device_.fake->SetFault(nullptr);
+  EXPECT_EQ(retrieve(loci::v1::ESTIMATOR_EXACT_Z_NULL, &failed).first.error_code(), grpc::StatusCode::UNAVAILABLE);
 }
 
 TEST_F(ServerSearchDevice, ASwapWithRoomForOneIsServedByTheCpuUntilTheOtherIsFreed) {
