@@ -136,7 +136,8 @@ void TrainingPipeline::Retrieve(TrainingRetrieveCall call, std::function<void(ab
     fits = CheckElements(taken.query_count, view.dim(), has_texts ? "query_texts" : "query_vectors");
   }
   if (fits.ok() && !taken.excluded.empty() && static_cast<int64_t>(taken.excluded.size()) != taken.query_count) {
-    fits = InvalidField("exclusions", absl::StrCat("has ", taken.excluded.size(), " lists for ", taken.query_count, " queries; there must be one a query, or none"));
+    fits = InvalidField("exclusions", absl::StrCat("has ", taken.excluded.size(), " lists for ", taken.query_count,
+                                                   " queries; there must be one a query, or none"));
   }
   if (fits.ok() && taken.filter != nullptr) fits = view.CheckFilter();
   if (!fits.ok()) return state->Finish(std::move(fits));

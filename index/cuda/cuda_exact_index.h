@@ -59,9 +59,9 @@ CudaSearchMemory PlanCudaSearch(int64_t rows, int dim, const CudaSearchOptions& 
 // Thread-safe: as many Search calls run on the device at once as there are lanes, others wait for one.
 class CudaExactIndex : public DeviceExactIndex {
  public:
-  // Uploads all rows. `progress` is asked while it checks itself too, with all rows done. `cpu` is the exact index of the same `vectors`; `codes` those of `vectors`, or null. Errors as ResidentVectors::Create, and
-  // FAILED_PRECONDITION for a dimension that the device has too little shared memory for, or where it does not find what the CPU finds;
-  // INVALID_ARGUMENT for options out of their range. Blocks.
+  // Uploads all rows. `cpu` is the exact index of the same `vectors`; `codes` those of `vectors`, or null. `progress` is asked while it checks itself
+  // too, with all rows done. Errors as ResidentVectors::Create, and FAILED_PRECONDITION for a dimension that the device has too little shared memory
+  // for, or where it does not find what the CPU finds; INVALID_ARGUMENT for options out of their range. Blocks.
   static absl::StatusOr<std::unique_ptr<CudaExactIndex>> Create(SearchDevice device, std::shared_ptr<const VectorFile> vectors,
                                                                 std::shared_ptr<const QuantizedVectors> codes,
                                                                 std::shared_ptr<const PassageIndex> cpu,

@@ -300,7 +300,7 @@ TEST_F(ServerSearchDevice, ThatFailsItsTrialIsLeftByAuto) {
   EXPECT_THAT(std::string(StartError().message()), AllOf(HasSubstr("exact search: device cuda:0 can't be used"), HasSubstr("no kernel image")));
   EXPECT_FALSE(PosixFileSystem().Exists(options.data_directory)) << "nothing was opened";
   options.search_device = "auto";
-  StartServer();
+  ASSERT_NO_FATAL_FAILURE(StartServer());
   EXPECT_THAT(ReasonOf("cpu"), AllOf(HasSubstr("exact search runs here: auto takes the CPU: cuda:0 can't be used"), HasSubstr("no kernel image")));
   EXPECT_EQ(device_.fake->device_bytes(), 0);
   EXPECT_EQ(Metric("loci_store_device_search{store=\"s\"}"), -1);
@@ -313,7 +313,7 @@ TEST_F(ServerSearchDevice, WhatBreaksInItsTrialEncodersDoNotRunOn) {
   fault_ = [](const std::string& call) {
     return call == "Wait" ? absl::UnavailableError("an illegal memory access was encountered") : absl::OkStatus();
   };
-  StartServer();
+  ASSERT_NO_FATAL_FAILURE(StartServer());
   EXPECT_EQ(Health(), 1);
   EXPECT_THAT(ReasonOf("cpu"), AllOf(HasSubstr("encoders: auto takes the CPU: cuda:0 can't be used"), HasSubstr("exact search runs here: auto takes the CPU"),
                                      HasSubstr("illegal memory access")));
