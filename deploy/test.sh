@@ -43,11 +43,12 @@ trim_caches() {
   fi
   for folder in "$cache"/bazel*; do
     [ -d "$folder" ] || continue
+    # Another run may add and remove files meanwhile.
     (
       cd "$folder"
-      find . -type f -printf '%A@ %s %P\n' | sort -rn | awk -v limit="$limit" '(size += $2) > limit { print $3 }' | xargs -r rm -f
-      find . -type f -amin -1500 -exec touch -a -d '26 hours ago' {} +
-    )
+      find . -ignore_readdir_race -type f -printf '%A@ %s %P\n' | sort -rn | awk -v limit="$limit" '(size += $2) > limit { print $3 }' | xargs -r rm -f
+      find . -ignore_readdir_race -type f -amin -1500 -exec touch -c -a -d '26 hours ago' {} +
+    ) || echo "test: $folder could not be trimmed" >&2
   done
 }
 trim_caches

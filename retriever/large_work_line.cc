@@ -1,6 +1,7 @@
 #include "retriever/large_work_line.h"
 
 #include <algorithm>
+#include <array>
 #include <map>
 #include <utility>
 
@@ -9,49 +10,117 @@
 #include "encoder/batcher.h"
 
 namespace loci {
+namespace {
+
+constexpr size_t kKindCount = static_cast<size_t>(LargeWorkKind::kDeviceTraining) + 1;
+// What older work counts against the next of its kind: about ten are remembered.
+constexpr double kDecay = 0.9;
+
+bool IsAlone(LargeWorkKind kind) { return kind != LargeWorkKind::kApproximateSearch; }
+
+}  // namespace
 
 struct LargeWorkLine::State {
-  State(ThreadPool* pool, Clock* clock)
-      : pool(pool), clock(clock), limit(std::max(pool->thread_count() / 2, 1)), backlog(std::make_shared<EncodeBacklog>(limit)) {}
+  State(ThreadPool* pool, Clock* clock) : pool(pool), clock(clock), limit(std::max(pool->thread_count() / 2, 1)) {}
 
   struct Entry {
     Work work;
     bool begun = false;
   };
+  struct Held {
+    Amount left;
+    int64_t turn_us = 0;
+  };
+  // Of late.
+  struct Rate {
+    double elements = 0;
+    double us = 0;
+  };
 
   int64_t Turn(int64_t now_us, int64_t deadline_us) const { return std::min(deadline_us, now_us + kTurnUs); }
-  int64_t OwnMicros(int64_t elements) const { return static_cast<int64_t>(static_cast<double>(elements) * backlog->micros_per_token()); }
+  int64_t OwnMicros(const Amount& amount) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    const Rate& rate = rates[static_cast<size_t>(amount.kind)];
+    return rate.elements == 0 ? 0 : static_cast<int64_t>(static_cast<double>(amount.elements) * rate.us / rate.elements);
+  }
+  int64_t DelayMicros(int64_t turn_us) const ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    int64_t alone_us = 0, shared_us = 0;
+    for (const auto& [id, held] : places) {
+      if (held.turn_us <= turn_us) (IsAlone(held.left.kind) ? alone_us : shared_us) += OwnMicros(held.left);
+    }
+    return alone_us + shared_us / limit;
+  }
+  // The first whose turn it is and that may be done now.
+  std::multimap<int64_t, Entry>::iterator Next() ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    auto next = waiting.begin();
+    while (next != waiting.end() && alone_runs && IsAlone(next->second.work.amount.kind)) ++next;
+    return next;
+  }
 
   ThreadPool* const pool;
   Clock* const clock;
   const int limit;  // Of runners.
-  const std::shared_ptr<EncodeBacklog> backlog;  // In elements.
   Mutex mutex;
+  std::array<Rate, kKindCount> rates ABSL_GUARDED_BY(mutex);
+  std::map<int64_t, Held> places ABSL_GUARDED_BY(mutex);  // By id; as many as are admitted.
+  int64_t last_id ABSL_GUARDED_BY(mutex) = 0;
   std::multimap<int64_t, Entry> waiting ABSL_GUARDED_BY(mutex);  // By turn.
+  bool alone_runs ABSL_GUARDED_BY(mutex) = false;                // Its runner takes the next that is to be alone.
   int runners ABSL_GUARDED_BY(mutex) = 0;                        // Of RunStep, begun or in the pool's queue.
 };
+
+void LargeWorkLine::Place::Release() {
+  const std::shared_ptr<State> state = std::move(state_);
+  if (state == nullptr) return;
+  MutexLock lock(&state->mutex);
+  state->places.erase(id_);
+}
+
+void LargeWorkLine::Place::Leaves(int64_t elements) {
+  if (state_ == nullptr) return;
+  MutexLock lock(&state_->mutex);
+  state_->places[id_].left.elements = elements;
+}
 
 LargeWorkLine::LargeWorkLine(ThreadPool* pool, Clock* clock) : state_(std::make_shared<State>(pool, clock)) {}
 
 LargeWorkLine::~LargeWorkLine() = default;
 
-absl::Status LargeWorkLine::Check(int64_t elements, int64_t deadline_us, int64_t pool_us) const {
-  // As with an encoder's empty queue, one that comes alone is taken, and measured.
-  if (deadline_us == kNoDeadlineMicros || (pool_us == 0 && state_->backlog->tokens() == 0)) return absl::OkStatus();
-  return Batcher::CheckDeadline(pool_us + DelayMicros(deadline_us), state_->OwnMicros(elements), deadline_us - state_->clock->NowMicros());
+absl::Status LargeWorkLine::Check(const Amount& amount, int64_t deadline_us, int64_t pool_us) const {
+  const int64_t now_us = state_->clock->NowMicros();
+  int64_t before_us, own_us;
+  {
+    MutexLock lock(&state_->mutex);
+    // As with an encoder's empty queue, one that comes alone is taken, and measured.
+    if (deadline_us == kNoDeadlineMicros || (pool_us == 0 && state_->places.empty())) return absl::OkStatus();
+    before_us = pool_us + state_->DelayMicros(state_->Turn(now_us, deadline_us));
+    own_us = state_->OwnMicros(amount);
+  }
+  return Batcher::CheckDeadline(before_us, own_us, deadline_us - now_us);
 }
 
 int64_t LargeWorkLine::DelayMicros(int64_t deadline_us) const {
-  const int64_t now_us = state_->clock->NowMicros();
-  return state_->backlog->DelayMicros(now_us, state_->Turn(now_us, deadline_us));
+  const int64_t turn_us = state_->Turn(state_->clock->NowMicros(), deadline_us);
+  MutexLock lock(&state_->mutex);
+  return state_->DelayMicros(turn_us);
 }
 
-LargeWorkLine::Place LargeWorkLine::Take(int64_t elements, int64_t deadline_us) {
-  const int64_t now_us = state_->clock->NowMicros();
-  return EncodeBacklog::Take(state_->backlog, now_us, state_->Turn(now_us, deadline_us), elements);
+LargeWorkLine::Place LargeWorkLine::Take(const Amount& amount, int64_t deadline_us) {
+  const int64_t turn_us = state_->Turn(state_->clock->NowMicros(), deadline_us);
+  Place place;
+  MutexLock lock(&state_->mutex);
+  place.id_ = ++state_->last_id;
+  state_->places[place.id_] = {amount, turn_us};
+  place.state_ = state_;
+  return place;
 }
 
-void LargeWorkLine::Measured(int64_t elements, int64_t took_us) { state_->backlog->Measured(elements, took_us); }
+void LargeWorkLine::Measured(const Amount& amount, int64_t took_us) {
+  if (amount.elements <= 0 || took_us < 0) return;
+  MutexLock lock(&state_->mutex);
+  State::Rate& rate = state_->rates[static_cast<size_t>(amount.kind)];
+  rate.elements = kDecay * rate.elements + static_cast<double>(amount.elements);
+  rate.us = kDecay * rate.us + static_cast<double>(took_us);
+}
 
 void LargeWorkLine::Add(Work work) {
   const int64_t turn_us = state_->Turn(state_->clock->NowMicros(), work.deadline_us);
@@ -75,32 +144,34 @@ void LargeWorkLine::Add(Work work) {
 // One step, then what waited meanwhile for the pool goes first.
 void LargeWorkLine::RunStep(const std::shared_ptr<State>& state) {
   while (true) {
-    int64_t turn_us = 0;
+    int64_t turn_us = 0, own_us = 0;
     State::Entry entry;
-    bool alone = true;
+    bool last = true;
     {
       MutexLock lock(&state->mutex);
-      if (state->waiting.empty()) {
+      const auto next = state->Next();
+      if (next == state->waiting.end()) {  // What is left is for who does one alone.
         --state->runners;
         return;
       }
-      const auto first = state->waiting.begin();
-      turn_us = first->first;
-      entry = std::move(first->second);
-      state->waiting.erase(first);
-      alone = state->waiting.empty();
+      turn_us = next->first;
+      entry = std::move(next->second);
+      state->waiting.erase(next);
+      last = state->waiting.empty();
+      own_us = state->OwnMicros(entry.work.amount);
+      if (IsAlone(entry.work.amount.kind)) state->alone_runs = true;
     }
-    if (!std::exchange(entry.begun, true)) {
-      const int64_t own_us = state->OwnMicros(entry.work.elements);
-      const int64_t left_us = entry.work.deadline_us - state->clock->NowMicros();
-      if (!alone && left_us > 0 && own_us > left_us) {
-        entry.work.refuse(Batcher::CheckDeadline(0, own_us, left_us));
-        continue;
-      }
+    const bool alone = IsAlone(entry.work.amount.kind);
+    bool unfinished = false;
+    const int64_t left_us = entry.work.deadline_us - state->clock->NowMicros();
+    if (!std::exchange(entry.begun, true) && !last && left_us > 0 && own_us > left_us) {
+      entry.work.refuse(Batcher::CheckDeadline(0, own_us, left_us));
+    } else {
+      unfinished = entry.work.step();
     }
-    const bool unfinished = entry.work.step();
     {
       MutexLock lock(&state->mutex);
+      if (alone) state->alone_runs = false;
       if (unfinished) state->waiting.emplace(turn_us, std::move(entry));
       if (state->waiting.empty()) {
         --state->runners;

@@ -1,8 +1,9 @@
-// Large pieces of work on a pool: half its threads do them in steps, the earliest deadline first. What is short waits for a step, not for the whole.
+// Large pieces of work on a pool, done in steps, the earliest deadline first. What is short waits for a step, not for the whole.
 //
-//   LOCI_RETURN_IF_ERROR(line.Check(elements, deadline_us, 0));                        // Refused before anything is done for it.
-//   LargeWorkLine::Place place = line.Take(elements, deadline_us);                     // Counted until it is answered.
-//   line.Add({.elements = elements, .deadline_us = deadline_us, .step = ..., .refuse = ...});
+//   const LargeWorkLine::Amount amount = {.kind = LargeWorkKind::kExactSearch, .elements = queries * rows * dim};
+//   LOCI_RETURN_IF_ERROR(line.Check(amount, deadline_us, 0));            // Refused before anything is done for it.
+//   LargeWorkLine::Place place = line.Take(amount, deadline_us);         // Counted until it is answered.
+//   line.Add({.amount = amount, .deadline_us = deadline_us, .step = ..., .refuse = ...});
 #ifndef LOCI_RETRIEVER_LARGE_WORK_LINE_H_
 #define LOCI_RETRIEVER_LARGE_WORK_LINE_H_
 
@@ -13,22 +14,51 @@
 #include "absl/status/status.h"
 #include "base/clock.h"
 #include "base/thread_pool.h"
-#include "encoder/encode_backlog.h"
 
 namespace loci {
 
-// Work is counted in *elements* of the vectors that are scored with it; what one takes is measured. Deadlines are on Clock::NowMicros's scale.
-// Thread-safe. May die before the pool, once everything that was added has ended.
+// Work of one kind takes about as long an element. All but approximate searches spread over the whole pool by themselves, or wait for one device: of them
+// one step is done at a time. The others share up to half the pool's threads.
+enum class LargeWorkKind { kExactSearch, kFilteredSearch, kApproximateSearch, kDeviceSearch, kTraining, kDoubleTraining, kDeviceTraining };
+
+// How long an element of each kind takes is measured. Deadlines are on Clock::NowMicros's scale. Thread-safe. May die before the pool, once everything that
+// was added has ended.
 class LargeWorkLine {
+  struct State;
+
  public:
-  using Place = EncodeBacklog::Share;
+  struct Amount {
+    LargeWorkKind kind = LargeWorkKind::kExactSearch;
+    int64_t elements = 0;  // Of the vectors that are scored with it.
+  };
+
+  // Of what waits or is done. Movable; given up when it dies, which is to be before who waits for it is answered. Used by one thread at a time.
+  class Place {
+   public:
+    Place() = default;
+    Place(Place&& other) noexcept = default;
+    Place& operator=(Place&& other) noexcept {
+      Release();
+      state_ = std::move(other.state_);
+      id_ = other.id_;
+      return *this;
+    }
+    ~Place() { Release(); }
+    void Release();
+    void Leaves(int64_t elements);  // So much is left of it.
+
+   private:
+    friend class LargeWorkLine;
+    std::shared_ptr<State> state_;  // Null: nothing is held.
+    int64_t id_ = 0;
+  };
 
   struct Work {
-    int64_t elements = 0;
+    Amount amount;  // As Check and Take had it.
     int64_t deadline_us = kNoDeadlineMicros;
     std::function<bool()> step;  // True: there is more to do. Called by one thread at a time, on the pool.
     // Instead of `step`, before the first one: RESOURCE_EXHAUSTED, reason OVERLOADED, where the pool's queue is full, or what was before it has taken so
-    // long that it can't make its deadline. On the pool, or within Add.
+    // long that it can't make its deadline. On the pool, or within somebody's Add.
     std::function<void(absl::Status)> refuse;
   };
 
@@ -43,14 +73,16 @@ class LargeWorkLine {
 
   // RESOURCE_EXHAUSTED, reason OVERLOADED, where what is before it, and `pool_us` of other work, takes it past its deadline. One that comes alone is OK:
   // it is measured.
-  absl::Status Check(int64_t elements, int64_t deadline_us, int64_t pool_us) const;
-  int64_t DelayMicros(int64_t deadline_us) const;  // Until what is before it is done.
-  Place Take(int64_t elements, int64_t deadline_us);
+  absl::Status Check(const Amount& amount, int64_t deadline_us, int64_t pool_us) const;
+  // Until what has a place, and its turn before one with this deadline, is done; 0 where nothing of its kind was measured yet.
+  int64_t DelayMicros(int64_t deadline_us) const;
+  Place Take(const Amount& amount, int64_t deadline_us);
+  // Queues it and returns. May refuse it, and others that came with it, before that.
   void Add(Work work);
-  void Measured(int64_t elements, int64_t took_us);  // Of a thread, where it ended well.
+  // All steps of one that ended well took so long together.
+  void Measured(const Amount& amount, int64_t took_us);
 
  private:
-  struct State;
   static void RunStep(const std::shared_ptr<State>& state);
 
   const std::shared_ptr<State> state_;  // Also of those that are in the pool's queue.

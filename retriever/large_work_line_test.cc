@@ -51,9 +51,9 @@ class LargeWorkLineTest : public ::testing::Test {
     }
   }
   // Work of so many steps, each of which tells `name`.
-  LargeWorkLine::Work Steps(std::string name, int count, int64_t deadline_us, int64_t elements = 1) {
+  LargeWorkLine::Work Steps(std::string name, int count, int64_t deadline_us, int64_t elements = 1, LargeWorkKind kind = LargeWorkKind::kExactSearch) {
     auto left = std::make_shared<int>(count);
-    return {.elements = elements,
+    return {.amount = {.kind = kind, .elements = elements},
             .deadline_us = deadline_us,
             .step =
                 [this, name, left] {
@@ -66,6 +66,7 @@ class LargeWorkLineTest : public ::testing::Test {
                   refused_ = std::move(status);
                 }};
   }
+  static LargeWorkLine::Amount Exact(int64_t elements) { return {.kind = LargeWorkKind::kExactSearch, .elements = elements}; }
   int64_t In(int64_t us) { return clock_.NowMicros() + us; }
 
   FakeClock clock_;
@@ -133,24 +134,30 @@ TEST_F(LargeWorkLineTest, WhatHasBegunGoesOnWhereTheQueueIsFull) {
 }
 
 TEST_F(LargeWorkLineTest, IsRefusedWhereWhatIsBeforeItTakesTooLong) {
-  EXPECT_TRUE(line_.Check(1'000, In(1), 0).ok()) << "nothing was measured, and it comes alone";
-  line_.Measured(1'000, 1'000'000);
-  EXPECT_TRUE(line_.Check(1'000, In(1), 0).ok()) << "it comes alone";
-  EXPECT_FALSE(line_.Check(1'000, In(1'000'000), 1'000).ok());
+  EXPECT_TRUE(line_.Check(Exact(1'000), In(1), 0).ok()) << "nothing was measured, and it comes alone";
+  line_.Measured(Exact(1'000), 1'000'000);
+  EXPECT_TRUE(line_.Check(Exact(1'000), In(1), 0).ok()) << "it comes alone";
+  EXPECT_FALSE(line_.Check(Exact(1'000), In(1'000'000), 1'000).ok());
   {
-    const LargeWorkLine::Place place = line_.Take(2'000, In(1'000'000));
+    LargeWorkLine::Place place = line_.Take(Exact(2'000), In(1'000'000));
     EXPECT_EQ(line_.DelayMicros(In(5'000'000)), 2'000'000);
-    const absl::Status late = line_.Check(1'000, In(4'900'000), 0);  // What is before it counts twice.
+    const absl::Status late = line_.Check(Exact(1'000), In(4'900'000), 0);  // What is before it counts twice.
     EXPECT_EQ(late.code(), absl::StatusCode::kResourceExhausted) << late;
     EXPECT_EQ(GetErrorReason(late)->reason, "OVERLOADED");
-    EXPECT_TRUE(line_.Check(1'000, In(5'000'001), 0).ok());
-    EXPECT_TRUE(line_.Check(1'000, kNoDeadlineMicros, 0).ok());
+    EXPECT_TRUE(line_.Check(Exact(1'000), In(5'000'001), 0).ok());
+    EXPECT_TRUE(line_.Check(Exact(1'000), kNoDeadlineMicros, 0).ok());
+    EXPECT_EQ(line_.DelayMicros(In(999'999)), 0) << "it is due later";
+    place.Leaves(500);
+    EXPECT_EQ(line_.DelayMicros(In(5'000'000)), 500'000);
+    LargeWorkLine::Place moved;
+    moved = std::move(place);
+    EXPECT_EQ(line_.DelayMicros(In(5'000'000)), 500'000);
   }
   EXPECT_EQ(line_.DelayMicros(In(5'000'000)), 0) << "its place was given up";
 }
 
 TEST_F(LargeWorkLineTest, WhatCanNoLongerBeInTimeGivesWay) {
-  line_.Measured(1'000, 1'000'000);
+  line_.Measured(Exact(1'000), 1'000'000);
   line_.Add(Steps("late", 1, In(1'500'000), 1'000));
   line_.Add(Steps("next", 1, kNoDeadlineMicros, 1'000));
   clock_.Advance(600'000);
@@ -159,15 +166,35 @@ TEST_F(LargeWorkLineTest, WhatCanNoLongerBeInTimeGivesWay) {
   EXPECT_EQ(GetErrorReason(refused_)->reason, "OVERLOADED");
 }
 
-TEST(LargeWorkLineThreadsTest, HalfTheThreadsTakeAllOfIt) {
+TEST_F(LargeWorkLineTest, EachKindHasItsOwnPace) {
+  line_.Measured(Exact(1'000), 1'000'000);
+  line_.Measured({LargeWorkKind::kApproximateSearch, 1'000}, 1'000);
+  const LargeWorkLine::Place one = line_.Take({LargeWorkKind::kApproximateSearch, 2'000}, In(1));
+  EXPECT_EQ(line_.DelayMicros(In(1)), 2'000);
+  const LargeWorkLine::Place other = line_.Take({LargeWorkKind::kTraining, 1'000}, In(1));
+  EXPECT_EQ(line_.DelayMicros(In(1)), 2'000) << "nothing of its kind was measured";
+  EXPECT_TRUE(line_.Check({LargeWorkKind::kApproximateSearch, 1'000}, In(5'001), 0).ok());
+  EXPECT_FALSE(line_.Check(Exact(1'000), In(900'000), 0).ok());
+}
+
+TEST_F(LargeWorkLineTest, WhatWaitsTooLongForItsTurnIsBeforeWhatComes) {
+  line_.Measured(Exact(1'000), 1'000'000);
+  const LargeWorkLine::Place never_due = line_.Take(Exact(3'000), kNoDeadlineMicros);
+  EXPECT_EQ(line_.DelayMicros(In(8'000'000)), 0);
+  clock_.Advance(LargeWorkLine::kTurnUs - 1'000'000);
+  EXPECT_EQ(line_.DelayMicros(In(8'000'000)), 3'000'000);
+}
+
+// Of `kCount` that all wait when the first one ends: how many steps were under way at once.
+int MostAtOnce(LargeWorkKind kind) {
+  constexpr int kCount = 10, kSteps = 5;
   ThreadPool pool("test", 4, 1'000);
   auto line = std::make_unique<LargeWorkLine>(&pool, &RealClock());
-  constexpr int kCount = 10, kSteps = 5;
   Mutex mutex;
   CondVar ended;
   int left = kCount, running = 0, most = 0, steps = 0;
   for (int i = 0; i < kCount; ++i) {
-    line->Add({.elements = 1,
+    line->Add({.amount = {kind, 1},
                .step =
                    [&, done = 0]() mutable {
                      {
@@ -188,7 +215,43 @@ TEST(LargeWorkLineThreadsTest, HalfTheThreadsTakeAllOfIt) {
   while (left > 0) ended.Wait(&mutex);
   line.reset();  // What it has in the pool's queue finds nothing to do.
   EXPECT_EQ(steps, kCount * kSteps);
-  EXPECT_LE(most, 2);
+  return most;
+}
+
+TEST(LargeWorkLineThreadsTest, WhatSpreadsByItselfIsDoneAlone) {
+  EXPECT_EQ(MostAtOnce(LargeWorkKind::kExactSearch), 1);
+  EXPECT_EQ(MostAtOnce(LargeWorkKind::kTraining), 1);
+  EXPECT_LE(MostAtOnce(LargeWorkKind::kApproximateSearch), 2) << "half the threads";
+}
+
+TEST_F(LargeWorkLineTest, WhatIsDoneAloneHoldsNoOtherUp) {
+  ThreadPool pool("test", 4, 100);
+  LargeWorkLine line(&pool, &clock_);
+  std::promise<void> begun, approximate, ended;
+  line.Add({.amount = Exact(1),
+            .step =
+                [&] {
+                  begun.set_value();
+                  approximate.get_future().wait();
+                  return false;
+                },
+            .refuse = [](absl::Status status) { ADD_FAILURE() << status; }});
+  begun.get_future().wait();
+  line.Add({.amount = Exact(1),
+            .step =
+                [&] {
+                  ended.set_value();
+                  return false;
+                },
+            .refuse = [](absl::Status status) { ADD_FAILURE() << status; }});
+  line.Add({.amount = {LargeWorkKind::kApproximateSearch, 1},
+            .step =
+                [&] {
+                  approximate.set_value();
+                  return false;
+                },
+            .refuse = [](absl::Status status) { ADD_FAILURE() << status; }});
+  ended.get_future().wait();
 }
 
 }  // namespace

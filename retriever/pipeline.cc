@@ -26,6 +26,7 @@ constexpr size_t kQuickQueries = 16;
 constexpr int64_t kMaxQueriesTogether = 64;
 // Of a large search at once. Where vectors have no 8-bit codes on disk, they are coded once for all of these: 256 take about twice the time of 64.
 constexpr int64_t kPieceQueries = 256;
+static_assert(kMaxQueriesTogether <= kPieceQueries, "what is not large is one piece");
 
 absl::Status BadQuery(size_t index, std::string_view field, const std::string& problem) {
   return InvalidField(absl::StrCat("queries[", index, "].", absl::string_view(field.data(), field.size())), problem);
@@ -34,9 +35,16 @@ absl::Status BadQuery(size_t index, std::string_view field, const std::string& p
 // That a pass over all vectors goes through.
 int64_t ElementCount(const View& view) { return (view.generation().row_count() + view.overlay_row_count()) * view.dim(); }
 
-// What a large search takes, in elements of the vectors that its queries are scored with.
-int64_t LargeWork(const SearchCall& call, const View& view) {
-  return static_cast<int64_t>(call.queries.size()) * std::max<int64_t>(ElementCount(view), 1);
+// Of what a large search scores `query_count` queries with.
+int64_t LargeElements(int64_t query_count, const View& view) { return query_count * std::max<int64_t>(ElementCount(view), 1); }
+LargeWorkLine::Amount LargeAmount(const SearchCall& call, const View& view) {
+  const Generation& generation = view.generation();
+  const bool exact = generation.index().IsExact(call.options, RowMask());
+  const LargeWorkKind kind = call.filter != nullptr                         ? LargeWorkKind::kFilteredSearch
+                             : !exact                                       ? LargeWorkKind::kApproximateSearch
+                             : generation.exact_index().device() != nullptr ? LargeWorkKind::kDeviceSearch
+                                                                            : LargeWorkKind::kExactSearch;
+  return {.kind = kind, .elements = LargeElements(static_cast<int64_t>(call.queries.size()), view)};
 }
 bool IsLarge(const SearchCall& call) { return static_cast<int64_t>(call.queries.size()) > kMaxQueriesTogether; }
 
@@ -65,7 +73,8 @@ struct Pipeline::SearchState {
   EncodeBacklog::Share tokens;
   WorkForecast::Waiting text;
   WorkForecast::Waiting search;
-  LargeWorkLine::Place large;  // Until it is answered.
+  LargeWorkLine::Amount amount;  // Of a large one.
+  LargeWorkLine::Place large;    // Until it is answered.
   // What was searched so far.
   std::optional<FilteredRows> filtered;
   ViewSearchResult found;
@@ -84,7 +93,7 @@ struct Pipeline::SearchState {
 Pipeline::Pipeline(Options options)
     : options_(std::move(options)),
       work_(*options_.metrics),
-      forecast_(options_.pool != nullptr ? options_.pool->thread_count() : 1),
+      forecast_(options_.pool->thread_count()),
       large_line_(options_.large_line != nullptr ? options_.large_line : std::make_shared<LargeWorkLine>(options_.pool, options_.clock)) {
   for (const std::shared_ptr<const Reader>& reader : options_.readers) readers_[reader->name()] = reader;
 }
@@ -233,7 +242,8 @@ absl::Status Pipeline::Reserve(SearchState* state) {
   const int64_t now_us = options_.clock->NowMicros();
   const int64_t deadline_us = call.options.limits.deadline_us();
   if (IsLarge(call)) {
-    LOCI_RETURN_IF_ERROR(large_line_->Check(LargeWork(call, *state->reply.serving_set->view), deadline_us, pool_us));
+    state->amount = LargeAmount(call, *state->reply.serving_set->view);
+    LOCI_RETURN_IF_ERROR(large_line_->Check(state->amount, deadline_us, pool_us));
     pool_us += large_line_->DelayMicros(deadline_us);
   } else if (deadline_us - now_us > Batcher::kPatientUs) {
     pool_us = 0;  // More than it takes, where many are searched together.
@@ -245,7 +255,7 @@ absl::Status Pipeline::Reserve(SearchState* state) {
     LOCI_RETURN_IF_ERROR(Batcher::CheckDeadline(pool_us, 0, deadline_us - now_us));
   }
   if (IsLarge(call)) {
-    state->large = large_line_->Take(LargeWork(call, *state->reply.serving_set->view), deadline_us);
+    state->large = large_line_->Take(state->amount, deadline_us);
   } else {
     state->search = forecast_.AddSearch();
   }
@@ -354,9 +364,10 @@ void Pipeline::QueueSearch(std::shared_ptr<SearchState> state) {
 }
 
 void Pipeline::QueueLarge(std::shared_ptr<SearchState> state) {
-  const int64_t elements = LargeWork(state->call, *state->reply.serving_set->view);
   const int64_t deadline_us = state->call.options.limits.deadline_us();
-  large_line_->Add({.elements = elements,
+  // That of a generation which was loaded for it has no place yet.
+  if (state->amount.elements == 0) state->amount = LargeAmount(state->call, *state->reply.serving_set->view);
+  large_line_->Add({.amount = state->amount,
                     .deadline_us = deadline_us,
                     .step = [this, state] { return RunSearch(state); },
                     .refuse = [this, state](absl::Status status) { GiveUp(state.get(), std::move(status)); }});
@@ -485,7 +496,9 @@ bool Pipeline::RunSearch(const std::shared_ptr<SearchState>& state, const std::f
   SearchReply& reply = state->reply;
   ViewSearchResult& found = state->found;
   const int64_t query_count = static_cast<int64_t>(call.queries.size()), first = static_cast<int64_t>(found.hits.size());
-  if (absl::Status live = first == 0 ? BeginSearch(state.get(), start_us) : absl::OkStatus(); !live.ok()) {
+  if (first > 0) {
+    reply.times.queue_us += start_us - state->phase_start_us;
+  } else if (absl::Status live = BeginSearch(state.get(), start_us); !live.ok()) {
     if (searched) searched();
     GiveUp(state.get(), std::move(live));
     return false;
@@ -518,7 +531,11 @@ bool Pipeline::RunSearch(const std::shared_ptr<SearchState>& state, const std::f
   if (piece->exact && call.filter == nullptr) passes_.Took(count, ElementCount(view), end_us - start_us);
   found.exact = piece->exact && (first == 0 || found.exact);
   std::move(piece->hits.begin(), piece->hits.end(), std::back_inserter(found.hits));
-  if (first + count < query_count) return true;
+  if (const int64_t left = query_count - first - count; left > 0) {
+    state->large.Leaves(LargeElements(left, view));
+    state->phase_start_us = end_us;
+    return true;
+  }
   Conclude(state, std::move(found), state->spent);
   return false;
 }
@@ -540,7 +557,7 @@ void Pipeline::Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewS
   const int64_t end_us = options_.clock->NowMicros();
   const int64_t took_us = times.work_us + end_us - fetch_start_us;
   if (IsLarge(call)) {
-    large_line_->Measured(LargeWork(call, *reply.serving_set->view), took_us);
+    large_line_->Measured(state->amount, took_us);
   } else {
     forecast_.SearchTook(took_us);
   }

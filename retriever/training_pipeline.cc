@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <iterator>
+#include <optional>
 #include <span>
+#include <type_traits>
 #include <utility>
+#include <variant>
 
 #include "absl/strings/str_cat.h"
 #include "base/error.h"
@@ -34,14 +37,20 @@ absl::Status CheckElements(int64_t query_count, int64_t dim, const char* field) 
   return InvalidField(field, absl::StrCat("have ", query_count, " rows of ", dim, " numbers; the limit is ", kMaxTrainingQueryElements, " numbers at once"));
 }
 
-// What a Retrieve takes, in elements that are scored. Scanning all passages for log Z, and for the mean vector too, takes about so many times what finding
-// the head does, and float64 so many times float32; where it is otherwise, that is measured with the rest.
-int64_t ElementCount(const TrainingRetrieveCall& call, const View& view) {
-  constexpr int64_t kScan = 2, kMean = 2, kDouble = 6;
+// What `query_count` queries take, in elements that are scored. Scanning all passages for log Z, and for the mean vector too, takes about so many times
+// what finding the head does; where it is otherwise, that is measured with the rest.
+int64_t ElementCount(int64_t query_count, const TrainingRetrieveCall& call, const View& view) {
+  constexpr int64_t kScan = 2, kMean = 2;
   const bool mean = call.options.estimator != Estimator::kTopK;
   const int64_t passes = 1 + (mean || call.options.measure_head_mass ? kScan : 0) + (mean ? kMean : 0);
-  const int64_t width = std::holds_alternative<std::vector<double>>(call.queries) ? kDouble : 1;
-  return call.query_count * std::max<int64_t>(view.passage_count() * view.dim(), 1) * passes * width;
+  return query_count * std::max<int64_t>(view.passage_count() * view.dim(), 1) * passes;
+}
+
+LargeWorkLine::Amount AmountOf(const TrainingRetrieveCall& call, const View& view) {
+  const bool doubles = std::holds_alternative<std::vector<double>>(call.queries);
+  const bool on_device = view.generation().exact_index().device() != nullptr && call.options.estimator != Estimator::kExactZTail;
+  const LargeWorkKind kind = doubles ? LargeWorkKind::kDoubleTraining : on_device ? LargeWorkKind::kDeviceTraining : LargeWorkKind::kTraining;
+  return {.kind = kind, .elements = ElementCount(call.query_count, call, view)};
 }
 
 }  // namespace
@@ -54,6 +63,7 @@ struct TrainingPipeline::RetrieveState {
   TrainingRetrieveReply reply;
   int64_t start_us = 0;
   int64_t phase_start_us = 0;  // When what is waited for was queued.
+  LargeWorkLine::Amount amount;
   LargeWorkLine::Place place;  // Until it is answered.
   // What was retrieved so far.
   bool begun = false;
@@ -141,10 +151,12 @@ void TrainingPipeline::Retrieve(TrainingRetrieveCall call, std::function<void(ab
   }
   if (fits.ok() && taken.filter != nullptr) fits = view.CheckFilter();
   if (!fits.ok()) return state->Finish(std::move(fits));
-  const int64_t elements = ElementCount(taken, view);
   const int64_t deadline_us = taken.options.search.limits.deadline_us();
-  if (absl::Status reached = large_line_->Check(elements, deadline_us, 0); !reached.ok()) return state->Finish(std::move(reached));
-  state->place = large_line_->Take(elements, deadline_us);
+  state->amount = AmountOf(taken, view);
+  absl::Status reached = taken.options.search.limits.Check(state->start_us);
+  if (reached.ok()) reached = large_line_->Check(state->amount, deadline_us, 0);
+  if (!reached.ok()) return state->Finish(std::move(reached));
+  state->place = large_line_->Take(state->amount, deadline_us);
   if (!has_texts) return Queue(std::move(state));
   Submit([this, state] { Encode(state); }, [state](absl::Status status) { state->Finish(std::move(status)); });
 }
@@ -177,12 +189,10 @@ void TrainingPipeline::Encode(std::shared_ptr<RetrieveState> state) {
 }
 
 void TrainingPipeline::Queue(std::shared_ptr<RetrieveState> state) {
-  const int64_t elements = ElementCount(state->call, *state->use.serving_set().view);
-  const int64_t deadline_us = state->call.options.search.limits.deadline_us();
-  large_line_->Add({.elements = elements,
-                            .deadline_us = deadline_us,
-                            .step = [this, state] { return RunPiece(state); },
-                            .refuse = [state](absl::Status status) { state->Finish(std::move(status)); }});
+  large_line_->Add({.amount = state->amount,
+                    .deadline_us = state->call.options.search.limits.deadline_us(),
+                    .step = [this, state] { return RunPiece(state); },
+                    .refuse = [state](absl::Status status) { state->Finish(std::move(status)); }});
 }
 
 bool TrainingPipeline::RunPiece(const std::shared_ptr<RetrieveState>& state) {
@@ -190,17 +200,20 @@ bool TrainingPipeline::RunPiece(const std::shared_ptr<RetrieveState>& state) {
   TrainingRetrieveReply& reply = state->reply;
   const int64_t start_us = options_.clock->NowMicros();
   absl::Status status = call.options.search.limits.Check(start_us);
-  if (!std::exchange(state->begun, true)) {
-    reply.times.queue_us += start_us - state->phase_start_us;
-    if (status.ok()) status = Filter(*state);
-  }
+  reply.times.queue_us += start_us - state->phase_start_us;
+  if (status.ok() && !std::exchange(state->begun, true)) status = Filter(*state);
   if (status.ok()) status = RetrievePiece(*state);
-  const bool whole = static_cast<int64_t>(state->retrieval->results.size()) == call.query_count;
+  const int64_t left = call.query_count - static_cast<int64_t>(state->retrieval->results.size());
+  const bool whole = left == 0;
   if (status.ok() && whole) status = Conclude(*state);
   const int64_t end_us = options_.clock->NowMicros();
   state->work_us += end_us - start_us;
-  if (status.ok() && !whole) return true;
-  if (status.ok()) large_line_->Measured(ElementCount(call, *state->use.serving_set().view), state->work_us);
+  if (status.ok() && !whole) {
+    state->place.Leaves(ElementCount(left, call, *state->use.serving_set().view));
+    state->phase_start_us = end_us;
+    return true;
+  }
+  if (status.ok()) large_line_->Measured(state->amount, state->work_us);
   reply.times.total_us = end_us - state->start_us;
   state->Finish(std::move(status));
   return false;

@@ -279,17 +279,26 @@ TEST_F(TrainingPipelineTest, IsRefusedWhereItCanNotMakeItsDeadline) {
   pipeline_ = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{
       .manager = manager_.get(), .sessions = sessions_.get(), .pool = &work_pool_, .large_line = line, .clock = &clock_});
   constexpr int64_t kHourUs = 3'600'000'000;
-  line->Measured(1, kHourUs);
+  line->Measured({LargeWorkKind::kDoubleTraining, 1}, kHourUs);
+  line->Measured({LargeWorkKind::kTraining, 1}, kHourUs);
   TrainingRetrieveCall call = CallOf(OpenId(), 1);
   call.options.search.limits = RequestLimits(clock_.NowMicros() + kHourUs);
   {
-    const LargeWorkLine::Place before = line->Take(1'000, clock_.NowMicros());
+    const LargeWorkLine::Place before = line->Take({LargeWorkKind::kTraining, 1'000}, clock_.NowMicros());
     for (const bool texts : {false, true}) {
       if (texts) call.queries = std::vector<std::string>{"the red fox"};
       const absl::Status refused = Retrieve(call).status();
       EXPECT_TRUE(absl::IsResourceExhausted(refused)) << refused;
       EXPECT_EQ(ReasonOf(refused), "OVERLOADED");
     }
+  }
+  {
+    const LargeWorkLine::Place before = line->Take({LargeWorkKind::kTraining, 1'000}, clock_.NowMicros());
+    TrainingRetrieveCall late = call;
+    late.options.search.limits = RequestLimits(clock_.NowMicros() - 1);
+    EXPECT_TRUE(absl::IsDeadlineExceeded(Retrieve(late).status())) << "it is late whatever is before it";
+    late.options.search.limits.Cancel();
+    EXPECT_TRUE(absl::IsCancelled(Retrieve(late).status()));
   }
   EXPECT_TRUE(Retrieve(call).ok()) << "it comes alone";
   EXPECT_LT(line->DelayMicros(kNoDeadlineMicros), 1) << "its place is given up";

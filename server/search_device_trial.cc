@@ -4,7 +4,9 @@
 #include <unistd.h>
 
 #include <bit>
+#include <cerrno>
 #include <cstdint>
+#include <cstring>
 #include <memory>
 #include <random>
 #include <string>
@@ -38,7 +40,7 @@ void FillWithNoise(std::mt19937_64& random, std::vector<float>* values) {
 // In memory that has no name, and is gone with the last who holds it.
 absl::StatusOr<std::shared_ptr<const VectorFile>> MakeUpVectors(int64_t rows, ElementType type) {
   const int fd = memfd_create("loci-search-trial", MFD_CLOEXEC);
-  if (fd < 0) return absl::InternalError("no memory can be had for made-up vectors");
+  if (fd < 0) return absl::InternalError(absl::StrCat("no memory can be had for made-up vectors: ", std::strerror(errno)));
   const std::string path = absl::StrCat("/proc/self/fd/", fd);
   const auto make = [&]() -> absl::StatusOr<std::shared_ptr<const VectorFile>> {
     FileSystem& fs = PosixFileSystem();

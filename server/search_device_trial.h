@@ -10,7 +10,7 @@ namespace loci {
 // Places made-up vectors of each type that vectors are stored in, searches them on the device, and compares hits and scores, bit for bit, with the CPU's
 // exact index. Frees what it took. OK where they are the same, and, with a warning in the log, where the device has no room for them now: that says nothing
 // of it, and each index checks itself once it is placed. FAILED_PRECONDITION where they differ or the device answers nothing; UNAVAILABLE where it failed,
-// for good; else as ExactPlacer::Place. Blocks for as long as some thousand rows take.
+// for good; else as ExactPlacer::Place. Blocks for as long as the fewest rows that the device is for (65,536 by default) take, of three types.
 absl::Status TrySearchDevice(ExactPlacer& placer);
 
 }  // namespace loci

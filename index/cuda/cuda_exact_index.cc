@@ -163,12 +163,11 @@ absl::StatusOr<std::unique_ptr<CudaExactIndex>> CudaExactIndex::Create(
     LOCI_RETURN_IF_ERROR(lane.status());
     index->lanes_.push_back(*std::move(lane));
   }
-  if (options.self_check) {
-    LOCI_RETURN_IF_ERROR(
-        index->CheckItself([&] { return progress == nullptr ? absl::OkStatus() : progress(index->row_count()); }));
-  }
+  const auto go_on = [&] { return progress == nullptr ? absl::OkStatus() : progress(index->row_count()); };
+  if (options.self_check) LOCI_RETURN_IF_ERROR(index->CheckItself(go_on));
   index->device_bytes_ = index->resident_->plan().device_bytes() + options.limits.working_bytes;
   index->pinned_bytes_ = memory.pinned_bytes;
+  LOCI_RETURN_IF_ERROR(go_on());
   LOCI_RETURN_IF_ERROR(index->MakeSoftmax());
   MutexLock lock(&index->mutex_);
   for (const std::unique_ptr<Lane>& lane : index->lanes_) index->free_lanes_.push_back(lane.get());

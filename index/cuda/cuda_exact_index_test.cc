@@ -394,7 +394,6 @@ TEST(CudaExactIndex, AsksForNoMoreSharedMemoryThanThereIs) {
   EXPECT_THAT(std::string(refused.status().message()), HasSubstr("shared memory"));
 }
 
-// Finds the wrong row.
 TEST(CudaExactIndex, IsNotMadeOnADeviceThatFindsOtherHits) {
   const int dim = 24;
   std::vector<float> rows = NormalValues(300 * dim, 32);
@@ -472,7 +471,7 @@ TEST(CudaExactIndex, ItsCheckTakesNoThreadOfTheCpusIndexAndEndsWhenItIsToldTo) {
     EXPECT_EQ(device.fake->live_handles(), 0);
     EXPECT_TRUE(device.device.health->Check().ok());
   }
-  EXPECT_EQ(last, 1 + 3 + 3) << "the upload's last piece, three pieces that are scored, three searches";
+  EXPECT_EQ(last, 1 + 3 + 3 + 1) << "the upload's last piece, three pieces that are scored, three searches, log Z";
 }
 
 TEST(CudaExactIndex, SaysWhatMemoryItWouldTakeBeforeItTakesAny) {

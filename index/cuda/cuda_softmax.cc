@@ -34,14 +34,15 @@ int64_t TilesOf(int64_t rows) { return (rows + kSoftmaxTileRows - 1) / kSoftmaxT
 
 // Parts of the grid that there is memory for.
 int64_t HeldParts(int64_t rows, int64_t dim, const CudaSoftmaxOptions& options) {
-  const int64_t held = options.part_bytes / (options.max_queries * (dim * 4 + 12));
+  const int64_t held = options.part_bytes / (std::max<int64_t>(options.max_queries, 1) * (dim * 4 + 12));
   return std::max<int64_t>(std::min(TilesOf(rows), held), 1);
 }
 
 // Tiles of a pass that there is room for, in which its queries skip rows: one query's always fit.
 int64_t HeldSkips(int64_t rows, const CudaSoftmaxOptions& options) {
   const int64_t tiles = TilesOf(rows);
-  return std::max(tiles, options.max_queries * std::min<int64_t>(tiles, options.skipped_tiles));
+  const int64_t wanted = std::max(tiles, options.max_queries * std::min<int64_t>(tiles, options.skipped_tiles));
+  return std::min<int64_t>(wanted, std::numeric_limits<int32_t>::max());  // Places in the list are 32 bits wide; the tiles of the most rows fit.
 }
 
 // Device memory of a pass, and what of it the host has too.
@@ -160,7 +161,7 @@ absl::Status CudaSoftmax::CheckItself() const {
   const int64_t row_count = vectors_->rows();
   const int dim = vectors_->dim();
   if (row_count == 0) return absl::OkStatus();
-  // All rows, or such as lie in all columns of tiles all over the file, and its end.
+  // All rows, or such as lie in many columns of tiles all over the file, and its whole last tile.
   std::vector<int64_t> rows;
   const int64_t step = std::max<int64_t>(row_count / kCheckedRows, 1);
   for (int64_t i = 0; i * step + i % step < row_count; ++i) rows.push_back(i * step + i % step);
@@ -339,6 +340,7 @@ absl::Status CudaSoftmax::RunPass(MatrixView<const float> queries, const Pass& p
   const float scale = static_cast<float>(kLog2E / options.temperature);
   float* const weighted = options.mean ? reinterpret_cast<float*>(memory + layout.weighted) : nullptr;
   const bool measures = options.max_length && pass.first == 0;
+  const int sum_dim = options.mean ? dim : 0;
   const cuda::SoftmaxArgs<void> args = {
       .rows = resident_->rows(),
       .queries = reinterpret_cast<const float*>(memory + layout.queries),
@@ -361,9 +363,9 @@ absl::Status CudaSoftmax::RunPass(MatrixView<const float> queries, const Pass& p
                                         .out = reinterpret_cast<double*>(memory + layout.results),
                                         .scale = scale,
                                         .parts = parts_,
-                                        .dim = dim};
+                                        .dim = sum_dim};
   LOCI_RETURN_IF_ERROR(device_.kernels->SoftmaxMerge(merge, static_cast<int>(pass.count), stream));
-  const int64_t stride = 2 + dim;
+  const int64_t stride = 2 + sum_dim;
   LOCI_RETURN_IF_ERROR(to_host(layout.results, pass.count * stride * 8));
   if (measures) LOCI_RETURN_IF_ERROR(to_host(layout.squared_lengths, int64_t{parts_} * 4));
   LOCI_RETURN_IF_ERROR(runtime.Record(lane_->event.get(), stream));

@@ -33,6 +33,10 @@ def outcome(call: Any) -> tuple[str, float]:
     return code, time.monotonic() - begin
 
 
+def counts(outcomes: list[tuple[str, float]]) -> str:
+    return ", ".join(f"{n} {code}" for code, n in collections.Counter(code for code, _ in outcomes).items())
+
+
 def measure(options: argparse.Namespace, client: ReflectionClient, address: str) -> None:
     client.ingest({"store": "s", "encoder_fingerprint": client.call("AdminService.GetServerInfo").encoders[0].fingerprint},
                   vector_batches(client, options.rows, words=8), timeout=600)
@@ -62,8 +66,7 @@ def measure(options: argparse.Namespace, client: ReflectionClient, address: str)
         searches.append(outcome(lambda: small(len(searches))))
         time.sleep(options.pause_ms / 1e3)
     seconds = time.monotonic() - begin
-    counts = lambda results: ", ".join(f"{n} {code}" for code, n in collections.Counter(code for code, _ in results).items())
-    latencies = [1e3 * taken for _, taken in searches]
+    latencies = [1e3 * taken for _, taken in searches] or [float("nan")]
     print(f"{options.count} of {options.queries} queries over {options.rows} rows ({options.kind}): {counts(outcomes)} within {seconds:.1f} s\n"
           f"small searches beside them: {counts(searches)}; median {statistics.median(latencies):.0f} ms, longest {max(latencies):.0f} ms", flush=True)
 
