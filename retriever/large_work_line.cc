@@ -4,6 +4,7 @@
 #include <array>
 #include <map>
 #include <utility>
+#include <vector>
 
 #include "base/error.h"
 #include "base/mutex.h"
@@ -13,7 +14,7 @@ namespace loci {
 namespace {
 
 constexpr size_t kKindCount = static_cast<size_t>(LargeWorkKind::kDeviceTraining) + 1;
-// What older work counts against the next of its kind: about ten are remembered.
+// What an older step counts against the next of its kind: about ten are remembered.
 constexpr double kDecay = 0.9;
 
 bool IsAlone(LargeWorkKind kind) { return kind != LargeWorkKind::kApproximateSearch; }
@@ -54,6 +55,29 @@ struct LargeWorkLine::State {
     auto next = waiting.begin();
     while (next != waiting.end() && alone_runs && IsAlone(next->second.work.amount.kind)) ++next;
     return next;
+  }
+
+  // Takes out those that have not begun and can't be done in time after those before them; with the time they were seen to take.
+  std::vector<std::pair<Entry, absl::Status>> TakeHopeless(int64_t now_us) ABSL_EXCLUSIVE_LOCKS_REQUIRED(mutex) {
+    std::vector<std::pair<Entry, absl::Status>> hopeless;
+    int64_t before_us = 0;
+    for (auto each = waiting.begin(); each != waiting.end();) {
+      Entry& entry = each->second;
+      if (entry.begun) {
+        ++each;
+        continue;
+      }
+      const int64_t own_us = OwnMicros(entry.work.amount);
+      const int64_t left_us = entry.work.deadline_us - now_us;
+      if (own_us > 0 && left_us > 0 && before_us + own_us > left_us) {
+        hopeless.emplace_back(std::move(entry), Batcher::CheckDeadline(before_us, own_us, left_us));
+        each = waiting.erase(each);
+        continue;
+      }
+      before_us += IsAlone(entry.work.amount.kind) ? own_us : own_us / limit;
+      ++each;
+    }
+    return hopeless;
   }
 
   ThreadPool* const pool;
@@ -114,11 +138,19 @@ LargeWorkLine::Place LargeWorkLine::Take(const Amount& amount, int64_t deadline_
   return place;
 }
 
-void LargeWorkLine::Measured(const Amount& amount, int64_t took_us) {
-  if (amount.elements <= 0 || took_us < 0) return;
+int64_t LargeWorkLine::StepElements(LargeWorkKind kind) const {
   MutexLock lock(&state_->mutex);
-  State::Rate& rate = state_->rates[static_cast<size_t>(amount.kind)];
-  rate.elements = kDecay * rate.elements + static_cast<double>(amount.elements);
+  const State::Rate& rate = state_->rates[static_cast<size_t>(kind)];
+  constexpr double kMost = 1e18;
+  if (rate.elements == 0) return 0;
+  return static_cast<int64_t>(std::min(kStepUs * rate.elements / std::max(rate.us, 1.0), kMost));
+}
+
+void LargeWorkLine::Measured(const Amount& step, int64_t took_us) {
+  if (step.elements <= 0 || took_us < 0) return;
+  MutexLock lock(&state_->mutex);
+  State::Rate& rate = state_->rates[static_cast<size_t>(step.kind)];
+  rate.elements = kDecay * rate.elements + static_cast<double>(step.elements);
   rate.us = kDecay * rate.us + static_cast<double>(took_us);
 }
 
@@ -144,11 +176,14 @@ void LargeWorkLine::Add(Work work) {
 // One step, then what waited meanwhile for the pool goes first.
 void LargeWorkLine::RunStep(const std::shared_ptr<State>& state) {
   while (true) {
-    int64_t turn_us = 0, own_us = 0;
+    const int64_t now_us = state->clock->NowMicros();
+    int64_t turn_us = 0;
     State::Entry entry;
-    bool last = true;
+    std::vector<std::pair<State::Entry, absl::Status>> hopeless;
     {
       MutexLock lock(&state->mutex);
+      // One that is there alone is done as far as it goes, and measured.
+      if (state->waiting.size() > 1) hopeless = state->TakeHopeless(now_us);
       const auto next = state->Next();
       if (next == state->waiting.end()) {  // What is left is for who does one alone.
         --state->runners;
@@ -157,18 +192,12 @@ void LargeWorkLine::RunStep(const std::shared_ptr<State>& state) {
       turn_us = next->first;
       entry = std::move(next->second);
       state->waiting.erase(next);
-      last = state->waiting.empty();
-      own_us = state->OwnMicros(entry.work.amount);
       if (IsAlone(entry.work.amount.kind)) state->alone_runs = true;
     }
+    for (auto& [each, why] : hopeless) each.work.refuse(std::move(why));
     const bool alone = IsAlone(entry.work.amount.kind);
-    bool unfinished = false;
-    const int64_t left_us = entry.work.deadline_us - state->clock->NowMicros();
-    if (!std::exchange(entry.begun, true) && !last && left_us > 0 && own_us > left_us) {
-      entry.work.refuse(Batcher::CheckDeadline(0, own_us, left_us));
-    } else {
-      unfinished = entry.work.step();
-    }
+    entry.begun = true;
+    const bool unfinished = entry.work.step();
     {
       MutexLock lock(&state->mutex);
       if (alone) state->alone_runs = false;

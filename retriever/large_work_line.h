@@ -57,13 +57,15 @@ class LargeWorkLine {
     Amount amount;  // As Check and Take had it.
     int64_t deadline_us = kNoDeadlineMicros;
     std::function<bool()> step;  // True: there is more to do. Called by one thread at a time, on the pool.
-    // Instead of `step`, before the first one: RESOURCE_EXHAUSTED, reason OVERLOADED, where the pool's queue is full, or what was before it has taken so
-    // long that it can't make its deadline. On the pool, or within somebody's Add.
+    // Instead of `step`, before the first one: RESOURCE_EXHAUSTED, reason OVERLOADED, where the pool's queue is full, or it can't make its deadline with
+    // what is before it by what is known by then. On the pool, or within somebody's Add.
     std::function<void(absl::Status)> refuse;
   };
 
   // What has no deadline, or one further away than this, is in its turn as if it had this one: it is not passed by for ever.
   static constexpr int64_t kTurnUs = 60'000'000;
+  // A step is to be over in about so long: others wait for it.
+  static constexpr int64_t kStepUs = 50'000;
 
   // `pool` and `clock` are borrowed.
   LargeWorkLine(ThreadPool* pool, Clock* clock);
@@ -79,8 +81,10 @@ class LargeWorkLine {
   Place Take(const Amount& amount, int64_t deadline_us);
   // Queues it and returns. May refuse it, and others that came with it, before that.
   void Add(Work work);
-  // All steps of one that ended well took so long together.
-  void Measured(const Amount& amount, int64_t took_us);
+  // A step that did so much took so long.
+  void Measured(const Amount& step, int64_t took_us);
+  // What a step of this kind is over with in about kStepUs; 0 where nothing of it was measured yet.
+  int64_t StepElements(LargeWorkKind kind) const;
 
  private:
   static void RunStep(const std::shared_ptr<State>& state);

@@ -185,6 +185,31 @@ TEST_F(LargeWorkLineTest, WhatWaitsTooLongForItsTurnIsBeforeWhatComes) {
   EXPECT_EQ(line_.DelayMicros(In(8'000'000)), 3'000'000);
 }
 
+TEST_F(LargeWorkLineTest, StepsAreAsLongAsOthersCanWait) {
+  EXPECT_EQ(line_.StepElements(LargeWorkKind::kTraining), 0) << "nothing was measured";
+  line_.Measured({LargeWorkKind::kTraining, 1'000}, 10 * LargeWorkLine::kStepUs);
+  EXPECT_EQ(line_.StepElements(LargeWorkKind::kTraining), 100);
+  EXPECT_EQ(line_.StepElements(LargeWorkKind::kDoubleTraining), 0);
+  line_.Measured({LargeWorkKind::kDeviceTraining, 1'000}, 0);
+  EXPECT_GT(line_.StepElements(LargeWorkKind::kDeviceTraining), 1'000);
+}
+
+TEST_F(LargeWorkLineTest, OnceThePaceIsKnownThoseThatAreHopelessAreRefused) {
+  for (const char* const name : {"one", "two", "three", "four"}) {
+    LargeWorkLine::Work work = Steps(name, 1, In(2'500'000), 1'000);
+    work.step = [this, step = work.step] {
+      line_.Measured(Exact(1'000), 1'000'000);
+      clock_.Advance(1'000'000);
+      return step();
+    };
+    line_.Add(std::move(work));
+  }
+  Finish();
+  // A second is over, and another one fits; of the rest none does.
+  EXPECT_THAT(told_, ElementsAre("one", "no three", "no four", "two"));
+  EXPECT_EQ(GetErrorReason(refused_)->reason, "OVERLOADED");
+}
+
 // Of `kCount` that all wait when the first one ends: how many steps were under way at once.
 int MostAtOnce(LargeWorkKind kind) {
   constexpr int kCount = 10, kSteps = 5;

@@ -24,9 +24,9 @@ constexpr size_t kQuickQueries = 16;
 
 // Queries that are searched together at most. More are hardly cheaper, and none of them is answered, or given up, before all are searched.
 constexpr int64_t kMaxQueriesTogether = 64;
-// Of a large search at once. Where vectors have no 8-bit codes on disk, they are coded once for all of these: 256 take about twice the time of 64.
+// Of a large search at once, where that many are over in LargeWorkLine::kStepUs. Where vectors have no 8-bit codes on disk, they are coded once for all of
+// these: 256 take about twice the time of 64.
 constexpr int64_t kPieceQueries = 256;
-static_assert(kMaxQueriesTogether <= kPieceQueries, "what is not large is one piece");
 
 absl::Status BadQuery(size_t index, std::string_view field, const std::string& problem) {
   return InvalidField(absl::StrCat("queries[", index, "].", absl::string_view(field.data(), field.size())), problem);
@@ -517,7 +517,11 @@ bool Pipeline::RunSearch(const std::shared_ptr<SearchState>& state, const std::f
     reply.times.filter_us = filter_end_us - start_us;
     reply.match_count = state->filtered->match_count;
   }
-  const int64_t count = std::min(query_count - first, kPieceQueries);
+  int64_t count = query_count - first;
+  if (IsLarge(call)) {
+    const int64_t step_queries = large_line_->StepElements(state->amount.kind) / LargeElements(1, view);
+    count = std::min(count, std::clamp(step_queries, kMaxQueriesTogether, kPieceQueries));
+  }
   const MatrixView<const float> queries{state->query_vectors.data() + first * view.dim(), count, view.dim()};
   absl::StatusOr<ViewSearchResult> piece = view.Search(queries, call.options, state->filtered.has_value() ? &*state->filtered : nullptr);
   const int64_t end_us = options_.clock->NowMicros();
@@ -528,6 +532,7 @@ bool Pipeline::RunSearch(const std::shared_ptr<SearchState>& state, const std::f
     Conclude(state, piece.status(), state->spent);
     return false;
   }
+  if (IsLarge(call)) large_line_->Measured({state->amount.kind, LargeElements(count, view)}, end_us - start_us);
   if (piece->exact && call.filter == nullptr) passes_.Took(count, ElementCount(view), end_us - start_us);
   found.exact = piece->exact && (first == 0 || found.exact);
   std::move(piece->hits.begin(), piece->hits.end(), std::back_inserter(found.hits));
@@ -556,11 +561,7 @@ void Pipeline::Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewS
   }
   const int64_t end_us = options_.clock->NowMicros();
   const int64_t took_us = times.work_us + end_us - fetch_start_us;
-  if (IsLarge(call)) {
-    large_line_->Measured(state->amount, took_us);
-  } else {
-    forecast_.SearchTook(took_us);
-  }
+  if (!IsLarge(call)) forecast_.SearchTook(took_us);
   reply.times.fetch_us = end_us - fetch_start_us;
   reply.times.total_us = end_us - state->start_us;
   const bool measurable = !found->exact && call.filter == nullptr;

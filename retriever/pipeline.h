@@ -107,7 +107,7 @@ struct AnswerReply {
 //
 // Searches that score every vector, of one view and with the same options, have one place in the pool's queue and are searched in one pass, up to 64
 // queries at once; where a device searches them, one pass at a time, so that who waits for the device holds no thread. How many wait in that place is
-// bounded by who admits requests, and by nothing here. A *large* search, of more queries than that, is searched in pieces of up to 256, in the line of
+// bounded by who admits requests, and by nothing here. A *large* search, of more queries than that, is searched in pieces of 64 to 256, in the line of
 // large work (retriever/large_work_line.h). Deadlines and cancellation are looked at before tokenizing, before encoding and before searching; a request
 // that can't make its deadline, with the work that was admitted before it, is refused before any is done for it (see Batcher::Reserve). Free of gRPC.
 // Thread-safe.

@@ -483,7 +483,7 @@ class LargeSearchesTest : public SearchesTogetherTest {
   void SetUp() override {
     SearchesTogetherTest::SetUp();
     vector_ = VectorOf("query");
-    clock_.SetTick(30'000);
+    clock_.SetTick(1'000'000);
     auto measured = Ask(Large(RequestLimits()));
     Release();
     ASSERT_TRUE(measured.get().ok());

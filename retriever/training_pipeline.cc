@@ -69,7 +69,6 @@ struct TrainingPipeline::RetrieveState {
   bool begun = false;
   std::optional<FilteredRows> filtered;
   std::shared_ptr<TrainingRetrieval> retrieval = std::make_shared<TrainingRetrieval>();
-  int64_t work_us = 0;
 
   void Finish(absl::Status status) {
     place.Release();
@@ -207,13 +206,11 @@ bool TrainingPipeline::RunPiece(const std::shared_ptr<RetrieveState>& state) {
   const bool whole = left == 0;
   if (status.ok() && whole) status = Conclude(*state);
   const int64_t end_us = options_.clock->NowMicros();
-  state->work_us += end_us - start_us;
   if (status.ok() && !whole) {
     state->place.Leaves(ElementCount(left, call, *state->use.serving_set().view));
     state->phase_start_us = end_us;
     return true;
   }
-  if (status.ok()) large_line_->Measured(state->amount, state->work_us);
   reply.times.total_us = end_us - state->start_us;
   state->Finish(std::move(status));
   return false;
@@ -234,7 +231,10 @@ absl::Status TrainingPipeline::RetrievePiece(RetrieveState& state) const {
   std::vector<TrainingResult>& results = state.retrieval->results;
   const int64_t start_us = options_.clock->NowMicros();
   const int64_t first = static_cast<int64_t>(results.size());
-  int64_t count = std::min(kPieceQueries, call.query_count - first);
+  // So few in float32 take hardly longer than one does.
+  const int64_t least = state.amount.kind == LargeWorkKind::kDoubleTraining ? 1 : 8;
+  const int64_t most = std::clamp(large_line_->StepElements(state.amount.kind) / ElementCount(1, call, view), least, kPieceQueries);
+  int64_t count = std::min(most, call.query_count - first);
   if (call.options.estimator == Estimator::kExactZTail) {
     const int64_t block_count = view.passage_count() / kMassBlockRows + 1;
     count = std::min(count, std::max<int64_t>(options_.max_block_masses / block_count, 1));
@@ -251,7 +251,9 @@ absl::Status TrainingPipeline::RetrievePiece(RetrieveState& state) const {
   const auto* const doubles = std::get_if<std::vector<double>>(&call.queries);
   LOCI_ASSIGN_OR_RETURN(std::vector<TrainingResult> piece, doubles != nullptr ? retrieve(*doubles) : retrieve(std::get<std::vector<float>>(call.queries)));
   std::move(piece.begin(), piece.end(), std::back_inserter(results));
-  state.reply.times.search_us += options_.clock->NowMicros() - start_us;
+  const int64_t took_us = options_.clock->NowMicros() - start_us;
+  state.reply.times.search_us += took_us;
+  large_line_->Measured({state.amount.kind, ElementCount(count, call, view)}, took_us);
   return absl::OkStatus();
 }
 
