@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Sets up, builds everything and runs every test; then, under their sanitizers, the tests tagged `tsan` and `asan`, and clang's lock
 # analysis over what is tagged `tsan` or `thread_safety`. The last line is `N passed, N failed`, in test cases; a test that does not
-# build counts as failed. Exits 0 only if something passed and nothing failed.
+# build counts as failed. Exits 0 only if something passed and nothing failed. What was compiled is kept in the user's cache folder, at most
+# LOCI_TEST_CACHE_GIB (6) GiB of each step.
 #
 # usage: deploy/test.sh [--quick] [TARGET ...]      --quick leaves the sanitizers and clang out; targets default to //...
 set -euo pipefail
@@ -14,7 +15,7 @@ targets=()
 for arg in "$@"; do
   case $arg in
     --quick) quick=1 ;;
-    -h|--help) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 0 ;;
+    -h|--help) sed -n '2,7s/^# \{0,1\}//p' "$0"; exit 0 ;;
     -*) echo "test: unknown argument '$arg'" >&2; exit 2 ;;
     *) targets+=("$arg") ;;
   esac
@@ -31,13 +32,13 @@ finish() {
 }
 trap finish EXIT
 
-# Bazel's disk caches have no limit of their own: of each, what was read longest ago goes until LOCI_TEST_CACHE_GIB are left (4: everything once is less
-# than half of that); on a disk with little room, all of it. Then what was read of late counts as read yesterday: where a disk is mounted with
-# relatime, as most are, only the first reading in a day shows.
+# Bazel's disk caches have no limit of their own: of each, what was read longest ago goes until LOCI_TEST_CACHE_GIB are left (6; everything once is 1.3, and
+# .7, 3.9 and .3 of the other steps, and as much again lies in Bazel's output folder); on a disk with little room, all of it. Then what was read of
+# late counts as read yesterday: where a disk is mounted with relatime, as most are, only the first reading in a day shows.
 trim_caches() {
-  local limit=$((${LOCI_TEST_CACHE_GIB:-4} << 30)) free folder
+  local limit=$((${LOCI_TEST_CACHE_GIB:-6} << 30)) free folder
   free=$(($(df --output=avail -B1 "$cache" | tail -n 1)))
-  if [ "$free" -lt $((12 << 30)) ]; then
+  if [ "$free" -lt $((14 << 30)) ]; then
     echo "test: the disk of $cache has $((free >> 30)) GiB left: what was built before goes" >&2
     limit=0
   fi

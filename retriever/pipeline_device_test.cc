@@ -66,18 +66,21 @@ TEST_F(PipelineDeviceTest, WhoWaitsForADeviceHoldsNoThreadAndSharesThePass) {
   };
   for (int round = 0; round < 2; ++round) {
     const int before = device->searches;
-    device->gate.Lock();
     std::vector<std::future<absl::StatusOr<SearchReply>>> replies;
-    replies.push_back(ask());
-    while (device->searches == before) std::this_thread::yield();
-    for (int i = 0; i < 7; ++i) replies.push_back(ask());
-    // What came before in the queue has had its turn: the other thread is free for what is not a search.
-    const auto free = std::make_shared<std::promise<void>>();
-    ASSERT_TRUE(pool.TrySubmit([free] { free->set_value(); }));
-    const bool is_free = free->get_future().wait_for(std::chrono::seconds(20)) == std::future_status::ready;
-    EXPECT_TRUE(is_free) << "threads wait for the device";
-    const int during = device->searches;
-    device->gate.Unlock();
+    bool is_free = false;
+    int during = 0;
+    {
+      MutexLock lock(&device->gate);
+      replies.push_back(ask());
+      while (device->searches == before) std::this_thread::yield();
+      for (int i = 0; i < 7; ++i) replies.push_back(ask());
+      // What came before in the queue has had its turn: the other thread is free for what is not a search.
+      const auto free = std::make_shared<std::promise<void>>();
+      ASSERT_TRUE(pool.TrySubmit([free] { free->set_value(); }));
+      is_free = free->get_future().wait_for(std::chrono::seconds(20)) == std::future_status::ready;
+      EXPECT_TRUE(is_free) << "threads wait for the device";
+      during = device->searches;
+    }
     for (auto& reply : replies) {
       const auto got = reply.get();
       ASSERT_TRUE(got.ok()) << got.status();

@@ -2,6 +2,9 @@
 
   LOCI_SERVER_BINARY=bazel-bin/server/loci_server PYTHONPATH=tests/integration python3 tests/load/beside_large.py --kind train
 
+In the repository's folder, with the server built and the model that deploy/setup.sh fetches ($LOCI_MODEL_DIR names another); python3 is one that has
+grpcio, as ~/.cache/loci/python-test/bin/python is.
+
 Sends --count large requests at once and, until the last of them is answered, one small search after another. Prints what became of each kind, how long
 the large ones took in all, and the small searches' median and longest latency as the client saw them.
 """
