@@ -274,6 +274,29 @@ TEST_F(TrainingPipelineTest, OthersHaveTheirTurnBetweenPieces) {
   EXPECT_THAT(order, testing::ElementsAre("between", "answered"));
 }
 
+TEST_F(TrainingPipelineTest, PiecesOfWhatTakesLongAreSmall) {
+  ThreadPool one("one", 1, 64);
+  const auto line = std::make_shared<LargeWorkLine>(&one, &clock_);
+  line->Measured({LargeWorkKind::kDoubleTraining, 1}, LargeWorkLine::kStepUs);
+  pipeline_ = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{
+      .manager = manager_.get(), .sessions = sessions_.get(), .pool = &one, .large_line = line, .clock = &clock_});
+  TrainingRetrieveCall call = CallOf(OpenId(), 1);
+  call.query_count = 2;
+  call.queries = std::vector<double>(static_cast<size_t>(2 * kDim), 0.5);
+  std::promise<void> gate, answered;
+  ASSERT_TRUE(one.TrySubmit([open = gate.get_future().share()] { open.wait(); }));
+  int turns = -1, others = 0;  // On the pool's one thread.
+  pipeline_->Retrieve(std::move(call), [&](const absl::StatusOr<TrainingRetrieveReply>& reply) {
+    EXPECT_TRUE(reply.ok()) << reply.status();
+    turns = others;
+    answered.set_value();
+  });
+  ASSERT_TRUE(one.TrySubmit([&others] { ++others; }));
+  gate.set_value();
+  answered.get_future().wait();
+  EXPECT_EQ(turns, 1) << "between the two";
+}
+
 TEST_F(TrainingPipelineTest, IsRefusedWhereItCanNotMakeItsDeadline) {
   const auto line = std::make_shared<LargeWorkLine>(&work_pool_, &clock_);
   pipeline_ = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{
