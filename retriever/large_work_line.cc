@@ -180,21 +180,24 @@ void LargeWorkLine::RunStep(const std::shared_ptr<State>& state) {
     int64_t turn_us = 0;
     State::Entry entry;
     std::vector<std::pair<State::Entry, absl::Status>> hopeless;
+    bool found = false;
     {
       MutexLock lock(&state->mutex);
       // One that is there alone is done as far as it goes, and measured.
       if (state->waiting.size() > 1) hopeless = state->TakeHopeless(now_us);
       const auto next = state->Next();
-      if (next == state->waiting.end()) {  // What is left is for who does one alone.
+      found = next != state->waiting.end();
+      if (found) {
+        turn_us = next->first;
+        entry = std::move(next->second);
+        state->waiting.erase(next);
+        if (IsAlone(entry.work.amount.kind)) state->alone_runs = true;
+      } else {  // What is left is for who does one alone.
         --state->runners;
-        return;
       }
-      turn_us = next->first;
-      entry = std::move(next->second);
-      state->waiting.erase(next);
-      if (IsAlone(entry.work.amount.kind)) state->alone_runs = true;
     }
     for (auto& [each, why] : hopeless) each.work.refuse(std::move(why));
+    if (!found) return;
     const bool alone = IsAlone(entry.work.amount.kind);
     entry.begun = true;
     const bool unfinished = entry.work.step();

@@ -210,6 +210,18 @@ TEST_F(LargeWorkLineTest, OnceThePaceIsKnownThoseThatAreHopelessAreRefused) {
   EXPECT_EQ(GetErrorReason(refused_)->reason, "OVERLOADED");
 }
 
+TEST_F(LargeWorkLineTest, WhereAllAreHopelessAllAreTold) {
+  line_.Measured(Exact(1'000), 1'000'000);
+  line_.Add(Steps("one", 1, In(1'500'000), 1'000));
+  line_.Add(Steps("two", 1, In(1'600'000), 1'000));
+  clock_.Advance(1'000'000);
+  Finish();
+  EXPECT_THAT(told_, ElementsAre("no one", "no two"));
+  line_.Add(Steps("three", 1, kNoDeadlineMicros, 1'000));
+  Finish();
+  EXPECT_EQ(told_.back(), "three");
+}
+
 // Of `kCount` that all wait when the first one ends: how many steps were under way at once.
 int MostAtOnce(LargeWorkKind kind) {
   constexpr int kCount = 10, kSteps = 5;
