@@ -48,7 +48,9 @@ def measure(options: argparse.Namespace, client: ReflectionClient, address: str)
     queries = [{"vector": {"rows": 1, "cols": DIM, "type": float32, "data": vector}} for vector in vectors]
     if options.kind == "train":
         session = client.call("TrainingService.OpenSession", store="s").session_id
-        matrix = {"rows": len(vectors), "cols": DIM, "type": float32, "data": b"".join(vectors)}
+        numbers = struct.unpack(f"<{len(vectors) * DIM}f", b"".join(vectors))
+        element, kind = ("d", "VECTOR_TYPE_FLOAT64") if options.float64 else ("f", "VECTOR_TYPE_FLOAT32")
+        matrix = {"rows": len(vectors), "cols": DIM, "type": client.value("VectorType", kind), "data": struct.pack(f"<{len(numbers)}{element}", *numbers)}
         large = ("TrainingService.Retrieve", {"session_id": session, "query_vectors": matrix, "top_k": 8})
     else:
         large = ("RetrievalService.Search", {"store": "s", "queries": queries, "top_k": 8})
@@ -77,6 +79,7 @@ def measure(options: argparse.Namespace, client: ReflectionClient, address: str)
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kind", choices=["train", "search"], default="train")
+    parser.add_argument("--float64", action="store_true", help="a training job's queries; several times the work")
     parser.add_argument("--count", type=int, default=16, help="of large requests")
     parser.add_argument("--queries", type=int, default=256, help="of each")
     parser.add_argument("--rows", type=int, default=60_000)
