@@ -1,9 +1,12 @@
-// Large pieces of work on a pool, done in steps, the earliest deadline first. What is short waits for a step, not for the whole.
+// Large pieces of work on a pool, done in steps, one step at a time, the earliest deadline first. What is short waits for a step, not for the whole.
 //
-//   const LargeWorkLine::Amount amount = {.kind = LargeWorkKind::kExactSearch, .elements = queries * rows * dim};
+//   const LargeWorkLine::Amount amount = {.kind = LargeWorkKind::kExactSearch, .queries = 1000, .query_elements = rows * dim};
 //   LOCI_RETURN_IF_ERROR(line.Check(amount, deadline_us, 0));            // Refused before anything is done for it.
 //   LargeWorkLine::Place place = line.Take(amount, deadline_us);         // Counted until it is answered.
 //   line.Add({.amount = amount, .deadline_us = deadline_us, .step = ..., .refuse = ...});
+//
+// A step may spread over all threads of the pool, as exact, approximate and training's scans do: two at once would be no faster, and whoever
+// came meanwhile would wait for both.
 #ifndef LOCI_RETRIEVER_LARGE_WORK_LINE_H_
 #define LOCI_RETRIEVER_LARGE_WORK_LINE_H_
 
@@ -17,19 +20,27 @@
 
 namespace loci {
 
-// Work of one kind takes about as long an element. All but approximate searches spread over the whole pool by themselves, or wait for one device: of them
-// one step is done at a time. The others share up to half the pool's threads.
-enum class LargeWorkKind { kExactSearch, kFilteredSearch, kApproximateSearch, kDeviceSearch, kTraining, kDoubleTraining, kDeviceTraining };
+enum class LargeWorkKind {
+  kExactSearch,
+  kFilteredSearch,
+  kApproximateSearch,
+  kDeviceSearch,
+  kTraining,
+  kFilteredTraining,
+  kDoubleTraining,
+  kDeviceTraining,
+};
 
-// How long an element of each kind takes is measured. Deadlines are on Clock::NowMicros's scale. Thread-safe. May die before the pool, once everything that
-// was added has ended.
+// How long an element takes is measured, for each kind and each power of two of a query's elements, and forgotten after kTurnUs. Deadlines are on
+// Clock::NowMicros's scale. Thread-safe. May die before the pool, once everything that was added has ended.
 class LargeWorkLine {
   struct State;
 
  public:
   struct Amount {
     LargeWorkKind kind = LargeWorkKind::kExactSearch;
-    int64_t elements = 0;  // Of the vectors that are scored with it.
+    int64_t queries = 0;
+    int64_t query_elements = 1;  // Of the vectors that one query is scored with; 1 or more.
   };
 
   // Of what waits or is done. Movable; given up when it dies, which is to be before who waits for it is answered. Used by one thread at a time.
@@ -45,7 +56,7 @@ class LargeWorkLine {
     }
     ~Place() { Release(); }
     void Release();
-    void Leaves(int64_t elements);  // So much is left of it.
+    void Leaves(int64_t queries);  // So many are left of it.
 
    private:
     friend class LargeWorkLine;
@@ -58,7 +69,7 @@ class LargeWorkLine {
     int64_t deadline_us = kNoDeadlineMicros;
     std::function<bool()> step;  // True: there is more to do. Called by one thread at a time, on the pool.
     // Instead of `step`, before the first one: RESOURCE_EXHAUSTED, reason OVERLOADED, where the pool's queue is full, or it can't make its deadline with
-    // what is before it by what is known by then. On the pool, or within somebody's Add.
+    // what is before it by what is known by then. On the pool, or within Add.
     std::function<void(absl::Status)> refuse;
   };
 
@@ -76,20 +87,21 @@ class LargeWorkLine {
   // RESOURCE_EXHAUSTED, reason OVERLOADED, where what is before it, and `pool_us` of other work, takes it past its deadline. One that comes alone is OK:
   // it is measured.
   absl::Status Check(const Amount& amount, int64_t deadline_us, int64_t pool_us) const;
-  // Until what has a place, and its turn before one with this deadline, is done; 0 where nothing of its kind was measured yet.
+  // Until what has a place, and its turn before one with this deadline, is done, as far as the like was measured.
   int64_t DelayMicros(int64_t deadline_us) const;
   Place Take(const Amount& amount, int64_t deadline_us);
-  // Queues it and returns. May refuse it, and others that came with it, before that.
+  // Queues it and returns, or refuses it.
   void Add(Work work);
-  // A step that did so much took so long.
+  // A step that did so much took so long; or was given up after so long, which tells something where it is more than was thought.
   void Measured(const Amount& step, int64_t took_us);
-  // What a step of this kind is over with in about kStepUs; 0 where nothing of it was measured yet.
-  int64_t StepElements(LargeWorkKind kind) const;
+  void MeasuredAtLeast(const Amount& step, int64_t took_us);
+  // How many queries like these a step is over with in about kStepUs; 0 where none was measured of late.
+  int64_t StepQueries(const Amount& amount) const;
 
  private:
   static void RunStep(const std::shared_ptr<State>& state);
 
-  const std::shared_ptr<State> state_;  // Also of those that are in the pool's queue.
+  const std::shared_ptr<State> state_;  // Also of who is in the pool's queue.
 };
 
 }  // namespace loci

@@ -53,7 +53,7 @@ class LargeWorkLineTest : public ::testing::Test {
   // Work of so many steps, each of which tells `name`.
   LargeWorkLine::Work Steps(std::string name, int count, int64_t deadline_us, int64_t elements = 1, LargeWorkKind kind = LargeWorkKind::kExactSearch) {
     auto left = std::make_shared<int>(count);
-    return {.amount = {.kind = kind, .elements = elements},
+    return {.amount = {.kind = kind, .queries = elements},
             .deadline_us = deadline_us,
             .step =
                 [this, name, left] {
@@ -66,7 +66,7 @@ class LargeWorkLineTest : public ::testing::Test {
                   refused_ = std::move(status);
                 }};
   }
-  static LargeWorkLine::Amount Exact(int64_t elements) { return {.kind = LargeWorkKind::kExactSearch, .elements = elements}; }
+  static LargeWorkLine::Amount Exact(int64_t elements) { return {.kind = LargeWorkKind::kExactSearch, .queries = elements}; }
   int64_t In(int64_t us) { return clock_.NowMicros() + us; }
 
   FakeClock clock_;
@@ -186,12 +186,53 @@ TEST_F(LargeWorkLineTest, WhatWaitsTooLongForItsTurnIsBeforeWhatComes) {
 }
 
 TEST_F(LargeWorkLineTest, StepsAreAsLongAsOthersCanWait) {
-  EXPECT_EQ(line_.StepElements(LargeWorkKind::kTraining), 0) << "nothing was measured";
-  line_.Measured({LargeWorkKind::kTraining, 1'000}, 10 * LargeWorkLine::kStepUs);
-  EXPECT_EQ(line_.StepElements(LargeWorkKind::kTraining), 100);
-  EXPECT_EQ(line_.StepElements(LargeWorkKind::kDoubleTraining), 0);
-  line_.Measured({LargeWorkKind::kDeviceTraining, 1'000}, 0);
-  EXPECT_GT(line_.StepElements(LargeWorkKind::kDeviceTraining), 1'000);
+  const LargeWorkLine::Amount small = {LargeWorkKind::kTraining, 1'000, 8};
+  EXPECT_EQ(line_.StepQueries(small), 0) << "nothing was measured";
+  line_.Measured(small, 10 * LargeWorkLine::kStepUs);
+  EXPECT_EQ(line_.StepQueries(small), 100);
+  EXPECT_EQ(line_.StepQueries({LargeWorkKind::kTraining, 1, 10}), 80) << "about as large";
+  EXPECT_EQ(line_.StepQueries({LargeWorkKind::kTraining, 1, 1'000}), 0) << "what is small tells nothing of it";
+  EXPECT_EQ(line_.StepQueries({LargeWorkKind::kDoubleTraining, 1, 8}), 0);
+  line_.Measured({LargeWorkKind::kDeviceTraining, 1'000, 8}, 0);
+  EXPECT_GT(line_.StepQueries({LargeWorkKind::kDeviceTraining, 1, 8}), 1'000);
+}
+
+TEST_F(LargeWorkLineTest, APaceThatWasMeasuredLongAgoKeepsNobodyOut) {
+  line_.Measured(Exact(1), 1'000'000'000);
+  const LargeWorkLine::Place other = line_.Take({LargeWorkKind::kTraining, 1, 1}, In(1));
+  EXPECT_FALSE(line_.Check(Exact(1), In(10'000'000), 0).ok());
+  clock_.Advance(LargeWorkLine::kTurnUs + 1);
+  EXPECT_TRUE(line_.Check(Exact(1), In(10'000'000), 0).ok());
+  EXPECT_EQ(line_.StepQueries(Exact(1)), 0);
+  line_.Measured(Exact(1), 1'000);
+  EXPECT_EQ(line_.StepQueries(Exact(1)), 50) << "what is old does not count any more";
+}
+
+TEST_F(LargeWorkLineTest, WhatWasGivenUpTellsWhatItTookAtLeast) {
+  line_.MeasuredAtLeast(Exact(1), LargeWorkLine::kStepUs);
+  EXPECT_EQ(line_.StepQueries(Exact(1)), 0) << "it ended soon: that tells nothing";
+  line_.MeasuredAtLeast(Exact(1), 1'000'000);
+  const LargeWorkLine::Place place = line_.Take(Exact(1), In(1));
+  EXPECT_EQ(line_.DelayMicros(In(1)), 1'000'000);
+  line_.MeasuredAtLeast(Exact(1), 900'000);
+  EXPECT_EQ(line_.DelayMicros(In(1)), 1'000'000) << "more was known already";
+}
+
+TEST_F(LargeWorkLineTest, EstimatesOfWhatIsHugeAreBounded) {
+  line_.Measured({LargeWorkKind::kExactSearch, 1, int64_t{1} << 60}, 1'000'000);
+  line_.Measured(Exact(1), 1'000'000);
+  const LargeWorkLine::Place place = line_.Take(Exact(INT64_MAX), In(1));
+  EXPECT_GT(line_.DelayMicros(In(1)), 0);
+  EXPECT_FALSE(line_.Check(Exact(1), In(1'000'000'000), 0).ok());
+}
+
+TEST_F(LargeWorkLineTest, WhatIsLateAlreadyTakesNoTimeOfOthers) {
+  line_.Measured(Exact(1'000), 1'000'000);
+  line_.Add(Steps("late", 1, In(500'000), 10'000));
+  line_.Add(Steps("next", 1, In(2'500'000), 1'000));
+  clock_.Advance(1'000'000);
+  Finish();
+  EXPECT_THAT(told_, ElementsAre("late", "next")) << "a step says that it is late";
 }
 
 TEST_F(LargeWorkLineTest, OnceThePaceIsKnownThoseThatAreHopelessAreRefused) {
@@ -222,16 +263,15 @@ TEST_F(LargeWorkLineTest, WhereAllAreHopelessAllAreTold) {
   EXPECT_EQ(told_.back(), "three");
 }
 
-// Of `kCount` that all wait when the first one ends: how many steps were under way at once.
-int MostAtOnce(LargeWorkKind kind) {
-  constexpr int kCount = 10, kSteps = 5;
+TEST(LargeWorkLineThreadsTest, OneStepIsDoneAtATime) {
   ThreadPool pool("test", 4, 1'000);
   auto line = std::make_unique<LargeWorkLine>(&pool, &RealClock());
+  constexpr int kCount = 10, kSteps = 5;
   Mutex mutex;
   CondVar ended;
   int left = kCount, running = 0, most = 0, steps = 0;
   for (int i = 0; i < kCount; ++i) {
-    line->Add({.amount = {kind, 1},
+    line->Add({.amount = {LargeWorkKind::kExactSearch, 1},
                .step =
                    [&, done = 0]() mutable {
                      {
@@ -252,43 +292,7 @@ int MostAtOnce(LargeWorkKind kind) {
   while (left > 0) ended.Wait(&mutex);
   line.reset();  // What it has in the pool's queue finds nothing to do.
   EXPECT_EQ(steps, kCount * kSteps);
-  return most;
-}
-
-TEST(LargeWorkLineThreadsTest, WhatSpreadsByItselfIsDoneAlone) {
-  EXPECT_EQ(MostAtOnce(LargeWorkKind::kExactSearch), 1);
-  EXPECT_EQ(MostAtOnce(LargeWorkKind::kTraining), 1);
-  EXPECT_LE(MostAtOnce(LargeWorkKind::kApproximateSearch), 2) << "half the threads";
-}
-
-TEST_F(LargeWorkLineTest, WhatIsDoneAloneHoldsNoOtherUp) {
-  ThreadPool pool("test", 4, 100);
-  LargeWorkLine line(&pool, &clock_);
-  std::promise<void> begun, approximate, ended;
-  line.Add({.amount = Exact(1),
-            .step =
-                [&] {
-                  begun.set_value();
-                  approximate.get_future().wait();
-                  return false;
-                },
-            .refuse = [](absl::Status status) { ADD_FAILURE() << status; }});
-  begun.get_future().wait();
-  line.Add({.amount = Exact(1),
-            .step =
-                [&] {
-                  ended.set_value();
-                  return false;
-                },
-            .refuse = [](absl::Status status) { ADD_FAILURE() << status; }});
-  line.Add({.amount = {LargeWorkKind::kApproximateSearch, 1},
-            .step =
-                [&] {
-                  approximate.set_value();
-                  return false;
-                },
-            .refuse = [](absl::Status status) { ADD_FAILURE() << status; }});
-  ended.get_future().wait();
+  EXPECT_EQ(most, 1);
 }
 
 }  // namespace

@@ -27,6 +27,8 @@ constexpr int64_t kMaxQueriesTogether = 64;
 // Of a large search at once, where that many are over in LargeWorkLine::kStepUs. Where vectors have no 8-bit codes on disk, they are coded once for all of
 // these: 256 take about twice the time of 64.
 constexpr int64_t kPieceQueries = 256;
+// So many at least of one that is searched query by query.
+constexpr int64_t kFewQueries = 8;
 
 absl::Status BadQuery(size_t index, std::string_view field, const std::string& problem) {
   return InvalidField(absl::StrCat("queries[", index, "].", absl::string_view(field.data(), field.size())), problem);
@@ -35,16 +37,18 @@ absl::Status BadQuery(size_t index, std::string_view field, const std::string& p
 // That a pass over all vectors goes through.
 int64_t ElementCount(const View& view) { return (view.generation().row_count() + view.overlay_row_count()) * view.dim(); }
 
-// Of what a large search scores `query_count` queries with.
-int64_t LargeElements(int64_t query_count, const View& view) { return query_count * std::max<int64_t>(ElementCount(view), 1); }
-LargeWorkLine::Amount LargeAmount(const SearchCall& call, const View& view) {
+// `query_count` queries of a large search, as it is searched now. `filtered`: null before the filter was evaluated.
+LargeWorkLine::Amount LargeAmount(const SearchCall& call, int64_t query_count, const View& view, const FilteredRows* filtered) {
   const Generation& generation = view.generation();
-  const bool exact = generation.index().IsExact(call.options, RowMask());
-  const LargeWorkKind kind = call.filter != nullptr                         ? LargeWorkKind::kFilteredSearch
-                             : !exact                                       ? LargeWorkKind::kApproximateSearch
-                             : generation.exact_index().device() != nullptr ? LargeWorkKind::kDeviceSearch
-                                                                            : LargeWorkKind::kExactSearch;
-  return {.kind = kind, .elements = LargeElements(static_cast<int64_t>(call.queries.size()), view)};
+  const LargeWorkKind kind = call.filter != nullptr                                   ? LargeWorkKind::kFilteredSearch
+                             : !generation.index().IsExact(call.options, RowMask())   ? LargeWorkKind::kApproximateSearch
+                             : generation.exact_index().device() != nullptr           ? LargeWorkKind::kDeviceSearch
+                                                                                      : LargeWorkKind::kExactSearch;
+  const int64_t elements = filtered == nullptr ? ElementCount(view) : filtered->match_count * view.dim();
+  return {.kind = kind, .queries = query_count, .query_elements = std::max<int64_t>(elements, 1)};
+}
+LargeWorkLine::Amount LargeAmount(const SearchCall& call, const View& view) {
+  return LargeAmount(call, static_cast<int64_t>(call.queries.size()), view, nullptr);
 }
 bool IsLarge(const SearchCall& call) { return static_cast<int64_t>(call.queries.size()) > kMaxQueriesTogether; }
 
@@ -365,8 +369,10 @@ void Pipeline::QueueSearch(std::shared_ptr<SearchState> state) {
 
 void Pipeline::QueueLarge(std::shared_ptr<SearchState> state) {
   const int64_t deadline_us = state->call.options.limits.deadline_us();
-  // That of a generation which was loaded for it has no place yet.
-  if (state->amount.elements == 0) state->amount = LargeAmount(state->call, *state->reply.serving_set->view);
+  if (state->amount.queries == 0) {  // That of a generation which was loaded for it has no place yet.
+    state->amount = LargeAmount(state->call, *state->reply.serving_set->view);
+    state->large = large_line_->Take(state->amount, deadline_us);
+  }
   large_line_->Add({.amount = state->amount,
                     .deadline_us = deadline_us,
                     .step = [this, state] { return RunSearch(state); },
@@ -517,31 +523,37 @@ bool Pipeline::RunSearch(const std::shared_ptr<SearchState>& state, const std::f
     reply.times.filter_us = filter_end_us - start_us;
     reply.match_count = state->filtered->match_count;
   }
-  int64_t count = query_count - first;
+  const FilteredRows* const filtered = state->filtered.has_value() ? &*state->filtered : nullptr;
+  LargeWorkLine::Amount step = LargeAmount(call, query_count - first, view, filtered);
   if (IsLarge(call)) {
-    const int64_t step_queries = large_line_->StepElements(state->amount.kind) / LargeElements(1, view);
-    count = std::min(count, std::clamp(step_queries, kMaxQueriesTogether, kPieceQueries));
+    const bool in_passes = step.kind == LargeWorkKind::kExactSearch || step.kind == LargeWorkKind::kDeviceSearch;
+    const int64_t most = std::clamp(large_line_->StepQueries(step), in_passes ? kMaxQueriesTogether : kFewQueries, kPieceQueries);
+    step.queries = std::min(step.queries, most);
   }
+  const int64_t count = step.queries;
   const MatrixView<const float> queries{state->query_vectors.data() + first * view.dim(), count, view.dim()};
-  absl::StatusOr<ViewSearchResult> piece = view.Search(queries, call.options, state->filtered.has_value() ? &*state->filtered : nullptr);
+  absl::StatusOr<ViewSearchResult> piece = view.Search(queries, call.options, filtered);
   const int64_t end_us = options_.clock->NowMicros();
   if (searched) searched();
   state->spent.search_us += end_us - filter_end_us;
   state->spent.work_us += end_us - start_us;
   if (!piece.ok()) {
+    if (IsLarge(call) && absl::IsDeadlineExceeded(piece.status())) large_line_->MeasuredAtLeast(step, end_us - filter_end_us);
     Conclude(state, piece.status(), state->spent);
     return false;
   }
-  if (IsLarge(call)) large_line_->Measured({state->amount.kind, LargeElements(count, view)}, end_us - start_us);
+  if (IsLarge(call)) large_line_->Measured(step, end_us - filter_end_us);
   if (piece->exact && call.filter == nullptr) passes_.Took(count, ElementCount(view), end_us - start_us);
   found.exact = piece->exact && (first == 0 || found.exact);
   std::move(piece->hits.begin(), piece->hits.end(), std::back_inserter(found.hits));
   if (const int64_t left = query_count - first - count; left > 0) {
-    state->large.Leaves(LargeElements(left, view));
+    state->large.Leaves(left);
     state->phase_start_us = end_us;
     return true;
   }
-  Conclude(state, std::move(found), state->spent);
+  const auto conclude = [this, state] { Conclude(state, std::move(state->found), state->spent); };
+  // The next large one need not wait for the passages of this one.
+  if (!IsLarge(call) || !options_.pool->TrySubmit(conclude)) conclude();
   return false;
 }
 
@@ -564,12 +576,13 @@ void Pipeline::Conclude(std::shared_ptr<SearchState> state, absl::StatusOr<ViewS
   if (!IsLarge(call)) forecast_.SearchTook(took_us);
   reply.times.fetch_us = end_us - fetch_start_us;
   reply.times.total_us = end_us - state->start_us;
+  LiveRecall* const live_recall = options_.live_recall;  // This may be gone after the answer.
   const bool measurable = !found->exact && call.filter == nullptr;
   const std::shared_ptr<const ServingSet> searched = measurable ? reply.serving_set : nullptr;
   state->finish(absl::OkStatus());
-  if (options_.live_recall == nullptr || searched == nullptr) return;
+  if (live_recall == nullptr || searched == nullptr) return;
   const MatrixView<const float> queries{state->query_vectors.data(), static_cast<int64_t>(call.queries.size()), searched->view->dim()};
-  options_.live_recall->Offer(searched, queries, call.options);
+  live_recall->Offer(searched, queries, call.options);
 }
 
 absl::Status Pipeline::Fetch(ViewSearchResult& found, const SearchCall& call, SearchReply* reply) const {

@@ -90,12 +90,13 @@ absl::StatusOr<std::vector<std::vector<ViewHit>>> FindHead(const View& view, Mat
   for (int64_t q = 0; q < queries.rows; ++q) {
     const int64_t own = excluded.empty() ? 0 : static_cast<int64_t>(excluded[q].size());
     if (options.estimator == Estimator::kFull && top_k < total - own) {
-      return FieldError("top_k", absl::StrCat("top_k is ", top_k, ", the estimator FULL needs all ", total - own, " passages that query ", q,
+      return FieldError("top_k", absl::StrCat("top_k is ", top_k, ", the estimator FULL needs all ", total - own, " passages that query ",
+                                           options.first_query + q,
                                            " can draw"));
     }
     if (top_k + own > kMaxTopK && total > kMaxTopK) {
       return FieldError("exclusions",
-                     absl::StrCat("top_k ", top_k, " and ", own, " exclusions of query ", q, " are more than ", kMaxTopK));
+                     absl::StrCat("top_k ", top_k, " and ", own, " exclusions of query ", options.first_query + q, " are more than ", kMaxTopK));
     }
     // Rounded up, so that there are few sizes to search for.
     const int64_t room = own == 0 ? 0 : static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(own)));
@@ -242,7 +243,7 @@ absl::StatusOr<std::vector<TrainingResult>> Retrieve(const View& view, MatrixVie
     const int64_t count = queries.rows * queries.cols;
     for (int64_t i = 0; i < count; ++i) {  // What float32 can't hold has no defined conversion.
       if (std::abs(queries.data[i]) <= std::numeric_limits<float>::max()) continue;
-      return FieldError("query_vectors", absl::StrCat("query_vectors has ", queries.data[i], " in row ", i / dim, ", column ", i % dim,
+      return FieldError("query_vectors", absl::StrCat("query_vectors has ", queries.data[i], " in row ", options.first_query + i / dim, ", column ", i % dim,
                                                    "; vectors must be finite in float32"));
     }
     rounded.assign(queries.data, queries.data + count);
@@ -252,7 +253,7 @@ absl::StatusOr<std::vector<TrainingResult>> Retrieve(const View& view, MatrixVie
   }
   for (int64_t q = 0; q < queries.rows; ++q) {
     if (absl::Status valid = CheckVector(float_queries.row(q), dim); !valid.ok()) {
-      return FieldError("query_vectors", absl::StrCat("query_vectors, row ", q, ": ", valid.message()));
+      return FieldError("query_vectors", absl::StrCat("query_vectors, row ", options.first_query + q, ": ", valid.message()));
     }
   }
 

@@ -37,20 +37,19 @@ absl::Status CheckElements(int64_t query_count, int64_t dim, const char* field) 
   return InvalidField(field, absl::StrCat("have ", query_count, " rows of ", dim, " numbers; the limit is ", kMaxTrainingQueryElements, " numbers at once"));
 }
 
-// What `query_count` queries take, in elements that are scored. Scanning all passages for log Z, and for the mean vector too, takes about so many times
-// what finding the head does; where it is otherwise, that is measured with the rest.
-int64_t ElementCount(int64_t query_count, const TrainingRetrieveCall& call, const View& view) {
+// `query_count` queries of a Retrieve, as it is done now; `filtered`: null before the filter was evaluated. Scanning all passages for log Z, and for the
+// mean vector too, takes about so many times what finding the head does; where it is otherwise, that is measured with the rest.
+LargeWorkLine::Amount AmountOf(const TrainingRetrieveCall& call, int64_t query_count, const View& view, const FilteredRows* filtered) {
   constexpr int64_t kScan = 2, kMean = 2;
   const bool mean = call.options.estimator != Estimator::kTopK;
   const int64_t passes = 1 + (mean || call.options.measure_head_mass ? kScan : 0) + (mean ? kMean : 0);
-  return query_count * std::max<int64_t>(view.passage_count() * view.dim(), 1) * passes;
-}
-
-LargeWorkLine::Amount AmountOf(const TrainingRetrieveCall& call, const View& view) {
-  const bool doubles = std::holds_alternative<std::vector<double>>(call.queries);
   const bool on_device = view.generation().exact_index().device() != nullptr && call.options.estimator != Estimator::kExactZTail;
-  const LargeWorkKind kind = doubles ? LargeWorkKind::kDoubleTraining : on_device ? LargeWorkKind::kDeviceTraining : LargeWorkKind::kTraining;
-  return {.kind = kind, .elements = ElementCount(call.query_count, call, view)};
+  const LargeWorkKind kind = std::holds_alternative<std::vector<double>>(call.queries) ? LargeWorkKind::kDoubleTraining
+                             : call.filter != nullptr                                  ? LargeWorkKind::kFilteredTraining
+                             : on_device                                               ? LargeWorkKind::kDeviceTraining
+                                                                                       : LargeWorkKind::kTraining;
+  const int64_t rows = filtered == nullptr ? view.generation().row_count() + view.overlay_row_count() : filtered->match_count;
+  return {.kind = kind, .queries = query_count, .query_elements = std::max<int64_t>(rows * view.dim(), 1) * passes};
 }
 
 }  // namespace
@@ -151,7 +150,7 @@ void TrainingPipeline::Retrieve(TrainingRetrieveCall call, std::function<void(ab
   if (fits.ok() && taken.filter != nullptr) fits = view.CheckFilter();
   if (!fits.ok()) return state->Finish(std::move(fits));
   const int64_t deadline_us = taken.options.search.limits.deadline_us();
-  state->amount = AmountOf(taken, view);
+  state->amount = AmountOf(taken, taken.query_count, view, nullptr);
   absl::Status reached = taken.options.search.limits.Check(state->start_us);
   if (reached.ok()) reached = large_line_->Check(state->amount, deadline_us, 0);
   if (!reached.ok()) return state->Finish(std::move(reached));
@@ -203,16 +202,19 @@ bool TrainingPipeline::RunPiece(const std::shared_ptr<RetrieveState>& state) {
   if (status.ok() && !std::exchange(state->begun, true)) status = Filter(*state);
   if (status.ok()) status = RetrievePiece(*state);
   const int64_t left = call.query_count - static_cast<int64_t>(state->retrieval->results.size());
-  const bool whole = left == 0;
-  if (status.ok() && whole) status = Conclude(*state);
   const int64_t end_us = options_.clock->NowMicros();
-  if (status.ok() && !whole) {
-    state->place.Leaves(ElementCount(left, call, *state->use.serving_set().view));
+  if (status.ok() && left > 0) {
+    state->place.Leaves(left);
     state->phase_start_us = end_us;
     return true;
   }
-  reply.times.total_us = end_us - state->start_us;
-  state->Finish(std::move(status));
+  const auto conclude = [this, state, status] {
+    absl::Status concluded = status.ok() ? Conclude(*state) : status;
+    state->reply.times.total_us = options_.clock->NowMicros() - state->start_us;
+    state->Finish(std::move(concluded));
+  };
+  // The next large one need not wait for the passages of this one.
+  if (!status.ok() || !options_.pool->TrySubmit(conclude)) conclude();
   return false;
 }
 
@@ -231,10 +233,11 @@ absl::Status TrainingPipeline::RetrievePiece(RetrieveState& state) const {
   std::vector<TrainingResult>& results = state.retrieval->results;
   const int64_t start_us = options_.clock->NowMicros();
   const int64_t first = static_cast<int64_t>(results.size());
+  const FilteredRows* const filtered = state.filtered.has_value() ? &*state.filtered : nullptr;
+  LargeWorkLine::Amount step = AmountOf(call, call.query_count - first, view, filtered);
   // So few in float32 take hardly longer than one does.
-  const int64_t least = state.amount.kind == LargeWorkKind::kDoubleTraining ? 1 : 8;
-  const int64_t most = std::clamp(large_line_->StepElements(state.amount.kind) / ElementCount(1, call, view), least, kPieceQueries);
-  int64_t count = std::min(most, call.query_count - first);
+  const int64_t least = step.kind == LargeWorkKind::kDoubleTraining ? 1 : 8;
+  int64_t count = std::min(step.queries, std::clamp(large_line_->StepQueries(step), least, kPieceQueries));
   if (call.options.estimator == Estimator::kExactZTail) {
     const int64_t block_count = view.passage_count() / kMassBlockRows + 1;
     count = std::min(count, std::max<int64_t>(options_.max_block_masses / block_count, 1));
@@ -246,14 +249,18 @@ absl::Status TrainingPipeline::RetrievePiece(RetrieveState& state) const {
   const auto retrieve = [&](const auto& queries) {
     using Element = typename std::decay_t<decltype(queries)>::value_type;
     const MatrixView<const Element> piece{queries.data() + first * view.dim(), count, view.dim()};
-    return RetrieveForTraining(view, piece, options, state.filtered.has_value() ? &*state.filtered : nullptr, excluded);
+    return RetrieveForTraining(view, piece, options, filtered, excluded);
   };
   const auto* const doubles = std::get_if<std::vector<double>>(&call.queries);
-  LOCI_ASSIGN_OR_RETURN(std::vector<TrainingResult> piece, doubles != nullptr ? retrieve(*doubles) : retrieve(std::get<std::vector<float>>(call.queries)));
-  std::move(piece.begin(), piece.end(), std::back_inserter(results));
+  absl::StatusOr<std::vector<TrainingResult>> piece =
+      doubles != nullptr ? retrieve(*doubles) : retrieve(std::get<std::vector<float>>(call.queries));
   const int64_t took_us = options_.clock->NowMicros() - start_us;
   state.reply.times.search_us += took_us;
-  large_line_->Measured({state.amount.kind, ElementCount(count, call, view)}, took_us);
+  step.queries = count;
+  if (absl::IsDeadlineExceeded(piece.status())) large_line_->MeasuredAtLeast(step, took_us);
+  LOCI_RETURN_IF_ERROR(piece.status());
+  large_line_->Measured(step, took_us);
+  std::move(piece->begin(), piece->end(), std::back_inserter(results));
   return absl::OkStatus();
 }
 

@@ -85,12 +85,16 @@ class TrainingPipelineTest : public RetrieverFixture {
     call.options.search.top_k = top_k;
     return call;
   }
+  // One query of CallOf, of the store's three passages.
+  static LargeWorkLine::Amount AmountOfQuery(LargeWorkKind kind) { return {.kind = kind, .queries = 1, .query_elements = 3 * kDim * kPasses}; }
   double SessionCount() const {
     for (const GaugeSample& sample : sessions_->Metrics()) {
       if (sample.name == "loci_training_sessions") return sample.value;
     }
     return -1;
   }
+
+  static constexpr int64_t kPasses = 5;  // The head, log Z and the mean.
 
   EncoderDriftTable drifts_;
   TellingClock clock_;
@@ -277,7 +281,8 @@ TEST_F(TrainingPipelineTest, OthersHaveTheirTurnBetweenPieces) {
 TEST_F(TrainingPipelineTest, PiecesOfWhatTakesLongAreSmall) {
   ThreadPool one("one", 1, 64);
   const auto line = std::make_shared<LargeWorkLine>(&one, &clock_);
-  line->Measured({LargeWorkKind::kDoubleTraining, 1}, LargeWorkLine::kStepUs);
+  const LargeWorkLine::Amount query = AmountOfQuery(LargeWorkKind::kDoubleTraining);
+  line->Measured(query, LargeWorkLine::kStepUs);
   pipeline_ = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{
       .manager = manager_.get(), .sessions = sessions_.get(), .pool = &one, .large_line = line, .clock = &clock_});
   TrainingRetrieveCall call = CallOf(OpenId(), 1);
@@ -302,12 +307,12 @@ TEST_F(TrainingPipelineTest, IsRefusedWhereItCanNotMakeItsDeadline) {
   pipeline_ = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{
       .manager = manager_.get(), .sessions = sessions_.get(), .pool = &work_pool_, .large_line = line, .clock = &clock_});
   constexpr int64_t kHourUs = 3'600'000'000;
-  line->Measured({LargeWorkKind::kDoubleTraining, 1}, kHourUs);
-  line->Measured({LargeWorkKind::kTraining, 1}, kHourUs);
+  line->Measured(AmountOfQuery(LargeWorkKind::kDoubleTraining), kHourUs);
+  line->Measured(AmountOfQuery(LargeWorkKind::kTraining), kHourUs);
   TrainingRetrieveCall call = CallOf(OpenId(), 1);
   call.options.search.limits = RequestLimits(clock_.NowMicros() + kHourUs);
   {
-    const LargeWorkLine::Place before = line->Take({LargeWorkKind::kTraining, 1'000}, clock_.NowMicros());
+    const LargeWorkLine::Place before = line->Take(AmountOfQuery(LargeWorkKind::kTraining), clock_.NowMicros());
     for (const bool texts : {false, true}) {
       if (texts) call.queries = std::vector<std::string>{"the red fox"};
       const absl::Status refused = Retrieve(call).status();
@@ -316,7 +321,7 @@ TEST_F(TrainingPipelineTest, IsRefusedWhereItCanNotMakeItsDeadline) {
     }
   }
   {
-    const LargeWorkLine::Place before = line->Take({LargeWorkKind::kTraining, 1'000}, clock_.NowMicros());
+    const LargeWorkLine::Place before = line->Take(AmountOfQuery(LargeWorkKind::kTraining), clock_.NowMicros());
     TrainingRetrieveCall late = call;
     late.options.search.limits = RequestLimits(clock_.NowMicros() - 1);
     EXPECT_TRUE(absl::IsDeadlineExceeded(Retrieve(late).status())) << "it is late whatever is before it";
