@@ -255,6 +255,9 @@ TEST_F(TrainingPipelineTest, EachOfManyQueriesIsAnsweredAsOneAlone) {
   }
   call.excluded.pop_back();
   EXPECT_TRUE(absl::IsInvalidArgument(Retrieve(call).status()));
+  call.excluded.clear();
+  std::get<std::vector<double>>(call.queries)[70 * kDim + 1] = 1e300;
+  EXPECT_THAT(std::string(Retrieve(call).status().message()), testing::HasSubstr("1e+300 in row 70, column 1;")) << "not that of its piece";
 }
 
 TEST_F(TrainingPipelineTest, OthersHaveTheirTurnBetweenPieces) {
