@@ -235,8 +235,8 @@ absl::Status TrainingPipeline::RetrievePiece(RetrieveState& state) const {
   const int64_t first = static_cast<int64_t>(results.size());
   const FilteredRows* const filtered = state.filtered.has_value() ? &*state.filtered : nullptr;
   LargeWorkLine::Amount step = AmountOf(call, call.query_count - first, view, filtered);
-  // So few in float32 take hardly longer than one does.
-  const int64_t least = step.kind == LargeWorkKind::kDoubleTraining ? 1 : 8;
+  // Fewer are hardly faster: finding the head reads all vectors for one as for these.
+  const int64_t least = step.kind == LargeWorkKind::kDoubleTraining ? 4 : 8;
   int64_t count = std::min(step.queries, std::clamp(large_line_->StepQueries(step), least, kPieceQueries));
   if (call.options.estimator == Estimator::kExactZTail) {
     const int64_t block_count = view.passage_count() / kMassBlockRows + 1;

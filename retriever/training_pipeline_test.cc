@@ -289,8 +289,8 @@ TEST_F(TrainingPipelineTest, PiecesOfWhatTakesLongAreSmall) {
   pipeline_ = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{
       .manager = manager_.get(), .sessions = sessions_.get(), .pool = &one, .large_line = line, .clock = &clock_});
   TrainingRetrieveCall call = CallOf(OpenId(), 1);
-  call.query_count = 2;
-  call.queries = std::vector<double>(static_cast<size_t>(2 * kDim), 0.5);
+  call.query_count = 8;
+  call.queries = std::vector<double>(static_cast<size_t>(8 * kDim), 0.5);
   std::promise<void> gate, answered;
   ASSERT_TRUE(one.TrySubmit([open = gate.get_future().share()] { open.wait(); }));
   int turns = -1, others = 0;  // On the pool's one thread.
