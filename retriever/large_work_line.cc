@@ -100,6 +100,7 @@ struct LargeWorkLine::State {
   std::map<int64_t, Held> places ABSL_GUARDED_BY(mutex);  // By id; as many as are admitted.
   int64_t last_id ABSL_GUARDED_BY(mutex) = 0;
   std::multimap<int64_t, Entry> waiting ABSL_GUARDED_BY(mutex);  // By turn.
+  int64_t others_us ABSL_GUARDED_BY(mutex) = -kOthersUs - 1;     // When something else was last seen to wait for a step.
   bool has_runner ABSL_GUARDED_BY(mutex) = false;  // RunStep is under way or in the pool's queue: so it is while something waits.
 };
 
@@ -155,7 +156,8 @@ int64_t LargeWorkLine::StepQueries(const Amount& amount) const {
   const State::Rate* const rate = state_->Find(amount, now_us);
   if (rate == nullptr) return 0;
   constexpr double kMost = 1e9;
-  const double elements = static_cast<double>(kStepUs) * rate->elements / std::max(rate->us, 1.0);
+  const int64_t step_us = now_us - state_->others_us <= kOthersUs ? kStepUs : kLongStepUs;
+  const double elements = static_cast<double>(step_us) * rate->elements / std::max(rate->us, 1.0);
   return static_cast<int64_t>(std::min(elements / ElementsOf({amount.kind, 1, amount.query_elements}), kMost));
 }
 
@@ -214,7 +216,10 @@ void LargeWorkLine::RunStep(const std::shared_ptr<State>& state) {
     const bool unfinished = entry.work.step();
     {
       MutexLock lock(&state->mutex);
-      if (unfinished) state->waiting.emplace(turn_us, std::move(entry));
+      if (unfinished) {
+        if (state->pool->queue_size() > 0) state->others_us = state->clock->NowMicros();
+        state->waiting.emplace(turn_us, std::move(entry));
+      }
       state->has_runner = !state->waiting.empty();
       if (!state->has_runner) return;
     }

@@ -75,8 +75,10 @@ class LargeWorkLine {
 
   // What has no deadline, or one further away than this, is in its turn as if it had this one: it is not passed by for ever.
   static constexpr int64_t kTurnUs = 60'000'000;
-  // A step is to be over in about so long: others wait for it.
+  // A step is to be over in about so long: where others waited for one within kOthersUs, and where none did. Larger steps are cheaper in all.
   static constexpr int64_t kStepUs = 50'000;
+  static constexpr int64_t kLongStepUs = 200'000;
+  static constexpr int64_t kOthersUs = 2'000'000;
 
   // `pool` and `clock` are borrowed.
   LargeWorkLine(ThreadPool* pool, Clock* clock);
@@ -95,7 +97,7 @@ class LargeWorkLine {
   // A step that did so much took so long; or was given up after so long, which tells something where it is more than was thought.
   void Measured(const Amount& step, int64_t took_us);
   void MeasuredAtLeast(const Amount& step, int64_t took_us);
-  // How many queries like these a step is over with in about kStepUs; 0 where none was measured of late.
+  // How many queries like these a step is to do; 0 where none was measured of late.
   int64_t StepQueries(const Amount& amount) const;
 
  private:

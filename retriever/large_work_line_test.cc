@@ -189,12 +189,18 @@ TEST_F(LargeWorkLineTest, StepsAreAsLongAsOthersCanWait) {
   const LargeWorkLine::Amount small = {LargeWorkKind::kTraining, 1'000, 8};
   EXPECT_EQ(line_.StepQueries(small), 0) << "nothing was measured";
   line_.Measured(small, 10 * LargeWorkLine::kStepUs);
+  EXPECT_EQ(line_.StepQueries(small), 400) << "nobody waits";
+  line_.Add(Steps("large", 2, kNoDeadlineMicros));
+  ASSERT_TRUE(pool_.TrySubmit([] {}));
+  Finish();
   EXPECT_EQ(line_.StepQueries(small), 100);
   EXPECT_EQ(line_.StepQueries({LargeWorkKind::kTraining, 1, 10}), 80) << "about as large";
   EXPECT_EQ(line_.StepQueries({LargeWorkKind::kTraining, 1, 1'000}), 0) << "what is small tells nothing of it";
   EXPECT_EQ(line_.StepQueries({LargeWorkKind::kDoubleTraining, 1, 8}), 0);
   line_.Measured({LargeWorkKind::kDeviceTraining, 1'000, 8}, 0);
   EXPECT_GT(line_.StepQueries({LargeWorkKind::kDeviceTraining, 1, 8}), 1'000);
+  clock_.Advance(LargeWorkLine::kOthersUs + 1);
+  EXPECT_EQ(line_.StepQueries(small), 400) << "nobody did of late";
 }
 
 TEST_F(LargeWorkLineTest, APaceThatWasMeasuredLongAgoKeepsNobodyOut) {
@@ -205,7 +211,7 @@ TEST_F(LargeWorkLineTest, APaceThatWasMeasuredLongAgoKeepsNobodyOut) {
   EXPECT_TRUE(line_.Check(Exact(1), In(10'000'000), 0).ok());
   EXPECT_EQ(line_.StepQueries(Exact(1)), 0);
   line_.Measured(Exact(1), 1'000);
-  EXPECT_EQ(line_.StepQueries(Exact(1)), 50) << "what is old does not count any more";
+  EXPECT_EQ(line_.StepQueries(Exact(1)), 200) << "what is old does not count any more";
 }
 
 TEST_F(LargeWorkLineTest, WhatWasGivenUpTellsWhatItTookAtLeast) {

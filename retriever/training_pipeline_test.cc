@@ -285,7 +285,7 @@ TEST_F(TrainingPipelineTest, PiecesOfWhatTakesLongAreSmall) {
   ThreadPool one("one", 1, 64);
   const auto line = std::make_shared<LargeWorkLine>(&one, &clock_);
   const LargeWorkLine::Amount query = AmountOfQuery(LargeWorkKind::kDoubleTraining);
-  line->Measured(query, LargeWorkLine::kStepUs);
+  line->Measured(query, LargeWorkLine::kLongStepUs);
   pipeline_ = std::make_unique<TrainingPipeline>(TrainingPipeline::Options{
       .manager = manager_.get(), .sessions = sessions_.get(), .pool = &one, .large_line = line, .clock = &clock_});
   TrainingRetrieveCall call = CallOf(OpenId(), 1);
