@@ -110,18 +110,7 @@ TEST_F(TrainingDeviceTest, FindsWhatTheCpuFindsWithAnOverlayExclusionsAndAFilter
   const TrainingWorld world(WorldOf());
   const std::vector<float> queries = FloatQueries(3, 51);
   const std::vector<std::vector<std::string>> excluded = Excluded(world);
-  FilteredRows filtered;
-  std::vector<int64_t> hidden_body, hidden_overlay;
-  for (int64_t row = 0; row < world.view->generation().row_count(); ++row) {
-    if (!world.view->IsAlive({false, row}) || row % 3 == 0) hidden_body.push_back(row);
-  }
-  for (int64_t row = 0; row < world.view->overlay_row_count(); ++row) {
-    if (!world.view->IsAlive({true, row}) || row % 2 == 0) hidden_overlay.push_back(row);
-  }
-  filtered.hidden_body = RowMask().WithHidden(hidden_body);
-  filtered.hidden_overlay = RowMask().WithHidden(hidden_overlay);
-  filtered.match_count = world.view->generation().row_count() + world.view->overlay_row_count() -
-                         static_cast<int64_t>(hidden_body.size() + hidden_overlay.size());
+  const FilteredRows filtered = FilterSome(*world.view);
   const FilteredRows* const filters[] = {nullptr, &filtered};
   struct Case {
     Estimator estimator;

@@ -91,8 +91,7 @@ absl::StatusOr<std::vector<std::vector<ViewHit>>> FindHead(const View& view, Mat
     const int64_t own = excluded.empty() ? 0 : static_cast<int64_t>(excluded[q].size());
     if (options.estimator == Estimator::kFull && top_k < total - own) {
       return FieldError("top_k", absl::StrCat("top_k is ", top_k, ", the estimator FULL needs all ", total - own, " passages that query ",
-                                           options.first_query + q,
-                                           " can draw"));
+                                              options.first_query + q, " can draw"));
     }
     if (top_k + own > kMaxTopK && total > kMaxTopK) {
       return FieldError("exclusions",
@@ -243,8 +242,8 @@ absl::StatusOr<std::vector<TrainingResult>> Retrieve(const View& view, MatrixVie
     const int64_t count = queries.rows * queries.cols;
     for (int64_t i = 0; i < count; ++i) {  // What float32 can't hold has no defined conversion.
       if (std::abs(queries.data[i]) <= std::numeric_limits<float>::max()) continue;
-      return FieldError("query_vectors", absl::StrCat("query_vectors has ", queries.data[i], " in row ", options.first_query + i / dim, ", column ", i % dim,
-                                                   "; vectors must be finite in float32"));
+      return FieldError("query_vectors", absl::StrCat("query_vectors has ", queries.data[i], " in row ", options.first_query + i / dim,
+                                                      ", column ", i % dim, "; vectors must be finite in float32"));
     }
     rounded.assign(queries.data, queries.data + count);
     float_queries = {rounded.data(), queries.rows, queries.cols};

@@ -91,8 +91,8 @@ struct TrainingSessionInfo {
 
 // Retrieve and Backward return at once and may be called on a gRPC thread; `done` is called exactly once, on a pool's or a batcher's thread, or on
 // the calling one where the request is refused. Every Retrieve is large work (retriever/large_work_line.h): it is done in pieces of up to kPieceQueries
-// queries, fewer where they take long, between which searches have their turn, and refused where it can't make its deadline. Deadlines and cancellation are looked at
-// before each phase, and in the long ones. Free of gRPC. Thread-safe.
+// queries, fewer where they take long, between which searches have their turn, and refused where it can't make its deadline. Deadlines and
+// cancellation are looked at before each phase, and in the long ones. Free of gRPC. Thread-safe.
 class TrainingPipeline {
  public:
   struct Options {

@@ -131,6 +131,22 @@ std::vector<double> RandomVector(int dim, uint64_t seed) {
   return vector;
 }
 
+FilteredRows FilterSome(const View& view) {
+  std::vector<int64_t> hidden_body, hidden_overlay;
+  for (int64_t row = 0; row < view.generation().row_count(); ++row) {
+    if (!view.IsAlive({false, row}) || row % 3 == 0) hidden_body.push_back(row);
+  }
+  for (int64_t row = 0; row < view.overlay_row_count(); ++row) {
+    if (!view.IsAlive({true, row}) || row % 2 == 0) hidden_overlay.push_back(row);
+  }
+  FilteredRows filtered;
+  filtered.hidden_body = RowMask().WithHidden(hidden_body);
+  filtered.hidden_overlay = RowMask().WithHidden(hidden_overlay);
+  filtered.match_count =
+      view.generation().row_count() + view.overlay_row_count() - static_cast<int64_t>(hidden_body.size() + hidden_overlay.size());
+  return filtered;
+}
+
 std::vector<std::string> IdsOf(const std::vector<ViewHit>& hits) {
   std::vector<std::string> ids;
   for (const ViewHit& hit : hits) ids.push_back(hit.id);

@@ -37,6 +37,9 @@ struct TrainingWorld {
   std::map<std::string, std::vector<double>> vectors;  // As they are scored, of what is alive.
 };
 
+// A filter that takes away each third row of the body and each second one of the overlay.
+FilteredRows FilterSome(const View& view);
+
 // The probabilities of ids under softmax(q.z / temperature) over `vectors` without `excluded`.
 std::map<std::string, double> NaiveProbabilities(const std::map<std::string, std::vector<double>>& vectors,
                                                  const std::vector<double>& query, double temperature,
